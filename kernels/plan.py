@@ -1,0 +1,91 @@
+"""The plan of one ragged attention call: which query tokens form which rows, and where their keys live.
+
+Built once per step on the host (numpy, no Python loop over tokens) and shared by every layer. The packed batch holds tokens in
+expert order ``[understanding | generation]``; attention thinks in *row order*, where the tokens of one context stand together.
+``token_index`` is the permutation between the two, so neither projections nor attention ever gather.
+
+    row order      | row 0: 1 decode token | row 1: 5 prompt tokens | row 2: BOI, 4 latents, EOI |
+    keys of row r  | past_len[r] keys in pages kv_indices[kv_indptr[r]:kv_indptr[r+1]] | then the row's own tokens, in row order |
+    mask           | query i sees keys 0 .. kv_end[i]-1 of its own row, counted from the first key in pages |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+IntArray = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class RowLayout:
+    """The host side of a plan: plain int32 arrays, in row order.
+
+    Attributes:
+        qo_indptr: ``[num_rows + 1]`` start of each row's query tokens. Rows with exactly one query come first.
+        token_index: ``[num_tokens]`` packed index of each row-ordered token.
+        kv_end: ``[num_tokens]`` number of keys the query sees, own keys included; ``1 <= kv_end <= past_len + row length``.
+        past_len: ``[num_rows]`` keys that lie in pages.
+        kv_indptr: ``[num_rows + 1]`` start of each row's pages in ``kv_indices``.
+        kv_indices: ``[num_row_pages]`` physical page of each logical page.
+        write_tokens: ``[num_kept]`` packed index of every token whose keys and values are kept.
+        write_slots: ``[num_kept]`` slot (page x page_size + offset) each of them is written to.
+        num_single_rows: how many leading rows have exactly one query.
+        page_size: tokens in a page.
+    """
+
+    qo_indptr: IntArray
+    token_index: IntArray
+    kv_end: IntArray
+    past_len: IntArray
+    kv_indptr: IntArray
+    kv_indices: IntArray
+    write_tokens: IntArray
+    write_slots: IntArray
+    num_single_rows: int
+    page_size: int
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.past_len)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_index)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """A `RowLayout` on the host and the same arrays on the device (int32; write indices int64, as ``index_copy_`` wants)."""
+
+    layout: RowLayout
+    qo_indptr: torch.Tensor
+    token_index: torch.Tensor
+    kv_end: torch.Tensor
+    past_len: torch.Tensor
+    kv_indptr: torch.Tensor
+    kv_indices: torch.Tensor
+    write_tokens: torch.Tensor
+    write_slots: torch.Tensor
+
+
+def build_attention_plan(layout: RowLayout, device: torch.device) -> AttentionPlan:
+    """Put a layout on ``device``. On a CPU the tensors share the arrays' memory."""
+
+    def put(array: IntArray) -> torch.Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
+
+    return AttentionPlan(
+        layout=layout,
+        qo_indptr=put(layout.qo_indptr),
+        token_index=put(layout.token_index),
+        kv_end=put(layout.kv_end),
+        past_len=put(layout.past_len),
+        kv_indptr=put(layout.kv_indptr),
+        kv_indices=put(layout.kv_indices),
+        write_tokens=put(layout.write_tokens).long(),
+        write_slots=put(layout.write_slots).long(),
+    )

@@ -1,0 +1,230 @@
+"""What crosses between the HTTP front and the engine process: requests in, one report per step out.
+
+Plain frozen dataclasses, so that the engine needs no serialisation library; `server.wire` puts them on the socket. The front has
+already tokenised the text, decoded and resized the pictures and checked every bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class OutputMode(Enum):
+    """Who decides when a picture is drawn."""
+
+    TEXT = "text"
+    """No pictures: begin-of-image is suppressed."""
+    IMAGE = "image"
+    """Pictures only, ``max_images`` of them, straight after the prompt."""
+    ALTERNATE = "alternate"
+    """A rule outside the model: text, picture, text, picture … up to ``max_images``, then a last text."""
+    INTERLEAVED = "interleaved"
+    """The model decides, by emitting begin-of-image."""
+
+
+class GuidanceMode(Enum):
+    """BAGEL: nested text then image guidance with renorm (spec 6.2). ILLUME: the three-term sum of eq. 3 (spec 8.4)."""
+
+    BAGEL = "bagel"
+    ILLUME = "illume"
+
+
+class Renorm(Enum):
+    GLOBAL = "global"
+    CHANNEL = "channel"
+    TEXT_CHANNEL = "text_channel"
+
+
+class FinishReason(Enum):
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class TextSegment:
+    """A closed text: ``token_ids`` without BOS and EOS, which the engine adds."""
+
+    token_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """8-bit RGB pixels, row-major ``[height, width, 3]``."""
+
+    height: int
+    width: int
+    rgb: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSegment:
+    """An input picture after the resizes of spec 3.3; ``vae`` is None where no picture will be drawn (ViT segment only)."""
+
+    vit: Picture
+    vae: Picture | None
+
+
+Segment = TextSegment | ImageSegment
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How text tokens are drawn. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off; ``logprobs`` None is off."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    seed: int = 0
+    max_tokens: int = 1024
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageParams:
+    """How pictures are drawn. Sizes in pixels, multiples of the latent stride; ``num_timesteps`` T means T-1 Euler steps."""
+
+    height: int
+    width: int
+    num_timesteps: int = 50
+    timestep_shift: float = 3.0
+    guidance: GuidanceMode = GuidanceMode.BAGEL
+    text_scale: float = 4.0
+    image_scale: float = 1.0
+    interval: tuple[float, float] = (0.4, 1.0)
+    renorm: Renorm = Renorm.GLOBAL
+    renorm_min: float = 0.0
+    seed: int = 0
+    max_images: int = 1
+    negative_token_ids: list[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One accepted request. ``generated_text_is_thought``: generated text enters the full context only, not the guidance branches."""
+
+    request_id: str
+    segments: list[Segment]
+    mode: OutputMode
+    sampling: SamplingParams
+    image: ImageParams
+    generated_text_is_thought: bool = False
+    wants_progress: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOutput:
+    """One sampled text token that belongs to the answer (never BOS, EOS or begin-of-image)."""
+
+    request_id: str
+    token_id: int
+    logprob: TokenLogprob | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextClosed:
+    """A text turn ended; the next token of this request, if any, starts a new text."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressOutput:
+    """Denoise step ``step`` of ``num_steps`` (counted from 1) of picture ``index`` is done."""
+
+    request_id: str
+    index: int
+    step: int
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOutput:
+    request_id: str
+    index: int
+    picture: Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_text_tokens: int = 0
+    prompt_image_tokens: int = 0
+    completion_text_tokens: int = 0
+    completion_image_tokens: int = 0
+    num_images: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedOutput:
+    """Terminal, exactly once per request. ``error_code`` and ``error_message`` are set when ``reason`` is ERROR."""
+
+    request_id: str
+    reason: FinishReason
+    usage: Usage
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """What one step did and how full the engine is. Times in seconds."""
+
+    step: int = 0
+    step_s: float = 0.0
+    forward_s: float = 0.0
+    num_decode_rows: int = 0
+    num_prefill_tokens: int = 0
+    num_denoise_rows: int = 0
+    num_branches_elided: int = 0
+    num_gen_tokens: int = 0
+    running_text: int = 0
+    running_image: int = 0
+    waiting: int = 0
+    pages_used: int = 0
+    pages_total: int = 0
+    num_preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """Everything one step produced. For one request the order is: tokens, closed, progress, images, finished."""
+
+    tokens: list[TokenOutput]
+    closed: list[TextClosed]
+    progress: list[ProgressOutput]
+    images: list[ImageOutput]
+    finished: list[FinishedOutput]
+    stats: StepStats
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReady:
+    """Sent once when the model is loaded: the limits the front must check against."""
+
+    max_context_rows: int
+    max_positions: int
+    page_size: int
+    num_pages: int
+    dtype: str
+    device: str
