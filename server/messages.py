@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from model.guidance_rules import GuidanceMode, Renorm
+
 
 class OutputMode(Enum):
     """Who decides when a picture is drawn."""
@@ -21,19 +23,6 @@ class OutputMode(Enum):
     """A rule outside the model: text, picture, text, picture … up to ``max_images``, then a last text."""
     INTERLEAVED = "interleaved"
     """The model decides, by emitting begin-of-image."""
-
-
-class GuidanceMode(Enum):
-    """BAGEL: nested text then image guidance with renorm (spec 6.2). ILLUME: the three-term sum of eq. 3 (spec 8.4)."""
-
-    BAGEL = "bagel"
-    ILLUME = "illume"
-
-
-class Renorm(Enum):
-    GLOBAL = "global"
-    CHANNEL = "channel"
-    TEXT_CHANNEL = "text_channel"
 
 
 class FinishReason(Enum):
@@ -228,3 +217,24 @@ class EngineReady:
     num_pages: int
     dtype: str
     device: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How much of the checkpoint is on the device; ``tensor`` is the one just loaded."""
+
+    bytes_done: int
+    bytes_total: int
+    tensor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """Tells the engine to stop after the step it is in."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFailed:
+    """The engine could not start; ``message`` is for the operator."""
+
+    message: str

@@ -1,0 +1,166 @@
+"""What the scheduler hands the runner: the rows of one step, and what the runner hands back.
+
+No tensors: page tables are lists, pictures are bytes. `packer` turns a batch into tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from server.engine.context import PageCopy
+from server.engine.guidance import Branch
+from server.engine.segments import DroppedImage, VaeImage, VitImage
+from server.messages import ImageParams, Picture, SamplingParams, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How to draw the token that follows a row.
+
+    Attributes:
+        params: the request's sampling parameters.
+        index: which draw of the request this is; with the seed it fixes the random number.
+        suppressed: token ids that may not be drawn.
+        text_ids: what the answer holds so far, for penalties; empty when the request has none.
+        wants_logprob: whether this draw is part of the answer and its log-probability was asked for.
+    """
+
+    params: SamplingParams
+    index: int
+    suppressed: tuple[int, ...]
+    text_ids: tuple[int, ...] = ()
+    wants_logprob: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    """Text tokens of a prefill row, causal among themselves."""
+
+    token_ids: tuple[int, ...]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_positions(self) -> int:
+        return len(self.token_ids)
+
+
+Piece = TextPiece | VitImage | VaeImage | DroppedImage
+"""A part of a prefill row; image segments are atomic and stand for themselves; a dropped one only moves the position."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRow:
+    """One text token of one context."""
+
+    sequence_id: int
+    pages: list[int]
+    kv_len: int
+    rope_pos: int
+    token_id: int
+    draw: Draw
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillRow:
+    """A chunk of one context: pieces in order, starting at ``kv_len`` and ``rope_pos``. ``draw`` is set when its last row decides something."""
+
+    sequence_id: int
+    pages: list[int]
+    kv_len: int
+    rope_pos: int
+    pieces: list[Piece]
+    draw: Draw | None
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiseRow:
+    """The latents of one image under one context: BOI, latents, EOI, all at ``rope_pos``. Reads pages, writes none."""
+
+    sequence_id: int
+    pages: list[int]
+    kv_len: int
+    rope_pos: int
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiseStep:
+    """One Euler step of one image: its rows and how to combine their velocities.
+
+    Attributes:
+        sequence_id: whose image; one image at a time per sequence.
+        rows: one for each distinct context needed at this timestep.
+        row_of: which of ``rows`` serves each branch that is needed.
+        params: guidance settings and size.
+        timestep: the shifted time of this evaluation.
+        dt: how far the Euler step goes.
+        is_last: whether the image is finished by this step and must be decoded.
+    """
+
+    sequence_id: int
+    rows: list[DenoiseRow]
+    row_of: dict[Branch, int]
+    params: ImageParams
+    timestep: float
+    dt: float
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """An image whose noise must be drawn before its first step."""
+
+    sequence_id: int
+    image_index: int
+    params: ImageParams
+
+
+@dataclass(slots=True)
+class Batch:
+    """Everything the runner does in one step, in the order of the fields."""
+
+    copies: list[PageCopy] = field(default_factory=list)
+    new_images: list[NewImage] = field(default_factory=list)
+    decodes: list[DecodeRow] = field(default_factory=list)
+    denoises: list[DenoiseStep] = field(default_factory=list)
+    prefills: list[PrefillRow] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.decodes or self.denoises or self.prefills)
+
+    def sequence_ids(self) -> list[int]:
+        """List the sequences with work in this batch, each once, in order."""
+        ids = [row.sequence_id for row in (*self.decodes, *self.denoises, *self.prefills)]
+        return list(dict.fromkeys(ids))
+
+    def restricted_to(self, sequence_ids: set[int]) -> Batch:
+        """Return the part of this batch that belongs to ``sequence_ids``, to be run again after the whole failed.
+
+        Page copies are left out: the first attempt has made them, and making them twice would undo what was written since.
+        """
+        return Batch(
+            new_images=[new for new in self.new_images if new.sequence_id in sequence_ids],
+            decodes=[row for row in self.decodes if row.sequence_id in sequence_ids],
+            denoises=[step for step in self.denoises if step.sequence_id in sequence_ids],
+            prefills=[row for row in self.prefills if row.sequence_id in sequence_ids],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnToken:
+    token_id: int
+    logprob: TokenLogprob | None = None
+
+
+@dataclass(slots=True)
+class BatchResult:
+    """What a step brought, by sequence: drawn tokens and finished pictures. ``forward_s`` is the time in the model itself, in seconds."""
+
+    tokens: dict[int, DrawnToken] = field(default_factory=dict)
+    pictures: dict[int, Picture] = field(default_factory=dict)
+    num_und_tokens: int = 0
+    num_gen_tokens: int = 0
+    forward_s: float = 0.0

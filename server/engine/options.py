@@ -1,0 +1,62 @@
+"""What the engine process is started with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model.profile import FamilyProfile
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Start-up choices. ``None`` or "auto" means: decide from the machine and the model.
+
+    Attributes:
+        model_path: a BAGEL-layout directory.
+        family: overrides the model family the directory states.
+        device: "cpu", "cuda" or "auto".
+        dtype: "float32", "bfloat16" or "auto" (bfloat16 on a GPU, float32 on a CPU).
+        page_size: KV rows in a page.
+        num_pages: pages in the pool; None sizes it from free memory.
+        max_batch_tokens: query tokens one step aims not to exceed (a single image may).
+        max_running: sequences that may hold pages at once.
+        num_threads: CPU threads of the forward pass; None leaves PyTorch's choice.
+    """
+
+    model_path: str
+    family: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    page_size: int = 16
+    num_pages: int | None = None
+    max_batch_tokens: int = 4096
+    max_running: int = 128
+    num_threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """The numbers the scheduler keeps to; see `EngineOptions`."""
+
+    max_batch_tokens: int
+    max_running: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the scheduler must know of the model: token ids, strides, the family's rules.
+
+    Attributes:
+        end_ids: tokens that end the answer.
+        latent_stride: pixels per latent token side; vit_stride: pixels per patch side.
+    """
+
+    bos_id: int
+    eos_id: int
+    boi_id: int
+    eoi_id: int
+    end_ids: tuple[int, ...]
+    latent_stride: int
+    vit_stride: int
+    max_positions: int
+    profile: FamilyProfile

@@ -1,0 +1,73 @@
+"""Pictures in and out of the model: 8-bit pixels to ViT embeddings and clean latents, and decoded pixels back to 8 bits.
+
+Encodings are kept for a while, least recently used first out, because a guidance context may need the picture the full context has
+just taken in.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+
+from model.bagel import Bagel
+from model.latents import patchify, pixels_from_u8, u8_from_pixels, vit_patches, vit_position_ids
+from server.engine.segments import VaeImage, VitImage
+from server.messages import Picture
+
+MAX_KEPT_BYTES = 256 << 20
+
+
+class PictureEncoder:
+    """Encodes pictures one by one (group norm must not see another picture, spec 4.3) and keeps the latest results."""
+
+    def __init__(self, model: Bagel, device: torch.device, max_kept_bytes: int = MAX_KEPT_BYTES) -> None:
+        self._model = model
+        self._device = device
+        self._max_kept_bytes = max_kept_bytes
+        self._kept: OrderedDict[tuple[str, int, int, bytes], torch.Tensor] = OrderedDict()
+        self._kept_bytes = 0
+
+    def clean_latents(self, image: VaeImage) -> torch.Tensor:
+        """Return the scaled mean latents of a picture: float32 ``[num_tokens, channels]``."""
+        return self._remember("vae", image.picture, self._encode_vae)
+
+    def vit_embeddings(self, images: list[VitImage]) -> torch.Tensor:
+        """Return the understanding expert's embeddings of the pictures' patches, joined: ``[num_patches, hidden]``."""
+        return torch.cat([self._remember("vit", image.picture, self._encode_vit) for image in images])
+
+    def _remember(self, kind: str, picture: Picture, encode: Callable[[Picture], torch.Tensor]) -> torch.Tensor:
+        key = (kind, picture.height, picture.width, picture.rgb)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        encoded = encode(picture)
+        self._kept[key] = encoded
+        self._kept_bytes += encoded.nbytes + len(picture.rgb)
+        while self._kept_bytes > self._max_kept_bytes and len(self._kept) > 1:
+            (_, _, _, rgb), dropped = self._kept.popitem(last=False)
+            self._kept_bytes -= dropped.nbytes + len(rgb)
+        return encoded
+
+    def _pixels(self, picture: Picture) -> torch.Tensor:
+        u8 = torch.frombuffer(bytearray(picture.rgb), dtype=torch.uint8).view(picture.height, picture.width, 3)
+        return pixels_from_u8(u8.to(self._device))
+
+    def _encode_vae(self, picture: Picture) -> torch.Tensor:
+        latent = self._model.vae.encode(self._pixels(picture)[None])[0]
+        return patchify(latent, self._model.config.latent_patch_size).float()
+
+    def _encode_vit(self, picture: Picture) -> torch.Tensor:
+        config = self._model.config
+        patches = vit_patches(self._pixels(picture), config.vit.patch_size)
+        grid = (picture.height // config.vit.patch_size, picture.width // config.vit.patch_size)
+        position_ids = vit_position_ids(*grid, config.vit.table_side).to(self._device)
+        cu_seqlens = torch.tensor([0, len(patches)], dtype=torch.int32, device=self._device)
+        return self._model.embed_vit(patches, position_ids, cu_seqlens)
+
+
+def picture_from_pixels(pixels: torch.Tensor) -> Picture:
+    """Turn decoder output ``[3, height, width]`` in about [-1, 1] into 8-bit RGB, truncating (spec 4.3). Waits for the device."""
+    u8 = u8_from_pixels(pixels).cpu().contiguous()
+    return Picture(u8.shape[0], u8.shape[1], u8.numpy().tobytes())

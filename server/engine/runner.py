@@ -1,0 +1,200 @@
+"""The runner: executes one batch on the model. Owns the KV pool, the latents and the encoded pictures; decides nothing.
+
+`execute` is the journey of a step: copy pages, draw noise, encode pictures, pack, one forward pass over every row, then tokens are
+drawn, Euler steps taken and finished latents decoded. State changes only at the end, so a step that raised can be run again in parts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from kernels.attention import interleaved_attention
+from kernels.pages import copy_pages, write_pages
+from kernels.plan import AttentionPlan
+from kernels.sampling import SamplingRow, sample_tokens
+from model.bagel import Bagel, PackedTokens
+from model.guidance import BagelScales, bagel_velocity, illume_velocity
+from model.guidance_rules import GuidanceMode
+from model.latents import latent_position_ids, unpatchify
+from server.engine.batch import Batch, BatchResult, DenoiseRow, DenoiseStep, Draw, DrawnToken, NewImage
+from server.engine.guidance import Branch
+from server.engine.packer import LatentRun, Markers, PackedBatch, pack
+from server.engine.pictures import PictureEncoder, picture_from_pixels
+from server.messages import Picture, TokenLogprob
+
+NoiseSource = Callable[[int, int, int, int], torch.Tensor]
+"""(seed, image index, num_tokens, channels) -> float32 ``[num_tokens, channels]`` on the CPU."""
+
+
+def seeded_noise(seed: int, image_index: int, num_tokens: int, channels: int) -> torch.Tensor:
+    """Draw unit Gaussian noise that depends only on the request's seed and the image's number."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + image_index) & 0x7FFF_FFFF_FFFF_FFFF)
+    return torch.randn(num_tokens, channels, generator=generator)
+
+
+class PagedKeysValues:
+    """The KV pool ``[num_layers, 2, num_pages, page_size, num_kv_heads, head_dim]`` and attention over it."""
+
+    def __init__(self, pool: torch.Tensor) -> None:
+        self.pool = pool
+        self.page_size = pool.shape[3]
+        self._layers = [(layer[0], layer[1]) for layer in pool]
+
+    def attend(self, plan: AttentionPlan, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Keep this layer's new keys and values, then attend over past and present ones."""
+        k_pages, v_pages = self._layers[layer]
+        write_pages(k, v, k_pages, v_pages, plan)
+        return interleaved_attention(q, k, v, k_pages, v_pages, plan)
+
+
+class Runner:
+    """Runs batches on one model and one device."""
+
+    def __init__(self, model: Bagel, cache: PagedKeysValues, markers: Markers, noise: NoiseSource = seeded_noise) -> None:
+        self._model = model
+        self._cache = cache
+        self._markers = markers
+        self._noise = noise
+        self._device = cache.pool.device
+        self._latents: dict[int, torch.Tensor] = {}
+        self._encoder = PictureEncoder(model, self._device)
+        self._position_ids: dict[tuple[int, int], torch.Tensor] = {}
+
+    def latents(self, sequence_id: int) -> torch.Tensor:
+        """Return the latents of the sequence's image under way: float32 ``[num_tokens, channels]``."""
+        return self._latents[sequence_id]
+
+    def forget(self, sequence_ids: list[int]) -> None:
+        """Drop what is kept for finished sequences."""
+        for sequence_id in sequence_ids:
+            self._latents.pop(sequence_id, None)
+
+    @torch.inference_mode()
+    def execute(self, batch: Batch) -> BatchResult:
+        """Run one step.
+
+        Raises:
+            RuntimeError: what the device raises; latents are then as before the step.
+        """
+        self._copy_pages(batch)
+        self._start_images(batch.new_images)
+        packed = pack(batch, self._cache.page_size, self._markers, self._device)
+        started = time.perf_counter()
+        hidden, logits = self._forward(packed)
+        result = BatchResult(num_und_tokens=packed.num_und, num_gen_tokens=packed.num_gen)
+        result.forward_s = time.perf_counter() - started
+        if packed.draws:
+            self._draw(logits, packed, result)
+        if batch.denoises:
+            self._denoise(batch.denoises, hidden[packed.num_und :], packed.latent_runs, result)
+        return result
+
+    def _copy_pages(self, batch: Batch) -> None:
+        if batch.copies:
+            source = torch.tensor([copy.source for copy in batch.copies], device=self._device)
+            target = torch.tensor([copy.target for copy in batch.copies], device=self._device)
+            copy_pages(self._cache.pool, source, target)
+
+    def _start_images(self, new_images: list[NewImage]) -> None:
+        stride = self._markers.latent_stride
+        for new in new_images:
+            num_tokens = (new.params.height // stride) * (new.params.width // stride)
+            noise = self._noise(new.params.seed, new.image_index, num_tokens, self._model.config.latent_dim)
+            self._latents[new.sequence_id] = noise.to(self._device, torch.float32)
+
+    def _forward(self, packed: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embed, run every layer, and read the logits of the rows a token is drawn from."""
+        tokens = PackedTokens(self._embed(packed), packed.positions, packed.num_und)
+        plan, attend = packed.plan, self._cache.attend
+        hidden = self._model.forward(tokens, lambda layer, q, k, v: attend(plan, layer, q, k, v))
+        return hidden, self._model.logits(hidden[packed.draw_index]) if packed.draws else hidden
+
+    def _embed(self, packed: PackedBatch) -> torch.Tensor:
+        und = self._model.embed_text(packed.und_token_ids)
+        if packed.vit_images:
+            und[packed.vit_index] = self._encoder.vit_embeddings(packed.vit_images).to(und.dtype)
+        if not packed.latent_runs:
+            return und
+        return torch.cat([und, self._embed_latents(packed.latent_runs).to(und.dtype)])
+
+    def _embed_latents(self, runs: list[LatentRun]) -> torch.Tensor:
+        x_t = torch.cat([self._latents_of(run) for run in runs])
+        times = torch.tensor([run.timestep for run in runs], dtype=torch.float32, device=self._device)
+        lengths = torch.tensor([run.num_tokens for run in runs], device=self._device)
+        timestep = times.repeat_interleave(lengths, output_size=len(x_t))
+        return self._model.embed_latents(x_t, timestep, torch.cat([self._latent_positions(run) for run in runs]))
+
+    def _latents_of(self, run: LatentRun) -> torch.Tensor:
+        if isinstance(run.source, DenoiseRow):
+            return self._latents[run.source.sequence_id]
+        return self._encoder.clean_latents(run.source)
+
+    def _latent_positions(self, run: LatentRun) -> torch.Tensor:
+        grid = (run.grid_height, run.grid_width)
+        if grid not in self._position_ids:
+            side = self._model.config.latent_table_side
+            self._position_ids[grid] = latent_position_ids(*grid, side).to(self._device)
+        return self._position_ids[grid]
+
+    def _draw(self, logits: torch.Tensor, packed: PackedBatch, result: BatchResult) -> None:
+        drawn = sample_tokens(logits, [_sampling_row(draw) for _, draw in packed.draws])
+        for (sequence_id, _), token in zip(packed.draws, drawn, strict=True):
+            logprob = None if token.logprob is None else TokenLogprob(token.token_id, token.logprob.logprob, token.logprob.top)
+            result.tokens[sequence_id] = DrawnToken(token.token_id, logprob)
+
+    def _denoise(self, steps: list[DenoiseStep], hidden: torch.Tensor, runs: list[LatentRun], result: BatchResult) -> None:
+        """Take one Euler step of every image: x <- x - v dt (spec 6.1); decode those that are done."""
+        velocity_of = self._velocities(hidden, runs)
+        moved: dict[int, torch.Tensor] = {}
+        for step in steps:
+            velocity = _guided(step, [velocity_of[id(row)] for row in step.rows])
+            moved[step.sequence_id] = self._latents[step.sequence_id] - velocity * step.dt
+        for step in steps:
+            if step.is_last:
+                result.pictures[step.sequence_id] = self._decode(moved[step.sequence_id], step)
+        self._latents.update(moved)
+
+    def _velocities(self, hidden: torch.Tensor, runs: list[LatentRun]) -> dict[int, torch.Tensor]:
+        """Read the velocity of each denoise row, by the row's identity."""
+        denoise = [run for run in runs if isinstance(run.source, DenoiseRow)]
+        start, end = denoise[0].start, denoise[-1].start + denoise[-1].num_tokens
+        velocity = self._model.velocity(hidden[start:end])
+        return {id(run.source): velocity[run.start - start : run.start - start + run.num_tokens] for run in denoise}
+
+    def _decode(self, x: torch.Tensor, step: DenoiseStep) -> Picture:
+        grid = (step.params.height // self._markers.latent_stride, step.params.width // self._markers.latent_stride)
+        latent = unpatchify(x, *grid, self._model.config.latent_patch_size)
+        return picture_from_pixels(self._model.vae.decode(latent[None])[0])
+
+
+def _guided(step: DenoiseStep, velocities: list[torch.Tensor]) -> torch.Tensor:
+    def of(branch: Branch) -> torch.Tensor | None:
+        return velocities[step.row_of[branch]] if branch in step.row_of else None
+
+    params, full = step.params, velocities[step.row_of[Branch.FULL]]
+    if params.guidance is GuidanceMode.BAGEL:
+        scales = BagelScales(params.text_scale, params.image_scale, params.renorm, params.renorm_min)
+        return bagel_velocity(full, of(Branch.NO_TEXT), of(Branch.NO_IMAGE), scales)
+    return illume_velocity(full, of(Branch.IMAGES_ONLY), of(Branch.NOTHING), params.text_scale, params.image_scale)
+
+
+def _sampling_row(draw: Draw) -> SamplingRow:
+    params = draw.params
+    return SamplingRow(
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        repetition_penalty=params.repetition_penalty,
+        seed=params.seed,
+        index=draw.index,
+        suppressed=draw.suppressed,
+        bias=params.logit_bias,
+        text_ids=draw.text_ids,
+        num_logprobs=params.logprobs if draw.wants_logprob else None,
+    )

@@ -1,0 +1,157 @@
+"""A sequence: one request inside the engine, with everything that must survive a preemption (its canon) and everything that need not.
+
+Canon is what was accepted: the prompt's segments, generated texts and pictures, the open text, the image under way. Contexts and their
+pages are only a cache of it: they can be dropped and prefilled again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from server.engine.context import Context
+from server.engine.guidance import Branch, BranchPlan
+from server.engine.pages import PagePool
+from server.engine.segments import ContextSegment, TextTokens, VaeImage, VitImage
+from server.messages import ImageSegment, Request, Usage
+
+
+class Phase(Enum):
+    WAITING = auto()
+    PREFILL = auto()
+    DECODE = auto()
+    DENOISE = auto()
+    FINISHED = auto()
+
+
+class AfterFill(Enum):
+    """What a sequence does once its contexts hold what they should."""
+
+    BEGIN_TEXT = auto()
+    BEGIN_IMAGE = auto()
+    DECIDE = auto()
+    """Draw a token from the last row and see whether text, a picture or the end follows."""
+    RESUME_TEXT = auto()
+    REBUILD_BRANCHES = auto()
+    DENOISE = auto()
+
+
+@dataclass(slots=True)
+class Fill:
+    """A context and what it should come to hold: closed segments, then the first tokens of an open text."""
+
+    context: Context
+    segments: list[ContextSegment]
+    open_ids: tuple[int, ...] = ()
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.context.marks) == len(self.segments) and self.context.open_rows >= len(self.open_ids)
+
+
+@dataclass(slots=True)
+class ImageTask:
+    """The image being drawn. ``step`` counts finished Euler steps; latents live in the runner under the sequence's id."""
+
+    index: int
+    timesteps: list[float]
+    dts: list[float]
+    plan: BranchPlan
+    step: int = 0
+    has_noise: bool = False
+
+
+@dataclass(slots=True)
+class Sequence:
+    """One request under way.
+
+    Attributes:
+        sequence_id: the engine's own number, in order of arrival.
+        history: closed segments of the full context, prompt and answer.
+        open_ids: BOS and the tokens drawn since, while a text is being written; the last one is not in the cache yet.
+        turn_limit: how many answer tokens there may be when the present text turn ends.
+        text_ids: every text token of the answer, for penalties and limits.
+        full: the full context; branches: the further contexts of the image under way, or of the last one, by plan index - 1.
+        fills: what PREFILL still has to take in, in order; after_fill: what comes then.
+        last_served_step: when the scheduler last gave it work, for fairness.
+    """
+
+    sequence_id: int
+    request: Request
+    history: list[ContextSegment] = field(default_factory=list)
+    phase: Phase = Phase.WAITING
+    open_ids: list[int] = field(default_factory=list)
+    turn_limit: int = 0
+    text_ids: list[int] = field(default_factory=list)
+    num_draws: int = 0
+    num_images: int = 0
+    image: ImageTask | None = None
+    full: Context = field(default_factory=Context)
+    branches: list[Context] = field(default_factory=list)
+    fills: list[Fill] = field(default_factory=list)
+    after_fill: AfterFill = AfterFill.BEGIN_TEXT
+    last_served_step: int = -1
+    usage: Usage = field(default_factory=Usage)
+    next_uid: int = 1
+
+    @property
+    def tokens_left(self) -> int:
+        return self.request.sampling.max_tokens - len(self.text_ids)
+
+    @property
+    def images_left(self) -> int:
+        return self.request.image.max_images - self.num_images
+
+    def take_uid(self) -> int:
+        """Return a segment number not used in this sequence before."""
+        self.next_uid += 1
+        return self.next_uid - 1
+
+    def append_text(self, token_ids: tuple[int, ...], *, is_thought: bool = False) -> None:
+        """Add a closed text (BOS and EOS included) to the canon."""
+        self.history.append(TextTokens(self.take_uid(), token_ids, is_thought))
+
+    def append_picture(self, picture: ImageSegment, latent_stride: int, vit_stride: int) -> None:
+        """Add a picture to the canon: the VAE segment, if it has one, then the ViT segment (spec 5.2)."""
+        vae, vit = picture.vae, picture.vit
+        if vae is not None:
+            self.history.append(VaeImage(self.take_uid(), vae, vae.height // latent_stride, vae.width // latent_stride))
+        self.history.append(VitImage(self.take_uid(), vit, vit.height // vit_stride, vit.width // vit_stride))
+
+    def fill_history(self, after_fill: AfterFill) -> None:
+        """Go to PREFILL until the full context holds the whole history."""
+        self.fills = [Fill(self.full, self.history)]
+        self.after_fill = after_fill
+        self.phase = Phase.PREFILL
+
+    def context_of(self, branch: Branch) -> Context:
+        """Return the context that serves ``branch`` of the image under way."""
+        assert self.image is not None, "no image is being drawn"
+        index = self.image.plan.context_of[branch]
+        return self.full if index == 0 else self.branches[index - 1]
+
+    def release_branches(self, pool: PagePool) -> None:
+        """Give back the pages of every context but the full one."""
+        for context in self.branches:
+            context.release(pool)
+        self.branches = []
+
+    def release(self, pool: PagePool) -> None:
+        """Give back every page."""
+        self.release_branches(pool)
+        self.full.release(pool)
+        self.fills = []
+
+    def preempt(self, pool: PagePool) -> None:
+        """Give back every page but keep the canon; `fill_canon` takes it in again."""
+        self.release(pool)
+        self.phase = Phase.WAITING
+
+    def fill_canon(self) -> None:
+        """Go from WAITING to PREFILL: take in the canon, then go on where the sequence was."""
+        self.phase = Phase.PREFILL
+        self.fills = [Fill(self.full, self.history, tuple(self.open_ids[:-1]))]
+        if self.image is not None:
+            self.after_fill = AfterFill.REBUILD_BRANCHES
+        elif self.open_ids:
+            self.after_fill = AfterFill.RESUME_TEXT
