@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kernels.attention_cpu import attend_on_cpu
+from kernels.attention_torch import attend_with_torch
 from kernels.plan import AttentionPlan
 
 
@@ -17,4 +17,8 @@ def interleaved_attention(
     Query head ``h`` reads key head ``h // (Hq / Hk)``; row-ordered query ``i`` sees keys ``0 .. plan.kv_end[i] - 1`` of its row.
     Returns ``[T, Hq, d]`` in packed order and ``q.dtype``. Pages are read as they are: nothing of this pass need be written yet.
     """
-    return attend_on_cpu(q, k, v, k_pages, v_pages, plan)
+    if q.is_cuda and not torch.is_grad_enabled():
+        from kernels.attention_triton import attend_with_triton  # a machine without CUDA need not have Triton
+
+        return attend_with_triton(q, k, v, k_pages, v_pages, plan)
+    return attend_with_torch(q, k, v, k_pages, v_pages, plan)

@@ -14,6 +14,11 @@ def write_pages(k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages
     """
     if plan.write_tokens.numel() == 0:
         return
+    if k.is_cuda and not torch.is_grad_enabled():
+        from kernels.pages_triton import write_pages_with_triton  # a machine without CUDA need not have Triton
+
+        write_pages_with_triton(k, v, k_pages, v_pages, plan)
+        return
     k_pages.flatten(0, 1).index_copy_(0, plan.write_slots, k.index_select(0, plan.write_tokens))
     v_pages.flatten(0, 1).index_copy_(0, plan.write_slots, v.index_select(0, plan.write_tokens))
 

@@ -14,4 +14,8 @@ def qk_norm_rope(
 
     Shapes: ``q[T, Hq, d]``, ``k[T, Hk, d]``, weights ``[d]``, ``cos`` and ``sin`` ``[T, d]``. Returns new tensors like ``q`` and ``k``.
     """
+    if q.is_cuda and not torch.is_grad_enabled():
+        from kernels.qk_norm_rope_triton import qk_norm_rope_with_triton  # a machine without CUDA need not have Triton
+
+        return qk_norm_rope_with_triton(q, k, q_weight, k_weight, cos, sin, eps)
     return reference.qk_norm_rope(q, k, q_weight, k_weight, cos, sin, eps=eps)

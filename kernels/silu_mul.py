@@ -9,4 +9,8 @@ from kernels import reference
 
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """Return ``silu(gate_up[:, :I]) * gate_up[:, I:]``, ``[T, 2I] -> [T, I]``, same dtype."""
+    if gate_up.is_cuda and not torch.is_grad_enabled():
+        from kernels.silu_mul_triton import silu_mul_with_triton  # a machine without CUDA need not have Triton
+
+        return silu_mul_with_triton(gate_up)
     return reference.silu_mul(gate_up)
