@@ -1,0 +1,131 @@
+"""One layer of the mixture of two transformers: shared attention between an understanding and a generation expert.
+
+Tokens come split by expert, so that every projection is one plain matrix product; only attention sees them together, in packed order
+``[und | gen]``. Who may see whom is the caller's affair (`Attend`). Spec section 2.
+BAGEL: modeling/bagel/qwen2_navit.py:Qwen2MoTDecoderLayer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kernels.linear import linear
+from kernels.qk_norm_rope import qk_norm_rope
+from kernels.rms_norm import rms_norm
+from kernels.silu_mul import silu_mul
+from model.sizes import LlmConfig
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""``(layer_index, q[T, Hq, d], k[T, Hk, d], v[T, Hk, d]) -> [T, Hq, d]``; q and k normed and rotated, tokens in packed order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """The residual stream ``[num_tokens, hidden]`` of each expert, either of which may have no tokens."""
+
+    und: Tensor
+    gen: Tensor
+
+    @classmethod
+    def split(cls, packed: Tensor, num_und: int) -> Streams:
+        return cls(packed[:num_und], packed[num_und:])
+
+    def packed(self) -> Tensor:
+        """Return both in packed order, without a copy where one is empty."""
+        return _join(self.und, self.gen)
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Cosines and sines ``[num_tokens, head_dim]`` of the tokens' rotary angles, in packed order and the hidden dtype."""
+
+    cos: Tensor
+    sin: Tensor
+
+    @classmethod
+    def at(cls, positions: Tensor, config: LlmConfig, dtype: torch.dtype) -> Rotation:
+        """Compute for int64 ``positions [num_tokens]``; angles in float32, both halves alike (spec 2.1)."""
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device) / config.head_dim
+        angles = positions[:, None].float() * (1.0 / config.rope_theta**exponents)
+        both_halves = torch.cat([angles, angles], dim=1)
+        return cls(both_halves.cos().to(dtype), both_halves.sin().to(dtype))
+
+    def split(self, num_und: int) -> tuple[Rotation, Rotation]:
+        und, gen = Rotation(self.cos[:num_und], self.sin[:num_und]), Rotation(self.cos[num_und:], self.sin[num_und:])
+        return und, gen
+
+
+class MotLayer(nn.Module):
+    """Both experts of one layer."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.und = Expert(config, rotates_in_float32=False)
+        self.gen = Expert(config, rotates_in_float32=True)
+
+    def forward(self, layer_index: int, streams: Streams, rotations: tuple[Rotation, Rotation], attend: Attend) -> Streams:
+        """Run the layer; an expert without tokens is not touched."""
+        num_und, num_gen = len(streams.und), len(streams.gen)
+        if num_gen == 0:
+            return Streams(self._alone(self.und, layer_index, streams.und, rotations[0], attend), streams.gen)
+        if num_und == 0:
+            return Streams(streams.und, self._alone(self.gen, layer_index, streams.gen, rotations[1], attend))
+        q_und, k_und, v_und = self.und.project(streams.und, rotations[0])
+        q_gen, k_gen, v_gen = self.gen.project(streams.gen, rotations[1])
+        attended = attend(layer_index, torch.cat([q_und, q_gen]), torch.cat([k_und, k_gen]), torch.cat([v_und, v_gen]))
+        return Streams(self.und.finish(streams.und, attended[:num_und]), self.gen.finish(streams.gen, attended[num_und:]))
+
+    @staticmethod
+    def _alone(expert: Expert, layer_index: int, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        q, k, v = expert.project(x, rotation)
+        return expert.finish(x, attend(layer_index, q, k, v))
+
+
+class Expert(nn.Module):
+    """The weights one expert has in one layer; ``qkv`` is ``[q; k; v]`` and ``gate_up`` is ``[gate; up]`` by rows."""
+
+    def __init__(self, config: LlmConfig, rotates_in_float32: bool) -> None:
+        super().__init__()
+        hidden, wide, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
+        self.eps = config.rms_norm_eps
+        self.head_split = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
+        self.rotates_in_float32 = rotates_in_float32
+        self.input_norm = nn.Parameter(torch.empty(hidden))
+        self.qkv_weight = nn.Parameter(torch.empty(config.qkv_rows, hidden))
+        self.qkv_bias = nn.Parameter(torch.empty(config.qkv_rows))
+        self.q_norm = nn.Parameter(torch.empty(head_dim))
+        self.k_norm = nn.Parameter(torch.empty(head_dim))
+        self.o_weight = nn.Parameter(torch.empty(hidden, config.num_heads * head_dim))
+        self.mlp_norm = nn.Parameter(torch.empty(hidden))
+        self.gate_up_weight = nn.Parameter(torch.empty(2 * wide, hidden))
+        self.down_weight = nn.Parameter(torch.empty(hidden, wide))
+
+    def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q ``[T, Hq, d]``, k and v ``[T, Hk, d]`` of the normed input; q and k normed and rotated.
+
+        ``v`` is a view into the fused projection: its token stride is that of all heads together.
+        """
+        qkv = linear(rms_norm(x, self.input_norm, self.eps), self.qkv_weight, self.qkv_bias)
+        q, k, v = qkv.unflatten(1, (-1, len(self.q_norm))).split(self.head_split, dim=1)
+        if not self.rotates_in_float32 or q.dtype == torch.float32:
+            q, k = qk_norm_rope(q, k, self.q_norm, self.k_norm, rotation.cos, rotation.sin, self.eps)
+            return q, k, v
+        # The reference rotates generation tokens in float32, understanding tokens in the hidden dtype (spec 9).
+        wide_q, wide_k = qk_norm_rope(q.float(), k.float(), self.q_norm, self.k_norm, rotation.cos, rotation.sin, self.eps)
+        return wide_q.to(q.dtype), wide_k.to(k.dtype), v
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Add attention's output ``[T, Hq, d]`` and the feed-forward to the residual stream ``x [T, hidden]``."""
+        x = x + linear(attended.flatten(1), self.o_weight, None)
+        gate_up = linear(rms_norm(x, self.mlp_norm, self.eps), self.gate_up_weight, None)
+        return x + linear(silu_mul(gate_up), self.down_weight, None)
+
+
+def _join(und: Tensor, gen: Tensor) -> Tensor:
+    if len(gen) == 0:
+        return und
+    return gen if len(und) == 0 else torch.cat([und, gen])

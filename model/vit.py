@@ -1,0 +1,91 @@
+"""The SigLIP image encoder at native resolution, and the connector that turns its output into language-model embeddings.
+
+Pictures of different sizes are packed one after another; attention never leaves a picture. Spec section 3. BAGEL:
+modeling/bagel/siglip_navit.py. Projections of one layer that read the same input are stored as one weight (`model.weights` fuses them).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kernels.linear import linear
+from model.sizes import VitConfig
+
+
+class Vit(nn.Module):
+    """Patches ``[n, patch_dim]`` of packed pictures to features ``[n, hidden]`` after the last norm."""
+
+    def __init__(self, config: VitConfig) -> None:
+        super().__init__()
+        hidden = config.hidden_size
+        self.eps = config.layer_norm_eps
+        self.patch_weight = nn.Parameter(torch.empty(hidden, config.patch_dim))
+        self.patch_bias = nn.Parameter(torch.empty(hidden))
+        self.position_embedding = nn.Parameter(torch.empty(config.table_side**2, hidden))
+        self.layers = nn.ModuleList(VitLayer(config) for _ in range(config.num_layers))
+        self.norm_weight = nn.Parameter(torch.empty(hidden))
+        self.norm_bias = nn.Parameter(torch.empty(hidden))
+
+    def forward(self, patches: Tensor, position_ids: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """Encode; ``cu_seqlens`` int32 ``[num_images + 1]`` bounds each picture's patches."""
+        x = linear(patches.to(self.patch_weight.dtype), self.patch_weight, self.patch_bias)
+        x = x + F.embedding(position_ids, self.position_embedding)
+        lengths = cu_seqlens.diff().tolist()
+        for layer in self.layers:
+            x = layer(x, lengths)
+        return F.layer_norm(x, x.shape[-1:], self.norm_weight, self.norm_bias, self.eps)
+
+
+class VitLayer(nn.Module):
+    """Pre-norm attention and GELU feed-forward, all with biases."""
+
+    def __init__(self, config: VitConfig) -> None:
+        super().__init__()
+        hidden, wide = config.hidden_size, config.intermediate_size
+        self.num_heads = config.num_heads
+        self.eps = config.layer_norm_eps
+        self.norm1_weight = nn.Parameter(torch.empty(hidden))
+        self.norm1_bias = nn.Parameter(torch.empty(hidden))
+        self.qkv_weight = nn.Parameter(torch.empty(3 * hidden, hidden))
+        self.qkv_bias = nn.Parameter(torch.empty(3 * hidden))
+        self.out_weight = nn.Parameter(torch.empty(hidden, hidden))
+        self.out_bias = nn.Parameter(torch.empty(hidden))
+        self.norm2_weight = nn.Parameter(torch.empty(hidden))
+        self.norm2_bias = nn.Parameter(torch.empty(hidden))
+        self.fc1_weight = nn.Parameter(torch.empty(wide, hidden))
+        self.fc1_bias = nn.Parameter(torch.empty(wide))
+        self.fc2_weight = nn.Parameter(torch.empty(hidden, wide))
+        self.fc2_bias = nn.Parameter(torch.empty(hidden))
+
+    def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
+        h = F.layer_norm(x, x.shape[-1:], self.norm1_weight, self.norm1_bias, self.eps)
+        x = x + linear(self._attend(linear(h, self.qkv_weight, self.qkv_bias), lengths), self.out_weight, self.out_bias)
+        h = F.layer_norm(x, x.shape[-1:], self.norm2_weight, self.norm2_bias, self.eps)
+        h = F.gelu(linear(h, self.fc1_weight, self.fc1_bias), approximate="tanh")
+        return x + linear(h, self.fc2_weight, self.fc2_bias)
+
+    def _attend(self, qkv: Tensor, lengths: list[int]) -> Tensor:
+        """Full attention inside each picture: ``[n, 3 * hidden] -> [n, hidden]``."""
+        heads = qkv.view(qkv.shape[0], 3, self.num_heads, -1).permute(1, 2, 0, 3)
+        pictures = [
+            F.scaled_dot_product_attention(q[None], k[None], v[None])[0].transpose(0, 1).flatten(1)
+            for q, k, v in (picture.unbind(0) for picture in heads.split(lengths, dim=2))
+        ]
+        return pictures[0] if len(pictures) == 1 else torch.cat(pictures)
+
+
+class Connector(nn.Module):
+    """Two layers from the ViT's width to the language model's."""
+
+    def __init__(self, vit_hidden: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1_weight = nn.Parameter(torch.empty(hidden, vit_hidden))
+        self.fc1_bias = nn.Parameter(torch.empty(hidden))
+        self.fc2_weight = nn.Parameter(torch.empty(hidden, hidden))
+        self.fc2_bias = nn.Parameter(torch.empty(hidden))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.gelu(linear(x, self.fc1_weight, self.fc1_bias), approximate="tanh")
+        return linear(h, self.fc2_weight, self.fc2_bias)
