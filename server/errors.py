@@ -1,0 +1,128 @@
+"""Everything the server refuses or fails with, as one tree. The HTTP layer maps the classes to statuses; nobody else knows those.
+
+    PlaitError
+    ├── InvalidRequest             what was asked cannot be done; asking again does not help
+    │   ├── InvalidValue           a field has a wrong type or is out of its bound
+    │   ├── UnknownParameter       no such field; the nearest known one is named
+    │   ├── UnsupportedParameter   a known field that this server or this model does not honour
+    │   ├── InvalidImage           not a picture this server reads
+    │   ├── ImageTooLarge          a picture beyond the bounds
+    │   └── ContextLengthExceeded  prompt and answer do not fit the model
+    ├── ModelNotFound              the request names another model
+    ├── RouteNotFound              no such address
+    ├── MethodNotAllowed           the address exists, the method does not
+    ├── BodyTooLarge               more bytes than the server takes in
+    ├── EngineUnavailable          loading, restarting or stalled; asking again helps
+    ├── Overloaded                 too much in flight; asking again helps
+    └── GenerationFailed           accepted, then failed inside
+
+Messages name the field, the value's problem and the bound. They are written by us: no text of a foreign exception and no long piece of
+the input ever enters one.
+"""
+
+from __future__ import annotations
+
+MAX_MESSAGE_CHARS = 1000
+"""Cut for safety: a message is a sentence or two."""
+
+
+class PlaitError(Exception):
+    """The root. ``code`` is the machine-readable name, ``type`` OpenAI's family of it."""
+
+    code: str = "server_error"
+    type: str = "server_error"
+    is_retryable: bool = False
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message[:MAX_MESSAGE_CHARS]
+        self.param = param
+
+
+class InvalidRequest(PlaitError):
+    """What was asked cannot be done."""
+
+    code = "invalid_request"
+    type = "invalid_request_error"
+
+
+class InvalidValue(InvalidRequest):
+    """A field has a wrong type or is out of its bound."""
+
+    code = "invalid_value"
+
+
+class UnknownParameter(InvalidRequest):
+    """A field nobody knows."""
+
+    code = "unknown_parameter"
+
+
+class UnsupportedParameter(InvalidRequest):
+    """A field that exists elsewhere and is not honoured here."""
+
+    code = "unsupported_parameter"
+
+
+class InvalidImage(InvalidRequest):
+    """Bytes that are no picture this server reads."""
+
+    code = "invalid_image"
+
+
+class ImageTooLarge(InvalidRequest):
+    """A picture with too many bytes, pixels or frames, or too long and thin."""
+
+    code = "image_too_large"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt and answer together do not fit the model."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(InvalidRequest):
+    """The request names a model that is not served here."""
+
+    code = "model_not_found"
+
+
+class RouteNotFound(InvalidRequest):
+    """No such address."""
+
+    code = "not_found"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The address exists, the method does not."""
+
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(InvalidRequest):
+    """More bytes in the body than the server takes in."""
+
+    code = "body_too_large"
+
+
+class EngineUnavailable(PlaitError):
+    """The engine is loading, restarting or stalled."""
+
+    code = "engine_unavailable"
+    is_retryable = True
+
+
+class Overloaded(PlaitError):
+    """Too many requests are in flight."""
+
+    code = "overloaded"
+    is_retryable = True
+
+
+class GenerationFailed(PlaitError):
+    """An accepted request failed inside; ``code`` is the engine's word for it."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
