@@ -10,11 +10,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
+from PIL import Image
 
 from model.bagel import Bagel
 from model.latents import patchify, pixels_from_u8, u8_from_pixels, vit_patches, vit_position_ids
+from model.transforms import HasTransforms, Pixels, vae_and_vit
 from server.engine.segments import VaeImage, VitImage
-from server.messages import Picture
+from server.messages import ImageSegment, Picture
 
 MAX_KEPT_BYTES = 256 << 20
 
@@ -71,3 +73,14 @@ def picture_from_pixels(pixels: torch.Tensor) -> Picture:
     """Turn decoder output ``[3, height, width]`` in about [-1, 1] into 8-bit RGB, truncating (spec 4.3). Waits for the device."""
     u8 = u8_from_pixels(pixels).cpu().contiguous()
     return Picture(u8.shape[0], u8.shape[1], u8.numpy().tobytes())
+
+
+def input_picture(picture: Picture, transforms: HasTransforms) -> ImageSegment:
+    """Make a drawn picture an input picture, by the resizes every input picture goes through (spec 3.3)."""
+    image = Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
+    vae, vit = vae_and_vit(image, transforms)
+    return ImageSegment(vit=_picture(vit), vae=_picture(vae))
+
+
+def _picture(pixels: Pixels) -> Picture:
+    return Picture(pixels.shape[0], pixels.shape[1], pixels.tobytes())

@@ -1,0 +1,131 @@
+"""Starts an engine: loads the model, sizes the page pool, wires scheduler, runner and link, and runs until told to stop."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from model.bagel import Bagel
+from model.profile import Family, FamilyProfile
+from model.tokenizer import Tokenizer
+from model.weights import load_bagel
+from server.engine.link import Link
+from server.engine.loop import Engine
+from server.engine.options import EngineOptions, ModelFacts, SchedulerLimits
+from server.engine.packer import Markers
+from server.engine.pages import PagePool
+from server.engine.pictures import input_picture
+from server.engine.runner import NoiseSource, PagedKeysValues, Runner, seeded_noise
+from server.engine.scheduler import Scheduler
+from server.messages import EngineReady, LoadProgress
+
+CPU_POOL_FRACTION = 0.25
+"""Share of free host memory the page pool may take; pages are committed only when first written."""
+CPU_POOL_MAX_BYTES = 4 << 30
+GPU_POOL_FRACTION = 0.8
+"""Share of the memory left after loading; the rest is for activations and the VAE."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """An engine ready to run, and its parts for those who look inside (tests, benchmarks)."""
+
+    engine: Engine
+    scheduler: Scheduler
+    runner: Runner
+    pool: PagePool
+    model: Bagel
+    ready: EngineReady
+
+
+def run_engine(options: EngineOptions, link: Link) -> None:
+    """Load, announce readiness, serve until a Shutdown arrives.
+
+    Raises:
+        CheckpointError: the model directory is missing something or has something wrong.
+    """
+    loaded = load_engine(options, link)
+    link.send_ready(loaded.ready)
+    loaded.engine.run()
+
+
+def load_engine(options: EngineOptions, link: Link, noise: NoiseSource = seeded_noise) -> LoadedEngine:
+    """Build an engine from a model directory; ``noise`` is a seam for tests that must fix the first latents."""
+    device = _device(options.device)
+    dtype = _dtype(options.dtype, device)
+    if options.num_threads is not None:
+        torch.set_num_threads(options.num_threads)
+
+    def report(tensor: str, bytes_done: int, bytes_total: int) -> None:
+        link.send_load_progress(LoadProgress(bytes_done, bytes_total, tensor))
+
+    path = Path(options.model_path)
+    model = load_bagel(path, device, dtype, report)
+    profile = FamilyProfile.from_directory(path, model.config, None if options.family is None else Family(options.family))
+    return assemble_engine(model, model_facts(model, Tokenizer.from_directory(path, profile), profile), options, link, noise)
+
+
+def model_facts(model: Bagel, tokenizer: Tokenizer, profile: FamilyProfile) -> ModelFacts:
+    """Collect what the scheduler must know of a model."""
+    return ModelFacts(
+        bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id,
+        boi_id=tokenizer.boi_id,
+        eoi_id=tokenizer.eoi_id,
+        end_ids=tokenizer.end_ids,
+        latent_stride=model.config.latent_stride,
+        vit_stride=model.config.vit.patch_size,
+        max_positions=model.config.llm.max_positions,
+        profile=profile,
+    )
+
+
+def assemble_engine(model: Bagel, facts: ModelFacts, options: EngineOptions, link: Link, noise: NoiseSource = seeded_noise) -> LoadedEngine:
+    """Wire an engine round a loaded model."""
+    device, dtype = model.device, model.dtype
+    num_pages = options.num_pages or _num_pages(model, options.page_size)
+    llm = model.config.llm
+    shape = (llm.num_layers, 2, num_pages, options.page_size, llm.num_kv_heads, llm.head_dim)
+    cache = PagedKeysValues(torch.zeros(shape, dtype=dtype, device=device))
+    runner = Runner(model, cache, Markers(facts.boi_id, facts.eoi_id, facts.latent_stride), noise)
+    pool = PagePool(num_pages, options.page_size)
+    limits = SchedulerLimits(options.max_batch_tokens, options.max_running)
+    scheduler = Scheduler(pool, facts, limits, lambda picture: input_picture(picture, model.config))
+    ready = EngineReady(
+        max_context_rows=num_pages * options.page_size,
+        max_positions=facts.max_positions,
+        page_size=options.page_size,
+        num_pages=num_pages,
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
+    )
+    return LoadedEngine(Engine(scheduler, runner, pool, link), scheduler, runner, pool, model, ready)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return dtypes[name]
+
+
+def _num_pages(model: Bagel, page_size: int) -> int:
+    """Size the pool from what memory is free once the model is loaded."""
+    llm = model.config.llm
+    page_bytes = llm.num_layers * 2 * page_size * llm.num_kv_heads * llm.head_dim * model.dtype.itemsize
+    if model.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(model.device)
+        budget = int(free * GPU_POOL_FRACTION)
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        budget = min(int(free * CPU_POOL_FRACTION), CPU_POOL_MAX_BYTES)
+    return max(1, budget // page_bytes)

@@ -1,0 +1,122 @@
+"""Stand-ins at the scheduler's seams: a runner that computes nothing, facts of an imaginary model, requests in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from model.config import BagelConfig
+from model.profile import Family, FamilyProfile
+from server.engine.batch import Batch, BatchResult, DrawnToken
+from server.engine.options import ModelFacts, SchedulerLimits
+from server.engine.pages import PagePool
+from server.engine.scheduler import Outputs, Scheduler
+from server.messages import ImageParams, ImageSegment, OutputMode, Picture, Request, SamplingParams, Segment, TextSegment
+
+BOS, EOS, BOI, EOI, END = 1, 2, 3, 4, 5
+FREE = FamilyProfile.of_family(Family.INTERLEAVED, BagelConfig.named("tiny"))
+"""Begins pictures anywhere and decides what follows them."""
+
+Script = Callable[[int, int], int]
+"""(sequence id, draw index) -> the token drawn."""
+
+
+def facts(profile: FamilyProfile = FREE) -> ModelFacts:
+    return ModelFacts(BOS, EOS, BOI, EOI, (END,), latent_stride=16, vit_stride=16, max_positions=100_000, profile=profile)
+
+
+def refeed(picture: Picture) -> ImageSegment:
+    return ImageSegment(vit=picture, vae=picture)
+
+
+def grey(height: int, width: int) -> Picture:
+    return Picture(height, width, bytes(height * width * 3))
+
+
+def picture_segment(height: int = 32, width: int = 32) -> ImageSegment:
+    return ImageSegment(vit=grey(height, width), vae=grey(height, width))
+
+
+def make_request(
+    name: str,
+    segments: list[Segment] | None = None,
+    mode: OutputMode = OutputMode.TEXT,
+    sampling: SamplingParams | None = None,
+    image: ImageParams | None = None,
+    *,
+    is_thought: bool = False,
+) -> Request:
+    return Request(
+        request_id=name,
+        segments=[TextSegment([11, 12, 13])] if segments is None else segments,
+        mode=mode,
+        sampling=sampling or SamplingParams(max_tokens=4),
+        image=image or ImageParams(32, 32, num_timesteps=4),
+        generated_text_is_thought=is_thought,
+        wants_progress=True,
+    )
+
+
+@dataclass(slots=True)
+class FakeRunner:
+    """Draws what the script says, finishes pictures as grey, and keeps every batch it was given."""
+
+    script: Script
+    batches: list[Batch] = field(default_factory=list)
+
+    def execute(self, batch: Batch) -> BatchResult:
+        self.batches.append(batch)
+        result = BatchResult()
+        for row in batch.decodes:
+            result.tokens[row.sequence_id] = DrawnToken(self.script(row.sequence_id, row.draw.index))
+        for prefill in batch.prefills:
+            if prefill.draw is not None:
+                result.tokens[prefill.sequence_id] = DrawnToken(self.script(prefill.sequence_id, prefill.draw.index))
+        for step in batch.denoises:
+            if step.is_last:
+                result.pictures[step.sequence_id] = grey(step.params.height, step.params.width)
+        return result
+
+    def forget(self, sequence_ids: list[int]) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class House:
+    """A scheduler with a fake runner, stepped by hand."""
+
+    scheduler: Scheduler
+    runner: FakeRunner
+    pool: PagePool
+
+    def step(self) -> Outputs:
+        batch = self.scheduler.schedule()
+        if not batch.is_empty:
+            self.scheduler.commit(batch, self.runner.execute(batch))
+        return self.scheduler.take_outputs()
+
+    def run(self, max_steps: int = 2000) -> Outputs:
+        """Step until nothing is left to do; return everything that came out."""
+        total = Outputs()
+        for _ in range(max_steps):
+            outputs = self.step()
+            total.tokens += outputs.tokens
+            total.closed += outputs.closed
+            total.progress += outputs.progress
+            total.images += outputs.images
+            total.finished += outputs.finished
+            if not self.scheduler.has_work:
+                return total
+        raise AssertionError(f"still working after {max_steps} steps")
+
+
+def make_house(
+    script: Script, *, num_pages: int = 200, page_size: int = 4, limits: SchedulerLimits | None = None, profile: FamilyProfile = FREE
+) -> House:
+    pool = PagePool(num_pages, page_size)
+    scheduler = Scheduler(pool, facts(profile), limits or SchedulerLimits(max_batch_tokens=64, max_running=8), refeed)
+    return House(scheduler, FakeRunner(script), pool)
+
+
+def tokens_of(outputs: Outputs, name: str) -> list[int]:
+    return [token.token_id for token in outputs.tokens if token.request_id == name]
