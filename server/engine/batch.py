@@ -22,7 +22,7 @@ class Draw:
         index: which draw of the request this is; with the seed it fixes the random number.
         suppressed: token ids that may not be drawn.
         text_ids: what the answer holds so far, for penalties; empty when the request has none.
-        wants_logprob: whether this draw is part of the answer and its log-probability was asked for.
+        wants_logprob: whether the request asked for log-probabilities.
     """
 
     params: SamplingParams

@@ -57,7 +57,7 @@ class PictureEncoder:
         return pixels_from_u8(u8.to(self._device))
 
     def _encode_vae(self, picture: Picture) -> torch.Tensor:
-        latent = self._model.vae.encode(self._pixels(picture)[None])[0]
+        latent = self._model.vae.encode(self._pixels(picture))[0]
         return patchify(latent, self._model.config.latent_patch_size).float()
 
     def _encode_vit(self, picture: Picture) -> torch.Tensor:
@@ -70,7 +70,7 @@ class PictureEncoder:
 
 
 def picture_from_pixels(pixels: torch.Tensor) -> Picture:
-    """Turn decoder output ``[3, height, width]`` in about [-1, 1] into 8-bit RGB, truncating (spec 4.3). Waits for the device."""
+    """Turn decoder output ``[1, 3, height, width]`` in about [-1, 1] into 8-bit RGB, truncating (spec 4.3). Waits for the device."""
     u8 = u8_from_pixels(pixels).cpu().contiguous()
     return Picture(u8.shape[0], u8.shape[1], u8.numpy().tobytes())
 

@@ -167,7 +167,7 @@ class Runner:
     def _decode(self, x: torch.Tensor, step: DenoiseStep) -> Picture:
         grid = (step.params.height // self._markers.latent_stride, step.params.width // self._markers.latent_stride)
         latent = unpatchify(x, *grid, self._model.config.latent_patch_size)
-        return picture_from_pixels(self._model.vae.decode(latent[None])[0])
+        return picture_from_pixels(self._model.vae.decode(latent[None]))
 
 
 def _guided(step: DenoiseStep, velocities: list[torch.Tensor]) -> torch.Tensor:

@@ -94,7 +94,7 @@ class Turns:
             suppressed = (*suppressed, *self._facts.end_ids, self._facts.eos_id)
         has_penalty = sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0
         text_ids = tuple(sequence.text_ids) if is_text and has_penalty else ()
-        return Draw(sampling, sequence.num_draws, suppressed, text_ids, is_text and sampling.logprobs is not None)
+        return Draw(sampling, sequence.num_draws, suppressed, text_ids, sampling.logprobs is not None)
 
     def _may_begin_image(self, sequence: Sequence, *, in_text: bool) -> bool:
         if sequence.request.mode is not OutputMode.INTERLEAVED or sequence.images_left <= 0:
