@@ -89,9 +89,10 @@ def decode_to_engine(frames: Sequence[bytes]) -> ToEngine:
                 return _abort_decoder.decode(payload)
             case b"shutdown":
                 return _shutdown_decoder.decode(payload)
+            case _:
+                raise WireError(f"unknown kind of message {kind!r}")
     except msgspec.DecodeError as error:
         raise WireError(f"malformed {kind!r} message: {error}") from error
-    raise WireError(f"unknown kind of message {kind!r}")
 
 
 def encode_from_engine(message: FromEngine) -> Frames:
@@ -125,9 +126,10 @@ def decode_from_engine(frames: Sequence[bytes]) -> FromEngine:
                 return _progress_decoder.decode(payload)
             case b"failed":
                 return _failed_decoder.decode(payload)
+            case _:
+                raise WireError(f"unknown kind of message {kind!r}")
     except msgspec.DecodeError as error:
         raise WireError(f"malformed {kind!r} message: {error}") from error
-    raise WireError(f"unknown kind of message {kind!r}")
 
 
 def _two(frames: Sequence[bytes]) -> tuple[bytes, bytes]:

@@ -1,0 +1,109 @@
+"""What a client asks for, freed of its wire format: messages of words and pictures, and every choice it may leave open.
+
+The HTTP layer makes these from a checked body; `server.serving.prepare` turns one into engine requests. ``None`` always means that the
+client did not say, so that the model's own default applies. ``param`` names the place in the body, for errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from model.guidance_rules import GuidanceMode, Renorm
+
+
+class Modality(Enum):
+    TEXT = "text"
+    IMAGE = "image"
+
+
+class PictureFormat(Enum):
+    """How pictures of the answer are encoded."""
+
+    PNG = "png"
+    WEBP = "webp"
+    JPEG = "jpeg"
+
+    @property
+    def media_type(self) -> str:
+        return f"image/{self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PicturePart:
+    """``url`` as the client sent it; only data URIs are read."""
+
+    url: str
+    param: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of the conversation, whoever spoke; its parts in order."""
+
+    parts: list[TextPart | PicturePart]
+    param: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextChoices:
+    """How words are drawn."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    stop: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureChoices:
+    """How pictures are drawn. ``size`` is (width, height)."""
+
+    size: tuple[int, int] | None = None
+    num_timesteps: int | None = None
+    guidance: GuidanceMode | None = None
+    text_scale: float | None = None
+    image_scale: float | None = None
+    interval: tuple[float, float] | None = None
+    renorm: Renorm | None = None
+    renorm_min: float | None = None
+    timestep_shift: float | None = None
+    negative_prompt: str | None = None
+    seed: int | None = None
+    max_images: int | None = None
+    output_format: PictureFormat = PictureFormat.PNG
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request of a client.
+
+    Attributes:
+        modalities: what the answer may hold; None leaves it to the model family.
+        pictures: None when the client said nothing about pictures.
+        n: how many answers.
+        thinks: whether the model plans in words first (spec 6.5).
+    """
+
+    messages: list[Message]
+    modalities: frozenset[Modality] | None = None
+    text: TextChoices = field(default_factory=TextChoices)
+    pictures: PictureChoices | None = None
+    n: int = 1
+    seed: int | None = None
+    thinks: bool = False
+    wants_progress: bool = False

@@ -1,0 +1,51 @@
+"""Starts the engine process and says what the front needs of one. The API process itself never imports torch."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+ENTRY = "import sys; sys.path.append(sys.argv.pop(1)); from server.__main__ import main; main()"
+"""Imports this very installation: ``-m server`` would import whatever package of that name lies in the current directory."""
+
+
+class EngineProcess(Protocol):
+    """A started engine, as `asyncio.subprocess.Process` is one."""
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    async def wait(self) -> int:
+        """Return its exit status once it has ended."""
+        ...
+
+    def kill(self) -> None:
+        """End it now."""
+        ...
+
+
+Launch = Callable[[Path], Awaitable[EngineProcess]]
+"""Starts an engine that connects to the Unix socket at the given path."""
+
+
+def command_line(arguments: Sequence[str]) -> list[str]:
+    """Return the command that runs this installation's ``plait`` with ``arguments`` in another process."""
+    root = Path(__file__).resolve().parents[2]
+    return [sys.executable, "-P", "-c", ENTRY, str(root), *arguments]
+
+
+def subprocess_launcher(options_json: str, logging_arguments: Sequence[str]) -> Launch:
+    """Return what starts ``plait engine`` with the given options.
+
+    The child is in a session of its own, so that a Ctrl-C in the terminal reaches the front alone; it ends by itself when its standard
+    input closes, that is, when the front is gone for whatever reason.
+    """
+
+    async def launch(socket_path: Path) -> EngineProcess:
+        arguments = ["engine", "--socket", str(socket_path), "--options", options_json, *logging_arguments]
+        return await asyncio.create_subprocess_exec(*command_line(arguments), stdin=asyncio.subprocess.PIPE, start_new_session=True)
+
+    return launch

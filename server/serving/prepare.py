@@ -1,0 +1,240 @@
+"""From what a client asks to what the engine runs: text to tokens, pictures to pixels, defaults filled in, every bound checked.
+
+After this the engine trusts the request. The bounds of single fields are the HTTP layer's; here are those that need the model: token
+ids, picture sizes, what the context holds.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from model.profile import THINK_IMAGE_PROMPT, THINK_TEXT_PROMPT, Family, SamplerDefaults
+from server.errors import InvalidValue, UnsupportedParameter
+from server.messages import (
+    EngineReady,
+    GuidanceMode,
+    ImageParams,
+    ImageSegment,
+    OutputMode,
+    Request,
+    SamplingParams,
+    Segment,
+    TextSegment,
+)
+from server.serving.asks import Ask, Message, Modality, PictureChoices, PicturePart, TextChoices, TextPart
+from server.serving.context_budget import ContextBudget
+from server.serving.pictures import PictureLimits, input_segment, read_picture
+from server.serving.served_model import ServedModel
+
+ValueT = TypeVar("ValueT")
+
+SEED_MASK = (1 << 63) - 1
+"""Seeds are non-negative 63-bit numbers inside; a client's negative one wraps round."""
+
+DEFAULT_MAX_IMAGES = 1
+DEFAULT_MAX_IMAGES_INTERLEAVED = 4
+"""How many pictures a model that decides by itself may draw when the client does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLimits:
+    """Bounds of one prompt beyond the context length."""
+
+    max_pictures: int = 16
+    picture: PictureLimits = PictureLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The requests of one ask, one for each answer wanted; they differ in id and seeds alone."""
+
+    requests: list[Request]
+    text_is_thought: bool
+
+
+class Preparer:
+    """Makes engine requests for one model. Slow (it decodes pictures): call it in a thread."""
+
+    def __init__(self, model: ServedModel, limits: PromptLimits) -> None:
+        self._model = model
+        self._limits = limits
+
+    def prepare(self, ask: Ask, ready: EngineReady) -> Plan:
+        """Return the engine's requests for ``ask``.
+
+        Raises:
+            InvalidRequest: one of its kinds, naming the field and the bound.
+        """
+        modalities = self._modalities(ask)
+        draws = Modality.IMAGE in modalities
+        _refuse_contradictions(ask, modalities)
+        segments = self._segments(ask, draws=draws)
+        mode = self._mode(ask, modalities)
+        image = self._image_params(ask, segments)
+        sampling = self._sampling(ask.text)
+        request = Request(
+            request_id="",
+            segments=segments,
+            mode=mode,
+            sampling=sampling,
+            image=image,
+            generated_text_is_thought=ask.thinks and mode is OutputMode.ALTERNATE,
+            wants_progress=ask.wants_progress,
+        )
+        fitted = ContextBudget(self._model.config, ready).fit(request, ask)
+        return Plan([self._numbered(fitted, ask, index) for index in range(ask.n)], request.generated_text_is_thought)
+
+    def _modalities(self, ask: Ask) -> frozenset[Modality]:
+        if ask.modalities is not None:
+            return ask.modalities
+        is_interleaved = self._model.profile.family is Family.INTERLEAVED
+        return frozenset({Modality.TEXT, Modality.IMAGE}) if is_interleaved else frozenset({Modality.TEXT})
+
+    def _mode(self, ask: Ask, modalities: frozenset[Modality]) -> OutputMode:
+        if Modality.IMAGE not in modalities:
+            return OutputMode.TEXT
+        if Modality.TEXT not in modalities:
+            return OutputMode.ALTERNATE if ask.thinks else OutputMode.IMAGE
+        return OutputMode.INTERLEAVED if self._model.profile.family is Family.INTERLEAVED else OutputMode.ALTERNATE
+
+    # -- the prompt ---------------------------------------------------------------------------------------------------------
+
+    def _segments(self, ask: Ask, *, draws: bool) -> list[Segment]:
+        """Turn messages into segments: there is no chat template (spec 5.1), each text is one segment, each picture another."""
+        num_pictures = sum(isinstance(part, PicturePart) for message in ask.messages for part in message.parts)
+        if num_pictures > self._limits.max_pictures:
+            raise InvalidValue(f"messages: {num_pictures} pictures; at most {self._limits.max_pictures} are read.", "messages")
+        segments: list[Segment] = []
+        if ask.thinks:
+            segments.append(self._text_segment(THINK_IMAGE_PROMPT if draws else THINK_TEXT_PROMPT))
+        for message in ask.messages:
+            segments += self._message_segments(message, draws=draws)
+        if not segments:
+            raise InvalidValue("messages: the prompt is empty; at least one text or picture is needed.", "messages")
+        return segments
+
+    def _message_segments(self, message: Message, *, draws: bool) -> list[Segment]:
+        segments: list[Segment] = []
+        texts: list[str] = []
+        for part in message.parts:
+            if isinstance(part, TextPart):
+                texts.append(part.text)
+                continue
+            segments += self._joined(texts)
+            texts = []
+            segments.append(input_segment(read_picture(part, self._limits.picture), self._model.config, draws=draws))
+        return segments + self._joined(texts)
+
+    def _joined(self, texts: list[str]) -> list[Segment]:
+        """Make one segment of neighbouring texts; nothing of nothing."""
+        text = "\n".join(part for part in texts if part)
+        return [self._text_segment(text)] if text else []
+
+    def _text_segment(self, text: str) -> TextSegment:
+        return TextSegment(self._model.tokenizer.encode(text))
+
+    # -- the answer ---------------------------------------------------------------------------------------------------------
+
+    def _sampling(self, text: TextChoices) -> SamplingParams:
+        vocab_size = self._model.config.llm.vocab_size
+        for token_id in text.logit_bias:
+            if token_id >= vocab_size:
+                raise InvalidValue(f"logit_bias: there is no token {token_id}; ids are 0 to {vocab_size - 1}.", "logit_bias")
+        plain = SamplingParams()
+        return SamplingParams(
+            temperature=_or(text.temperature, plain.temperature),
+            top_k=_or(text.top_k, plain.top_k),
+            top_p=_or(text.top_p, plain.top_p),
+            min_p=_or(text.min_p, plain.min_p),
+            presence_penalty=_or(text.presence_penalty, plain.presence_penalty),
+            frequency_penalty=_or(text.frequency_penalty, plain.frequency_penalty),
+            repetition_penalty=_or(text.repetition_penalty, plain.repetition_penalty),
+            logit_bias=text.logit_bias,
+            max_tokens=_or(text.max_tokens, plain.max_tokens),
+            min_tokens=_or(text.min_tokens, plain.min_tokens),
+            ignore_eos=text.ignore_eos,
+            logprobs=text.logprobs,
+        )
+
+    def _image_params(self, ask: Ask, segments: list[Segment]) -> ImageParams:
+        """Fill in the family's defaults: those of an edit when the prompt holds a picture, else of text-to-image (spec 6.4)."""
+        pictures = ask.pictures or PictureChoices()
+        inputs = [segment for segment in segments if isinstance(segment, ImageSegment)]
+        defaults = self._model.profile.defaults
+        sampler = defaults.edit if inputs else defaults.text_to_image
+        width, height = pictures.size or self._default_size(inputs)
+        self._check_size(width, height)
+        params = ImageParams(
+            height=height,
+            width=width,
+            num_timesteps=_or(pictures.num_timesteps, sampler.num_timesteps),
+            timestep_shift=_or(pictures.timestep_shift, sampler.timestep_shift),
+            guidance=_or(pictures.guidance, defaults.guidance),
+            max_images=_or(pictures.max_images, self._default_max_images(ask)),
+        )
+        return self._guided(params, pictures, sampler)
+
+    def _guided(self, params: ImageParams, pictures: PictureChoices, sampler: SamplerDefaults) -> ImageParams:
+        params = replace(
+            params,
+            text_scale=_or(pictures.text_scale, sampler.text_scale),
+            image_scale=_or(pictures.image_scale, sampler.image_scale),
+            interval=_or(pictures.interval, sampler.interval),
+            renorm=_or(pictures.renorm, sampler.renorm),
+            renorm_min=_or(pictures.renorm_min, sampler.renorm_min),
+        )
+        if pictures.negative_prompt is None:
+            return params
+        if params.guidance is not GuidanceMode.BAGEL or params.text_scale <= 1.0:
+            message = "image.negative_prompt: needs guidance 'bagel' and a text_scale above 1; without them it has no effect."
+            raise UnsupportedParameter(message, "image.negative_prompt")
+        return replace(params, negative_token_ids=self._model.tokenizer.encode(pictures.negative_prompt))
+
+    def _default_size(self, inputs: list[ImageSegment]) -> tuple[int, int]:
+        last = inputs[-1].vae if inputs else None
+        if last is not None:
+            return last.width, last.height
+        height, width = self._model.profile.defaults.image_size
+        return width, height
+
+    def _check_size(self, width: int, height: int) -> None:
+        config = self._model.config
+        stride = config.latent_stride
+        max_side = stride * config.latent_table_side
+        if any(side % stride or not stride <= side <= max_side for side in (width, height)):
+            message = f"image.size: {width}x{height} is not possible; both sides must be multiples of {stride} from {stride} to {max_side}."
+            raise InvalidValue(message, "image.size")
+
+    def _default_max_images(self, ask: Ask) -> int:
+        may_choose = self._model.profile.family is Family.INTERLEAVED and ask.modalities in (None, frozenset(Modality))
+        return DEFAULT_MAX_IMAGES_INTERLEAVED if may_choose else DEFAULT_MAX_IMAGES
+
+    def _numbered(self, request: Request, ask: Ask, index: int) -> Request:
+        seed = secrets.randbits(63) if ask.seed is None else ask.seed
+        image_seed = seed if ask.pictures is None or ask.pictures.seed is None else ask.pictures.seed
+        return replace(
+            request,
+            request_id=uuid.uuid4().hex,
+            sampling=replace(request.sampling, seed=(seed + index) & SEED_MASK),
+            image=replace(request.image, seed=(image_seed + index) & SEED_MASK),
+        )
+
+
+def _refuse_contradictions(ask: Ask, modalities: frozenset[Modality]) -> None:
+    """Refuse options that the wanted modalities would leave without effect."""
+    if ask.pictures is not None and Modality.IMAGE not in modalities:
+        raise UnsupportedParameter('image: the answer holds no pictures; add "image" to modalities, or leave the field out.', "image")
+    if ask.text.logprobs is not None and Modality.TEXT not in modalities:
+        raise UnsupportedParameter('logprobs: the answer holds no text; add "text" to modalities, or leave the field out.', "logprobs")
+    if ask.thinks and len(modalities) > 1:
+        raise UnsupportedParameter('think: works with modalities ["text"] or ["image"], not with both.', "think")
+    if ask.text.min_tokens is not None and ask.text.max_tokens is not None and ask.text.min_tokens > ask.text.max_tokens:
+        message = f"min_tokens: {ask.text.min_tokens} is more than the {ask.text.max_tokens} tokens allowed."
+        raise InvalidValue(message, "min_tokens")
+
+
+def _or(value: ValueT | None, default: ValueT) -> ValueT:
+    return default if value is None else value
