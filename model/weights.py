@@ -31,6 +31,7 @@ BUFFER_BYTES = 16 << 20
 """Host memory the loader needs besides the parameters. A multiple of every element size; larger gains nothing measurable."""
 
 VIT_PREFIX = "vit_model."
+VAE_PARAMETERS = "vae."
 
 
 def load_bagel(
@@ -70,13 +71,15 @@ def save_bagel(model: Bagel, path: str | Path) -> None:
 
 
 def _uninitialised(config: BagelConfig, device: torch.device, dtype: torch.dtype) -> Bagel:
-    """Build the model without ever holding its weights on the host or in another dtype."""
+    """Build the model on ``device`` without a host copy, an initialisation or another dtype in between."""
     with torch.device("meta"):
         model = Bagel(config)
-    vae = model.vae
-    model = model.to(dtype)
-    model.vae = vae.to(torch.float32)
-    return model.to_empty(device=device)
+    empty = {
+        name: torch.empty(values.shape, dtype=torch.float32 if name.startswith(VAE_PARAMETERS) else dtype, device=device)
+        for name, values in model.named_parameters()
+    }
+    model.load_state_dict(empty, assign=True)
+    return model
 
 
 def _check_names(stored: dict[str, StoredTensor], lines: Sequence[TableLine], expected_file: Path) -> None:
