@@ -68,12 +68,15 @@ PYTHON
 
 install_torch_cpu() {
     if [[ $(uname -s) != Linux ]]; then pip_install "torch==$torch_version"; return; fi  # only Linux has CUDA builds on PyPI
-    if pip_install "torch==$torch_version+cpu" 2>/dev/null; then return; fi
-    say "pip's package sources have no torch $torch_version+cpu; asking $torch_cpu_index"
-    answers "$torch_cpu_index" || fail \
+    local complaint
+    complaint=$(mktemp)
+    if pip_install "torch==$torch_version+cpu" 2>"$complaint"; then rm "$complaint"; return; fi
+    say "pip's package sources gave no torch $torch_version+cpu; asking $torch_cpu_index"
+    answers "$torch_cpu_index" || fail "$(tail -n 3 "$complaint")" \
         "no CPU build of torch $torch_version to be had: $torch_cpu_index does not answer." \
         "Put torch-$torch_version+cpu-*.whl into a folder and set PIP_FIND_LINKS to it, or name a mirror with TORCH_CPU_INDEX=URL." \
         "(On a machine with an NVIDIA GPU that was not recognised: TORCH=cuda.)"
+    rm "$complaint"
     pip_install "torch==$torch_version+cpu" --extra-index-url "$torch_cpu_index"
 }
 

@@ -1,0 +1,19 @@
+"""What every test runs under. Imported by pytest before any test module."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+if not Path("/dev/nvidia0").exists():
+    # Triton reads this when a kernel is decorated. With a GPU the same tests run compiled.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+if importlib.util.find_spec("hypothesis"):
+    from hypothesis import settings
+
+    # No deadline: the first call of a torch op or a kernel pays for what all later ones share. The same examples in every run:
+    # a failure seen once can be seen again. Search wider by hand with --hypothesis-profile=default.
+    settings.register_profile("plait", deadline=None, derandomize=True, print_blob=True)
+    settings.load_profile("plait")
