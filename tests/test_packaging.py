@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REQUIREMENTS = [Requirement(text) for group in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()) for text in group]
+PACKAGES = ("kernels", "model", "server")
 PINS = [Requirement(line) for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
 
 FAKE_PYTHON = """#!/bin/bash
@@ -115,8 +119,21 @@ def test_what_is_installed_already_is_not_fetched_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["serve", "test"])
 def test_make_knows_what_to_do_on_a_fresh_machine(target: str, tmp_path: Path) -> None:
-    command = ["make", "--dry-run", target, f"VENV={tmp_path}/venv"]
+    command = ["make", "--no-print-directory", "--dry-run", target, f"VENV={tmp_path}/venv"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     steps = result.stdout.splitlines()
     assert "deploy/install.sh" in steps[0]
     assert any(f"{tmp_path}/venv/bin/" in step for step in steps[1:])
+
+
+def test_the_wheel_holds_every_file_of_the_packages(tmp_path: Path) -> None:
+    """Sources in C, pages and models are found at run time only if they are shipped."""
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", "out", "."]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=True)
+    (wheel,) = (tmp_path / "out").iterdir()
+    written = {str(path.relative_to(tmp_path)) for package in PACKAGES for path in (tmp_path / package).rglob("*") if path.is_file()}
+    assert written - set(zipfile.ZipFile(wheel).namelist()) == set()
