@@ -7,11 +7,12 @@
     │   ├── UnsupportedParameter   a known field that this server or this model does not honour
     │   ├── InvalidImage           not a picture this server reads
     │   ├── ImageTooLarge          a picture beyond the bounds
-    │   └── ContextLengthExceeded  prompt and answer do not fit the model
-    ├── ModelNotFound              the request names another model
-    ├── RouteNotFound              no such address
-    ├── MethodNotAllowed           the address exists, the method does not
-    ├── BodyTooLarge               more bytes than the server takes in
+    │   ├── ContextLengthExceeded  prompt and answer do not fit the model
+    │   ├── ModelNotFound          the request names another model
+    │   ├── RouteNotFound          no such address
+    │   ├── MethodNotAllowed       the address exists, the method does not
+    │   ├── UnsupportedMediaType   the body is not said to be JSON
+    │   └── BodyTooLarge           more bytes than the server takes in
     ├── EngineUnavailable          loading, restarting or stalled; asking again helps
     ├── Overloaded                 too much in flight; asking again helps
     └── GenerationFailed           accepted, then failed inside
@@ -98,6 +99,12 @@ class MethodNotAllowed(InvalidRequest):
     """The address exists, the method does not."""
 
     code = "method_not_allowed"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body is not said to be JSON."""
+
+    code = "unsupported_media_type"
 
 
 class BodyTooLarge(InvalidRequest):

@@ -68,7 +68,7 @@ class ContextBudget:
         num_images = 0 if request.mode is OutputMode.TEXT else request.image.max_images
         ends_with_picture = request.mode is OutputMode.IMAGE or request.generated_text_is_thought
         num_fed_back = max(0, num_images - 1) if ends_with_picture else num_images
-        num_texts = 0 if request.mode is OutputMode.IMAGE else num_images + (0 if request.generated_text_is_thought else 1)
+        num_texts = 0 if request.mode is OutputMode.IMAGE else 1 if request.generated_text_is_thought else num_images + 1
         text_markers = Need(NUM_MARKERS, NUM_MARKERS).times(num_texts)
         return self.prompt(request.segments) + self._drawn_picture(request).times(num_fed_back) + text_markers
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from model.guidance_rules import GuidanceMode
 from model.profile import THINK_IMAGE_PROMPT, THINK_TEXT_PROMPT, Family, SamplerDefaults
 from server.errors import InvalidValue, UnsupportedParameter
 from server.messages import (
     EngineReady,
-    GuidanceMode,
     ImageParams,
     ImageSegment,
     OutputMode,
@@ -44,7 +44,7 @@ class PromptLimits:
     """Bounds of one prompt beyond the context length."""
 
     max_pictures: int = 16
-    picture: PictureLimits = PictureLimits()
+    picture: PictureLimits = field(default_factory=PictureLimits)
 
 
 @dataclass(frozen=True, slots=True)

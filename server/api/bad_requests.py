@@ -1,0 +1,69 @@
+"""Reads a JSON body against a schema; what does not fit becomes one error of ours that names the field and the bound, never the value."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeVar
+
+import pydantic_core
+from pydantic import ValidationError
+
+from server.api.wire_object import UNKNOWN, UNSUPPORTED, WireObject
+from server.errors import InvalidRequest, InvalidValue, UnknownParameter, UnsupportedParameter
+
+LARGE_BODY_BYTES = 1 << 17
+"""From here on a body is read in a thread: the event loop has other streams to serve."""
+
+MAX_PARAM_CHARS = 200
+
+ObjectT = TypeVar("ObjectT", bound=WireObject)
+
+
+async def read_body(body: bytes, schema: type[ObjectT]) -> ObjectT:
+    """Parse and check a request body.
+
+    Raises:
+        InvalidRequest: not JSON, or not what the schema says.
+    """
+    if len(body) >= LARGE_BODY_BYTES:
+        return await asyncio.to_thread(checked, body, schema)
+    return checked(body, schema)
+
+
+def checked(body: bytes, schema: type[ObjectT]) -> ObjectT:
+    """Parse and check a request body in this thread; see `read_body`."""
+    try:
+        # NaN and Infinity are let through so that the schema refuses them by the field's name.
+        value = pydantic_core.from_json(body, allow_inf_nan=True)
+    except ValueError as error:
+        raise InvalidRequest("The body is not valid JSON, or nested too deeply.") from error
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        raise _first_problem(error) from error
+
+
+def _first_problem(error: ValidationError) -> InvalidRequest:
+    problems = error.errors(include_url=False, include_input=False)
+    problem = problems[0]
+    context = problem.get("ctx") or {}
+    param = _param(problem["loc"], str(context.get("name", "")))
+    more = f" ({len(problems) - 1} more fields are wrong.)" if len(problems) > 1 else ""
+    message = f"{param or 'body'}: {problem['msg'][:400].rstrip('?.')}.{more}"
+    if problem["type"] == UNKNOWN:
+        return UnknownParameter(message, param)
+    if problem["type"] == UNSUPPORTED:
+        return UnsupportedParameter(message, param)
+    return InvalidValue(message, param)
+
+
+def _param(location: tuple[int | str, ...], name: str) -> str | None:
+    """Write a pydantic location as a path: ``messages[0].content[1].text``. Parenthesised steps are our union tags."""
+    path = ""
+    steps: list[int | str] = [*location, name] if name else list(location)
+    for step in steps:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif not (step.startswith("(") and step.endswith(")")):
+            path += f".{step}" if path else step
+    return path[:MAX_PARAM_CHARS] or None

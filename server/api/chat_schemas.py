@@ -1,0 +1,232 @@
+"""The body of ``POST /v1/chat/completions``: every field with its bounds, and what is said about fields that are not honoured."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from model.guidance_rules import GuidanceMode, Renorm
+from server.api.message_schemas import AnyMessage
+from server.api.wire_object import WireObject, invalid, unsupported
+from server.serving.asks import Ask, Modality, PictureChoices, PictureFormat, TextChoices
+
+MAX_TOKENS = 1_000_000
+SEED_BOUND = 1 << 63
+NO_TOOLS = "this server's models call no tools; leave the field out"
+
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Seed = Annotated[int, Field(ge=-SEED_BOUND, lt=SEED_BOUND)]
+Scale = Annotated[float, Field(ge=0, le=30)]
+Unit = Annotated[float, Field(ge=0, le=1)]
+TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class ImageOptions(WireObject):
+    """How pictures are drawn: our extension ``image``. What is left out takes the model family's default (spec 6.4).
+
+    ``num_inference_steps`` is the T of spec 6.1 (T-1 evaluations), ``text_scale`` and ``image_scale`` are cfg_text_scale and
+    cfg_img_scale (1 is off), ``shift`` is timestep_shift.
+    """
+
+    size: Annotated[str, Field(max_length=11)] | None = None
+    num_inference_steps: Annotated[int, Field(ge=2, le=1000)] | None = None
+    guidance: Literal["bagel", "illume"] | None = None
+    text_scale: Scale | None = None
+    image_scale: Scale | None = None
+    interval: Annotated[list[Unit], Field(min_length=2, max_length=2)] | None = None
+    renorm: Literal["global", "channel", "text_channel"] | None = None
+    renorm_min: Unit | None = None
+    shift: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    negative_prompt: Annotated[str, Field(min_length=1, max_length=32_000)] | None = None
+    seed: Seed | None = None
+    max_images: Annotated[int, Field(ge=1, le=16)] | None = None
+    progress: bool = False
+    output_format: Literal["png", "webp", "jpeg"] = "png"
+
+    SYNONYMS: ClassVar[dict[str, str]] = {
+        "guidance_scale": "text_scale",
+        "cfg_scale": "text_scale",
+        "cfg_text_scale": "text_scale",
+        "cfg_img_scale": "image_scale",
+        "cfg_interval": "interval",
+        "num_timesteps": "num_inference_steps",
+        "steps": "num_inference_steps",
+        "timestep_shift": "shift",
+        "n": "max_images",
+        "width": "size",
+        "height": "size",
+    }
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.size not in (None, "auto") and re.fullmatch(r"[0-9]{1,5}x[0-9]{1,5}", self.size or "") is None:
+            raise invalid("expected 'auto' or WIDTHxHEIGHT in pixels, such as '1024x768'", "size")
+        if self.interval is not None and self.interval[0] > self.interval[1]:
+            raise invalid("expected [low, high] with low <= high, both from 0 to 1", "interval")
+        return self
+
+    def choices(self) -> PictureChoices:
+        """Return the options freed of their wire format."""
+        return PictureChoices(
+            size=self._size(),
+            num_timesteps=self.num_inference_steps,
+            guidance=None if self.guidance is None else GuidanceMode(self.guidance),
+            text_scale=self.text_scale,
+            image_scale=self.image_scale,
+            interval=None if self.interval is None else (self.interval[0], self.interval[1]),
+            renorm=None if self.renorm is None else Renorm(self.renorm),
+            renorm_min=self.renorm_min,
+            timestep_shift=self.shift,
+            negative_prompt=self.negative_prompt,
+            seed=self.seed,
+            max_images=self.max_images,
+            output_format=PictureFormat(self.output_format),
+        )
+
+    def _size(self) -> tuple[int, int] | None:
+        if self.size is None or self.size == "auto":
+            return None
+        width, height = self.size.split("x")
+        return int(width), int(height)
+
+
+class StreamOptions(WireObject):
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+class ResponseFormat(WireObject):
+    type: Literal["text"]
+
+    REFUSED: ClassVar[dict[str, str]] = {"json_schema": "answers cannot be held to a schema yet"}
+
+
+def _kind_of_stop(value: object) -> str | None:
+    if isinstance(value, str):
+        return "(string)"
+    return "(strings)" if isinstance(value, list) else None
+
+
+Stop = Annotated[
+    Annotated[StopString, Tag("(string)")] | Annotated[list[StopString], Field(max_length=4), Tag("(strings)")],
+    Discriminator(_kind_of_stop, custom_error_type="invalid_value", custom_error_message="expected a string or up to 4 strings"),
+]
+
+
+class ChatRequest(WireObject):
+    """The whole body."""
+
+    messages: Annotated[list[AnyMessage], Field(min_length=1, max_length=512)]
+    model: Annotated[str, Field(max_length=256)] | None = None
+    modalities: Annotated[list[Literal["text", "image"]], Field(min_length=1, max_length=2)] | None = None
+    image: ImageOptions | None = None
+    think: bool = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=4)] = 1
+    max_completion_tokens: TokenCount | None = None
+    max_tokens: TokenCount | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    ignore_eos: bool = False
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    min_p: Unit | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    seed: Seed | None = None
+    stop: Stop | None = None
+    response_format: ResponseFormat | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+    safety_identifier: Annotated[str, Field(max_length=512)] | None = None
+    metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
+    store: Literal[False] = False
+    service_tier: Literal["auto", "default"] | None = None
+
+    REFUSED: ClassVar[dict[str, str]] = {
+        "tools": NO_TOOLS,
+        "tool_choice": NO_TOOLS,
+        "parallel_tool_calls": NO_TOOLS,
+        "functions": NO_TOOLS,
+        "function_call": NO_TOOLS,
+        "audio": "this server has no audio",
+        "web_search_options": "this server does not search the web",
+        "moderation": "this server does not moderate",
+        "prediction": "predicted outputs are not supported",
+        "prompt_cache_key": "prompts are not cached by key",
+        "prompt_cache_options": "prompts are not cached on request",
+        "prompt_cache_retention": "prompts are not cached on request",
+        "reasoning_effort": "effort cannot be chosen; think=true lets the model plan first",
+        "verbosity": "verbosity cannot be chosen; say it in the prompt",
+        "chat_template": "the model has no chat template",
+        "chat_template_kwargs": "the model has no chat template",
+        "guided_json": "answers cannot be held to a schema yet",
+    }
+    SYNONYMS: ClassVar[dict[str, str]] = {
+        "max_new_tokens": "max_completion_tokens",
+        "prompt": "messages",
+        "size": "image",
+        "guidance_scale": "image",
+        "num_inference_steps": "image",
+        "negative_prompt": "image",
+        "enable_thinking": "think",
+    }
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if self.modalities is not None and len(set(self.modalities)) < len(self.modalities):
+            raise invalid("expected each of 'text' and 'image' at most once", "modalities")
+        if self.max_tokens is not None and self.max_completion_tokens not in (None, self.max_tokens):
+            raise invalid("differs from max_completion_tokens; leave one of them out", "max_tokens")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise invalid("needs logprobs=true", "top_logprobs")
+        if self.stream_options is not None and not self.stream:
+            raise invalid("needs stream=true", "stream_options")
+        if self.image is not None and self.image.progress and not self.stream:
+            raise unsupported("progress needs stream=true", "image.progress")
+        self._check_logit_bias()
+        return self
+
+    def _check_logit_bias(self) -> None:
+        bias = self.logit_bias or {}
+        if len(bias) > 300:
+            raise invalid("expected at most 300 tokens", "logit_bias")
+        if not all(re.fullmatch(r"[0-9]{1,9}", key) for key in bias):
+            raise invalid("expected token ids as keys", "logit_bias")
+
+    def ask(self) -> Ask:
+        """Return what is asked, freed of its wire format."""
+        return Ask(
+            messages=[message.message(f"messages[{place}]") for place, message in enumerate(self.messages)],
+            modalities=None if self.modalities is None else frozenset(Modality(name) for name in self.modalities),
+            text=self._text_choices(),
+            pictures=None if self.image is None else self.image.choices(),
+            n=self.n,
+            seed=self.seed,
+            thinks=self.think,
+            wants_progress=self.image is not None and self.image.progress,
+        )
+
+    def _text_choices(self) -> TextChoices:
+        return TextChoices(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias={int(key): value for key, value in (self.logit_bias or {}).items()},
+            max_tokens=self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
+            min_tokens=self.min_tokens,
+            ignore_eos=self.ignore_eos,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            stop=[self.stop] if isinstance(self.stop, str) else self.stop or [],
+        )

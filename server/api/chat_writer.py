@@ -1,0 +1,198 @@
+"""Writes events into OpenAI's wire format: one completion at the end, or a chunk for each event."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from server.api.chat_answers import (
+    AlternativeOut,
+    ChatCompletionOut,
+    ChoiceOut,
+    ChunkChoiceOut,
+    ChunkOut,
+    CompletionTokensOut,
+    DeltaOut,
+    FinishReasonOut,
+    ImageOut,
+    ImagePartOut,
+    ImageUrlOut,
+    LogprobsOut,
+    MessageOut,
+    PartOut,
+    ProgressOut,
+    PromptTokensOut,
+    TextPartOut,
+    TokenLogprobOut,
+    UsageOut,
+)
+from server.errors import GenerationFailed
+from server.messages import FinishReason, Usage
+from server.serving.events import AlternativeToken, Event, FinishedEvent, PictureEvent, ProgressEvent, ScoredToken, TextEvent, ThoughtEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What every piece of one answer repeats. ``num_choices`` is how many answers it holds."""
+
+    completion_id: str
+    created: int
+    model: str
+    num_choices: int
+    with_logprobs: bool
+    metadata: dict[str, str] | None
+
+
+@dataclass(slots=True)
+class _Draft:
+    """One choice as it grows."""
+
+    texts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    images: list[ImageOut] = field(default_factory=list)
+    parts: dict[int, PartOut] = field(default_factory=dict)
+    scored: list[ScoredToken] = field(default_factory=list)
+    finish_reason: FinishReasonOut = "stop"
+
+    def take(self, event: Event) -> None:
+        match event:
+            case TextEvent():
+                self.texts.append(event.text)
+                self.scored += event.scored
+                before = self.parts.get(event.part)
+                written = before.text if isinstance(before, TextPartOut) else ""
+                self.parts[event.part] = TextPartOut(index=event.part, text=written + event.text)
+            case ThoughtEvent():
+                self.thoughts.append(event.text)
+            case PictureEvent():
+                self.images.append(_image(event))
+                self.parts[event.part] = ImagePartOut(index=event.part, image_index=event.index)
+            case FinishedEvent():
+                self.finish_reason = _finish_reason(event.reason)
+            case ProgressEvent():
+                pass
+
+    def choice(self, index: int, *, with_logprobs: bool) -> ChoiceOut:
+        message = MessageOut(
+            content="".join(self.texts),
+            images=self.images,
+            content_parts=[self.parts[part] for part in sorted(self.parts)],
+            reasoning_content="".join(self.thoughts) or None,
+        )
+        return ChoiceOut(
+            index=index, message=message, logprobs=_logprobs(self.scored) if with_logprobs else None, finish_reason=self.finish_reason
+        )
+
+
+async def write_completion(events: AsyncIterator[Event], heading: Heading) -> str:
+    """Collect all events and return the completion as JSON.
+
+    Raises:
+        GenerationFailed, EngineUnavailable: from ``events``.
+    """
+    drafts = [_Draft() for _ in range(heading.num_choices)]
+    usages: list[Usage] = []
+    async for event in events:
+        drafts[event.choice].take(event)
+        if isinstance(event, FinishedEvent):
+            usages.append(event.usage)
+    return ChatCompletionOut(
+        id=heading.completion_id,
+        created=heading.created,
+        model=heading.model,
+        choices=[draft.choice(index, with_logprobs=heading.with_logprobs) for index, draft in enumerate(drafts)],
+        usage=_usage(usages),
+        metadata=heading.metadata,
+    ).model_dump_json()
+
+
+async def write_chunks(events: AsyncIterator[Event], heading: Heading, *, with_usage: bool) -> AsyncIterator[str]:
+    """Yield a chunk of JSON for each event, after one that opens each choice; with ``with_usage`` one that sums up.
+
+    Raises:
+        GenerationFailed, EngineUnavailable: from ``events``.
+    """
+    usages: list[Usage] = []
+    for index in range(heading.num_choices):
+        yield _chunk(heading, [ChunkChoiceOut(index=index, delta=DeltaOut(role="assistant", content=""), finish_reason=None)])
+    async for event in events:
+        if isinstance(event, ProgressEvent):
+            progress = ProgressOut(choice=event.choice, index=event.index, step=event.step, num_steps=event.num_steps)
+            yield _chunk(heading, [], progress=progress)
+            continue
+        if isinstance(event, FinishedEvent):
+            usages.append(event.usage)
+        yield _chunk(heading, [_chunk_choice(event, with_logprobs=heading.with_logprobs)])
+    if with_usage:
+        yield _chunk(heading, [], usage=_usage(usages))
+
+
+def _chunk(heading: Heading, choices: list[ChunkChoiceOut], *, progress: ProgressOut | None = None, usage: UsageOut | None = None) -> str:
+    return ChunkOut(
+        id=heading.completion_id,
+        created=heading.created,
+        model=heading.model,
+        choices=choices,
+        usage=usage,
+        image_progress=progress,
+        metadata=heading.metadata,
+    ).model_dump_json()
+
+
+def _chunk_choice(event: Event, *, with_logprobs: bool) -> ChunkChoiceOut:
+    match event:
+        case TextEvent():
+            delta = DeltaOut(content=event.text, content_parts=[TextPartOut(index=event.part, text=event.text)])
+            logprobs = _logprobs(event.scored) if with_logprobs else None
+            return ChunkChoiceOut(index=event.choice, delta=delta, logprobs=logprobs)
+        case ThoughtEvent():
+            return ChunkChoiceOut(index=event.choice, delta=DeltaOut(reasoning_content=event.text))
+        case PictureEvent():
+            part = ImagePartOut(index=event.part, image_index=event.index)
+            return ChunkChoiceOut(index=event.choice, delta=DeltaOut(images=[_image(event)], content_parts=[part]))
+        case FinishedEvent():
+            return ChunkChoiceOut(index=event.choice, delta=DeltaOut(), finish_reason=_finish_reason(event.reason))
+        case ProgressEvent():
+            raise AssertionError("progress belongs to no choice")
+
+
+def _image(event: PictureEvent) -> ImageOut:
+    return ImageOut(index=event.index, image_url=ImageUrlOut(url=event.url))
+
+
+def _finish_reason(reason: FinishReason) -> FinishReasonOut:
+    match reason:
+        case FinishReason.STOP:
+            return "stop"
+        case FinishReason.LENGTH:
+            return "length"
+        case FinishReason.ABORT | FinishReason.ERROR:
+            raise GenerationFailed("The request was ended by the server.", "aborted")
+
+
+def _logprobs(scored: list[ScoredToken]) -> LogprobsOut:
+    return LogprobsOut(
+        content=[
+            TokenLogprobOut(**_alternative(entry.token).model_dump(), top_logprobs=[_alternative(other) for other in entry.top])
+            for entry in scored
+        ]
+    )
+
+
+def _alternative(token: AlternativeToken) -> AlternativeOut:
+    return AlternativeOut(token=token.text, logprob=token.logprob, bytes=list(token.utf8))
+
+
+def _usage(usages: list[Usage]) -> UsageOut:
+    """Sum up the answers; their common prompt counts once."""
+    prompt = usages[0] if usages else Usage()
+    text = sum(usage.completion_text_tokens for usage in usages)
+    image = sum(usage.completion_image_tokens for usage in usages)
+    num_prompt = prompt.prompt_text_tokens + prompt.prompt_image_tokens
+    return UsageOut(
+        prompt_tokens=num_prompt,
+        completion_tokens=text + image,
+        total_tokens=num_prompt + text + image,
+        prompt_tokens_details=PromptTokensOut(text_tokens=prompt.prompt_text_tokens, image_tokens=prompt.prompt_image_tokens),
+        completion_tokens_details=CompletionTokensOut(text_tokens=text, image_tokens=image),
+    )

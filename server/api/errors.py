@@ -1,0 +1,60 @@
+"""Errors as HTTP: which status each has, and OpenAI's body for them. The only place that knows both."""
+
+from __future__ import annotations
+
+import json
+
+from starlette.responses import Response
+
+from server.errors import (
+    BodyTooLarge,
+    EngineUnavailable,
+    GenerationFailed,
+    InvalidRequest,
+    MethodNotAllowed,
+    ModelNotFound,
+    Overloaded,
+    PlaitError,
+    RouteNotFound,
+    UnsupportedMediaType,
+)
+
+RETRY_AFTER_S = 2
+"""What a client is told to wait before it asks again."""
+
+STATUS_BY_CODE = {"context_length_exceeded": 400}
+"""Errors that only the engine could find, by its word for them."""
+
+
+def status_of(error: PlaitError) -> int:
+    """Return the HTTP status of an error."""
+    match error:
+        case ModelNotFound() | RouteNotFound():
+            return 404
+        case MethodNotAllowed():
+            return 405
+        case BodyTooLarge():
+            return 413
+        case UnsupportedMediaType():
+            return 415
+        case InvalidRequest():
+            return 400
+        case EngineUnavailable() | Overloaded():
+            return 503
+        case GenerationFailed():
+            return STATUS_BY_CODE.get(error.code, 500)
+        case _:
+            return 500
+
+
+def error_json(error: PlaitError) -> str:
+    """Return OpenAI's error object."""
+    return json.dumps({"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}})
+
+
+def error_response(error: PlaitError) -> Response:
+    """Return the whole answer to a request that failed."""
+    headers = {"x-should-retry": "true" if error.is_retryable else "false"}
+    if error.is_retryable:
+        headers["retry-after"] = str(RETRY_AFTER_S)
+    return Response(error_json(error), status_of(error), headers, "application/json")

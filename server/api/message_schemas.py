@@ -1,0 +1,186 @@
+"""The messages of a conversation as clients send them: every shape that our own answers have, and OpenAI's.
+
+An assistant message may come back exactly as it was answered: ``content`` (plain text), ``images`` and ``content_parts``, where the last
+gives the order and refers to pictures by ``image_index``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from server.api.wire_object import WireObject, invalid
+from server.errors import InvalidValue
+from server.serving.asks import Message, PicturePart, TextPart
+
+MAX_TEXT_CHARS = 1_000_000
+MAX_URL_CHARS = 30_000_000
+MAX_PARTS = 512
+
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+Index = Annotated[int, Field(ge=0, le=MAX_PARTS)]
+
+
+class ImageUrl(WireObject):
+    """Where a picture is; ``detail`` other than auto would have no effect."""
+
+    url: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)]
+    detail: Literal["auto"] | None = None
+
+
+class TextInput(WireObject):
+    type: Literal["text"]
+    text: Text
+    index: Index | None = None
+
+
+class ImageInput(WireObject):
+    """A picture, by its own address or, in ``content_parts``, by its place in ``images``."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl | None = None
+    image_index: Index | None = None
+    index: Index | None = None
+
+    @model_validator(mode="after")
+    def _names_one_picture(self) -> Self:
+        if (self.image_url is None) == (self.image_index is None):
+            raise invalid("expected either image_url or image_index", "image_url")
+        return self
+
+
+class ImageEntry(WireObject):
+    """One of ``images``."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+    index: Index | None = None
+
+
+def _kind_of_part(value: object) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else None
+    return f"({kind})" if kind in ("text", "image_url") else None
+
+
+def _kind_of_content(value: object) -> str | None:
+    if isinstance(value, str):
+        return "(string)"
+    return "(parts)" if isinstance(value, list) else None
+
+
+Part = Annotated[
+    Annotated[TextInput, Tag("(text)")] | Annotated[ImageInput, Tag("(image_url)")],
+    Discriminator(
+        _kind_of_part,
+        custom_error_type="invalid_value",
+        custom_error_message="expected a part of type 'text' or 'image_url'",
+    ),
+]
+Parts = Annotated[list[Part], Field(max_length=MAX_PARTS)]
+Content = Annotated[
+    Annotated[Text, Tag("(string)")] | Annotated[Parts, Tag("(parts)")],
+    Discriminator(
+        _kind_of_content,
+        custom_error_type="invalid_value",
+        custom_error_message="expected a string or a list of parts",
+    ),
+]
+
+
+class PromptMessage(WireObject):
+    """What the user or the system says."""
+
+    role: Literal["system", "developer", "user"]
+    content: Content
+
+    REFUSED: ClassVar[dict[str, str]] = {"name": "the model has no place for names; put it into the text"}
+
+    def message(self, param: str) -> Message:
+        """Return the message in order; ``param`` is where it stood."""
+        return Message(content_parts(self.content, [], f"{param}.content"), param)
+
+
+class AssistantMessage(WireObject):
+    """What the model said earlier. ``reasoning_content`` is accepted because answers have it; a plan is not part of the history."""
+
+    role: Literal["assistant"]
+    content: Content | None = None
+    images: Annotated[list[ImageEntry], Field(max_length=MAX_PARTS)] | None = None
+    content_parts: Parts | None = None
+    reasoning_content: Text | None = None
+
+    REFUSED: ClassVar[dict[str, str]] = {
+        "name": "the model has no place for names; put it into the text",
+        "refusal": "this server makes no refusals; put the text into content",
+        "audio": "this server has no audio",
+        "annotations": "this server makes no annotations",
+        "function_call": "this server calls no functions",
+        "tool_calls": "this server calls no tools",
+        "parsed": "send the text as content",
+    }
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if self.content is None and not self.images and not self.content_parts:
+            raise invalid("expected content, images or content_parts", "content")
+        if self.content_parts is None:
+            return self
+        if self.content and isinstance(self.content, list):
+            raise invalid("expected a string beside content_parts, which gives the order", "content")
+        spoken = "".join(part.text for part in self.content_parts if isinstance(part, TextInput))
+        if self.content and self.content != spoken:
+            raise invalid("differs from the text of content_parts; leave one of them out", "content")
+        return self
+
+    def message(self, param: str) -> Message:
+        """Return the message in order: that of ``content_parts`` if given, else words before pictures."""
+        images = self.images or []
+        if self.content_parts is not None:
+            return Message(content_parts(self.content_parts, images, f"{param}.content_parts"), param)
+        pictures = [PicturePart(entry.image_url.url, f"{param}.images[{place}].image_url.url") for place, entry in enumerate(images)]
+        return Message([*content_parts(self.content or "", [], f"{param}.content"), *pictures], param)
+
+
+def _kind_of_message(value: object) -> str | None:
+    role = value.get("role") if isinstance(value, dict) else None
+    if role in ("system", "developer", "user"):
+        return "(prompt)"
+    return "(assistant)" if role == "assistant" else None
+
+
+AnyMessage = Annotated[
+    Annotated[PromptMessage, Tag("(prompt)")] | Annotated[AssistantMessage, Tag("(assistant)")],
+    Discriminator(
+        _kind_of_message,
+        custom_error_type="invalid_value",
+        custom_error_message="expected an object whose role is 'system', 'developer', 'user' or 'assistant'",
+    ),
+]
+
+
+def content_parts(content: str | list[TextInput | ImageInput], images: list[ImageEntry], param: str) -> list[TextPart | PicturePart]:
+    """Return content as parts in order, with references to ``images`` resolved.
+
+    Raises:
+        InvalidValue: a reference to a picture that is not there.
+    """
+    if isinstance(content, str):
+        return [TextPart(content)]
+    parts: list[TextPart | PicturePart] = []
+    for place, part in enumerate(content):
+        where = f"{param}[{place}]"
+        if isinstance(part, TextInput):
+            parts.append(TextPart(part.text))
+        elif part.image_url is not None:
+            parts.append(PicturePart(part.image_url.url, f"{where}.image_url.url"))
+        else:
+            parts.append(PicturePart(_referred(part.image_index, images, where), f"{where}.image_index"))
+    return parts
+
+
+def _referred(image_index: int | None, images: list[ImageEntry], where: str) -> str:
+    for place, entry in enumerate(images):
+        if (place if entry.index is None else entry.index) == image_index:
+            return entry.image_url.url
+    raise InvalidValue(f"{where}.image_index: images has no entry {image_index}; it has {len(images)}.", f"{where}.image_index")

@@ -1,0 +1,100 @@
+"""Round every request: an id, a limit on the body, the catalogue's answer to what went wrong, one log line, one count."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.api.errors import error_response
+from server.errors import BodyTooLarge, PlaitError
+from server.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+"""What a client's own x-request-id may look like to be repeated; any other is replaced."""
+
+
+class Edge:
+    """The outermost layer of the application."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        visit = _Visit(scope, send)
+        try:
+            await self._app(scope, self._limited(scope, receive), visit.send)
+        except Exception as error:
+            logger.exception("request %s failed", visit.request_id)
+            if visit.status is None:
+                await error_response(_public(error, visit.request_id))(scope, receive, visit.send)
+        finally:
+            self._metrics.http_requests.labels(visit.route, str(visit.status or 0)).inc()
+            logger.info("%s %s %s %.1f ms %s", scope["method"], visit.route, visit.status, visit.elapsed_ms, visit.request_id)
+
+    def _limited(self, scope: Scope, receive: Receive) -> Receive:
+        """Return a ``receive`` that refuses a body beyond the limit, by its announced length or as it comes."""
+        announced = Headers(scope=scope).get("content-length", "0")
+        too_large = BodyTooLarge(f"The body has more than {self._max_body_bytes} bytes, as many as this server takes.")
+        num_bytes = 0
+
+        async def limited() -> Message:
+            nonlocal num_bytes
+            if announced.isdecimal() and int(announced) > self._max_body_bytes:
+                raise too_large
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > self._max_body_bytes:
+                raise too_large
+            return message
+
+        return limited
+
+
+class _Visit:
+    """One request on its way through; puts the id on the answer."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        own = Headers(scope=scope).get("x-request-id", "")
+        self.request_id = own if CLIENT_ID.fullmatch(own) else f"req-{uuid.uuid4().hex}"
+        self.status: int | None = None
+        self._scope = scope
+        self._send = send
+        self._started = time.monotonic()
+
+    @property
+    def elapsed_ms(self) -> float:
+        return 1000 * (time.monotonic() - self._started)
+
+    @property
+    def route(self) -> str:
+        """The pattern that matched: one of a closed set, whatever the client asked for."""
+        route = self._scope.get("route")
+        return route.path if isinstance(route, Route) else "other"
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self.request_id
+            headers["openai-processing-ms"] = str(int(self.elapsed_ms))
+        await self._send(message)
+
+
+def _public(error: Exception, request_id: str) -> PlaitError:
+    """Return what a client may know of an error nobody expected: nothing but the id to ask about."""
+    if isinstance(error, PlaitError):
+        return error
+    return PlaitError(f"The server failed on this request; its log names the cause under {request_id}.")

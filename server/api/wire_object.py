@@ -1,0 +1,70 @@
+"""The base of every object a client may send: strict, bounded, and with a name for whatever it does not know.
+
+A field is honoured, or refused by name; none is ignored. Null counts as absent. The validators raise pydantic's custom errors whose kind
+is one of ours, which `server.api.bad_requests` turns into errors of the catalogue.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
+
+UNKNOWN = "unknown_parameter"
+UNSUPPORTED = "unsupported_parameter"
+INVALID = "invalid_value"
+
+MAX_NAME_CHARS = 64
+"""How much of a client's own field name an error repeats."""
+
+
+class WireObject(BaseModel):
+    """A JSON object from outside.
+
+    Attributes:
+        REFUSED: fields that exist elsewhere and are not honoured here, with what to say.
+        SYNONYMS: other names of our fields, to suggest ours.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, extra="forbid")
+
+    REFUSED: ClassVar[dict[str, str]] = {}
+    SYNONYMS: ClassVar[dict[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_is_not_honoured(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        for name, given in value.items():
+            if name in cls.model_fields:
+                continue
+            if name not in cls.REFUSED:
+                raise unknown(name, cls._nearest(name))
+            if given is not None:
+                raise unsupported(cls.REFUSED[name], name)
+        return {name: given for name, given in value.items() if given is not None}
+
+    @classmethod
+    def _nearest(cls, name: str) -> str | None:
+        if name in cls.SYNONYMS:
+            return cls.SYNONYMS[name]
+        return next(iter(difflib.get_close_matches(name[:MAX_NAME_CHARS], cls.model_fields, n=1)), None)
+
+
+def unknown(name: str, nearest: str | None) -> PydanticCustomError:
+    """Say that nobody knows the field ``name``."""
+    hint = "" if nearest is None else f"; the nearest known one is '{nearest}'"
+    return PydanticCustomError(UNKNOWN, "unknown field{hint}", {"hint": hint, "name": name[:MAX_NAME_CHARS]})
+
+
+def unsupported(reason: str, name: str | None = None) -> PydanticCustomError:
+    """Say that a field, or its value, is not honoured here; ``name`` is the field below the object being checked."""
+    return PydanticCustomError(UNSUPPORTED, "{reason}", {"reason": reason, "name": name or ""})
+
+
+def invalid(reason: str, name: str | None = None) -> PydanticCustomError:
+    """Say what is wrong with a value; ``name`` is the field below the object being checked."""
+    return PydanticCustomError(INVALID, "{reason}", {"reason": reason, "name": name or ""})

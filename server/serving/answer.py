@@ -1,0 +1,130 @@
+"""One answer as it grows: the engine's outputs for one request become events, tokens become text, pictures become files.
+
+Keeps what must be remembered between tokens: half a character, half a stop string, which piece of the answer is being written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from model.tokenizer import StreamDecoder, Tokenizer
+from server.errors import EngineUnavailable, GenerationFailed
+from server.messages import FinishedOutput, FinishReason, ImageOutput, ProgressOutput, TextClosed, TokenLogprob, TokenOutput
+from server.serving.asks import PictureFormat
+from server.serving.events import (
+    AlternativeToken,
+    Event,
+    FinishedEvent,
+    PictureEvent,
+    ProgressEvent,
+    ScoredToken,
+    TextEvent,
+    ThoughtEvent,
+)
+from server.serving.output_stream import Output
+from server.serving.pictures import data_uri, encode_picture
+from server.serving.stops import StopFinder
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStyle:
+    """What shapes the events of an answer. ``num_top`` is how many alternatives each token is shown with."""
+
+    stops: Sequence[str]
+    output_format: PictureFormat
+    text_is_thought: bool
+    num_top: int
+
+
+class Answer:
+    """Turns outputs into events for answer number ``choice``."""
+
+    def __init__(self, choice: int, tokenizer: Tokenizer, style: AnswerStyle) -> None:
+        self._choice = choice
+        self._tokenizer = tokenizer
+        self._style = style
+        self._decoder = StreamDecoder(tokenizer)
+        self._stop_finder = StopFinder(style.stops)
+        self._num_parts = 0
+        self._writes_part = False
+        self._unshown: list[ScoredToken] = []
+        self.is_stopped = False
+        """A stop string has come: nothing more is shown, the engine should be told to end."""
+
+    async def events(self, output: Output) -> list[Event]:
+        """Return the events an output gives rise to.
+
+        Raises:
+            GenerationFailed, EngineUnavailable: the engine reports that the request failed.
+        """
+        match output:
+            case FinishedOutput():
+                return [*self._close_text(), self._finished(output)]
+            case _ if self.is_stopped:
+                return []
+            case TokenOutput():
+                return self._token(output)
+            case TextClosed():
+                return self._close_text()
+            case ProgressOutput():
+                return [ProgressEvent(self._choice, output.index, output.step, output.num_steps)]
+            case ImageOutput():
+                return [*self._close_text(), await self._picture(output)]
+
+    def _token(self, output: TokenOutput) -> list[Event]:
+        if output.logprob is not None:
+            self._unshown.append(self._scored(output.logprob))
+        events = self._show(self._stop_finder.push(self._decoder.push(output.token_id)))
+        if self._stop_finder.is_found:
+            self.is_stopped = True
+            self._unshown.clear()
+        return events
+
+    def _close_text(self) -> list[Event]:
+        """Show what was held back and let the next text be another piece."""
+        if self.is_stopped:
+            return []
+        text = self._stop_finder.push(self._decoder.flush())
+        events = self._show(text + self._stop_finder.flush())
+        self._unshown.clear()
+        self._decoder = StreamDecoder(self._tokenizer)
+        if self._writes_part:
+            self._num_parts += 1
+            self._writes_part = False
+        return events
+
+    def _show(self, text: str) -> list[Event]:
+        if not text:
+            return []
+        if self._style.text_is_thought:
+            return [ThoughtEvent(self._choice, text)]
+        self._writes_part = True
+        scored, self._unshown = self._unshown, []
+        return [TextEvent(self._choice, self._num_parts, text, scored)]
+
+    async def _picture(self, output: ImageOutput) -> Event:
+        """Encode a picture, away from the event loop."""
+        encoded = await asyncio.to_thread(encode_picture, output.picture, self._style.output_format)
+        part = self._num_parts
+        self._num_parts += 1
+        return PictureEvent(self._choice, part, output.index, data_uri(encoded, self._style.output_format))
+
+    def _finished(self, output: FinishedOutput) -> Event:
+        if self.is_stopped:
+            return FinishedEvent(self._choice, FinishReason.STOP, output.usage)
+        if output.reason is FinishReason.ERROR:
+            message = output.error_message or "the request failed"
+            if output.error_code == EngineUnavailable.code:
+                raise EngineUnavailable(message)
+            raise GenerationFailed(message, output.error_code or "server_error")
+        return FinishedEvent(self._choice, output.reason, output.usage)
+
+    def _scored(self, logprob: TokenLogprob) -> ScoredToken:
+        top = [self._alternative(token_id, value) for token_id, value in logprob.top[: self._style.num_top]]
+        return ScoredToken(self._alternative(logprob.token_id, logprob.logprob), top)
+
+    def _alternative(self, token_id: int, logprob: float) -> AlternativeToken:
+        utf8 = self._tokenizer.token_bytes(token_id)
+        return AlternativeToken(utf8.decode("utf-8", errors="replace"), utf8, logprob)
