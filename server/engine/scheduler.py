@@ -61,6 +61,11 @@ class Scheduler:
         return bool(self._waiting or self._running)
 
     @property
+    def running(self) -> list[Sequence]:
+        """The sequences that hold pages, in order of admission."""
+        return list(self._running.values())
+
+    @property
     def num_waiting(self) -> int:
         return len(self._waiting)
 
@@ -94,6 +99,11 @@ class Scheduler:
             if sequence.request.request_id == request_id:
                 self._finish(sequence, reason)
                 return
+
+    def abort_all(self) -> None:
+        """End every request."""
+        for sequence in (*self._waiting, *self._running.values()):
+            self._finish(sequence, FinishReason.ABORT)
 
     def fail(self, sequence_ids: list[int], code: str, message: str) -> None:
         """End the given sequences with an error."""

@@ -1,0 +1,51 @@
+"""What this machine can do at best, measured: large matrix products and large reads, in the dtype a model runs in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+
+MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
+READ_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
+
+
+class Machine:
+    """Probes of one device, to be run between measurements, so that a noisy machine is noisy for both."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        side = MATMUL_SIDE[device.type]
+        self._device = device
+        self._left = torch.randn(side, side, device=device).to(dtype)
+        self._right = torch.randn(side, side, device=device).to(dtype)
+        self._flop = 2.0 * side**3
+        self._data = torch.randn(READ_BYTES[device.type] // 4, device=device)
+        self._matmul_s: list[float] = []
+        self._read_s: list[float] = []
+
+    def probe(self, repeats: int = 3) -> None:
+        """Take a few samples of both rates."""
+        for _ in range(repeats):
+            self._matmul_s.append(timed(lambda: self._left @ self._right, self._device))
+            self._read_s.append(timed(self._data.sum, self._device))
+
+    @property
+    def matmul_gflops(self) -> float:
+        """Median rate of a square matrix product, in GFLOP/s."""
+        return self._flop / median(self._matmul_s) / 1e9
+
+    @property
+    def read_gbps(self) -> float:
+        """Median rate of summing a large float32 vector, in GB/s."""
+        return self._data.nbytes / median(self._read_s) / 1e9
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds ``work`` takes, the device's included."""
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
