@@ -116,7 +116,7 @@ def _penalise(logits: torch.Tensor, row: SamplingRow) -> None:
 
 
 def _sample(logits: torch.Tensor, rows: list[SamplingRow]) -> torch.Tensor:
-    """Draw from ``[num_rows, vocab]`` logits by top-k, then min-p and top-p, over tokens sorted by probability. Returns int64 ``[num_rows]``."""
+    """Draw from ``[num_rows, vocab]`` logits by top-k, min-p and top-p over tokens sorted by probability: int64 ``[num_rows]``."""
 
     def column(values: list[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float64, device=logits.device)[:, None]

@@ -26,9 +26,7 @@ class BagelScales:
     renorm_min: float
 
 
-def bagel_velocity(
-    full: torch.Tensor, no_text: torch.Tensor | None, no_image: torch.Tensor | None, scales: BagelScales
-) -> torch.Tensor:
+def bagel_velocity(full: torch.Tensor, no_text: torch.Tensor | None, no_image: torch.Tensor | None, scales: BagelScales) -> torch.Tensor:
     """Combine velocities by BAGEL's nested rule.
 
     Args:
@@ -57,7 +55,8 @@ def _renorm_ratio(full: torch.Tensor, guided: torch.Tensor, renorm: Renorm, reno
         wanted, found = full.norm(dim=-1, keepdim=True), guided.norm(dim=-1, keepdim=True)
     else:
         wanted, found = full.norm(), guided.norm()
-    return (wanted / (found + NORM_EPS)).clamp(min=renorm_min, max=1.0)
+    ratio: torch.Tensor = (wanted / (found + NORM_EPS)).clamp(min=renorm_min, max=1.0)
+    return ratio
 
 
 def illume_velocity(

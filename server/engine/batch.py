@@ -65,7 +65,7 @@ class DecodeRow:
 
 @dataclass(frozen=True, slots=True)
 class PrefillRow:
-    """A chunk of one context: pieces in order, starting at ``kv_len`` and ``rope_pos``. ``draw`` is set when its last row decides something."""
+    """A chunk of one context: pieces in order from ``kv_len`` and ``rope_pos``. ``draw`` is set when its last row decides something."""
 
     sequence_id: int
     pages: list[int]
@@ -133,7 +133,9 @@ class Batch:
 
     def sequence_ids(self) -> list[int]:
         """List the sequences with work in this batch, each once, in order."""
-        ids = [row.sequence_id for row in (*self.decodes, *self.denoises, *self.prefills)]
+        ids = [row.sequence_id for row in self.decodes]
+        ids += [step.sequence_id for step in self.denoises]
+        ids += [row.sequence_id for row in self.prefills]
         return list(dict.fromkeys(ids))
 
     def restricted_to(self, sequence_ids: set[int]) -> Batch:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from model.guidance_rules import GuidanceMode
 from server.engine.segments import ContextSegment, DroppedImage, TextTokens, VaeImage, VitImage
-from server.messages import GuidanceMode, ImageParams
+from server.messages import ImageParams
 
 
 class Branch(Enum):

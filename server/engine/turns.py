@@ -157,9 +157,7 @@ class Turns:
         params = sequence.request.image
         num_tokens = (params.height // self._facts.latent_stride) * (params.width // self._facts.latent_stride)
         usage = sequence.usage
-        sequence.usage = replace(
-            usage, num_images=usage.num_images + 1, completion_image_tokens=usage.completion_image_tokens + num_tokens
-        )
+        sequence.usage = replace(usage, num_images=usage.num_images + 1, completion_image_tokens=usage.completion_image_tokens + num_tokens)
         sequence.num_images += 1
         sequence.image = None
         following = self._after_picture(sequence)

@@ -84,12 +84,13 @@ class GoldenSet:
     def image_cases(self) -> list[ImageCase]:
         """Every generation run of `cases.json: gen`, and both pictures of the interleaved chain."""
         config, chain, il = self.cases["config"], self._chain(), self.cases["il"]
+        prompt: list[Segment] = [self._text(config["prompt"])]
         edit: list[Segment] = [self._picture("edit.image_u8"), self._text(config["edit_prompt"])]
         edit_size = self._sizes("edit.image_resized_u8")
         cases: list[ImageCase] = []
         for name, run in self.cases["gen"].items():
             is_edit = name.startswith("edit.")
-            segments = edit if is_edit else [self._text(config["prompt"])]
+            segments = edit if is_edit else prompt
             size = edit_size if is_edit else (config["t2i"][0], config["t2i"][1])
             cases.append(self._image_case(name, segments, size, run, "edit.noise" if is_edit else "t2i.noise"))
         size = (il["hw"][0], il["hw"][1])

@@ -24,7 +24,18 @@ from server.engine.link import LocalLink
 from server.engine.loop import Engine
 from server.engine.options import EngineOptions
 from server.engine.process import LoadedEngine, assemble_engine, model_facts
-from server.messages import Abort, FinishReason, ImageParams, ImageSegment, OutputMode, Picture, Request, SamplingParams, Segment, TextSegment
+from server.messages import (
+    Abort,
+    FinishReason,
+    ImageParams,
+    ImageSegment,
+    OutputMode,
+    Picture,
+    Request,
+    SamplingParams,
+    Segment,
+    TextSegment,
+)
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "tiny_a"
 NUM_REQUESTS = 36

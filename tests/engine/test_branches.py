@@ -9,8 +9,8 @@ import pytest
 from model.guidance_rules import GuidanceMode
 from server.engine.guidance import Branch, BranchPlan, active_branches, plan_branches
 from server.engine.segments import ContextSegment, TextTokens, VaeImage, VitImage
-from tests.engine.fakes import grey
 from server.messages import ImageParams
+from tests.engine.fakes import grey
 
 SYSTEM, PROMPT, ANSWER = (TextTokens(uid, (1, 10 + uid, 2)) for uid in (1, 2, 3))
 THOUGHT = TextTokens(9, (1, 50, 2), is_thought=True)

@@ -74,7 +74,7 @@ def recorded(page_size: int) -> Recorded:
     facts = model_facts(model, GOLDEN.tokenizer, GOLDEN.profile)
     options = EngineOptions(str(GOLDEN.path), page_size=page_size, num_pages=20_000 // page_size, max_batch_tokens=400)
     loaded = assemble_engine(model, facts, options, link, GOLDEN.noise)
-    requests = [case.request for case in (*TEXT_CASES, *IMAGE_CASES, *THREE_WAY_CASES)]
+    requests = [case.request for case in TEXT_CASES] + [case.request for case in (*IMAGE_CASES, *THREE_WAY_CASES)]
     runner = RecordingRunner(loaded.runner, [request.request_id for request in requests], {})
     engine = Engine(loaded.scheduler, runner, loaded.pool, link)
     for request in requests:
