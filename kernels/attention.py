@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from kernels.attention_torch import attend_with_torch
+from kernels.native_kernels import attention_fits, native_kernels
 from kernels.plan import AttentionPlan
 
 
@@ -21,4 +22,6 @@ def interleaved_attention(
         from kernels.attention_triton import attend_with_triton  # a machine without CUDA need not have Triton
 
         return attend_with_triton(q, k, v, k_pages, v_pages, plan)
+    if attention_fits(q, k, v, k_pages, v_pages) and (native := native_kernels()) is not None:
+        return native.attention(q, k, v, k_pages, v_pages, plan)
     return attend_with_torch(q, k, v, k_pages, v_pages, plan)

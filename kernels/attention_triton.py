@@ -10,6 +10,9 @@ The mask is ``key < kv_end[query]``: a key tile that ends at or before the small
 one that starts at or after the largest is never computed. And keys come through two kinds of pointers, page table and token index.
 """
 
+# A Triton kernel has no Python types: what it takes are pointers and numbers of the device.
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+
 from __future__ import annotations
 
 from dataclasses import dataclass

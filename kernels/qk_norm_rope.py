@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from kernels import reference
+from kernels.native_kernels import native_kernels, qk_norm_rope_fits
 
 
 def qk_norm_rope(
@@ -18,4 +19,7 @@ def qk_norm_rope(
         from kernels.qk_norm_rope_triton import qk_norm_rope_with_triton  # a machine without CUDA need not have Triton
 
         return qk_norm_rope_with_triton(q, k, q_weight, k_weight, cos, sin, eps)
+    angles = (cos, sin)
+    if qk_norm_rope_fits(q, k, q_weight, angles) and (native := native_kernels()) is not None:
+        return native.qk_norm_rope(q, k, q_weight, k_weight, angles, eps)
     return reference.qk_norm_rope(q, k, q_weight, k_weight, cos, sin, eps=eps)

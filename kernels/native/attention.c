@@ -1,0 +1,194 @@
+/* Interleaved attention over pages and packed tokens, float32, the whole plan in one call.
+
+   One task is a row, a key head and a tile of COLUMNS (query, head) pairs. Everything is transposed so that the pairs lie along the
+   vector lanes: scores S[key][column] take a broadcast key value times a vector of queries, the softmax runs down the keys without
+   any horizontal step, and the output O[d][column] takes a broadcast value times a vector of weights. Keys and values are used where
+   they lie, in pages or in the batch: nothing is gathered or packed but the query tile.
+   Online softmax: Milakov & Gimelshein 2018 (arXiv:1805.02867), in blocks of KEYS as FlashAttention does. */
+#include "vector.h"
+
+enum { KEYS = 48, KEY_GROUP = 6, MAX_D_GROUP = 8, MAX_VECS = 2, MAX_COLUMNS = MAX_VECS * LANES, MAX_HEAD_DIM = 256 };
+
+typedef struct {
+    const float *q, *k, *v, *k_pages, *v_pages;
+    float *out;
+    const int32_t *qo_indptr, *token_index, *kv_end, *past_len, *kv_indptr, *kv_indices;
+    long num_rows, num_heads, num_kv_heads, head_dim, page_size;
+    long q_token, q_head, k_token, k_head, v_token, v_head;
+} Attention;
+
+typedef struct {
+    float q[MAX_HEAD_DIM][MAX_COLUMNS], out[MAX_HEAD_DIM][MAX_COLUMNS], s[KEYS][MAX_COLUMNS];
+    const float *keys[KEYS], *values[KEYS];
+} Scratch;
+
+/* Scores of KEY_GROUP keys with the query tile: s[key][column] = sum_d k[key][d] q[d][column]. */
+INLINE void score_keys(Scratch *t, int first, long head_dim, const int vecs) {
+    const float *const *k = t->keys + first;
+    vec sums[KEY_GROUP][MAX_VECS];
+    UNROLL
+    for (int j = 0; j < KEY_GROUP; j++)
+        UNROLL
+        for (int c = 0; c < vecs; c++) sums[j][c] = splat(0.0f);
+    const float *k0 = k[0], *k1 = k[1], *k2 = k[2], *k3 = k[3], *k4 = k[4], *k5 = k[5];
+    for (long d = 0; d < head_dim; d++) {
+        const float values[KEY_GROUP] = {k0[d], k1[d], k2[d], k3[d], k4[d], k5[d]};
+        vec q[MAX_VECS];
+        UNROLL
+        for (int c = 0; c < vecs; c++) q[c] = load(t->q[d] + c * LANES);
+        UNROLL
+        for (int j = 0; j < KEY_GROUP; j++)
+            UNROLL
+            for (int c = 0; c < vecs; c++) sums[j][c] += splat(values[j]) * q[c];
+    }
+    UNROLL
+    for (int j = 0; j < KEY_GROUP; j++)
+        UNROLL
+        for (int c = 0; c < vecs; c++) store(t->s[first + j] + c * LANES, sums[j][c]);
+}
+
+/* out[d][column] = out * alpha + sum_key v[key][d] p[key][column], so many values of d at a time that eight sums are in flight. */
+INLINE void add_values(Scratch *t, int num_keys, long head_dim, const vec *alpha, const int vecs) {
+    const int d_group = MAX_D_GROUP / vecs;
+    for (long d = 0; d < head_dim; d += d_group) {
+        vec sums[MAX_D_GROUP][MAX_VECS];
+        UNROLL
+        for (int i = 0; i < d_group; i++)
+            UNROLL
+            for (int c = 0; c < vecs; c++) sums[i][c] = load(t->out[d + i] + c * LANES) * alpha[c];
+        for (int j = 0; j < num_keys; j++) {
+            const float *v = t->values[j] + d;
+            vec p[MAX_VECS];
+            UNROLL
+            for (int c = 0; c < vecs; c++) {
+                p[c] = load(t->s[j] + c * LANES);
+                KEEP_IN_REGISTER(p[c]);
+            }
+            UNROLL
+            for (int i = 0; i < d_group; i++)
+                UNROLL
+                for (int c = 0; c < vecs; c++) sums[i][c] += splat(v[i]) * p[c];
+        }
+        UNROLL
+        for (int i = 0; i < d_group; i++)
+            UNROLL
+            for (int c = 0; c < vecs; c++) store(t->out[d + i] + c * LANES, sums[i][c]);
+    }
+}
+
+/* Where keys start .. start + num_keys - 1 of a row lie; the block is filled up to a whole KEY_GROUP with its last key. */
+static void find_keys(const Attention *a, Scratch *t, long row, long kv_head, long start, int num_keys) {
+    const long past_len = a->past_len[row], row_start = a->qo_indptr[row];
+    const long slot_stride = a->num_kv_heads * a->head_dim;
+    const int32_t *pages = a->kv_indices + a->kv_indptr[row];
+    for (int j = 0; j < num_keys; j++) {
+        const long key = start + j;
+        if (key < past_len) {
+            const long slot = (long)pages[key / a->page_size] * a->page_size + key % a->page_size;
+            t->keys[j] = a->k_pages + slot * slot_stride + kv_head * a->head_dim;
+            t->values[j] = a->v_pages + slot * slot_stride + kv_head * a->head_dim;
+        } else {
+            const long token = a->token_index[row_start + key - past_len];
+            t->keys[j] = a->k + token * a->k_token + kv_head * a->k_head;
+            t->values[j] = a->v + token * a->v_token + kv_head * a->v_head;
+        }
+    }
+    for (int j = num_keys; j % KEY_GROUP; j++) t->keys[j] = t->keys[num_keys - 1];
+}
+
+/* A decode row meets its keys for the first time in a while and its tiles are short: ask for the whole block at once. */
+INLINE void prefetch_keys(const Scratch *t, int num_keys, long head_dim) {
+    for (int j = 0; j < num_keys; j++)
+        for (long d = 0; d < head_dim; d += 16) {
+            __builtin_prefetch(t->keys[j] + d);
+            __builtin_prefetch(t->values[j] + d);
+        }
+}
+
+/* One tile: columns first .. first + num_columns - 1 of a row's (query, head of this key head) pairs. */
+INLINE void attend_tile(const Attention *a, long row, long kv_head, long first, int num_columns, const int vecs) {
+    Scratch t;
+    const long group = a->num_heads / a->num_kv_heads, row_start = a->qo_indptr[row], head_dim = a->head_dim;
+    const float scale = 1.44269504f / sqrtf((float)head_dim);
+    const int width = vecs * LANES;
+    int32_t ends[MAX_COLUMNS];
+    const float *queries[MAX_COLUMNS];
+    long min_end = INT64_MAX, max_end = 0;
+    for (int c = 0; c < width; c++) {
+        const long pair = first + (c < num_columns ? c : 0); /* a column without a pair repeats the first */
+        const long query = row_start + pair / group;
+        queries[c] = a->q + a->token_index[query] * a->q_token + (kv_head * group + pair % group) * a->q_head;
+        ends[c] = a->kv_end[query];
+        if (ends[c] < min_end) min_end = ends[c];
+        if (ends[c] > max_end) max_end = ends[c];
+    }
+    for (long d = 0; d < head_dim; d++)
+        for (int c = 0; c < width; c++) {
+            t.q[d][c] = queries[c][d] * scale;
+            t.out[d][c] = 0.0f;
+        }
+
+    vec m_i[MAX_VECS], l_i[MAX_VECS];
+    for (int c = 0; c < vecs; c++) {
+        m_i[c] = splat(-INFINITY);
+        l_i[c] = splat(0.0f);
+    }
+    for (long start = 0; start < max_end; start += KEYS) {
+        const int num_keys = max_end - start < KEYS ? (int)(max_end - start) : KEYS;
+        find_keys(a, &t, row, kv_head, start, num_keys);
+        if (vecs == 1) prefetch_keys(&t, num_keys, head_dim);
+        for (int j = 0; j < num_keys; j += KEY_GROUP) score_keys(&t, j, head_dim, vecs);
+        if (start + num_keys > min_end)
+            for (int j = 0; j < num_keys; j++)
+                for (int c = 0; c < width; c++)
+                    if (start + j >= ends[c]) t.s[j][c] = -INFINITY;
+        vec alpha[MAX_VECS];
+        for (int c = 0; c < vecs; c++) {
+            /* Key 0 is visible to every query, so the maximum is finite from the first block on. */
+            vec m_new = m_i[c];
+            for (int j = 0; j < num_keys; j++) m_new = larger(load(t.s[j] + c * LANES), m_new);
+            alpha[c] = exp2_vec(m_i[c] - m_new);
+            vec sum = splat(0.0f);
+            for (int j = 0; j < num_keys; j++) {
+                vec p = exp2_vec(load(t.s[j] + c * LANES) - m_new);
+                store(t.s[j] + c * LANES, p);
+                sum += p;
+            }
+            l_i[c] = l_i[c] * alpha[c] + sum;
+            m_i[c] = m_new;
+        }
+        add_values(&t, num_keys, head_dim, alpha, vecs);
+    }
+
+    for (int c = 0; c < num_columns; c++) {
+        const long pair = first + c, token = a->token_index[row_start + pair / group];
+        float *out = a->out + (token * a->num_heads + kv_head * group + pair % group) * head_dim;
+        const float inverse = 1.0f / l_i[c / LANES][c % LANES];
+        for (long d = 0; d < head_dim; d++) out[d] = t.out[d][c] * inverse;
+    }
+}
+
+static void attend_narrow(const Attention *a, long row, long kv_head, long first, int num_columns) {
+    attend_tile(a, row, kv_head, first, num_columns, 1);
+}
+
+static void attend_wide(const Attention *a, long row, long kv_head, long first, int num_columns) {
+    attend_tile(a, row, kv_head, first, num_columns, 2);
+}
+
+/* head_dim is a multiple of 8 and at most 256; pages are contiguous. */
+EXPORT void attention_float32(const Attention *a, int num_threads) {
+    const long group = a->num_heads / a->num_kv_heads;
+#pragma omp parallel num_threads(num_threads)
+    for (long row = 0; row < a->num_rows; row++) {
+        const long num_pairs = (a->qo_indptr[row + 1] - a->qo_indptr[row]) * group;
+        const long num_tiles = (num_pairs + MAX_COLUMNS - 1) / MAX_COLUMNS;
+#pragma omp for schedule(dynamic, 1) nowait
+        for (long task = 0; task < num_tiles * a->num_kv_heads; task++) {
+            const long first = task / a->num_kv_heads * MAX_COLUMNS, rest = num_pairs - first;
+            const int num_columns = rest < MAX_COLUMNS ? (int)rest : MAX_COLUMNS;
+            if (num_columns <= LANES) attend_narrow(a, row, task % a->num_kv_heads, first, num_columns);
+            else attend_wide(a, row, task % a->num_kv_heads, first, num_columns);
+        }
+    }
+}

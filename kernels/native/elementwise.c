@@ -1,0 +1,74 @@
+/* Row-wise operations in one pass each: RMSNorm, SwiGLU, query and key norm with rotary embedding. float32. */
+#include "vector.h"
+
+/* Fewer values than this are not worth waking the other threads for (about 2 us). */
+enum { PARALLEL_VALUES = 16384 };
+
+INLINE float square_sum(const float *x, long dim) {
+    const long lanes_end = dim / LANES * LANES;
+    vec sums = splat(0.0f);
+    for (long i = 0; i < lanes_end; i += LANES) {
+        vec v = load(x + i);
+        sums += v * v;
+    }
+    float sum = sum_of_lanes(sums);
+    for (long i = lanes_end; i < dim; i++) sum += x[i] * x[i];
+    return sum;
+}
+
+EXPORT void rms_norm_float32(const float *x, const float *weight, float *out, long num_rows, long dim, float eps, int num_threads) {
+#pragma omp parallel for num_threads(num_threads) schedule(static) if (num_rows * dim > PARALLEL_VALUES)
+    for (long row = 0; row < num_rows; row++) {
+        const float *from = x + row * dim;
+        float *to = out + row * dim;
+        const float scale = 1.0f / sqrtf(square_sum(from, dim) / dim + eps);
+        for (long i = 0; i < dim; i++) to[i] = from[i] * scale * weight[i];
+    }
+}
+
+EXPORT void silu_mul_float32(const float *gate_up, float *out, long num_rows, long width, int num_threads) {
+    const float log2_e = 1.44269504f;
+#pragma omp parallel for num_threads(num_threads) schedule(static) if (num_rows * width > PARALLEL_VALUES)
+    for (long row = 0; row < num_rows; row++) {
+        const float *gate = gate_up + row * 2 * width, *up = gate + width;
+        float *to = out + row * width;
+        const long lanes_end = width / LANES * LANES;
+        for (long i = 0; i < lanes_end; i += LANES) {
+            vec g = load(gate + i);
+            /* 2^126 at most, so that a very negative gate gives -0 and not 0 / inf. */
+            vec exponent = -larger(g * log2_e, splat(-126.0f));
+            store(to + i, g / (1.0f + exp2_vec(exponent)) * load(up + i));
+        }
+        for (long i = lanes_end; i < width; i++) to[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+    }
+}
+
+/* One head: norm over its d values, then rotate-half. */
+INLINE void norm_rope(const float *x, const float *weight, const float *cos, const float *sin, float *out, long dim, float eps) {
+    const long half = dim / 2;
+    const float scale = 1.0f / sqrtf(square_sum(x, dim) / dim + eps);
+    for (long i = 0; i < half; i++) {
+        float first = x[i] * scale * weight[i], second = x[half + i] * scale * weight[half + i];
+        out[i] = first * cos[i] - second * sin[i];
+        out[half + i] = second * cos[half + i] + first * sin[half + i];
+    }
+}
+
+typedef struct {
+    const float *x, *weight;
+    float *out;
+    long token_stride, num_heads;
+} Heads;
+
+EXPORT void qk_norm_rope_float32(const Heads *queries, const Heads *keys, const float *cos, const float *sin, long num_tokens,
+                                 long dim, float eps, int num_threads) {
+    const long values = num_tokens * (queries->num_heads + keys->num_heads) * dim;
+#pragma omp parallel for num_threads(num_threads) schedule(static) if (values > PARALLEL_VALUES)
+    for (long token = 0; token < num_tokens; token++)
+        for (int side = 0; side < 2; side++) {
+            const Heads *heads = side ? keys : queries;
+            for (long head = 0; head < heads->num_heads; head++)
+                norm_rope(heads->x + token * heads->token_stride + head * dim, heads->weight, cos + token * dim, sin + token * dim,
+                          heads->out + (token * heads->num_heads + head) * dim, dim, eps);
+        }
+}

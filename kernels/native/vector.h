@@ -1,0 +1,115 @@
+/* Portable SIMD for the native kernels: GCC and Clang vector extensions, one register wide. */
+#ifndef PLAIT_VECTOR_H
+#define PLAIT_VECTOR_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#else
+#define LANES 8
+#endif
+
+#define EXPORT __attribute__((visibility("default")))
+#define INLINE static inline __attribute__((always_inline))
+/* A loop over registers: left rolled, its array would live in memory. */
+#define UNROLL _Pragma("GCC unroll 8")
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint16_t hvec __attribute__((vector_size(2 * LANES)));
+typedef float unaligned_vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint16_t unaligned_hvec __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+
+INLINE vec load(const float *p) { return *(const unaligned_vec *)p; }
+INLINE void store(float *p, vec v) { *(unaligned_vec *)p = v; }
+INLINE vec splat(float x) { return x - (vec){0}; }
+INLINE ivec isplat(int32_t x) { return x - (ivec){0}; }
+
+/* Without this GCC folds one load into each of the multiplications that use it, and the load ports become the bound. */
+#if defined(__x86_64__)
+#define KEEP_IN_REGISTER(v) __asm__("" : "+v"(v))
+#else
+#define KEEP_IN_REGISTER(v) ((void)0)
+#endif
+
+/* A bfloat16 is the upper half of a float. */
+INLINE vec load_bfloat16(const uint16_t *p) {
+    typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+    hvec half = *(const unaligned_hvec *)p;
+    return (vec)(__builtin_convertvector(half, uvec) << 16);
+}
+
+INLINE float float_of_bfloat16(uint16_t bits) {
+    uint32_t wide = (uint32_t)bits << 16;
+    float value;
+    memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
+/* Round to nearest, ties to even; a NaN stays one. */
+INLINE uint16_t bfloat16_of_float(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if (value != value) return 0x7fc0;
+    return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
+
+#if defined(__clang__)
+#define SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#define SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, (int32_t __attribute__((vector_size(16)))){i, j, k, l})
+#endif
+
+/* Fold a vector to four partial sums. */
+INLINE quad fold(vec v) {
+#if LANES == 16
+    return (quad){(v[0] + v[8]) + (v[4] + v[12]), (v[1] + v[9]) + (v[5] + v[13]), (v[2] + v[10]) + (v[6] + v[14]),
+                  (v[3] + v[11]) + (v[7] + v[15])};
+#else
+    return (quad){v[0] + v[4], v[1] + v[5], v[2] + v[6], v[3] + v[7]};
+#endif
+}
+
+INLINE float sum_of_lanes(vec v) {
+    quad folded = fold(v);
+    return (folded[0] + folded[2]) + (folded[1] + folded[3]);
+}
+
+/* The lane sums of four vectors, side by side: a transposition and three additions instead of four trees. */
+INLINE quad sums_of_lanes(vec a, vec b, vec c, vec d) {
+    quad i = fold(a), j = fold(b), k = fold(c), l = fold(d);
+    quad ij = SHUFFLE(i, j, 0, 4, 1, 5) + SHUFFLE(i, j, 2, 6, 3, 7);
+    quad kl = SHUFFLE(k, l, 0, 4, 1, 5) + SHUFFLE(k, l, 2, 6, 3, 7);
+    return SHUFFLE(ij, kl, 0, 1, 4, 5) + SHUFFLE(ij, kl, 2, 3, 6, 7);
+}
+
+INLINE vec choose(ivec condition, vec a, vec b) { return (vec)((condition & (ivec)a) | (~condition & (ivec)b)); }
+
+/* The larger of two; a NaN in a stays. */
+INLINE vec larger(vec a, vec b) { return choose(b > a, b, a); }
+
+/* 2^x, relative error below 2e-7 for x <= 127; 0 below -126; NaN for NaN.
+   2^f = sum (f ln 2)^i / i! on f in [-1/2, 1/2], to the seventh term. */
+INLINE vec exp2_vec(vec x) {
+    const vec magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+    vec clamped = larger(x, splat(-127.0f));
+    vec shifted = clamped + magic;
+    vec f = clamped - (shifted - magic);
+    vec p = splat(1.5252734e-5f);
+    p = p * f + 1.5403530e-4f;
+    p = p * f + 1.3333558e-3f;
+    p = p * f + 9.6181291e-3f;
+    p = p * f + 5.5504109e-2f;
+    p = p * f + 2.4022651e-1f;
+    p = p * f + 6.9314718e-1f;
+    p = p * f + 1.0f;
+    vec scaled = (vec)((ivec)p + (((ivec)shifted) << 23));
+    return choose(x < splat(-126.0f), splat(0.0f), scaled);
+}
+
+#endif

@@ -1,0 +1,177 @@
+"""The C kernels as methods on tensors: float32 on a CPU (`linear` bfloat16 too), without autograd.
+
+The ``…_fits`` functions say which tensors a method takes; the ops ask them, and go the torch way otherwise. A call costs a few
+microseconds: types are declared once, and nothing but pointers and sizes is passed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+from pathlib import Path
+
+import torch
+
+from kernels.native_library import NativeBuildError, open_native_library
+from kernels.plan import AttentionPlan
+
+# (cos, sin), each [T, d]
+Angles = tuple[torch.Tensor, torch.Tensor]
+POINTER, LONG, INT, FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
+
+# Up to here the native product wins: its time is that of reading the weight. Beyond, the library's blocking does.
+MAX_SKINNY_ROWS = 24
+MIN_OUTPUTS = 4
+# The C side keeps one query tile on its stack.
+MAX_HEAD_DIM = 256
+HEAD_DIM_STEP = 8
+
+logger = logging.getLogger(__name__)
+
+
+class _Heads(ctypes.Structure):
+    _fields_ = (("x", POINTER), ("weight", POINTER), ("out", POINTER), ("token_stride", LONG), ("num_heads", LONG))
+
+
+class _Attention(ctypes.Structure):
+    _fields_ = (
+        *((name, POINTER) for name in ("q", "k", "v", "k_pages", "v_pages", "out")),
+        *((name, POINTER) for name in ("qo_indptr", "token_index", "kv_end", "past_len", "kv_indptr", "kv_indices")),
+        *((name, LONG) for name in ("num_rows", "num_heads", "num_kv_heads", "head_dim", "page_size")),
+        *((name, LONG) for name in ("q_token", "q_head", "k_token", "k_head", "v_token", "v_head")),
+    )
+
+
+class NativeKernels:
+    """The opened library. All tensors are on the CPU; results are new contiguous tensors."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        product = (POINTER, LONG, POINTER, POINTER, POINTER, LONG, LONG, LONG, INT)
+        self._linear_float32 = library.linear_float32
+        self._linear_float32.argtypes, self._linear_float32.restype = product, None
+        self._linear_bfloat16 = library.linear_bfloat16
+        self._linear_bfloat16.argtypes, self._linear_bfloat16.restype = product, INT
+        self._rms_norm = library.rms_norm_float32
+        self._rms_norm.argtypes, self._rms_norm.restype = [POINTER, POINTER, POINTER, LONG, LONG, FLOAT, INT], None
+        self._silu_mul = library.silu_mul_float32
+        self._silu_mul.argtypes, self._silu_mul.restype = [POINTER, POINTER, LONG, LONG, INT], None
+        self._qk_norm_rope = library.qk_norm_rope_float32
+        heads = ctypes.POINTER(_Heads)
+        self._qk_norm_rope.argtypes, self._qk_norm_rope.restype = [heads, heads, POINTER, POINTER, LONG, LONG, FLOAT, INT], None
+        self._attention = library.attention_float32
+        self._attention.argtypes, self._attention.restype = [ctypes.POINTER(_Attention), INT], None
+
+    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """``x[T, K] @ weight[N, K].T + bias[N]``; all float32 or all bfloat16 (summed in float32), see `linear_fits`."""
+        num_rows, depth = x.shape
+        num_outputs = weight.shape[0]
+        out = torch.empty((num_rows, num_outputs), dtype=x.dtype)
+        function = self._linear_float32 if x.dtype is torch.float32 else self._linear_bfloat16
+        failed = function(
+            x.data_ptr(), x.stride(0), weight.data_ptr(), None if bias is None else bias.data_ptr(), out.data_ptr(),
+            num_rows, num_outputs, depth, torch.get_num_threads(),
+        )  # fmt: skip
+        if failed:
+            raise MemoryError(f"no memory for a float32 copy of x[{num_rows}, {depth}]")
+        return out
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """`kernels.rms_norm.rms_norm` for contiguous float32."""
+        out = torch.empty_like(x)
+        dim = x.shape[-1]
+        self._rms_norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.numel() // dim, dim, eps, torch.get_num_threads())
+        return out
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """`kernels.silu_mul.silu_mul` for contiguous float32."""
+        num_rows, width = gate_up.shape[0], gate_up.shape[1] // 2
+        out = torch.empty((num_rows, width), dtype=torch.float32)
+        self._silu_mul(gate_up.data_ptr(), out.data_ptr(), num_rows, width, torch.get_num_threads())
+        return out
+
+    def qk_norm_rope(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        q_weight: torch.Tensor,
+        k_weight: torch.Tensor,
+        angles: tuple[torch.Tensor, torch.Tensor],
+        eps: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`kernels.qk_norm_rope.qk_norm_rope` for float32; the heads of a token stand together, see `qk_norm_rope_fits`."""
+        num_tokens, num_heads, head_dim = q.shape
+        q_out = torch.empty((num_tokens, num_heads, head_dim), dtype=torch.float32)
+        k_out = torch.empty((num_tokens, k.shape[1], head_dim), dtype=torch.float32)
+        queries = _Heads(q.data_ptr(), q_weight.data_ptr(), q_out.data_ptr(), q.stride(0), num_heads)
+        keys = _Heads(k.data_ptr(), k_weight.data_ptr(), k_out.data_ptr(), k.stride(0), k.shape[1])
+        cos, sin = angles
+        self._qk_norm_rope(queries, keys, cos.data_ptr(), sin.data_ptr(), num_tokens, head_dim, eps, torch.get_num_threads())
+        return q_out, k_out
+
+    def attention(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, plan: AttentionPlan
+    ) -> torch.Tensor:
+        """`kernels.attention.interleaved_attention` for float32, see `attention_fits`."""
+        out = torch.empty(q.shape, dtype=torch.float32)
+        call = _Attention(
+            q.data_ptr(), k.data_ptr(), v.data_ptr(), k_pages.data_ptr(), v_pages.data_ptr(), out.data_ptr(),
+            plan.qo_indptr.data_ptr(), plan.token_index.data_ptr(), plan.kv_end.data_ptr(),
+            plan.past_len.data_ptr(), plan.kv_indptr.data_ptr(), plan.kv_indices.data_ptr(),
+            plan.layout.num_rows, q.shape[1], k.shape[1], q.shape[2], k_pages.shape[1],
+            q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
+        )  # fmt: skip
+        self._attention(call, torch.get_num_threads())
+        return out
+
+
+def is_plain(*tensors: torch.Tensor) -> bool:
+    """Whether all tensors are contiguous float32 on the CPU and nobody records gradients."""
+    if torch.is_grad_enabled():
+        return False
+    return all(x.dtype is torch.float32 and x.is_cpu and x.is_contiguous() for x in tensors)
+
+
+def linear_fits(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Whether `NativeKernels.linear` takes these tensors and is the faster way."""
+    return (
+        x.dim() == 2
+        and 0 < x.shape[0] <= MAX_SKINNY_ROWS
+        and weight.shape[0] >= MIN_OUTPUTS
+        and (x.dtype is torch.float32 or x.dtype is torch.bfloat16)
+        and weight.dtype is x.dtype
+        and (bias is None or bias.dtype is x.dtype)
+        and x.is_cpu
+        and not torch.is_grad_enabled()
+        and x.stride(1) == 1
+        and weight.is_contiguous()
+    )
+
+
+def qk_norm_rope_fits(q: torch.Tensor, k: torch.Tensor, weight: torch.Tensor, angles: Angles) -> bool:
+    """Whether `NativeKernels.qk_norm_rope` takes these tensors."""
+    return is_plain(weight, *angles) and all(
+        x.dtype is torch.float32 and x.is_cpu and x.stride(2) == 1 and x.stride(1) == x.shape[2] for x in (q, k)
+    )
+
+
+def attention_fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor) -> bool:
+    """Whether `NativeKernels.attention` takes these tensors."""
+    return (
+        is_plain(k_pages, v_pages)
+        and q.shape[2] % HEAD_DIM_STEP == 0
+        and q.shape[2] <= MAX_HEAD_DIM
+        and all(x.dtype is torch.float32 and x.is_cpu and x.stride(2) == 1 for x in (q, k, v))
+    )
+
+
+@functools.cache
+def native_kernels(cache_directory: Path | None = None) -> NativeKernels | None:
+    """The C kernels of this machine, built and opened on the first call; None, with a warning in the log, where that is impossible."""
+    try:
+        kernels = NativeKernels(open_native_library(cache_directory))
+    except NativeBuildError as error:
+        logger.warning("native CPU kernels are not available, torch does their work more slowly: %s", error)
+        return None
+    logger.info("native CPU kernels are in use")
+    return kernels
