@@ -1,0 +1,135 @@
+"""Reading a model directory's configuration, and the sizes known by name."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.config import BagelConfig, ImageTransform
+from model.errors import CheckpointError
+from model.sizes import LlmConfig, VaeConfig
+from tests.model.checkpoints import GOLDEN, change_json, change_tensors, copy_checkpoint
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return copy_checkpoint(tmp_path)
+
+
+def test_the_sizes_are_those_of_the_files() -> None:
+    config = BagelConfig.from_directory(GOLDEN)
+    assert (config.llm.hidden_size, config.llm.num_layers, config.llm.head_dim) == (64, 3, 16)
+    assert (config.llm.num_heads, config.llm.num_kv_heads, config.llm.vocab_size) == (4, 2, 320)
+    assert (config.latent_table_side, config.latent_patch_size, config.latent_stride, config.latent_dim) == (8, 2, 16, 64)
+    assert config.vae == VaeConfig(ch=32, ch_mult=(1, 2, 1, 1), num_res_blocks=1)
+
+
+def test_the_vit_has_one_layer_less_than_its_file_says() -> None:
+    assert BagelConfig.from_directory(GOLDEN).vit.num_layers == 2
+
+
+def test_constants_are_recovered_from_stored_shapes(directory: Path) -> None:
+    (directory / "config.json").unlink()
+    assert BagelConfig.from_directory(directory) == BagelConfig.from_directory(GOLDEN)
+
+
+def test_constants_are_the_released_models_without_config_and_weights(tmp_path: Path) -> None:
+    for name in ("llm_config.json", "vit_config.json"):
+        shutil.copy(GOLDEN / name, tmp_path)
+    config, real = BagelConfig.from_directory(tmp_path), BagelConfig.named("bagel-7b")
+    assert (config.latent_table_side, config.latent_patch_size, config.vit.table_side) == (64, 2, 70)
+    assert config.vae == real.vae
+    assert (config.vae_transform, config.vit_transform) == (real.vae_transform, real.vit_transform)
+
+
+def test_a_position_table_that_is_no_square_is_refused(directory: Path) -> None:
+    (directory / "config.json").unlink()
+    name = "latent_pos_embed.pos_embed"
+    change_tensors(directory / "ema.safetensors", lambda tensors: tensors.update({name: torch.zeros(63, 64)}))
+    with pytest.raises(CheckpointError, match=r"ema\.safetensors: tensor 'latent_pos_embed.pos_embed': expected shape .* found \[63, 64\]"):
+        BagelConfig.from_directory(directory)
+
+
+@pytest.mark.parametrize("name", ["llm_config.json", "vit_config.json"])
+def test_a_missing_file_is_named(directory: Path, name: str) -> None:
+    (directory / name).unlink()
+    with pytest.raises(CheckpointError, match=rf"{name}: no such file"):
+        BagelConfig.from_directory(directory)
+
+
+def test_a_file_that_is_not_json_is_named(directory: Path) -> None:
+    (directory / "llm_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"llm_config\.json: not valid JSON"):
+        BagelConfig.from_directory(directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("llm_config.json", "hidden_size", "64"),
+        ("llm_config.json", "num_hidden_layers", 0),
+        ("llm_config.json", "hidden_act", "gelu"),
+        ("llm_config.json", "rope_scaling", {"type": "yarn"}),
+        ("llm_config.json", "rms_norm_eps", True),
+        ("vit_config.json", "num_hidden_layers", 1),
+        ("vit_config.json", "hidden_act", "relu"),
+        ("config.json", "interpolate_pos", True),
+        ("config.json", "max_latent_size", -8),
+        ("config.json", "vae_config", [1]),
+    ],
+)
+def test_a_field_this_code_cannot_serve_is_refused_by_name(directory: Path, name: str, field: str, value: object) -> None:
+    change_json(directory / name, **{field: value})
+    with pytest.raises(CheckpointError, match=rf"{name}: field '{field}': expected .*found"):
+        BagelConfig.from_directory(directory)
+
+
+@pytest.mark.parametrize("fields", [{"num_attention_heads": 5}, {"num_key_value_heads": 3}])
+def test_heads_that_do_not_divide_are_refused(directory: Path, fields: dict[str, object]) -> None:
+    change_json(directory / "llm_config.json", **fields)
+    with pytest.raises(CheckpointError, match="must be a multiple of"):
+        BagelConfig.from_directory(directory)
+
+
+def test_a_separate_head_size_is_not_read(directory: Path) -> None:
+    change_json(directory / "llm_config.json", head_dim=999)
+    assert BagelConfig.from_directory(directory).llm.head_dim == 16
+
+
+def test_the_released_transforms_follow_from_the_released_tables() -> None:
+    config = BagelConfig.named("bagel-7b")
+    assert config.vae_transform == ImageTransform(1024, 512, 16)
+    assert config.vit_transform == ImageTransform(980, 224, 14)
+
+
+def test_plait_json_sets_the_transforms(directory: Path) -> None:
+    change_json(directory / "plait.json", vae_transform={"max_size": 96, "min_size": 32, "stride": 16})
+    config = BagelConfig.from_directory(directory)
+    assert config == replace(BagelConfig.from_directory(GOLDEN), vae_transform=ImageTransform(96, 32, 16))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [{"max_size": 96, "min_size": 32}, {"max_size": 96, "min_size": 128, "stride": 16}, {"max_size": 96, "min_size": 32, "step": 16}],
+)
+def test_a_wrong_transform_is_refused(directory: Path, transform: dict[str, int]) -> None:
+    change_json(directory / "plait.json", vae_transform=transform)
+    with pytest.raises(CheckpointError, match=r"plait\.json: .*vae_transform"):
+        BagelConfig.from_directory(directory)
+
+
+def test_an_unknown_size_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="known are tiny, mid, bagel-7b"):
+        BagelConfig.named("huge")
+
+
+def test_mid_is_the_size_measurements_are_stated_for() -> None:
+    expected = LlmConfig(hidden_size=512, intermediate_size=1536, num_layers=8, num_heads=8, num_kv_heads=2, vocab_size=8192)
+    config = BagelConfig.named("mid")
+    assert config.llm == expected
+    assert config.llm.head_dim == 64
+    assert (config.vae_transform.max_size // config.latent_stride) ** 2 >= 256

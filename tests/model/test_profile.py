@@ -1,0 +1,126 @@
+"""Model families: inference from names, overrides, and a strict plait.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model.config import BagelConfig, ImageTransform
+from model.errors import CheckpointError
+from model.guidance_rules import GuidanceMode, Renorm
+from model.profile import THINK_IMAGE_PROMPT, THINK_TEXT_PROMPT, AfterImage, AfterTextEnd, BeginOfImage, Family, FamilyProfile
+from tests.model.checkpoints import change_json
+
+CONFIG = BagelConfig.named("tiny")
+
+
+def read(path: Path, family: Family | None = None) -> FamilyProfile:
+    return FamilyProfile.from_directory(path, CONFIG, family)
+
+
+def test_a_directory_without_hints_is_bagel(tmp_path: Path) -> None:
+    profile = read(tmp_path)
+    assert profile == FamilyProfile.of_family(Family.BAGEL, CONFIG)
+    assert profile.begin_of_image is BeginOfImage.NEVER
+    assert profile.after_text_end is AfterTextEnd.FINISH
+
+
+@pytest.mark.parametrize("name", ["Bagel-Zebra-CoT", "ILLUME-X-7B", "my_interleaved_model"])
+def test_a_telling_directory_name_is_interleaved(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    profile = read(tmp_path / name)
+    assert profile.family is Family.INTERLEAVED
+    assert profile.begin_of_image is BeginOfImage.ANYWHERE
+    assert profile.after_image is AfterImage.MODEL_DECIDES
+
+
+def test_a_telling_name_in_config_json_is_interleaved(tmp_path: Path) -> None:
+    change_json(tmp_path / "config.json", _name_or_path="org/zebra-cot")
+    assert read(tmp_path).family is Family.INTERLEAVED
+
+
+def test_illume_guides_with_equation_three_and_zebra_as_bagel(tmp_path: Path) -> None:
+    for name, guidance in (("illume-x", GuidanceMode.ILLUME), ("zebra", GuidanceMode.BAGEL)):
+        (tmp_path / name).mkdir()
+        assert read(tmp_path / name).defaults.guidance is guidance
+
+
+def test_plait_json_outweighs_the_names(tmp_path: Path) -> None:
+    (tmp_path / "illume").mkdir()
+    change_json(tmp_path / "illume" / "plait.json", family="bagel")
+    assert read(tmp_path / "illume").family is Family.BAGEL
+
+
+def test_the_argument_outweighs_plait_json(tmp_path: Path) -> None:
+    change_json(tmp_path / "plait.json", family="bagel")
+    assert read(tmp_path, Family.INTERLEAVED).family is Family.INTERLEAVED
+
+
+def test_every_field_can_be_set(tmp_path: Path) -> None:
+    change_json(
+        tmp_path / "plait.json",
+        boi="<image>",
+        end_token_names=["<|endoftext|>"],
+        begin_of_image="in_text",
+        after_text_end="model_decides",
+        after_image="finish",
+        dropped_image_advances_position=True,
+        defaults={
+            "guidance": "illume",
+            "text_to_image": {"text_scale": 2, "interval": [0.1, 0.9], "renorm": "channel", "num_timesteps": 8},
+            "image_size": [64, 96],
+            "offered_sizes": [[64, 96], [128, 128]],
+        },
+    )
+    profile = read(tmp_path)
+    assert (profile.boi, profile.eoi, profile.end_token_names) == ("<image>", "<|vision_end|>", ("<|endoftext|>",))
+    assert (profile.begin_of_image, profile.after_text_end) == (BeginOfImage.IN_TEXT, AfterTextEnd.MODEL_DECIDES)
+    assert (profile.after_image, profile.dropped_image_advances_position) == (AfterImage.FINISH, True)
+    defaults = profile.defaults
+    assert (defaults.guidance, defaults.image_size, defaults.offered_sizes) == (GuidanceMode.ILLUME, (64, 96), ((64, 96), (128, 128)))
+    drawn = defaults.text_to_image
+    assert (drawn.text_scale, drawn.image_scale, drawn.interval) == (2.0, 1.0, (0.1, 0.9))
+    assert (drawn.renorm, drawn.num_timesteps) == (Renorm.CHANNEL, 8)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"famly": "bagel"}, "unknown field 'famly'"),
+        ({"family": "zebra"}, r"field 'family': expected one of 'bagel', 'interleaved', found 'zebra'"),
+        ({"begin_of_image": 1}, "field 'begin_of_image': expected a string"),
+        ({"dropped_image_advances_position": "yes"}, "expected true or false"),
+        ({"end_token_names": "<|im_end|>"}, "expected a list of strings"),
+        ({"defaults": {"scale": 1}}, "unknown field 'scale' in 'defaults'"),
+        ({"defaults": {"edit": {"cfg": 1}}}, "unknown field 'cfg' in 'defaults.edit'"),
+        ({"defaults": {"edit": {"interval": [0]}}}, "field 'defaults.edit.interval': expected two numbers"),
+        ({"defaults": {"edit": {"num_timesteps": 2.5}}}, "field 'defaults.edit.num_timesteps'"),
+        ({"defaults": {"image_size": [64, 70]}}, r"field 'defaults.image_size': expected \[height, width\], multiples of 16 up to 128"),
+        ({"defaults": {"offered_sizes": [[64, 256]]}}, "field 'defaults.offered_sizes.0'"),
+    ],
+)
+def test_a_wrong_plait_json_is_refused_by_name(tmp_path: Path, fields: dict[str, object], message: str) -> None:
+    change_json(tmp_path / "plait.json", **fields)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read(tmp_path)
+    assert "plait.json" in str(caught.value)
+
+
+def test_the_released_defaults_are_the_references(tmp_path: Path) -> None:
+    """Spec 6.4, the notebook's values."""
+    profile = FamilyProfile.of_family(Family.BAGEL, BagelConfig.named("bagel-7b"))
+    drawn, edit = profile.defaults.text_to_image, profile.defaults.edit
+    assert (drawn.text_scale, drawn.image_scale, drawn.interval, drawn.renorm) == (4.0, 1.0, (0.4, 1.0), Renorm.GLOBAL)
+    assert (edit.text_scale, edit.image_scale, edit.interval, edit.renorm) == (4.0, 2.0, (0.0, 1.0), Renorm.TEXT_CHANNEL)
+    assert (drawn.timestep_shift, drawn.num_timesteps, drawn.renorm_min) == (3.0, 50, 0.0)
+    assert profile.defaults.image_size == (1024, 1024)
+    assert set(profile.defaults.offered_sizes) == {(1024, 1024), (768, 1024), (1024, 768), (576, 1024), (1024, 576)}
+    assert (profile.vae_transform, profile.vit_transform) == (ImageTransform(1024, 512, 16), ImageTransform(980, 224, 14))
+
+
+@pytest.mark.parametrize("prompt", [THINK_TEXT_PROMPT, THINK_IMAGE_PROMPT])
+def test_a_think_prompt_has_a_space_before_its_only_line_break(prompt: str) -> None:
+    first, second = prompt.split("\n")
+    assert first.endswith(". ")
+    assert second.startswith("The ") and second.endswith(" here")
