@@ -18,7 +18,7 @@ from server.metrics import Metrics
 
 def build_app(routers: Sequence[APIRouter], metrics: Metrics, version: str, max_body_bytes: int) -> ASGIApp:
     """Return the application: the routes inside, errors and limits round them."""
-    app = FastAPI(title="Plait", version=version, summary="Words and pictures in, words and pictures out.", redoc_url=None)
+    app = FastAPI(title="Plait", version=version, summary="Words and pictures in, words and pictures out.", docs_url=None, redoc_url=None)
     for router in routers:
         app.include_router(router)
     app.add_exception_handler(PlaitError, _answer_plait_error)
@@ -35,7 +35,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     """Answer what the router refuses by itself."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return error_response(RouteNotFound("There is nothing at this address; see /docs for what there is."))
+        return error_response(RouteNotFound("There is nothing at this address; see /openapi.json for what there is."))
     if error.status_code == 405:
-        return error_response(MethodNotAllowed("This address does not take that method; see /docs."))
+        return error_response(MethodNotAllowed("This address does not take that method; see /openapi.json."))
     return error_response(InvalidRequest("The request cannot be read."))

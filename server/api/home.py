@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
-import json
 from dataclasses import dataclass
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+
+from server.serving.startup_display import curl_line
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Plait</title>
@@ -17,7 +18,8 @@ pre{{padding:1rem;overflow:auto;border:1px solid;border-radius:.5rem}}</style>
 <h1>Plait</h1>
 <p>Serving <b>{model}</b>: words and pictures in, words and pictures out, through OpenAI's chat completions.</p>
 <pre>{curl}</pre>
-<p><a href="/docs">API reference</a> · <a href="/v1/models">models</a> · <a href="/readyz">readiness</a> · <a href="/metrics">metrics</a></p>
+<p><a href="/v1/models">models</a> ·
+<a href="/readyz">readiness</a> · <a href="/metrics">metrics</a> · <a href="/openapi.json">schema</a></p>
 </html>
 """
 
@@ -36,9 +38,3 @@ class HomeRoute:
         """Greet whoever opens the address in a browser."""
         curl = curl_line(str(request.base_url).rstrip("/"), self.model_name)
         return HTMLResponse(PAGE.format(model=html.escape(self.model_name), curl=html.escape(curl)))
-
-
-def curl_line(url: str, model_name: str) -> str:
-    """Return a command that asks the server for words and one picture."""
-    body = {"model": model_name, "modalities": ["text", "image"], "messages": [{"role": "user", "content": "Draw a red circle."}]}
-    return f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{json.dumps({**body, 'stream': True})}'"

@@ -1,0 +1,56 @@
+"""Runs the application on a listening socket until told to stop, letting running answers finish."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+
+class HttpServer:
+    """One uvicorn server. ``drain_s``: seconds that running answers get once it is told to stop."""
+
+    def __init__(self, app: ASGIApp, drain_s: float) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=max(1, round(drain_s)),
+        )
+        self._server = _Uvicorn(config)
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Serve until `stop` or a signal; a second signal does not wait for running answers."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            await self._server.serve([listener])
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def stop(self) -> None:
+        """Take no more requests, let the running ones finish, and end."""
+        self._server.should_exit = True
+
+    def _on_signal(self) -> None:
+        if self._server.should_exit:
+            self._server.force_exit = True
+        self._server.should_exit = True
+
+
+class _Uvicorn(uvicorn.Server):
+    """Leaves signals to us: uvicorn raises them again after serving, which would end the process before the engine is stopped."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

@@ -1,0 +1,62 @@
+"""Log lines, as text or as JSON. What users write is never logged; control characters are escaped, so that no line can be forged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+
+from server.settings import LogFormat
+
+PROCESS_FIELD_WIDTH = 6
+
+
+class TextFormatter(logging.Formatter):
+    """``12:00:01 INFO   engine  message``, one line (a traceback apart) for each record."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        line = f"{clock} {record.levelname:7} {self._process:{PROCESS_FIELD_WIDTH}} {escaped(record.getMessage())}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object for each record."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+def escaped(text: str) -> str:
+    """Return ``text`` with every control character written out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def configure_logs(level: str, log_format: LogFormat, process: str) -> None:
+    """Send all log lines of this process, called ``process``, to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(process) if log_format is LogFormat.JSON else TextFormatter(process))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Ours names the route and the request id; these would say everything twice.
+    for name in ("uvicorn.access", "uvicorn.error", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,71 @@
+"""Tells whoever started the server how loading goes, where the server is, and what to try."""
+
+from __future__ import annotations
+
+import json
+from typing import TextIO
+
+from server.messages import LoadProgress
+from server.serving.engine_client import EngineClient, EnginePhase, EngineStatus
+
+BAR_CHARS = 30
+PERCENT_PER_LINE = 20
+"""Without a terminal, progress is one line for each so many percent."""
+
+
+def curl_line(url: str, model_name: str) -> str:
+    """Return a command that asks the server for words and one picture."""
+    body = {
+        "model": model_name,
+        "modalities": ["text", "image"],
+        "stream": True,
+        "messages": [{"role": "user", "content": "Tell me of a red circle, and draw it."}],
+    }
+    return f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
+
+
+class StartupDisplay:
+    """Writes to ``out`` as the engine's status changes."""
+
+    def __init__(self, out: TextIO, model_name: str, url: str) -> None:
+        self._out = out
+        self._model_name = model_name
+        self._url = url
+        self._last_percent = -PERCENT_PER_LINE
+
+    async def follow(self, engine: EngineClient) -> None:
+        """Show every change; runs until cancelled."""
+        self._line(f"loading {self._model_name}; {self._url} answers, {self._url}/readyz says when it is ready")
+        phase = engine.status.phase
+        while True:
+            status = await engine.status_change()
+            if status.phase is EnginePhase.LOADING and status.progress is not None:
+                self._show_progress(status.progress)
+            elif status.phase is EnginePhase.READY and phase is not EnginePhase.READY:
+                self._show_ready(status)
+            phase = status.phase
+
+    def _show_progress(self, progress: LoadProgress) -> None:
+        percent = 100 * progress.bytes_done // max(1, progress.bytes_total)
+        size = f"{progress.bytes_done / 1e9:.2f} of {progress.bytes_total / 1e9:.2f} GB"
+        if self._out.isatty():
+            filled = BAR_CHARS * percent // 100
+            self._out.write(f"\rplait: [{'#' * filled}{'.' * (BAR_CHARS - filled)}] {percent:3} %  {size} ")
+            self._out.flush()
+        elif percent >= self._last_percent + PERCENT_PER_LINE or percent < self._last_percent:
+            self._last_percent = percent
+            self._line(f"loading {percent} % ({size})")
+
+    def _show_ready(self, status: EngineStatus) -> None:
+        if self._out.isatty():
+            self._out.write("\n")
+        limits = status.limits
+        if limits is not None:
+            rows = f"{limits.num_pages} pages of {limits.page_size} rows"
+            self._line(f"ready on {limits.device} in {limits.dtype}: {rows}, context up to {limits.max_positions} positions")
+        self._line(f"serving {self._model_name} at {self._url}   (Ctrl-C stops)")
+        self._line(f"try:  {curl_line(self._url, self._model_name)}")
+
+    def _line(self, text: str) -> None:
+        self._out.write(f"plait: {text}\n")
+        self._out.flush()

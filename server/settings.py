@@ -1,0 +1,113 @@
+"""Every choice of whoever runs the server, in one place: the command line, else ``PLAIT_…`` in the environment, else the default here.
+
+Built once in `server.__main__`; rooms are handed the few values they use. The only module that reads the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import types
+import typing
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class LogFormat(Enum):
+    TEXT = "text"
+    JSON = "json"
+
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Settings(BaseSettings):
+    """What ``plait serve`` can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="PLAIT_", frozen=True, extra="ignore", protected_namespaces=())
+
+    model: Path | None = Field(None, description="BAGEL-layout model directory; without one a small random model is served")
+    model_name: str | None = Field(None, max_length=256, description="name clients use; default: the directory's name")
+    family: Literal["bagel", "interleaved"] | None = Field(None, description="model family, where the directory does not say")
+    host: str = Field("127.0.0.1", description="address to listen on; there is no authentication yet, so think before changing it")
+    port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda or auto")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="number format of weights and cache")
+    page_size: int = Field(16, ge=1, le=1024, description="cache rows in a page")
+    num_pages: int | None = Field(None, ge=1, le=1 << 30, description="pages in the cache; default: sized from free memory")
+    max_batch_tokens: int = Field(4096, ge=1, le=1 << 20, description="tokens one engine step aims not to exceed")
+    max_running: int = Field(128, ge=1, le=65_536, description="requests that may hold cache pages at once")
+    num_threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the forward pass; default: PyTorch's choice")
+    max_in_flight: int = Field(512, ge=1, le=65_536, description="requests taken in at once; more are told to come back")
+    max_body_bytes: int = Field(32 << 20, ge=1024, le=1 << 30, description="largest request body")
+    max_pictures: int = Field(16, ge=0, le=512, description="most pictures in one prompt")
+    max_picture_pixels: int = Field(36_000_000, ge=1, le=1 << 28, description="largest picture read, in pixels")
+    keep_alive_s: Seconds = Field(15.0, description="seconds of silence after which a stream is pinged")
+    stall_after_s: Seconds = Field(300.0, description="seconds without progress after which a busy engine counts as stalled")
+    drain_s: Seconds = Field(30.0, description="seconds that running answers get to finish when the server is told to stop")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is worth a line")
+    log_format: LogFormat = Field(LogFormat.TEXT, description="text or json lines")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.num_pages is not None and self.num_pages * self.page_size < MIN_CACHE_ROWS:
+            raise ValueError(f"num_pages x page_size must be at least {MIN_CACHE_ROWS} cache rows, or no prompt fits")
+        if self.max_running > self.max_in_flight:
+            raise ValueError(f"max_running {self.max_running} must not be more than max_in_flight {self.max_in_flight}")
+        return self
+
+
+MIN_CACHE_ROWS = 64
+
+
+class BadSettings(Exception):
+    """A setting that is out of its bound; the message names it."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` one option for each setting."""
+    for name, field in Settings.model_fields.items():
+        default = field.default.value if isinstance(field.default, Enum) else field.default
+        shown = "" if default is None else f" (default: {default})"
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            metavar=_metavar(field.annotation),
+            help=f"{field.description}{shown}",
+        )
+
+
+def settings_from(options: argparse.Namespace) -> Settings:
+    """Build the settings from parsed options and the environment.
+
+    Raises:
+        BadSettings: one of them is out of its bound.
+    """
+    given = {name: value for name, value in vars(options).items() if name in Settings.model_fields and value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        problems = [f"{_option(problem['loc'])}{problem['msg']}" for problem in error.errors(include_url=False, include_input=False)]
+        raise BadSettings("; ".join(problems)) from error
+
+
+def _option(location: tuple[int | str, ...]) -> str:
+    return f"--{str(location[0]).replace('_', '-')} (or PLAIT_{str(location[0]).upper()}): " if location else ""
+
+
+def _metavar(annotation: object) -> str:
+    """Return what stands for a value in the help: its choices, or its kind."""
+    choices = [choice for choice in _members(annotation) if choice is not type(None)]
+    names = {Path: "DIR", str: "NAME", int: "N", float: "SECONDS"}
+    return "|".join(names[choice] if isinstance(choice, type) and choice in names else str(choice) for choice in choices)
+
+
+def _members(annotation: object) -> list[object]:
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return [member.value for member in annotation]
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) in (typing.Union, typing.Literal):
+        return [member for part in typing.get_args(annotation) for member in (_members(part) if not isinstance(part, str) else [part])]
+    return [annotation]
