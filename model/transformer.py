@@ -120,9 +120,9 @@ class Expert(nn.Module):
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Add attention's output ``[T, Hq, d]`` and the feed-forward to the residual stream ``x [T, hidden]``."""
-        x = x + linear(attended.flatten(1), self.o_weight, None)
+        x = linear(attended.flatten(1), self.o_weight, None).add_(x)
         gate_up = linear(rms_norm(x, self.mlp_norm, self.eps), self.gate_up_weight, None)
-        return x + linear(silu_mul(gate_up), self.down_weight, None)
+        return linear(silu_mul(gate_up), self.down_weight, None).add_(x)
 
 
 def _join(und: Tensor, gen: Tensor) -> Tensor:

@@ -81,6 +81,11 @@ def chain(scene: Scene) -> dict[int, ChainStage]:
         return interleaved_chain(scene)
 
 
+@pytest.mark.parametrize("pattern", TESTED_NAMES)
+def test_every_tested_group_has_recorded_tensors(pattern: str) -> None:
+    assert any(re.fullmatch(pattern, name) for name in NAMES)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recorded_tensor_belongs_to_a_tested_group(name: str) -> None:
     assert any(re.fullmatch(pattern, name) for pattern in TESTED_NAMES), f"no test looks at {name}"
