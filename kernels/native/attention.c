@@ -7,7 +7,7 @@
    Online softmax: Milakov & Gimelshein 2018 (arXiv:1805.02867), in blocks of KEYS as FlashAttention does. */
 #include "vector.h"
 
-enum { KEYS = 48, KEY_GROUP = 6, MAX_D_GROUP = 8, MAX_VECS = 2, MAX_COLUMNS = MAX_VECS * LANES, MAX_HEAD_DIM = 256 };
+enum { CACHE_LINE = 64, KEYS = 48, KEY_GROUP = 6, MAX_D_GROUP = 8, MAX_VECS = 2, MAX_COLUMNS = MAX_VECS * LANES, MAX_HEAD_DIM = 256 };
 
 typedef struct {
     const float *q, *k, *v, *k_pages, *v_pages;
@@ -19,12 +19,16 @@ typedef struct {
 
 typedef struct {
     float q[MAX_HEAD_DIM][MAX_COLUMNS], out[MAX_HEAD_DIM][MAX_COLUMNS], s[KEYS][MAX_COLUMNS];
-    const float *keys[KEYS], *values[KEYS];
 } Scratch;
 
+typedef struct {
+    const float *keys[KEYS], *values[KEYS];
+    int num_keys;
+} Block;
+
 /* Scores of KEY_GROUP keys with the query tile: s[key][column] = sum_d k[key][d] q[d][column]. */
-INLINE void score_keys(Scratch *t, int first, long head_dim, const int vecs) {
-    const float *const *k = t->keys + first;
+INLINE void score_keys(Scratch *t, const Block *block, int first, long head_dim, const int vecs) {
+    const float *const *k = block->keys + first;
     vec sums[KEY_GROUP][MAX_VECS];
     UNROLL
     for (int j = 0; j < KEY_GROUP; j++)
@@ -48,7 +52,7 @@ INLINE void score_keys(Scratch *t, int first, long head_dim, const int vecs) {
 }
 
 /* out[d][column] = out * alpha + sum_key v[key][d] p[key][column], so many values of d at a time that eight sums are in flight. */
-INLINE void add_values(Scratch *t, int num_keys, long head_dim, const vec *alpha, const int vecs) {
+INLINE void add_values(Scratch *t, const Block *block, long head_dim, const vec *alpha, const int vecs) {
     const int d_group = MAX_D_GROUP / vecs;
     for (long d = 0; d < head_dim; d += d_group) {
         vec sums[MAX_D_GROUP][MAX_VECS];
@@ -56,8 +60,8 @@ INLINE void add_values(Scratch *t, int num_keys, long head_dim, const vec *alpha
         for (int i = 0; i < d_group; i++)
             UNROLL
             for (int c = 0; c < vecs; c++) sums[i][c] = load(t->out[d + i] + c * LANES) * alpha[c];
-        for (int j = 0; j < num_keys; j++) {
-            const float *v = t->values[j] + d;
+        for (int j = 0; j < block->num_keys; j++) {
+            const float *v = block->values[j] + d;
             vec p[MAX_VECS];
             UNROLL
             for (int c = 0; c < vecs; c++) {
@@ -77,31 +81,36 @@ INLINE void add_values(Scratch *t, int num_keys, long head_dim, const vec *alpha
 }
 
 /* Where keys start .. start + num_keys - 1 of a row lie; the block is filled up to a whole KEY_GROUP with its last key. */
-static void find_keys(const Attention *a, Scratch *t, long row, long kv_head, long start, int num_keys) {
-    const long past_len = a->past_len[row], row_start = a->qo_indptr[row];
+static void find_keys(const Attention *a, Block *block, long row, long kv_head, long start, int num_keys) {
+    const long past_len = a->past_len[row], num_past = past_len - start < num_keys ? past_len - start : num_keys;
     const long slot_stride = a->num_kv_heads * a->head_dim;
-    const int32_t *pages = a->kv_indices + a->kv_indptr[row];
-    for (int j = 0; j < num_keys; j++) {
-        const long key = start + j;
-        if (key < past_len) {
-            const long slot = (long)pages[key / a->page_size] * a->page_size + key % a->page_size;
-            t->keys[j] = a->k_pages + slot * slot_stride + kv_head * a->head_dim;
-            t->values[j] = a->v_pages + slot * slot_stride + kv_head * a->head_dim;
-        } else {
-            const long token = a->token_index[row_start + key - past_len];
-            t->keys[j] = a->k + token * a->k_token + kv_head * a->k_head;
-            t->values[j] = a->v + token * a->v_token + kv_head * a->v_head;
+    const int32_t *page = a->kv_indices + a->kv_indptr[row] + start / a->page_size;
+    const int32_t *token = a->token_index + a->qo_indptr[row] + start - past_len;
+    long in_page = start % a->page_size;
+    for (int j = 0; j < num_past; j++) {
+        const long offset = (*page * a->page_size + in_page) * slot_stride + kv_head * a->head_dim;
+        block->keys[j] = a->k_pages + offset;
+        block->values[j] = a->v_pages + offset;
+        if (++in_page == a->page_size) {
+            in_page = 0;
+            page++;
         }
     }
-    for (int j = num_keys; j % KEY_GROUP; j++) t->keys[j] = t->keys[num_keys - 1];
+    for (int j = num_past > 0 ? (int)num_past : 0; j < num_keys; j++) {
+        block->keys[j] = a->k + token[j] * a->k_token + kv_head * a->k_head;
+        block->values[j] = a->v + token[j] * a->v_token + kv_head * a->v_head;
+    }
+    for (int j = num_keys; j % KEY_GROUP; j++) block->keys[j] = block->keys[num_keys - 1];
+    block->num_keys = num_keys;
 }
 
-/* A decode row meets its keys for the first time in a while and its tiles are short: ask for the whole block at once. */
-INLINE void prefetch_keys(const Scratch *t, int num_keys, long head_dim) {
-    for (int j = 0; j < num_keys; j++)
-        for (long d = 0; d < head_dim; d += 16) {
-            __builtin_prefetch(t->keys[j] + d);
-            __builtin_prefetch(t->values[j] + d);
+/* Ask for what the next block needs of this block's keys first .. first + KEY_GROUP - 1: a group's worth between two computations. */
+INLINE void prefetch_keys(const Block *next, int first, long head_dim) {
+    const int end = first + KEY_GROUP < next->num_keys ? first + KEY_GROUP : next->num_keys;
+    for (int j = first; j < end; j++)
+        for (long d = 0; d < head_dim; d += CACHE_LINE / 4) {
+            __builtin_prefetch(next->keys[j] + d, 0, 2);
+            __builtin_prefetch(next->values[j] + d, 0, 2);
         }
 }
 
@@ -133,11 +142,19 @@ INLINE void attend_tile(const Attention *a, long row, long kv_head, long first, 
         m_i[c] = splat(-INFINITY);
         l_i[c] = splat(0.0f);
     }
-    for (long start = 0; start < max_end; start += KEYS) {
-        const int num_keys = max_end - start < KEYS ? (int)(max_end - start) : KEYS;
-        find_keys(a, &t, row, kv_head, start, num_keys);
-        if (vecs == 1) prefetch_keys(&t, num_keys, head_dim);
-        for (int j = 0; j < num_keys; j += KEY_GROUP) score_keys(&t, j, head_dim, vecs);
+    Block blocks[2];
+    find_keys(a, &blocks[0], row, kv_head, 0, max_end < KEYS ? (int)max_end : KEYS);
+    for (long start = 0, index = 0; start < max_end; start += KEYS, index = 1 - index) {
+        const Block *block = &blocks[index];
+        Block *next = &blocks[1 - index];
+        const int num_keys = block->num_keys;
+        const long rest = max_end - start - KEYS;
+        if (rest > 0) find_keys(a, next, row, kv_head, start + KEYS, rest < KEYS ? (int)rest : KEYS);
+        else next->num_keys = 0;
+        for (int j = 0; j < num_keys; j += KEY_GROUP) {
+            if (vecs == 1) prefetch_keys(next, j, head_dim);
+            score_keys(&t, block, j, head_dim, vecs);
+        }
         if (start + num_keys > min_end)
             for (int j = 0; j < num_keys; j++)
                 for (int c = 0; c < width; c++)
@@ -157,7 +174,7 @@ INLINE void attend_tile(const Attention *a, long row, long kv_head, long first, 
             l_i[c] = l_i[c] * alpha[c] + sum;
             m_i[c] = m_new;
         }
-        add_values(&t, num_keys, head_dim, alpha, vecs);
+        add_values(&t, block, head_dim, alpha, vecs);
     }
 
     for (int c = 0; c < num_columns; c++) {

@@ -67,12 +67,13 @@ typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
 
 /* Fold a vector to four partial sums. */
 INLINE quad fold(vec v) {
+    quad parts[LANES / 4];
+    memcpy(parts, &v, sizeof v);
 #if LANES == 16
-    return (quad){(v[0] + v[8]) + (v[4] + v[12]), (v[1] + v[9]) + (v[5] + v[13]), (v[2] + v[10]) + (v[6] + v[14]),
-                  (v[3] + v[11]) + (v[7] + v[15])};
-#else
-    return (quad){v[0] + v[4], v[1] + v[5], v[2] + v[6], v[3] + v[7]};
+    parts[0] += parts[2];
+    parts[1] += parts[3];
 #endif
+    return parts[0] + parts[1];
 }
 
 INLINE float sum_of_lanes(vec v) {
