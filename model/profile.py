@@ -156,7 +156,7 @@ class FamilyProfile:
         profile = cls.of_family(family or stated, config)
         if EQUATION_3_HINT in names and profile.family is Family.INTERLEAVED:
             profile = replace(profile, defaults=replace(profile.defaults, guidance=GuidanceMode.ILLUME))
-        return _overridden(profile, fields)
+        return _overridden(profile, fields, config)
 
 
 PROFILE_FIELDS = frozenset(FamilyProfile.__slots__)
@@ -196,7 +196,7 @@ def _inferred_family(names: str) -> Family:
     return Family.INTERLEAVED if any(hint in names for hint in INTERLEAVED_HINTS) else Family.BAGEL
 
 
-def _overridden(profile: FamilyProfile, fields: JsonObject) -> FamilyProfile:
+def _overridden(profile: FamilyProfile, fields: JsonObject, config: BagelConfig) -> FamilyProfile:
     """Put what ``plait.json`` states over the family's values; the transforms came with the configuration."""
     fields.allow_only(PROFILE_FIELDS)
     return replace(
@@ -210,18 +210,18 @@ def _overridden(profile: FamilyProfile, fields: JsonObject) -> FamilyProfile:
         after_text_end=_choice(fields, "after_text_end", profile.after_text_end),
         after_image=_choice(fields, "after_image", profile.after_image),
         dropped_image_advances_position=fields.boolean("dropped_image_advances_position", profile.dropped_image_advances_position),
-        defaults=_overridden_defaults(profile.defaults, fields.child("defaults"), profile.vae_transform),
+        defaults=_overridden_defaults(profile.defaults, fields.child("defaults"), config),
     )
 
 
-def _overridden_defaults(defaults: GenerationDefaults, fields: JsonObject, transform: ImageTransform) -> GenerationDefaults:
+def _overridden_defaults(defaults: GenerationDefaults, fields: JsonObject, config: BagelConfig) -> GenerationDefaults:
     fields.allow_only(DEFAULTS_FIELDS)
     return GenerationDefaults(
         guidance=_choice(fields, "guidance", defaults.guidance),
         text_to_image=_overridden_sampler(defaults.text_to_image, fields.child("text_to_image")),
         edit=_overridden_sampler(defaults.edit, fields.child("edit")),
-        image_size=_size(fields, "image_size", defaults.image_size, transform),
-        offered_sizes=_sizes(fields, defaults.offered_sizes, transform),
+        image_size=_size(fields, "image_size", defaults.image_size, config),
+        offered_sizes=_sizes(fields, defaults.offered_sizes, config),
     )
 
 
@@ -254,18 +254,20 @@ def _interval(fields: JsonObject, fallback: tuple[float, float]) -> tuple[float,
     return float(bounds[0]), float(bounds[1])
 
 
-def _size(fields: JsonObject, name: str, fallback: tuple[int, int], transform: ImageTransform) -> tuple[int, int]:
+def _size(fields: JsonObject, name: str, fallback: tuple[int, int], config: BagelConfig) -> tuple[int, int]:
+    """Return a (height, width) the latent position table can hold."""
     sides = fields.positives(name, fallback)
-    if len(sides) != 2 or any(side % transform.stride or side > transform.max_size for side in sides):
-        raise fields.wrong(name, f"[height, width], multiples of {transform.stride} up to {transform.max_size}")
+    stride, largest = config.latent_stride, config.latent_table_side * config.latent_stride
+    if len(sides) != 2 or any(side % stride or side > largest for side in sides):
+        raise fields.wrong(name, f"[height, width], multiples of {stride} up to {largest}")
     return sides[0], sides[1]
 
 
-def _sizes(fields: JsonObject, fallback: tuple[tuple[int, int], ...], transform: ImageTransform) -> tuple[tuple[int, int], ...]:
+def _sizes(fields: JsonObject, fallback: tuple[tuple[int, int], ...], config: BagelConfig) -> tuple[tuple[int, int], ...]:
     listed = fields.fields.get("offered_sizes")
     if listed is None:
         return fallback
     if not isinstance(listed, list) or not listed:
         raise fields.wrong("offered_sizes", "a list of [height, width]")
     places = JsonObject(fields.path, {str(index): size for index, size in enumerate(listed)}, fields.place + "offered_sizes.")
-    return tuple(_size(places, name, fallback[0], transform) for name in places.fields)
+    return tuple(_size(places, name, fallback[0], config) for name in places.fields)

@@ -169,8 +169,12 @@ def _token_id(vocab: JsonObject, name: str) -> int:
 def _read_merges(path: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         raise CheckpointError.missing_file(path, f"the tokenizer, unless there is a {TOKENIZER_JSON}")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise CheckpointError.in_file(path, f"not UTF-8: {error}") from error
     merges = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line or (number == 1 and line.startswith("#version")):
             continue
         first, _, second = line.rstrip("\r").partition(" ")

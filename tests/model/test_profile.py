@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,14 @@ def test_the_released_defaults_are_the_references(tmp_path: Path) -> None:
     assert profile.defaults.image_size == (1024, 1024)
     assert set(profile.defaults.offered_sizes) == {(1024, 1024), (768, 1024), (1024, 768), (576, 1024), (1024, 576)}
     assert (profile.vae_transform, profile.vit_transform) == (ImageTransform(1024, 512, 16), ImageTransform(980, 224, 14))
+
+
+def test_input_transforms_smaller_than_the_latent_table_leave_the_drawn_sizes_alone(tmp_path: Path) -> None:
+    """The bound of a drawn picture is the latent table, not the resize of pictures that come in."""
+    config = replace(CONFIG, vae_transform=ImageTransform(96, 32, 16))
+    profile = FamilyProfile.from_directory(tmp_path, config)
+    assert profile.vae_transform == ImageTransform(96, 32, 16)
+    assert profile.defaults.image_size == (128, 128)
 
 
 @pytest.mark.parametrize("prompt", [THINK_TEXT_PROMPT, THINK_IMAGE_PROMPT])
