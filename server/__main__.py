@@ -16,9 +16,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from starlette.types import ASGIApp
 
 from model.errors import CheckpointError
 from server.api.app import build_app
@@ -32,7 +34,7 @@ from server.logs import configure_logs
 from server.messages import EngineFailed
 from server.metrics import Metrics
 from server.serving.engine_client import EngineClient, EnginePhase, RestartPolicy
-from server.serving.engine_launch import command_line, subprocess_launcher
+from server.serving.engine_launch import Launch, command_line, subprocess_launcher
 from server.serving.engine_link import SocketLink
 from server.serving.generation import GenerationService
 from server.serving.pictures import PictureLimits
@@ -123,8 +125,36 @@ def serve(settings: Settings) -> int:
 
 
 async def _serve_on(listener: socket.socket, settings: Settings, model: ServedModel, path: Path, directory: Path) -> int:
+    front = build_front(settings, model, subprocess_launcher(_engine_options(settings, path), _logging_arguments(settings)), directory)
+    http = HttpServer(front.app, settings.drain_s)
+    http.stop_on_signals()
+    display = StartupDisplay(sys.stderr, model.name, _url(listener))
+    engine_task = asyncio.create_task(front.engine.run())
+    engine_task.add_done_callback(lambda _: http.stop())
+    display_task = asyncio.create_task(display.follow(front.engine))
+    try:
+        await http.serve(listener)
+    finally:
+        display_task.cancel()
+        has_failed = front.engine.status.phase is EnginePhase.FAILED
+        await front.engine.stop(ENGINE_STOP_S, engine_task)
+    if has_failed:
+        print(f"plait: the engine could not start: {front.engine.status.reason}", file=sys.stderr)
+        return EXIT_ENGINE_FAILED
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """The HTTP application and the client of its engine, whose `run` somebody must await."""
+
+    app: ASGIApp
+    engine: EngineClient
+
+
+def build_front(settings: Settings, model: ServedModel, launch: Launch, directory: Path) -> Front:
+    """Make the front's parts and hand them to each other; ``directory`` is private and holds the engine's socket."""
     metrics = Metrics()
-    launch = subprocess_launcher(_engine_options(settings, path), _logging_arguments(settings))
     engine = EngineClient(launch, directory, metrics.observe_step, RestartPolicy())
     limits = PromptLimits(settings.max_pictures, PictureLimits(max_pixels=settings.max_picture_pixels))
     service = GenerationService(model, Preparer(model, limits), engine, metrics, settings.max_in_flight)
@@ -134,22 +164,7 @@ async def _serve_on(listener: socket.socket, settings: Settings, model: ServedMo
         ModelRoutes(model).router(),
         HealthRoutes(engine, metrics, _version(), settings.stall_after_s).router(),
     ]
-    app = build_app(routers, metrics, _version(), settings.max_body_bytes)
-    http = HttpServer(app, settings.drain_s)
-    display = StartupDisplay(sys.stderr, model.name, _url(listener))
-    engine_task = asyncio.create_task(engine.run())
-    engine_task.add_done_callback(lambda _: http.stop())
-    display_task = asyncio.create_task(display.follow(engine))
-    try:
-        await http.serve(listener)
-    finally:
-        display_task.cancel()
-        has_failed = engine.status.phase is EnginePhase.FAILED
-        await engine.stop(ENGINE_STOP_S, engine_task)
-    if has_failed:
-        print(f"plait: the engine could not start: {engine.status.reason}", file=sys.stderr)
-        return EXIT_ENGINE_FAILED
-    return 0
+    return Front(build_app(routers, metrics, _version(), settings.max_body_bytes), engine)
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

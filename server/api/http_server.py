@@ -28,15 +28,14 @@ class HttpServer:
         self._server = _Uvicorn(config)
 
     async def serve(self, listener: socket.socket) -> None:
-        """Serve until `stop` or a signal; a second signal does not wait for running answers."""
+        """Serve until `stop`."""
+        await self._server.serve([listener])
+
+    def stop_on_signals(self) -> None:
+        """Stop on SIGINT and SIGTERM; a second one does not wait for running answers. Call it in the main thread's event loop."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
-        try:
-            await self._server.serve([listener])
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
 
     def stop(self) -> None:
         """Take no more requests, let the running ones finish, and end."""

@@ -21,6 +21,10 @@ CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 """What a client's own x-request-id may look like to be repeated; any other is replaced."""
 
 
+PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+"""Asked every few seconds by machines; worth a line only when debugging."""
+
+
 class Edge:
     """The outermost layer of the application."""
 
@@ -42,7 +46,8 @@ class Edge:
                 await error_response(_public(error, visit.request_id))(scope, receive, visit.send)
         finally:
             self._metrics.http_requests.labels(visit.route, str(visit.status or 0)).inc()
-            logger.info("%s %s %s %.1f ms %s", scope["method"], visit.route, visit.status, visit.elapsed_ms, visit.request_id)
+            level = logging.DEBUG if visit.route in PROBES else logging.INFO
+            logger.log(level, "%s %s %s %.1f ms %s", scope["method"], visit.route, visit.status, visit.elapsed_ms, visit.request_id)
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         """Return a ``receive`` that refuses a body beyond the limit, by its announced length or as it comes."""

@@ -37,7 +37,6 @@ DECODE_ERRORS = (
     MemoryError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
 """What Pillow's decoders raise on broken files."""
 
@@ -69,6 +68,8 @@ def read_picture(part: PicturePart, limits: PictureLimits) -> Image.Image:
             _check_header(image, part, limits)
             image.load()
             return to_rgb(image)
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge(f"{part.param}: the picture has more than the {limits.max_pixels} pixels that are read.", part.param) from error
     except DECODE_ERRORS as error:
         raise InvalidImage(f"{part.param}: the picture is broken or truncated.", part.param) from error
 

@@ -47,7 +47,7 @@ class StartupDisplay:
 
     def _show_progress(self, progress: LoadProgress) -> None:
         percent = 100 * progress.bytes_done // max(1, progress.bytes_total)
-        size = f"{progress.bytes_done / 1e9:.2f} of {progress.bytes_total / 1e9:.2f} GB"
+        size = f"{progress.bytes_done / 1e6:,.1f} of {progress.bytes_total / 1e6:,.1f} MB"
         if self._out.isatty():
             filled = BAR_CHARS * percent // 100
             self._out.write(f"\rplait: [{'#' * filled}{'.' * (BAR_CHARS - filled)}] {percent:3} %  {size} ")

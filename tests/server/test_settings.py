@@ -1,0 +1,52 @@
+"""Settings: command line over environment over default, and nothing out of bounds."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from server.settings import BadSettings, LogFormat, Settings, add_options, settings_from
+
+
+def parse(*arguments: str) -> Settings:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return settings_from(parser.parse_args(arguments))
+
+
+def test_the_command_line_wins_over_the_environment_and_that_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAIT_PORT", "9001")
+    monkeypatch.setenv("PLAIT_PAGE_SIZE", "32")
+    settings = parse("--port", "9002")
+    assert (settings.port, settings.page_size, settings.max_running) == (9002, 32, 128)
+
+
+def test_the_server_listens_on_this_machine_alone_by_default() -> None:
+    assert Settings().host == "127.0.0.1"
+
+
+def test_a_choice_by_name_becomes_its_enum() -> None:
+    assert parse("--log-format", "json").log_format is LogFormat.JSON
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--port", "70000"], ["--port", "PLAIT_PORT", "65535"]),
+        (["--port", "http"], ["--port"]),
+        (["--dtype", "int4"], ["--dtype", "bfloat16"]),
+        (["--device", "tpu"], ["--device"]),
+        (["--keep-alive-s", "nan"], ["--keep-alive-s"]),
+        (["--num-pages", "1", "--page-size", "16"], ["num_pages", "64"]),
+        (["--max-running", "600"], ["max_running", "512"]),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_with_its_name_and_the_bound(arguments: list[str], words: list[str]) -> None:
+    with pytest.raises(BadSettings) as caught:
+        parse(*arguments)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
