@@ -1,0 +1,166 @@
+"""Training examples as the server will see them: an ordered list of texts and pictures, some read, some to be written or drawn.
+
+picture from text   [prompt] [DRAWN]                              straight after the prompt (image mode)
+chat                [prompt] [reply -> BOI] [DRAWN, EOI -> end]   the model speaks, then decides to draw, then to stop
+edit                [picture] [instruction] [DRAWN]
+question, caption   [picture, ViT alone or both] [question] [reply -> end]
+story               [prompt] ([panel text -> BOI] [DRAWN, EOI -> BOS])... the last EOI -> end
+think               [system] [prompt] [thought] [DRAWN]
+talk                [question] [reply -> end]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from random import Random
+
+from model.profile import THINK_IMAGE_PROMPT
+from model.storybook.captions import caption, prompt
+from model.storybook.chat import caption_exchange, outside_talk, question_exchange, small_talk
+from model.storybook.edits import apply, instruction, random_edit
+from model.storybook.riddles import training_riddle
+from model.storybook.sampling import SceneKind, ScenePool, is_held_out
+from model.storybook.scenes import Scene
+from model.storybook.stories import training_story
+
+
+class Next(Enum):
+    """What the model must choose after a closed text or a picture."""
+
+    UNTRAINED = "untrained"
+    PICTURE = "picture"
+    TEXT = "text"
+    END = "end"
+
+
+class Role(Enum):
+    """What a picture is for. READ: seen by the ViT alone. GIVEN: clean latents and ViT. DRAWN: noisy copies first, then as GIVEN."""
+
+    READ = "read"
+    GIVEN = "given"
+    DRAWN = "drawn"
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """A closed text. ``is_written``: the model learns to write it; ``then``: what it chooses after it."""
+
+    text: str
+    is_written: bool = False
+    then: Next = Next.UNTRAINED
+
+
+@dataclass(frozen=True, slots=True)
+class PicturePart:
+    """A picture; a drawn one after which nothing is chosen is not read again."""
+
+    scene: Scene
+    role: Role
+    then: Next = Next.UNTRAINED
+
+
+Part = TextPart | PicturePart
+Episode = tuple[Part, ...]
+
+
+class Task(Enum):
+    DRAW_EASY = "draw_easy"
+    DRAW = "draw"
+    CHAT = "chat"
+    EDIT = "edit"
+    ASK = "ask"
+    STORY = "story"
+    THINK = "think"
+    TALK = "talk"
+
+
+class Episodes:
+    """Draws training examples; scenes come from a pool."""
+
+    def __init__(self, pool: ScenePool) -> None:
+        self._pool = pool
+
+    def make(self, task: Task, rng: Random, wide: bool) -> Episode:
+        """Draw a training example of a task, all its pictures in one format."""
+        match task:
+            case Task.DRAW_EASY:
+                return _drawn_after_prompt(self._pool.scene(rng, SceneKind.SINGLE, wide), rng)
+            case Task.DRAW:
+                return _drawn_after_prompt(self._pool.scene(rng, _any_kind(rng), wide), rng)
+            case Task.CHAT:
+                return _chat(self._pool.scene(rng, _any_kind(rng), wide), rng)
+            case Task.EDIT:
+                return _edit(self._pool.scene(rng, rng.choice((SceneKind.SINGLE, SceneKind.PAIR)), wide), rng)
+            case Task.ASK:
+                return _ask(self._pool.scene(rng, _any_kind(rng), wide), rng)
+            case Task.STORY:
+                return _story(rng, wide)
+            case Task.THINK:
+                return _think(rng, wide)
+            case Task.TALK:
+                return _talk(rng)
+
+
+def _drawn_after_prompt(scene: Scene, rng: Random) -> Episode:
+    """The caption itself is a prompt now and then: in a chat the model draws from its own."""
+    words = caption(scene) if rng.random() < 0.2 else prompt(scene, rng)
+    return (TextPart(words), PicturePart(scene, Role.DRAWN))
+
+
+def _chat(scene: Scene, rng: Random) -> Episode:
+    reply = TextPart(caption(scene), is_written=True, then=Next.PICTURE)
+    return (TextPart(prompt(scene, rng)), reply, PicturePart(scene, Role.DRAWN, then=Next.END))
+
+
+def _edit(scene: Scene, rng: Random) -> Episode:
+    while is_held_out(changed := apply(edit := random_edit(scene, rng), scene)):
+        pass
+    given, asked = PicturePart(scene, Role.GIVEN), TextPart(instruction(edit, scene, rng))
+    if rng.random() < 0.6:
+        return (given, asked, PicturePart(changed, Role.DRAWN))
+    reply = TextPart(caption(changed), is_written=True, then=Next.PICTURE)
+    return (given, asked, reply, PicturePart(changed, Role.DRAWN))
+
+
+def _ask(scene: Scene, rng: Random) -> Episode:
+    exchange = caption_exchange(scene, rng) if rng.random() < 0.5 else question_exchange(scene, rng)
+    role = Role.READ if rng.random() < 0.6 else Role.GIVEN
+    return (PicturePart(scene, role), TextPart(exchange.question), TextPart(exchange.answer, is_written=True, then=Next.END))
+
+
+def _story(rng: Random, wide: bool) -> Episode:
+    story = training_story(rng, wide)
+    parts: list[Part] = [TextPart(story.prompt)]
+    for number, panel in enumerate(story.panels, start=1):
+        is_last = number == len(story.panels)
+        parts.append(TextPart(panel.text, is_written=True, then=Next.PICTURE))
+        parts.append(PicturePart(panel.scene, Role.DRAWN, then=Next.END if is_last else Next.TEXT))
+    return tuple(parts)
+
+
+def _think(rng: Random, wide: bool) -> Episode:
+    riddle = training_riddle(rng, wide)
+    thought = TextPart(riddle.thought, is_written=True)
+    return (TextPart(THINK_IMAGE_PROMPT), TextPart(riddle.prompt), thought, PicturePart(riddle.scene, Role.DRAWN))
+
+
+def _talk(rng: Random) -> Episode:
+    exchange = small_talk(rng) if rng.random() < 0.3 else outside_talk(rng)
+    return (TextPart(exchange.question), TextPart(exchange.answer, is_written=True, then=Next.END))
+
+
+def _any_kind(rng: Random) -> SceneKind:
+    return rng.choice((SceneKind.SINGLE, SceneKind.PAIR, SceneKind.PAIR, SceneKind.COUNT))
+
+
+def without_texts(episode: Episode) -> Episode:
+    """Keep the pictures up to and with the last drawn one: what guidance sees when all text is dropped (spec 8.4, v_img)."""
+    pictures = [part for part in episode if isinstance(part, PicturePart)]
+    return (*(PicturePart(part.scene, Role.GIVEN) for part in pictures[:-1]), PicturePart(pictures[-1].scene, Role.DRAWN))
+
+
+def without_pictures(episode: Episode) -> Episode:
+    """Keep the texts and the last drawn picture: what guidance sees when the pictures are dropped (spec 6.3, W)."""
+    last = next(part for part in reversed(episode) if isinstance(part, PicturePart))
+    return (*(TextPart(part.text) for part in episode if isinstance(part, TextPart)), PicturePart(last.scene, Role.DRAWN))

@@ -1,0 +1,136 @@
+"""Train storybook, stage by stage: ``python -m model.storybook.train --stage tokenizer|vae|transformer|export --out DIR``.
+
+The same command runs on a CPU and on a GPU, and goes on from the last checkpoint in DIR if it was stopped. See `model.storybook.run`
+for the files of a stage; ``--stage export`` writes the finished model directory DIR/model from what the other stages left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import sys
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from model.bagel import Bagel
+from model.profile import FamilyProfile
+from model.storybook.architecture import ModelSize, initialise, storybook_config, write_profile
+from model.storybook.run import Run
+from model.storybook.tokenizer_training import train_tokenizer
+from model.storybook.transformer_training import TransformerSettings, TransformerTraining
+from model.storybook.vae_training import VaeSettings, latent_statistics, train_vae, vae_config
+from model.tokenizer import Tokenizer
+from model.vae import Vae
+from model.weights import save_bagel
+
+
+class Stage(Enum):
+    TOKENIZER = "tokenizer"
+    VAE = "vae"
+    TRANSFORMER = "transformer"
+    EXPORT = "export"
+
+
+STATISTICS_SCENES = 512
+"""Scenes whose latents fix the VAE's shift and scale."""
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    directory = Path(options.out)
+    stage = Stage(options.stage)
+    match stage:
+        case Stage.TOKENIZER:
+            print(f"vocabulary of {train_tokenizer(directory / 'tokenizer', options.seed)} tokens")
+        case Stage.VAE:
+            make_vae(directory, replace(VaeSettings(), seed=options.seed), options.steps)
+        case Stage.TRANSFORMER:
+            make_transformer(directory, replace(TransformerSettings(), seed=options.seed), ModelSize(), options.steps)
+        case Stage.EXPORT:
+            export(directory, ModelSize())
+
+
+def make_vae(directory: Path, settings: VaeSettings, num_steps: int | None = None) -> None:
+    """Train the VAE and write ``vae/vae.safetensors`` with the shift and scale of its latents."""
+    settings = replace(settings, num_steps=num_steps or settings.num_steps)
+    device = _device()
+    vae = Vae(vae_config())
+    train_vae(vae, Run(directory / "vae", settings.num_steps, _command()), settings, device)
+    mean, deviation = latent_statistics(vae, settings.seed, STATISTICS_SCENES, device)
+    weights = {name: values.detach().cpu().contiguous() for name, values in vae.state_dict().items()}
+    save_file(weights, directory / "vae" / "vae.safetensors", {"shift": repr(mean), "scale": repr(1.0 / deviation)})
+
+
+def make_transformer(directory: Path, settings: TransformerSettings, size: ModelSize, num_steps: int | None = None) -> None:
+    """Train the transformer on the finished tokenizer and VAE, and export the model."""
+    settings = replace(settings, num_steps=num_steps or settings.num_steps)
+    model, tokenizer = fresh_model(directory, size, settings.seed)
+    model.to(_device())
+    TransformerTraining(model, tokenizer, settings).run(Run(directory / "transformer", settings.num_steps, _command()))
+    _write_model(model, directory)
+
+
+def export(directory: Path, size: ModelSize) -> None:
+    """Write ``model/`` from the transformer's last checkpoint: the running average of the weights."""
+    model, _ = fresh_model(directory, size, seed=0)
+    saved = load_file(directory / "transformer" / "checkpoint.safetensors")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if f"average.{name}" in saved:
+                parameter.copy_(saved[f"average.{name}"])
+    _write_model(model, directory)
+
+
+def fresh_model(directory: Path, size: ModelSize, seed: int) -> tuple[Bagel, Tokenizer]:
+    """Build the model around the trained VAE, everything else untrained, and its tokenizer."""
+    path = directory / "vae" / "vae.safetensors"
+    with safe_open(path, framework="pt") as stored:
+        statistics = stored.metadata()
+    write_profile(directory / "tokenizer")
+    vae = vae_config(float(statistics["shift"]), float(statistics["scale"]))
+    profile = FamilyProfile.from_directory(directory / "tokenizer", storybook_config(0, vae, size))
+    tokenizer = Tokenizer.from_directory(directory / "tokenizer", profile)
+    model = Bagel(storybook_config(tokenizer.vocab_size, vae, size))
+    initialise(model, seed)
+    model.vae.load_state_dict(load_file(path))
+    return model, tokenizer
+
+
+def _write_model(model: Bagel, directory: Path) -> None:
+    """Write the model directory: the VAE in float32, the rest in bfloat16, tokenizer and profile."""
+    vae = {name: values.detach().clone() for name, values in model.vae.named_parameters()}
+    half = model.to("cpu", torch.bfloat16)
+    with torch.no_grad():
+        half.vae.float().load_state_dict(vae)
+    save_bagel(half, directory / "model")
+    shutil.copytree(directory / "tokenizer", directory / "model", dirs_exist_ok=True)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _command() -> str:
+    return f"python -m model.storybook.train {shlex.join(sys.argv[1:])}"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=[stage.value for stage in Stage], required=True)
+    parser.add_argument("--out", required=True, help="directory of the whole training")
+    parser.add_argument("--steps", type=int, help="steps of the stage in all, instead of its default")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The transformer's stage: ViT and both experts learn every task together, drawing first, from single things to all scenes.
+
+A step is one batch of pictures from text, with several noises for each text, and one batch of another task in turn. Gradients of both
+are added. Every step's random numbers follow from the seed and the step's number, so that a stopped run goes on as it would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from torch import Tensor
+
+from model.bagel import Bagel
+from model.storybook.bank import Bank
+from model.storybook.episodes import Episode, Episodes, PicturePart, Role, Task, without_pictures, without_texts
+from model.storybook.losses import Losses, compute_losses
+from model.storybook.optimiser import Optimiser, OptimiserConfig
+from model.storybook.packing import Geometry, Packer
+from model.storybook.probes import Prober
+from model.storybook.run import Run, rate_factor
+from model.storybook.sampling import ScenePool
+from model.tokenizer import Tokenizer
+
+SQUARE = Geometry(latent_grid=(2, 2), vit_grid=(4, 4))
+WIDE = Geometry(latent_grid=(2, 3), vit_grid=(4, 6))
+WIDE_SHARE = 0.15
+"""Share of the batches in the wide format."""
+EASY_UNTIL = 0.06
+"""Share of the training in which only single things are drawn, and nothing else is learnt."""
+DROP_TEXTS, DROP_PICTURES = 0.06, 0.04
+"""Shares of edits and stories shown without any text, or without the pictures, for guidance (spec 8.4, 6.3)."""
+FRESH_SCENES = 0.25
+POOL_CAPACITY = 20_000
+NUM_WARM = 50
+DECAY_FROM = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How often a task takes the second batch of a step, how many episodes it then has, and noises for each drawn picture."""
+
+    task: Task
+    weight: int
+    num_episodes: int
+    num_copies: int
+
+
+SHARES = (
+    Share(Task.EDIT, weight=4, num_episodes=20, num_copies=4),
+    Share(Task.ASK, weight=4, num_episodes=32, num_copies=1),
+    Share(Task.STORY, weight=4, num_episodes=5, num_copies=4),
+    Share(Task.CHAT, weight=2, num_episodes=14, num_copies=4),
+    Share(Task.THINK, weight=1, num_episodes=12, num_copies=4),
+    Share(Task.TALK, weight=1, num_episodes=32, num_copies=1),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerSettings:
+    """How the transformer is trained. ``batch_size`` texts a step, ``num_copies`` noises for each."""
+
+    num_steps: int = 6000
+    batch_size: int = 24
+    num_copies: int = 8
+    words_weight: float = 0.2
+    report_every: int = 250
+    num_probes: int = 24
+    seed: int = 0
+    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=2e-3, weight_decay=0.02, average_decay=0.998)
+
+
+class TransformerTraining:
+    """A model, its optimiser and its examples, one step after another."""
+
+    def __init__(self, model: Bagel, tokenizer: Tokenizer, settings: TransformerSettings) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._bank = Bank(model.vae, model.config.latent_patch_size, model.device)
+        self._episodes = Episodes(ScenePool(FRESH_SCENES, POOL_CAPACITY))
+        model.vae.requires_grad_(False)
+        learnt = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.optimiser = Optimiser(learnt, _matrix_names(learnt), settings.optimiser)
+
+    def run(self, run: Run) -> None:
+        """Train from the run's checkpoint to the last step, and leave the averaged weights in the model."""
+        run.load(self.optimiser)
+        means = _Means()
+        while self.optimiser.num_steps < self._settings.num_steps:
+            means.add(self.step())
+            done = self.optimiser.num_steps
+            if done % self._settings.report_every == 0 or done == self._settings.num_steps:
+                run.report(done, means.take() | self.probe())
+                run.save(self.optimiser)
+        self._use(self.optimiser.averaged())
+
+    def step(self) -> dict[str, float]:
+        """Make one step and return its losses by name."""
+        number, settings = self.optimiser.num_steps, self._settings
+        rng = Random(f"{settings.seed} transformer {number}")
+        torch.manual_seed(rng.getrandbits(60))
+        is_easy = number < EASY_UNTIL * settings.num_steps
+        first = Share(Task.DRAW_EASY if is_easy else Task.DRAW, 1, settings.batch_size, settings.num_copies)
+        figures = self._accumulate(first, rng)
+        if not is_easy:
+            figures |= self._accumulate(rng.choices(SHARES, [share.weight for share in SHARES])[0], rng)
+        norm = self.optimiser.step(rate_factor(number, settings.num_steps, NUM_WARM, DECAY_FROM))
+        return figures | {"gradient": norm}
+
+    def _accumulate(self, share: Share, rng: Random) -> dict[str, float]:
+        """Add the gradients of one batch of a task."""
+        wide = rng.random() < WIDE_SHARE
+        geometry = WIDE if wide else SQUARE
+        number = max(1, share.num_episodes * SQUARE.num_latents // geometry.num_latents)
+        episodes = [_thinned(self._episodes.make(share.task, rng, wide), share.task, rng) for _ in range(number)]
+        batch = Packer(self._tokenizer, geometry, share.num_copies).pack(episodes, rng).to(self._model.device)
+        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._model.device.type == "cuda"):
+            losses = compute_losses(self._model, self._bank, batch, geometry)
+        losses.total(self._settings.words_weight).backward()
+        return _figures(share.task, losses)
+
+    def probe(self) -> dict[str, float]:
+        """Judge the averaged weights on held-out scenes, then put the trained ones back."""
+        trained = {name: parameter.detach().clone() for name, parameter in self.optimiser.parameters.items()}
+        self._use(self.optimiser.averaged())
+        prober = Prober(self._model, self._bank, Packer(self._tokenizer, SQUARE, num_copies=1))
+        figures = prober.drawn_right(self._settings.num_probes, self._settings.seed)
+        figures["captioned"] = prober.captioned_right(2 * self._settings.num_probes, self._settings.seed)
+        self._use(trained)
+        return figures
+
+    @torch.no_grad()
+    def _use(self, weights: dict[str, Tensor]) -> None:
+        for name, parameter in self.optimiser.parameters.items():
+            parameter.copy_(weights[name])
+
+
+class _Means:
+    """Running means of named figures between two reports."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            total, number = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value, number + 1)
+
+    def take(self) -> dict[str, float]:
+        means = {name: total / number for name, (total, number) in self._sums.items()}
+        self._sums.clear()
+        return means
+
+
+def _thinned(episode: Episode, task: Task, rng: Random) -> Episode:
+    """Now and then show an edit or a story (up to one of its panels) as guidance's branches will: without texts, or without pictures."""
+    if task not in (Task.EDIT, Task.STORY) or (draw := rng.random()) >= DROP_TEXTS + DROP_PICTURES:
+        return episode
+    drawn = [index for index, part in enumerate(episode) if isinstance(part, PicturePart) and part.role is Role.DRAWN]
+    shown = episode[: rng.choice(drawn) + 1]
+    return without_texts(shown) if draw < DROP_TEXTS else without_pictures(shown)
+
+
+def _figures(task: Task, losses: Losses) -> dict[str, float]:
+    figures = {}
+    if losses.flow is not None:
+        figures[f"flow_{task.value}"] = float(losses.flow.detach())
+    if losses.words is not None:
+        figures[f"words_{task.value}"] = float(losses.words.detach())
+    return figures
+
+
+def _matrix_names(parameters: Mapping[str, Tensor]) -> frozenset[str]:
+    """The matrices inside the layers; embeddings, heads and the first and last projections are not for Muon."""
+    inside = ("layers.", "vit.layers.", "connector.")
+    return frozenset(name for name, parameter in parameters.items() if parameter.ndim == 2 and name.startswith(inside))
