@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+
 from model.guidance_rules import GuidanceMode
 from server.engine.segments import ContextSegment, DroppedImage, TextTokens, VaeImage, VitImage
 from server.messages import ImageParams
@@ -33,9 +35,12 @@ class BranchPlan:
 
 
 def active_branches(params: ImageParams, timestep: float) -> list[Branch]:
-    """List the branches whose coefficient is not zero at ``timestep`` (shifted, in (0, 1]); FULL is always first."""
-    low, high = params.interval
-    if not low < timestep <= high:
+    """List the branches whose coefficient is not zero at ``timestep`` (shifted, in (0, 1]); FULL is always first.
+
+    The interval is compared in float32, as the reference compares its float32 timesteps.
+    """
+    low, high = np.float32(params.interval[0]), np.float32(params.interval[1])
+    if not low < np.float32(timestep) <= high:
         return [Branch.FULL]
     if params.guidance is GuidanceMode.BAGEL:
         return _bagel_branches(params)
