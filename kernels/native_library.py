@@ -14,6 +14,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -28,14 +29,15 @@ class NativeBuildError(Exception):
     """The C kernels cannot be built or opened here; the message says why."""
 
 
-def open_native_library(cache_directory: Path | None = None) -> ctypes.CDLL:
+def open_native_library(cache_directory: Path | None = None, compilers: Sequence[str] = COMPILERS) -> ctypes.CDLL:
     """Open the library of C kernels, compiling it first if no earlier process has.
 
-    ``cache_directory`` defaults to ``~/.cache/plait``; it is created with mode 0700. Raises `NativeBuildError`.
+    ``cache_directory`` defaults to ``~/.cache/plait``; it is created with mode 0700. The first of ``compilers`` on the PATH is used.
+    Raises `NativeBuildError`.
     """
-    compiler = next((path for path in map(shutil.which, COMPILERS) if path is not None), None)
+    compiler = next((path for path in map(shutil.which, compilers) if path is not None), None)
     if compiler is None:
-        raise NativeBuildError(f"no C compiler found (looked for {', '.join(COMPILERS)})")
+        raise NativeBuildError(f"no C compiler found (looked for {', '.join(compilers)})")
     openmp = openmp_of_torch()
     sources = sorted(SOURCE_DIRECTORY.glob("*.c"))
     try:

@@ -1,6 +1,6 @@
 """Compile the attention kernel for a GPU that need not be here and print what the machine code holds, as one JSON line a tile.
 
-Run in its own process, without TRITON_INTERPRET: `python compile_attention.py 90 bf16 128`.
+Run in its own process, with TRITON_INTERPRET=0: `python compile_attention.py 90 bf16 128`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,61 @@
+"""The Triton attention against float64: in the interpreter (tests/conftest.py sees to it), compiled where there is a GPU.
+
+An iteration of a key loop costs milliseconds in the interpreter whatever its size: few rows, tiles as large as shipped.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+
+from kernels import reference
+from kernels.attention_triton import DECODE_TILE, LONG_TILE, SHORT_TILE, attend_with_triton, choose_tile
+from tests.kernels.accuracy import assert_close_to_float64
+from tests.kernels.ragged import RaggedCase, Row, Segment, SegmentKind, Shape, build_case, decode, denoise, ragged_cases
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TEXT, IMAGE = SegmentKind.TEXT, SegmentKind.IMAGE
+
+
+def check(case: RaggedCase, dtype: torch.dtype) -> None:
+    rounded = case.to(dtype, DEVICE)
+    expected = reference.interleaved_attention(*case.to(dtype).to(torch.float64).call)
+    assert_close_to_float64(attend_with_triton(*rounded.call), expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(ragged_cases(max_rows=4, max_segment=30))
+def test_attention_of_any_ragged_batch_equals_its_reference(case: RaggedCase) -> None:
+    check(case, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("group", [1, 4, 7])
+def test_a_mixed_batch_equals_its_reference_in_every_dtype(dtype: torch.dtype, group: int) -> None:
+    rows = [decode(0), decode(33), denoise(20, 60), Row(70, (Segment(TEXT, 20), Segment(IMAGE, 30), Segment(TEXT, 3)))]
+    check(build_case(rows, Shape(num_kv_heads=2, group=group, head_dim=64, page_size=16), seed=group), dtype)
+
+
+@pytest.mark.parametrize("head_dim", [16, 72, 128])
+def test_head_dims_that_are_no_power_of_two_are_padded(head_dim: int) -> None:
+    rows = [decode(17), denoise(15, 20)]
+    check(build_case(rows, Shape(num_kv_heads=2, group=4, head_dim=head_dim, page_size=16), seed=head_dim), torch.float32)
+
+
+# Two tiles of 64 keys without a mask and one with, in pages and among a row's own tokens; then the same, one key beside each edge.
+@pytest.mark.parametrize("past_len", [63, 64, 65, 128, 129])
+@pytest.mark.parametrize("num_latents", [62, 63, 125])
+def test_tile_edges_hide_and_show_the_right_keys(past_len: int, num_latents: int) -> None:
+    check(build_case([denoise(past_len, num_latents)], Shape(1, 1, 16, 16), seed=past_len), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("rows", "tile"),
+    [([decode(40)] * 3, DECODE_TILE), ([decode(40), denoise(3, 7)], SHORT_TILE), ([decode(40), denoise(3, 40)], LONG_TILE)],
+    ids=["decode", "short", "long"],
+)
+def test_each_tile_shape_is_chosen_by_the_longest_row_and_is_right(rows: list[Row], tile: object) -> None:
+    case = build_case(rows, Shape(num_kv_heads=2, group=7, head_dim=64, page_size=16), seed=8)
+    assert choose_tile(case.plan.layout, group=7) is tile
+    check(case, torch.float32)

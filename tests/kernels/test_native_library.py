@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kernels.native_library import NativeBuildError, open_native_library, openmp_of_torch
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=200)
+
+
+def test_a_second_opening_uses_the_library_of_the_first(tmp_path: Path) -> None:
+    open_native_library(tmp_path / "cache")
+    (built,) = (tmp_path / "cache").glob("*.so")
+    before = built.stat().st_mtime_ns
+    open_native_library(tmp_path / "cache")
+    assert [(path, path.stat().st_mtime_ns) for path in (tmp_path / "cache").iterdir()] == [(built, before)]
+
+
+def test_the_cache_is_private_to_its_owner(tmp_path: Path) -> None:
+    open_native_library(tmp_path / "cache")
+    assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
+
+
+def test_a_cache_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    shared = tmp_path / "cache"
+    shared.mkdir()
+    shared.chmod(0o777)
+    with pytest.raises(NativeBuildError, match="not private"):
+        open_native_library(shared)
+    assert list(shared.iterdir()) == []
+
+
+def test_a_missing_compiler_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NativeBuildError, match="no C compiler found \\(looked for no-such-compiler\\)"):
+        open_native_library(tmp_path, compilers=("no-such-compiler",))
+
+
+def test_processes_that_build_at_once_all_get_a_whole_library(tmp_path: Path) -> None:
+    code = f"from pathlib import Path; from kernels.native_library import open_native_library as o; o(Path({str(tmp_path)!r}) / 'cache')"
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}) for _ in range(2)]
+    assert [process.wait(timeout=200) for process in processes] == [0, 0]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_without_a_compiler_the_ops_work_in_torch_and_the_log_says_so(tmp_path: Path) -> None:
+    code = (
+        "import torch, logging; logging.basicConfig(); torch.set_grad_enabled(False)\n"
+        "from kernels.linear import linear; from kernels.native_kernels import native_kernels\n"
+        "x, w = torch.randn(2, 8), torch.randn(6, 8)\n"
+        "assert native_kernels() is None\n"
+        "assert torch.allclose(linear(x, w), x @ w.T, atol=1e-5)"
+    )
+    done = run_python(code, PATH=str(tmp_path), HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("native CPU kernels are not available") == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the loaded libraries are listed in /proc")
+def test_one_openmp_runtime_is_in_the_process() -> None:
+    """Two would each keep a thread spinning on every core."""
+    code = (
+        "import torch; torch.set_grad_enabled(False); from kernels.linear import linear\n"
+        "linear(torch.randn(2, 512), torch.randn(512, 512)); torch.randn(512, 512) @ torch.randn(512, 512)\n"
+        "print({line.split()[-1] for line in open('/proc/self/maps') if 'omp' in line.rsplit('/', 1)[-1]})"
+    )
+    done = run_python(code)
+    assert done.stdout.strip() == str({str(openmp_of_torch().resolve())}), done.stderr
