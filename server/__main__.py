@@ -109,8 +109,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def serve(settings: Settings) -> int:
-    """Serve until told to stop; return the exit status."""
-    configure_logs(settings.log_level, settings.log_format, "front")
+    """Serve until told to stop; return the exit status.
+
+    Raises:
+        CheckpointError, BadSettings: the model directory or the address cannot be used.
+    """
     with tempfile.TemporaryDirectory(prefix="plait-") as directory:
         path = settings.model or _random_model(Path(directory) / RANDOM_MODEL_NAME)
         name = settings.model_name or path.resolve().name
@@ -121,6 +124,7 @@ def serve(settings: Settings) -> int:
             reason = error.strerror or "no such address"
             raise BadSettings(f"cannot listen on {settings.host} port {settings.port}: {reason}") from error
         with listener:
+            configure_logs(settings.log_level, settings.log_format, "front")
             return asyncio.run(_serve_on(listener, settings, model, path, Path(directory)))
 
 

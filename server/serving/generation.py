@@ -81,6 +81,10 @@ class AnswerTimes:
         """Take note that the engine failed the ask."""
         self._metrics.finished.labels(FinishReason.ERROR.value).inc()
 
+    def observe_abandoned(self, num_answers: int) -> None:
+        """Take note of answers nobody waits for any more."""
+        self._metrics.finished.labels(FinishReason.ABORT.value).inc(num_answers)
+
 
 class Generation:
     """Answers under way. Iterate over `events`, then `close`: closing early aborts what is unfinished, within one engine step."""
@@ -113,4 +117,4 @@ class Generation:
 
     def close(self) -> None:
         """Give up what is unfinished."""
-        self._outputs.close()
+        self._times.observe_abandoned(self._outputs.close())

@@ -38,11 +38,13 @@ class OutputStream:
         """Ask the engine to end one request; its `FinishedOutput` still comes."""
         self._abort(request_id)
 
-    def close(self) -> None:
-        """Abort what has not finished."""
+    def close(self) -> int:
+        """Abort what has not finished; return how many that were."""
+        num_aborted = len(self._unfinished)
         for request_id in self._unfinished:
             self._abort(request_id)
         self._unfinished.clear()
+        return num_aborted
 
 
 def outputs_in_order(report: StepReport) -> Iterable[Output]:

@@ -63,9 +63,13 @@ def read_picture(part: PicturePart, limits: PictureLimits) -> Image.Image:
         ImageTooLarge: beyond ``limits``.
     """
     encoded = _picture_bytes(part, limits)
+    formats = [_format_of(encoded, part)]
     try:
-        with Image.open(io.BytesIO(encoded), formats=[_format_of(encoded, part)]) as image:
+        with Image.open(io.BytesIO(encoded), formats=formats) as image:
             _check_header(image, part, limits)
+            # Decoding stops at the last pixel; this reads on to the end of the file where the format has checksums.
+            image.verify()
+        with Image.open(io.BytesIO(encoded), formats=formats) as image:
             image.load()
             return to_rgb(image)
     except Image.DecompressionBombError as error:

@@ -103,7 +103,9 @@ def test_the_answers_of_one_ask_differ_in_id_and_seed_alone() -> None:
     assert [request.sampling.seed for request in requests] == [40, 41, 42]
     assert len({request.request_id for request in requests}) == 3
     first = requests[0]
-    assert all(replace(request, request_id="", sampling=first.sampling, image=first.image) == replace(first, request_id="") for request in requests)
+    assert all(
+        replace(request, request_id="", sampling=first.sampling, image=first.image) == replace(first, request_id="") for request in requests
+    )
 
 
 def test_without_a_seed_two_asks_get_different_ones() -> None:
@@ -142,7 +144,11 @@ def test_thinking_puts_the_system_prompt_first(modalities: frozenset[Modality], 
             UnsupportedParameter,
             "image.negative_prompt",
         ),
-        (Ask([HELLO], modalities=IMAGE, pictures=PictureChoices(negative_prompt="blur", text_scale=1.0)), UnsupportedParameter, "image.negative_prompt"),
+        (
+            Ask([HELLO], modalities=IMAGE, pictures=PictureChoices(negative_prompt="blur", text_scale=1.0)),
+            UnsupportedParameter,
+            "image.negative_prompt",
+        ),
         (Ask([HELLO], text=TextChoices(max_tokens=2048)), ContextLengthExceeded, "messages"),
         (Ask([Message([TextPart("word " * 3000)], "m")]), ContextLengthExceeded, "messages"),
     ],

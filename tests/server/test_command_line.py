@@ -1,0 +1,123 @@
+"""The command line as its user meets it: real processes, the real engine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from server.__main__ import EXIT_BAD_INPUT, EXIT_ENGINE_FAILED, run
+from server.serving.engine_launch import command_line
+from tests.server.running_front import GOLDEN
+
+DEADLINE_S = 120.0
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run ``plait serve`` and make sure that it ends."""
+    command = command_line(["serve", "--port", "0", "--num-threads", "1", "--num-pages", "64", *arguments])
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def lines_until(process: subprocess.Popen[str], pattern: str) -> str:
+    """Return the first line of standard error that matches; fail when the process ends without one."""
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if re.search(pattern, line):
+            return line
+    raise AssertionError(f"no line matches {pattern!r} in {seen}")
+
+
+def children_of(process_id: int) -> list[int]:
+    """Return the processes whose parent is ``process_id``."""
+    listed = subprocess.run(["ps", "-o", "pid=,ppid=", "-A"], capture_output=True, text=True, check=True).stdout
+    return [int(child) for child, parent in (line.split() for line in listed.splitlines()) if int(parent) == process_id]
+
+
+def is_running(process_id: int) -> bool:
+    listed = subprocess.run(["ps", "-o", "stat=", "-p", str(process_id)], capture_output=True, text=True, check=False).stdout
+    return bool(listed.strip()) and not listed.startswith("Z")
+
+
+def assert_ends(process_id: int) -> None:
+    """Assert that a process ends by itself."""
+    deadline = time.monotonic() + DEADLINE_S
+    while is_running(process_id):
+        assert time.monotonic() < deadline, "the engine outlived its front"
+        time.sleep(0.05)
+
+
+def test_serve_prints_a_command_that_works_and_stops_cleanly_with_its_engine() -> None:
+    with serving("--model", str(GOLDEN)) as process:
+        words = shlex.split(lines_until(process, r"try: +curl").partition("try:")[2])
+        url = next(word for word in words if word.startswith("http"))
+        body = {**json.loads(words[words.index("-d") + 1]), "max_tokens": 8, "image": {"size": "32x32", "num_inference_steps": 3}}
+        answer = httpx.post(url, json=body, timeout=DEADLINE_S)
+        assert answer.status_code == 200 and answer.text.endswith("data: [DONE]\n\n")
+        assert answer.text.count("data:image/png;base64,") == 1
+        (engine,) = children_of(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == 0
+        assert_ends(engine)
+
+
+def test_the_engine_ends_when_its_front_is_killed() -> None:
+    with serving("--model", str(GOLDEN)) as process:
+        lines_until(process, "ready on cpu")
+        (engine,) = children_of(process.pid)
+        process.kill()
+        assert_ends(engine)
+
+
+def test_weights_that_are_broken_end_the_server_with_the_file_s_name(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(GOLDEN, broken)
+    weights = broken / "ema.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with serving("--model", str(broken)) as process:
+        assert "ema.safetensors" in lines_until(process, "could not start")
+        assert process.wait(DEADLINE_S) == EXIT_ENGINE_FAILED
+
+
+def test_a_directory_that_holds_no_model_is_refused_with_the_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--model", str(tmp_path)]) == EXIT_BAD_INPUT
+    assert str(tmp_path / "llm_config.json") in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert run(["serve", "--model", str(GOLDEN), "--port", port]) == EXIT_BAD_INPUT
+    assert port in capsys.readouterr().err
+
+
+def test_the_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(["serve", "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "examples:" in text and "--model" in text and "PLAIT_" in text
+
+
+def test_the_front_never_imports_torch() -> None:
+    check = "import sys, server.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode == 0
