@@ -20,7 +20,7 @@ from model.storybook.captions import caption, prompt
 from model.storybook.chat import caption_exchange, outside_talk, question_exchange, small_talk
 from model.storybook.edits import apply, instruction, random_edit
 from model.storybook.riddles import training_riddle
-from model.storybook.sampling import SceneKind, ScenePool, is_held_out
+from model.storybook.sampling import SceneKind, is_held_out, pooled_scene
 from model.storybook.scenes import Scene
 from model.storybook.stories import training_story
 
@@ -75,31 +75,25 @@ class Task(Enum):
     TALK = "talk"
 
 
-class Episodes:
-    """Draws training examples; scenes come from a pool."""
-
-    def __init__(self, pool: ScenePool) -> None:
-        self._pool = pool
-
-    def make(self, task: Task, rng: Random, wide: bool) -> Episode:
-        """Draw a training example of a task, all its pictures in one format."""
-        match task:
-            case Task.DRAW_EASY:
-                return _drawn_after_prompt(self._pool.scene(rng, SceneKind.SINGLE, wide), rng)
-            case Task.DRAW:
-                return _drawn_after_prompt(self._pool.scene(rng, _any_kind(rng), wide), rng)
-            case Task.CHAT:
-                return _chat(self._pool.scene(rng, _any_kind(rng), wide), rng)
-            case Task.EDIT:
-                return _edit(self._pool.scene(rng, rng.choice((SceneKind.SINGLE, SceneKind.PAIR)), wide), rng)
-            case Task.ASK:
-                return _ask(self._pool.scene(rng, _any_kind(rng), wide), rng)
-            case Task.STORY:
-                return _story(rng, wide)
-            case Task.THINK:
-                return _think(rng, wide)
-            case Task.TALK:
-                return _talk(rng)
+def make_episode(task: Task, rng: Random, wide: bool) -> Episode:
+    """Draw a training example of a task, all its pictures in one format."""
+    match task:
+        case Task.DRAW_EASY:
+            return _drawn_after_prompt(pooled_scene(rng, SceneKind.SINGLE, wide), rng)
+        case Task.DRAW:
+            return _drawn_after_prompt(pooled_scene(rng, _any_kind(rng), wide), rng)
+        case Task.CHAT:
+            return _chat(pooled_scene(rng, _any_kind(rng), wide), rng)
+        case Task.EDIT:
+            return _edit(pooled_scene(rng, rng.choice((SceneKind.SINGLE, SceneKind.PAIR)), wide), rng)
+        case Task.ASK:
+            return _ask(pooled_scene(rng, _any_kind(rng), wide), rng)
+        case Task.STORY:
+            return _story(rng, wide)
+        case Task.THINK:
+            return _think(rng, wide)
+        case Task.TALK:
+            return _talk(rng)
 
 
 def _drawn_after_prompt(scene: Scene, rng: Random) -> Episode:

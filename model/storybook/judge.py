@@ -46,7 +46,7 @@ MAX_COLOUR_DISTANCE = 60.0
 """RGB distance from the nearest known colour above which a thing has none of them."""
 CORE = 0.8
 """Pixels this share of the largest distance from the background tell a thing's colour: its soft edge does not."""
-MIN_OVERLAP = 0.86
+MIN_OVERLAP = 0.93
 """Least soft Dice overlap with a template. Calibrated on drawn scenes, sharp, blurred and noisy (tests/model/storybook)."""
 MAX_OFFSET = 3
 """Pixels that a template is shifted each way to find its best place."""

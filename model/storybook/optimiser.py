@@ -16,7 +16,7 @@ from torch import Tensor
 MUON_MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Muon's quintic iteration."""
-NEWTON_SCHULZ_STEPS = 5
+NEWTON_SCHULZ_STEPS = 4
 RMS_OF_ADAMW = 0.2
 """Root mean square of a typical AdamW step, which Muon's is scaled to."""
 BETAS = (0.9, 0.98)
@@ -116,17 +116,23 @@ class Optimiser:
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Return ``[n, rows, columns]`` with singular values near 1 by Newton-Schulz iteration; bfloat16 on a GPU, float32 elsewhere."""
+    """Return ``[n, rows, columns]`` with singular values near 1, by Newton-Schulz iteration in float32.
+
+    All iterates are polynomials of the Gram matrix times the input, so they are followed on the small square side alone.
+    """
     a, b, c = NEWTON_SCHULZ
-    x = matrices.to(torch.bfloat16) if matrices.is_cuda else matrices.float()
-    is_tall = x.shape[1] > x.shape[2]
-    x = x.mT if is_tall else x
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if is_tall else matrices).float()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    gram = x @ x.mT
+    unit = torch.eye(gram.shape[1], device=x.device)
+    product = unit.expand_as(gram)
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.mT
-        x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
-    result: Tensor = (x.mT if is_tall else x).to(matrices.dtype)
-    return result
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + a * unit
+        gram = factor @ gram @ factor
+        product = factor @ product
+    result: Tensor = product @ x
+    return (result.mT if is_tall else result).to(matrices.dtype)
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -92,6 +92,23 @@ class Run:
         return [Curve(name, [(report["step"], report[name]) for report in self._reports if name in report]) for name in names]
 
 
+class Means:
+    """Running means of named figures between two reports."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            total, number = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value, number + 1)
+
+    def take(self) -> dict[str, float]:
+        means = {name: total / number for name, (total, number) in self._sums.items()}
+        self._sums.clear()
+        return means
+
+
 def rate_factor(step: int, num_steps: int, num_warm: int, decay_from: float) -> float:
     """Learning-rate factor: up over ``num_warm`` steps, flat, from the share ``decay_from`` of the steps on straight down to 0."""
     left = (num_steps - step) / (num_steps * (1.0 - decay_from))

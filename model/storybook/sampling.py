@@ -30,6 +30,9 @@ COUNT_PLACES: dict[int, tuple[Place, ...]] = {
 }
 """Where the things of a counting scene stand: side by side, a pyramid, four corners."""
 
+POOL_SIZE = 20_000
+"""Training scenes of one kind and format."""
+
 LEFT_RIGHT = (Place(1, 0), Place(1, 2))
 TOP_BOTTOM = (Place(0, 1), Place(2, 1))
 CLEAR_PLACES = tuple((a, b) for a in PLACES for b in PLACES if a < b and a.is_clear_of(b))
@@ -98,25 +101,9 @@ def held_out_scene(rng: Random, kind: SceneKind, wide: bool = False) -> Scene:
     return scene
 
 
-class ScenePool:
-    """Training scenes that come back: drawing and encoding a picture costs more than another look at one, with other words."""
-
-    def __init__(self, fresh_share: float, capacity: int) -> None:
-        self._fresh_share = fresh_share
-        self._capacity = capacity
-        self._seen: dict[tuple[SceneKind, bool], list[Scene]] = {}
-
-    def scene(self, rng: Random, kind: SceneKind, wide: bool) -> Scene:
-        """Return a training scene of a kind: a fresh one with probability ``fresh_share``, else one that was returned before."""
-        seen = self._seen.setdefault((kind, wide), [])
-        if seen and rng.random() > self._fresh_share:
-            return rng.choice(seen)
-        fresh = training_scene(rng, kind, wide)
-        if len(seen) < self._capacity:
-            seen.append(fresh)
-        else:
-            seen[rng.randrange(self._capacity)] = fresh
-        return fresh
+def pooled_scene(rng: Random, kind: SceneKind, wide: bool) -> Scene:
+    """Draw one of a fixed number of training scenes of a kind: they come back with other words, their pictures made once."""
+    return training_scene(Random(f"{kind.value} {wide} {rng.randrange(POOL_SIZE)}"), kind, wide)
 
 
 def random_thing(rng: Random, place: Place) -> Thing:

@@ -15,13 +15,12 @@ from torch import Tensor
 
 from model.bagel import Bagel
 from model.storybook.bank import Bank
-from model.storybook.episodes import Episode, Episodes, PicturePart, Role, Task, without_pictures, without_texts
+from model.storybook.episodes import Episode, PicturePart, Role, Task, make_episode, without_pictures, without_texts
 from model.storybook.losses import Losses, compute_losses
 from model.storybook.optimiser import Optimiser, OptimiserConfig
 from model.storybook.packing import Geometry, Packer
 from model.storybook.probes import Prober
-from model.storybook.run import Run, rate_factor
-from model.storybook.sampling import ScenePool
+from model.storybook.run import Means, Run, rate_factor
 from model.tokenizer import Tokenizer
 
 SQUARE = Geometry(latent_grid=(2, 2), vit_grid=(4, 4))
@@ -32,9 +31,6 @@ EASY_UNTIL = 0.06
 """Share of the training in which only single things are drawn, and nothing else is learnt."""
 DROP_TEXTS, DROP_PICTURES = 0.06, 0.04
 """Shares of edits and stories shown without any text, or without the pictures, for guidance (spec 8.4, 6.3)."""
-FRESH_SCENES = 0.25
-POOL_CAPACITY = 20_000
-NUM_WARM = 50
 DECAY_FROM = 0.4
 
 
@@ -66,6 +62,7 @@ class TransformerSettings:
     batch_size: int = 24
     num_copies: int = 8
     words_weight: float = 0.2
+    num_warm: int = 50
     report_every: int = 250
     num_probes: int = 24
     seed: int = 0
@@ -80,7 +77,6 @@ class TransformerTraining:
         self._tokenizer = tokenizer
         self._settings = settings
         self._bank = Bank(model.vae, model.config.latent_patch_size, model.device)
-        self._episodes = Episodes(ScenePool(FRESH_SCENES, POOL_CAPACITY))
         model.vae.requires_grad_(False)
         learnt = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.optimiser = Optimiser(learnt, _matrix_names(learnt), settings.optimiser)
@@ -88,7 +84,7 @@ class TransformerTraining:
     def run(self, run: Run) -> None:
         """Train from the run's checkpoint to the last step, and leave the averaged weights in the model."""
         run.load(self.optimiser)
-        means = _Means()
+        means = Means()
         while self.optimiser.num_steps < self._settings.num_steps:
             means.add(self.step())
             done = self.optimiser.num_steps
@@ -107,7 +103,7 @@ class TransformerTraining:
         figures = self._accumulate(first, rng)
         if not is_easy:
             figures |= self._accumulate(rng.choices(SHARES, [share.weight for share in SHARES])[0], rng)
-        norm = self.optimiser.step(rate_factor(number, settings.num_steps, NUM_WARM, DECAY_FROM))
+        norm = self.optimiser.step(rate_factor(number, settings.num_steps, settings.num_warm, DECAY_FROM))
         return figures | {"gradient": norm}
 
     def _accumulate(self, share: Share, rng: Random) -> dict[str, float]:
@@ -115,7 +111,7 @@ class TransformerTraining:
         wide = rng.random() < WIDE_SHARE
         geometry = WIDE if wide else SQUARE
         number = max(1, share.num_episodes * SQUARE.num_latents // geometry.num_latents)
-        episodes = [_thinned(self._episodes.make(share.task, rng, wide), share.task, rng) for _ in range(number)]
+        episodes = [_thinned(make_episode(share.task, rng, wide), share.task, rng) for _ in range(number)]
         batch = Packer(self._tokenizer, geometry, share.num_copies).pack(episodes, rng).to(self._model.device)
         with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._model.device.type == "cuda"):
             losses = compute_losses(self._model, self._bank, batch, geometry)
@@ -136,23 +132,6 @@ class TransformerTraining:
     def _use(self, weights: dict[str, Tensor]) -> None:
         for name, parameter in self.optimiser.parameters.items():
             parameter.copy_(weights[name])
-
-
-class _Means:
-    """Running means of named figures between two reports."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, int]] = {}
-
-    def add(self, figures: dict[str, float]) -> None:
-        for name, value in figures.items():
-            total, number = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (total + value, number + 1)
-
-    def take(self) -> dict[str, float]:
-        means = {name: total / number for name, (total, number) in self._sums.items()}
-        self._sums.clear()
-        return means
 
 
 def _thinned(episode: Episode, task: Task, rng: Random) -> Episode:

@@ -18,7 +18,7 @@ from model.latents import u8_from_pixels
 from model.sizes import VaeConfig
 from model.storybook.judge import read
 from model.storybook.optimiser import Optimiser, OptimiserConfig
-from model.storybook.run import Run, rate_factor
+from model.storybook.run import Means, Run, rate_factor
 from model.storybook.sampling import SceneKind, held_out_scene, training_scene
 from model.storybook.scenes import Scene, draw, draw_background
 from model.vae import Vae
@@ -33,18 +33,17 @@ WIDE_SHARE = 0.15
 """Share of the batches, of whole pictures, in the wide format."""
 THING_WEIGHT = 3.0
 """Weight of a thing's pixels, background pixels weighing 1."""
-SCENES_PER_KIND = 60
-"""Held-out scenes that the judge reads per kind at each report."""
 
 
 @dataclass(frozen=True, slots=True)
 class VaeSettings:
-    """How the VAE is trained. ``batch_size`` in whole pictures; ``report_every`` in steps."""
+    """How the VAE is trained. ``batch_size`` in whole pictures; ``report_every`` in steps, ``num_probes`` held-out scenes a kind then."""
 
     num_steps: int = 4000
     batch_size: int = 8
     divergence_weight: float = 4e-4
     report_every: int = 200
+    num_probes: int = 60
     seed: int = 0
     optimiser: OptimiserConfig = OptimiserConfig(learning_rate=3e-3, average_decay=0.99)
 
@@ -54,6 +53,7 @@ def train_vae(vae: Vae, run: Run, settings: VaeSettings, device: torch.device) -
     vae.to(device).train()
     optimiser = Optimiser(dict(vae.named_parameters()), _matrix_names(vae), settings.optimiser)
     run.load(optimiser)
+    means = Means()
     while optimiser.num_steps < settings.num_steps:
         step = optimiser.num_steps
         rng = Random(f"{settings.seed} vae {step}")
@@ -61,9 +61,10 @@ def train_vae(vae: Vae, run: Run, settings: VaeSettings, device: torch.device) -
         divergence_weight = settings.divergence_weight * min(1.0, step / settings.num_steps / DIVERGENCE_UNTIL)
         loss, figures = _loss(vae, pixels, weight, divergence_weight)
         loss.backward()
+        means.add(figures)
         optimiser.step(rate_factor(step, settings.num_steps, num_warm=20, decay_from=0.4))
         if (step + 1) % settings.report_every == 0 or step + 1 == settings.num_steps:
-            run.report(step + 1, figures | _judged(vae, optimiser))
+            run.report(step + 1, means.take() | _judged(vae, optimiser, settings.num_probes))
             run.save(optimiser)
     _use(vae, optimiser.averaged())
 
@@ -140,11 +141,11 @@ def judge_reconstructions(vae: Vae, per_kind: int, device: torch.device, seed: i
     return shares
 
 
-def _judged(vae: Vae, optimiser: Optimiser) -> dict[str, float]:
+def _judged(vae: Vae, optimiser: Optimiser, per_kind: int) -> dict[str, float]:
     """Judge the averaged weights, then put the trained ones back."""
     trained = {name: parameter.detach().clone() for name, parameter in optimiser.parameters.items()}
     _use(vae, optimiser.averaged())
-    shares = judge_reconstructions(vae, SCENES_PER_KIND, next(vae.parameters()).device)
+    shares = judge_reconstructions(vae, per_kind, next(vae.parameters()).device)
     _use(vae, trained)
     return shares
 
