@@ -27,7 +27,7 @@ from server.api.app import build_app
 from server.api.chat import ChatRoutes
 from server.api.health import HealthRoutes
 from server.api.home import HomeRoute
-from server.api.http_server import HttpServer
+from server.api.http_server import HttpServer, run_in_event_loop
 from server.api.models import ModelRoutes
 from server.engine.options import EngineOptions
 from server.logs import configure_logs
@@ -125,7 +125,7 @@ def serve(settings: Settings) -> int:
             raise BadSettings(f"cannot listen on {settings.host} port {settings.port}: {reason}") from error
         with listener:
             configure_logs(settings.log_level, settings.log_format, "front")
-            return asyncio.run(_serve_on(listener, settings, model, path, Path(directory)))
+            return run_in_event_loop(_serve_on(listener, settings, model, path, Path(directory)))
 
 
 async def _serve_on(listener: socket.socket, settings: Settings, model: ServedModel, path: Path, directory: Path) -> int:

@@ -6,10 +6,19 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import TypeVar
 
 import uvicorn
 from starlette.types import ASGIApp
+
+StatusT = TypeVar("StatusT")
+
+
+def run_in_event_loop(main: Coroutine[None, None, StatusT]) -> StatusT:
+    """Run ``main`` in the fastest event loop there is (uvloop, where it can be installed) and return what it returns."""
+    with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
+        return runner.run(main)
 
 
 class HttpServer:

@@ -15,7 +15,7 @@ import httpx
 from openai import OpenAI
 
 from server.__main__ import Front, build_front, listening_socket
-from server.api.http_server import HttpServer
+from server.api.http_server import HttpServer, run_in_event_loop
 from server.serving.served_model import ServedModel
 from server.settings import Settings
 from tests.server.scripted_engine import ScriptedEngine
@@ -54,7 +54,7 @@ def running_front(engine: ScriptedEngine, settings: Settings | None = None, fami
     with tempfile.TemporaryDirectory() as directory, listening_socket("127.0.0.1", 0) as listener:
         front = build_front(settings, golden_model(family), engine.launch, Path(directory))
         http = HttpServer(front.app, drain_s=1)
-        thread = threading.Thread(target=lambda: asyncio.run(_serve(front, http, listener)))
+        thread = threading.Thread(target=lambda: run_in_event_loop(_serve(front, http, listener)))
         thread.start()
         running = RunningFront("http://127.0.0.1:{1}".format(*listener.getsockname()), engine)
         try:
