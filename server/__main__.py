@@ -51,7 +51,8 @@ EXIT_ENGINE_FAILED = 3
 ENGINE_STOP_S = 10.0
 """How long the engine may take over its last step before it is ended by force."""
 
-RANDOM_MODEL_NAME = "plait-random-tiny"
+RANDOM_MODEL_NAME = "plait"
+"""What clients call the model that is served when none is given."""
 
 SERVE_HELP = """\
 Serve a model over HTTP, as OpenAI's chat completions with pictures.

@@ -12,7 +12,7 @@ from model.bagel import Bagel
 from model.profile import Family, FamilyProfile
 from model.tokenizer import Tokenizer
 from model.weights import load_bagel
-from server.engine.link import Link
+from server.engine.link import Link, LocalLink
 from server.engine.loop import Engine
 from server.engine.options import EngineOptions, ModelFacts, SchedulerLimits
 from server.engine.packer import Markers
@@ -20,7 +20,18 @@ from server.engine.pages import PagePool
 from server.engine.pictures import input_picture
 from server.engine.runner import NoiseSource, PagedKeysValues, Runner, seeded_noise
 from server.engine.scheduler import Scheduler
-from server.messages import EngineReady, LoadProgress
+from server.messages import (
+    EngineReady,
+    FinishReason,
+    ImageParams,
+    ImageSegment,
+    LoadProgress,
+    OutputMode,
+    Picture,
+    Request,
+    SamplingParams,
+    TextSegment,
+)
 
 CPU_POOL_FRACTION = 0.25
 """Share of free host memory the page pool may take; pages are committed only when first written."""
@@ -48,6 +59,7 @@ def run_engine(options: EngineOptions, link: Link) -> None:
         CheckpointError: the model directory is missing something or has something wrong.
     """
     loaded = load_engine(options, link)
+    warm_up(loaded)
     link.send_ready(loaded.ready)
     loaded.engine.run()
 
@@ -66,6 +78,26 @@ def load_engine(options: EngineOptions, link: Link, noise: NoiseSource = seeded_
     model = load_bagel(path, device, dtype, report)
     profile = FamilyProfile.from_directory(path, model.config, None if options.family is None else Family(options.family))
     return assemble_engine(model, model_facts(model, Tokenizer.from_directory(path, profile), profile), options, link, noise)
+
+
+def warm_up(loaded: LoadedEngine) -> None:
+    """Answer two small requests that nobody asked, so that kernels are built and faults show before the first client comes.
+
+    Raises:
+        RuntimeError: the model fails on them.
+    """
+    link = LocalLink()
+    engine = Engine(loaded.scheduler, loaded.runner, loaded.pool, link)
+    config = loaded.model.config
+    vae, vit = config.vae_transform.stride, config.vit_transform.stride
+    picture = ImageSegment(vit=Picture(vit, vit, bytes(3 * vit * vit)), vae=Picture(vae, vae, bytes(3 * vae * vae)))
+    image = ImageParams(config.latent_stride, config.latent_stride, num_timesteps=2, interval=(0.0, 1.0), image_scale=2.0)
+    for mode in (OutputMode.TEXT, OutputMode.IMAGE):
+        engine.submit(Request(mode.value, [picture, TextSegment([0])], mode, SamplingParams(max_tokens=2), image))
+    while loaded.scheduler.has_work:
+        engine.step()
+    if any(end.reason is FinishReason.ERROR for report in link.reports for end in report.finished):
+        raise RuntimeError("the model failed on the two small requests every start begins with; the log above says how")
 
 
 def model_facts(model: Bagel, tokenizer: Tokenizer, profile: FamilyProfile) -> ModelFacts:

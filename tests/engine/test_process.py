@@ -1,0 +1,56 @@
+"""An engine from options: loaded, warmed up, announced, run until told to stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model.errors import CheckpointError
+from server.engine.link import LocalLink
+from server.engine.options import EngineOptions
+from server.engine.process import load_engine, run_engine, warm_up
+from server.messages import FinishReason, ImageParams, OutputMode, Request, SamplingParams, Shutdown, TextSegment
+
+CHECKPOINT = Path(__file__).parents[1] / "golden" / "tiny_a"
+OPTIONS = EngineOptions(str(CHECKPOINT), num_pages=64)
+
+
+def test_warming_up_leaves_nothing_behind() -> None:
+    loaded = load_engine(OPTIONS, LocalLink())
+
+    warm_up(loaded)
+
+    assert loaded.pool.num_used == 0
+    assert not loaded.scheduler.has_work
+
+
+def test_an_engine_says_how_far_it_is_and_what_it_can_do() -> None:
+    link = LocalLink()
+    link.push(Shutdown())
+
+    run_engine(OPTIONS, link)
+
+    assert link.progress[-1].bytes_done == link.progress[-1].bytes_total > 0
+    assert link.ready is not None
+    assert (link.ready.max_context_rows, link.ready.page_size, link.ready.dtype) == (64 * 16, 16, "float32")
+
+
+def test_what_was_sent_before_the_shutdown_is_taken_in() -> None:
+    link = LocalLink()
+    loaded = load_engine(OPTIONS, link)
+    request = Request("a", [TextSegment([5])], OutputMode.TEXT, SamplingParams(max_tokens=3, ignore_eos=True), ImageParams(16, 16))
+    link.push(request)
+    for message in link.receive(0.0):
+        loaded.engine.submit(message)
+    while loaded.scheduler.has_work:
+        loaded.engine.step()
+
+    finished = [end for report in link.reports for end in report.finished]
+    assert [(end.request_id, end.reason) for end in finished] == [("a", FinishReason.LENGTH)]
+    assert sum(len(report.tokens) for report in link.reports) == 3
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"llm_config\.json"):
+        load_engine(EngineOptions(str(tmp_path)), LocalLink())
