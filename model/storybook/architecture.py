@@ -61,11 +61,11 @@ def storybook_config(vocab_size: int, vae: VaeConfig, size: ModelSize) -> BagelC
             num_layers=size.vit_num_layers,
             num_heads=size.vit_num_heads,
             patch_size=14,
-            table_side=8,
+            table_side=6,
         ),
         vae=vae,
         latent_patch_size=4,
-        latent_table_side=4,
+        latent_table_side=3,
     )
     return replace(built, vae_transform=VAE_TRANSFORM, vit_transform=VIT_TRANSFORM)
 

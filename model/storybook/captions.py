@@ -77,7 +77,12 @@ def prompt(scene: Scene, rng: Random) -> str:
         background=rng.random() < 0.5,
         usual_place=rng.random() < 0.3,
     )
-    return casual(rng.choice(OPENINGS).format(describe(scene, mention, rng)), rng)
+    return ask_for(describe(scene, mention, rng), rng)
+
+
+def ask_for(words: str, rng: Random) -> str:
+    """Ask for something described, in one of many ways."""
+    return casual(rng.choice(OPENINGS).format(words), rng)
 
 
 def describe(scene: Scene, mention: Mention, rng: Random) -> str:

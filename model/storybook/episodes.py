@@ -24,6 +24,9 @@ from model.storybook.sampling import SceneKind, is_held_out, pooled_scene
 from model.storybook.scenes import Scene
 from model.storybook.stories import training_story
 
+EARLIER_TURN = 0.25
+"""Share of the given pictures that were drawn earlier in the same conversation."""
+
 
 class Next(Enum):
     """What the model must choose after a closed text or a picture."""
@@ -110,17 +113,23 @@ def _chat(scene: Scene, rng: Random) -> Episode:
 def _edit(scene: Scene, rng: Random) -> Episode:
     while is_held_out(changed := apply(edit := random_edit(scene, rng), scene)):
         pass
-    given, asked = PicturePart(scene, Role.GIVEN), TextPart(instruction(edit, scene, rng))
+    asked: Episode = (*_earlier_turn(scene, rng), PicturePart(scene, Role.GIVEN), TextPart(instruction(edit, scene, rng)))
     if rng.random() < 0.6:
-        return (given, asked, PicturePart(changed, Role.DRAWN))
+        return (*asked, PicturePart(changed, Role.DRAWN))
     reply = TextPart(caption(changed), is_written=True, then=Next.PICTURE)
-    return (given, asked, reply, PicturePart(changed, Role.DRAWN))
+    return (*asked, reply, PicturePart(changed, Role.DRAWN))
+
+
+def _earlier_turn(scene: Scene, rng: Random) -> Episode:
+    """Now and then a picture comes from earlier in the conversation: what was asked for then, and the reply it came with."""
+    return (TextPart(prompt(scene, rng)), TextPart(caption(scene))) if rng.random() < EARLIER_TURN else ()
 
 
 def _ask(scene: Scene, rng: Random) -> Episode:
     exchange = caption_exchange(scene, rng) if rng.random() < 0.5 else question_exchange(scene, rng)
     role = Role.READ if rng.random() < 0.6 else Role.GIVEN
-    return (PicturePart(scene, role), TextPart(exchange.question), TextPart(exchange.answer, is_written=True, then=Next.END))
+    earlier = _earlier_turn(scene, rng) if role is Role.GIVEN else ()
+    return (*earlier, PicturePart(scene, role), TextPart(exchange.question), TextPart(exchange.answer, is_written=True, then=Next.END))
 
 
 def _story(rng: Random, wide: bool) -> Episode:

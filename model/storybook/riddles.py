@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from model.storybook.captions import caption, casual, prompt, with_article
+from model.storybook.captions import ask_for, caption, prompt, with_article
 from model.storybook.sampling import SceneKind, is_held_out, training_scene
 from model.storybook.scenes import MIDDLE, Colour, Scene, Shape, Size, Thing, make_scene
 
@@ -49,7 +49,7 @@ def pose(scene: Scene, rng: Random) -> Riddle:
     plain = make_scene([Thing(thing.shape, thing.colour, Size.BIG, MIDDLE)], scene.background, scene.wide)
     words = f"{SHAPE_HINTS[thing.shape]} {COLOUR_HINTS[thing.colour]}"
     answer = with_article(f"{thing.colour.value} {thing.shape.value}")
-    return Riddle(prompt=casual(words, rng), thought=think(f"That is {answer}. {caption(plain)}"), scene=plain)
+    return Riddle(prompt=ask_for(words, rng), thought=think(f"That is {answer}. {caption(plain)}"), scene=plain)
 
 
 def think(words: str) -> str:

@@ -1,0 +1,112 @@
+"""One chat completion over HTTP, and its answer as words and pictures in order."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, field
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+Json = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: words and pictures in order, and why the answer ended."""
+
+    parts: list[str | Pixels]
+    finish_reason: str
+
+    @property
+    def pictures(self) -> list[Pixels]:
+        return [part for part in self.parts if not isinstance(part, str)]
+
+    @property
+    def text(self) -> str:
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What to send: words, perhaps after a picture; ``modalities`` None leaves the choice to the model."""
+
+    words: str
+    picture: Pixels | None = None
+    modalities: tuple[str, ...] | None = None
+    thinks: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Asks a server. ``image_options`` is the ``image`` field of every request, without size and seed."""
+
+    http: httpx.AsyncClient
+    image_options: Json = field(default_factory=dict)
+
+    async def ask(self, question: Question) -> Answer:
+        """Send a question and wait for the whole answer.
+
+        Raises:
+            httpx.HTTPError: the server could not be reached or refused.
+        """
+        response = await self.http.post("/v1/chat/completions", json=self._body(question))
+        response.raise_for_status()
+        return read_answer(response.json())
+
+    def _body(self, question: Question) -> Json:
+        content: list[Json] = []
+        if question.picture is not None:
+            content.append({"type": "image_url", "image_url": {"url": data_uri(question.picture)}})
+        content.append({"type": "text", "text": question.words})
+        body: Json = {"messages": [{"role": "user", "content": content}], "seed": question.seed, "max_tokens": 300}
+        if question.modalities is not None:
+            body["modalities"] = list(question.modalities)
+        if question.modalities is None or "image" in question.modalities:
+            body["image"] = {"seed": question.seed, **self.image_options}
+        if question.thinks:
+            body["think"] = True
+        return body
+
+
+def read_answer(body: object) -> Answer:
+    """Read a chat completion: ``content_parts`` gives the order, its pictures refer to ``images`` by index."""
+    choice = _mapping(_sequence(_mapping(body)["choices"])[0])
+    message = _mapping(choice["message"])
+    images = [_picture(_mapping(_mapping(image)["image_url"])["url"]) for image in _sequence(message.get("images") or [])]
+    parts: list[str | Pixels] = []
+    for entry in _sequence(message.get("content_parts") or []):
+        part = _mapping(entry)
+        parts.append(str(part["text"]) if part["type"] == "text" else images[int(str(part["image_index"]))])
+    if not parts:
+        parts = [str(message.get("content") or ""), *images]
+    return Answer(parts=parts, finish_reason=str(choice["finish_reason"]))
+
+
+def data_uri(picture: Pixels) -> str:
+    """Encode a picture as a PNG data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _picture(url: object) -> Pixels:
+    encoded = str(url).partition(",")[2]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB"))
+
+
+def _mapping(value: object) -> Json:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object in the answer, found {type(value).__name__}")
+    return value
+
+
+def _sequence(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list in the answer, found {type(value).__name__}")
+    return value
