@@ -130,7 +130,8 @@ def attend_tile(
     return m_new, l_i, acc
 
 
-@triton.jit
+# Not specialised: a kernel of its own for one row, or for 16, would be compiled while somebody waits.
+@triton.jit(do_not_specialize=["num_rows"])
 def attention_kernel(
     q_ptr, k_ptr, v_ptr, k_pages_ptr, v_pages_ptr, out_ptr,
     qo_indptr, token_index, kv_end_ptr, past_len_ptr, kv_indptr, kv_indices,

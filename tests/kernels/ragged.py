@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -74,6 +74,14 @@ class RaggedCase:
         """Round every tensor to ``dtype`` and put it on ``device``."""
         qkv, k_pages, v_pages = (x.to(device, dtype, copy=True) for x in (self.qkv, self.k_pages, self.v_pages))
         return RaggedCase(qkv, k_pages, v_pages, build_attention_plan(self.plan.layout, torch.device(device)))
+
+    def with_any_bounds(self, seed: int) -> RaggedCase:
+        """The same call with every query's bound drawn from all that a plan allows, inside the past too."""
+        layout = self.plan.layout
+        num_keys = layout.past_len + np.diff(layout.qo_indptr)
+        kv_end = np.random.default_rng(seed).integers(1, np.repeat(num_keys, np.diff(layout.qo_indptr)) + 1)
+        plan = build_attention_plan(replace(layout, kv_end=kv_end.astype(np.int32)), self.qkv.device)
+        return replace(self, plan=plan)
 
     def tokens_of_row(self, row: int) -> torch.Tensor:
         """Packed indices of one row's tokens, int64."""

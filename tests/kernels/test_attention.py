@@ -33,6 +33,15 @@ def test_attention_of_any_ragged_batch_equals_its_reference(case: RaggedCase) ->
 
 
 @settings(max_examples=30, deadline=None)
+@given(ragged_cases(), st.integers(0, 2**31))
+def test_attention_under_any_bounds_equals_its_reference(case: RaggedCase, seed: int) -> None:
+    rounded = case.with_any_bounds(seed).to(torch.float32)
+    with torch.no_grad():
+        assert_close_to_float64(interleaved_attention(*rounded.call), reference_of(rounded))
+        assert_close_to_float64(attend_with_torch(*rounded.call), reference_of(rounded))
+
+
+@settings(max_examples=30, deadline=None)
 @given(ragged_cases())
 def test_torch_attention_of_any_ragged_batch_equals_its_reference(case: RaggedCase) -> None:
     rounded = case.to(torch.float32)

@@ -5,6 +5,7 @@ An iteration of a key loop costs milliseconds in the interpreter whatever its si
 
 from __future__ import annotations
 
+import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
@@ -43,11 +44,25 @@ def test_head_dims_that_are_no_power_of_two_are_padded(head_dim: int) -> None:
     check(build_case(rows, Shape(num_kv_heads=2, group=4, head_dim=head_dim, page_size=16), seed=head_dim), torch.float32)
 
 
-# Two tiles of 64 keys without a mask and one with, in pages and among a row's own tokens; then the same, one key beside each edge.
-@pytest.mark.parametrize("past_len", [63, 64, 65, 128, 129])
-@pytest.mark.parametrize("num_latents", [62, 63, 125])
-def test_tile_edges_hide_and_show_the_right_keys(past_len: int, num_latents: int) -> None:
-    check(build_case([denoise(past_len, num_latents)], Shape(1, 1, 16, 16), seed=past_len), torch.float32)
+# Tiles are 64 keys wide: bounds that end a tile, and one key beside, in pages and among a row's own tokens.
+@pytest.mark.parametrize("past_len", [0, 63, 64, 65])
+@pytest.mark.parametrize("image_length", [63, 64, 65, 127, 128])
+def test_tile_edges_hide_and_show_the_right_keys(past_len: int, image_length: int) -> None:
+    row = Row(past_len, (Segment(IMAGE, image_length), Segment(TEXT, 5)))
+    check(build_case([row], Shape(num_kv_heads=1, group=1, head_dim=16, page_size=16), seed=past_len), torch.float32)
+
+
+@pytest.mark.parametrize("end", [1, 63, 64, 65, 128, 129])
+def test_a_bound_inside_the_past_hides_the_rest_of_it(end: int) -> None:
+    case = build_case([denoise(200, 8)], Shape(num_kv_heads=1, group=1, head_dim=16, page_size=16), seed=end)
+    case.plan.layout.kv_end[:5] = end
+    check(case, torch.float32)
+
+
+@settings(max_examples=10, deadline=None)
+@given(ragged_cases(max_rows=3, max_segment=30), st.integers(0, 2**31))
+def test_attention_under_any_bounds_equals_its_reference(case: RaggedCase, seed: int) -> None:
+    check(case.with_any_bounds(seed), torch.float32)
 
 
 @pytest.mark.parametrize(
