@@ -76,7 +76,8 @@ def build_attention_plan(layout: RowLayout, device: torch.device) -> AttentionPl
     """Put a layout on ``device``. On a CPU the tensors share the arrays' memory."""
 
     def put(array: IntArray) -> torch.Tensor:
-        return torch.from_numpy(array).to(device, non_blocking=True)
+        shared = torch.from_numpy(array)
+        return shared if device.type == "cpu" else shared.to(device, non_blocking=True)
 
     return AttentionPlan(
         layout=layout,

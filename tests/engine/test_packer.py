@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 import torch
 
@@ -111,3 +113,19 @@ def test_token_index_is_a_permutation_of_the_batch() -> None:
 
     assert np.array_equal(np.sort(batch.plan.layout.token_index), np.arange(2 + 6 + 10))
     assert batch.num_gen == 4 + 6
+
+
+def test_decode_rows_alone_are_packed_as_in_company() -> None:
+    rows = [decode(40, [5, 6], 4), decode(41, [7, 1, 2], 9), decode(42, [3], 0)]
+    alone = packed(Batch(decodes=rows))
+    company = packed(Batch(decodes=rows, denoises=[denoise([9], 3, 3)]))
+
+    num_pages = alone.plan.layout.kv_indptr[-1]
+    assert alone.positions.tolist() == company.positions[:3].tolist()
+    assert alone.und_token_ids.tolist() == company.und_token_ids[:3].tolist()
+    assert alone.draw_index.tolist() == company.draw_index.tolist()
+    for name, length in (("qo_indptr", 4), ("kv_end", 3), ("past_len", 3), ("kv_indptr", 4), ("kv_indices", num_pages)):
+        assert np.array_equal(operator.attrgetter(name)(alone.plan.layout), operator.attrgetter(name)(company.plan.layout)[:length])
+    assert alone.plan.write_tokens.tolist() == company.plan.write_tokens.tolist()
+    assert alone.plan.write_slots.tolist() == company.plan.write_slots.tolist()
+    assert alone.plan.layout.num_single_rows == 3
