@@ -41,7 +41,7 @@ from server.serving.pictures import PictureLimits
 from server.serving.prepare import Preparer, PromptLimits
 from server.serving.served_model import ServedModel
 from server.serving.startup_display import StartupDisplay
-from server.settings import BadSettings, LogFormat, Settings, add_options, settings_from
+from server.settings import BadSettings, LogFormat, Settings, add_options, engine_environment, settings_from
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,8 @@ def serve(settings: Settings) -> int:
 
 
 async def _serve_on(listener: socket.socket, settings: Settings, model: ServedModel, path: Path, directory: Path) -> int:
-    front = build_front(settings, model, subprocess_launcher(_engine_options(settings, path), _logging_arguments(settings)), directory)
+    launch = subprocess_launcher(_engine_options(settings, path), _logging_arguments(settings), engine_environment())
+    front = build_front(settings, model, launch, directory)
     http = HttpServer(front.app, settings.drain_s)
     http.stop_on_signals()
     display = StartupDisplay(sys.stderr, model.name, _url(listener))

@@ -6,6 +6,7 @@ Built once in `server.__main__`; rooms are handed the few values they use. The o
 from __future__ import annotations
 
 import argparse
+import os
 import types
 import typing
 from enum import Enum
@@ -61,6 +62,19 @@ class Settings(BaseSettings):
 
 
 MIN_CACHE_ROWS = 64
+
+
+THREAD_SPINS = "30000"
+"""How often an idle compute thread of the engine looks for work before it sleeps (GNU OpenMP), about 0.1 ms.
+
+By default it looks for several milliseconds, and where a processor is shared it does so in the place of the thread it waits for: on two
+busy cores a product of 0.5 ms then takes 14 ms, with this 2 ms. With the cores to itself the engine is as fast as before.
+"""
+
+
+def engine_environment() -> dict[str, str]:
+    """Return the environment of the engine process: this one's, and what OpenMP must know before it is loaded."""
+    return {"GOMP_SPINCOUNT": THREAD_SPINS, **os.environ}
 
 
 class BadSettings(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -37,8 +37,8 @@ def command_line(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-P", "-c", ENTRY, str(root), *arguments]
 
 
-def subprocess_launcher(options_json: str, logging_arguments: Sequence[str]) -> Launch:
-    """Return what starts ``plait engine`` with the given options.
+def subprocess_launcher(options_json: str, logging_arguments: Sequence[str], environment: Mapping[str, str]) -> Launch:
+    """Return what starts ``plait engine`` with the given options, in ``environment``.
 
     The child is in a session of its own, so that a Ctrl-C in the terminal reaches the front alone; it ends by itself when its standard
     input closes, that is, when the front is gone for whatever reason.
@@ -46,6 +46,7 @@ def subprocess_launcher(options_json: str, logging_arguments: Sequence[str]) -> 
 
     async def launch(socket_path: Path) -> EngineProcess:
         arguments = ["engine", "--socket", str(socket_path), "--options", options_json, *logging_arguments]
-        return await asyncio.create_subprocess_exec(*command_line(arguments), stdin=asyncio.subprocess.PIPE, start_new_session=True)
+        pipe = asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec(*command_line(arguments), stdin=pipe, start_new_session=True, env=environment)
 
     return launch
