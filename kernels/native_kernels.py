@@ -43,6 +43,13 @@ class _Attention(ctypes.Structure):
     )
 
 
+class _PageWrite(ctypes.Structure):
+    _fields_ = (
+        *((name, POINTER) for name in ("k", "v", "k_pages", "v_pages", "tokens", "slots")),
+        *((name, LONG) for name in ("num_kept", "k_token", "v_token", "width")),
+    )
+
+
 class NativeKernels:
     """The opened library. All tensors are on the CPU; results are new contiguous tensors."""
 
@@ -59,6 +66,8 @@ class NativeKernels:
         self._qk_norm_rope = library.qk_norm_rope_float32
         heads = ctypes.POINTER(_Heads)
         self._qk_norm_rope.argtypes, self._qk_norm_rope.restype = [heads, heads, POINTER, POINTER, LONG, LONG, FLOAT, INT], None
+        self._write_pages = library.write_pages_float32
+        self._write_pages.argtypes, self._write_pages.restype = [ctypes.POINTER(_PageWrite)], None
         self._attention = library.attention_float32
         self._attention.argtypes, self._attention.restype = [ctypes.POINTER(_Attention), INT], None
 
@@ -109,6 +118,16 @@ class NativeKernels:
         self._qk_norm_rope(queries, keys, cos.data_ptr(), sin.data_ptr(), num_tokens, head_dim, eps, torch.get_num_threads())
         return q_out, k_out
 
+    def write_pages(
+        self, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, tokens: torch.Tensor, slots: torch.Tensor
+    ) -> None:
+        """`kernels.pages.write_pages` for float32, see `write_pages_fits`; ``tokens`` and ``slots`` are int64."""
+        call = _PageWrite(
+            k.data_ptr(), v.data_ptr(), k_pages.data_ptr(), v_pages.data_ptr(), tokens.data_ptr(), slots.data_ptr(),
+            tokens.shape[0], k.stride(0), v.stride(0), k.shape[1] * k.shape[2],
+        )  # fmt: skip
+        self._write_pages(call)
+
     def attention(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, plan: AttentionPlan
     ) -> torch.Tensor:
@@ -152,6 +171,13 @@ def qk_norm_rope_fits(q: torch.Tensor, k: torch.Tensor, weight: torch.Tensor, an
     """Whether `NativeKernels.qk_norm_rope` takes these tensors."""
     return is_plain(weight, *angles) and all(
         x.dtype is torch.float32 and x.is_cpu and x.stride(2) == 1 and x.stride(1) == x.shape[2] for x in (q, k)
+    )
+
+
+def write_pages_fits(k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor) -> bool:
+    """Whether `NativeKernels.write_pages` takes these tensors: the heads of a token stand together."""
+    return is_plain(k_pages, v_pages) and all(
+        x.dtype is torch.float32 and x.is_cpu and x.stride(2) == 1 and x.stride(1) == x.shape[2] for x in (k, v)
     )
 
 

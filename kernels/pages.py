@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from kernels.native_kernels import native_kernels, write_pages_fits
 from kernels.plan import AttentionPlan
 
 
@@ -18,6 +19,9 @@ def write_pages(k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages
         from kernels.pages_triton import write_pages_with_triton  # a machine without CUDA need not have Triton
 
         write_pages_with_triton(k, v, k_pages, v_pages, plan)
+        return
+    if write_pages_fits(k, v, k_pages, v_pages) and (native := native_kernels()) is not None:
+        native.write_pages(k, v, k_pages, v_pages, plan.write_tokens, plan.write_slots)
         return
     k_pages.flatten(0, 1).index_copy_(0, plan.write_slots, k.index_select(0, plan.write_tokens))
     v_pages.flatten(0, 1).index_copy_(0, plan.write_slots, v.index_select(0, plan.write_tokens))

@@ -72,3 +72,18 @@ EXPORT void qk_norm_rope_float32(const Heads *queries, const Heads *keys, const 
                           heads->out + (token * heads->num_heads + head) * dim, dim, eps);
         }
 }
+
+typedef struct {
+    const float *k, *v;
+    float *k_pages, *v_pages;
+    const int64_t *tokens, *slots;
+    long num_kept, k_token, v_token, width;
+} PageWrite;
+
+/* The kept tokens' keys and values, each `width` values that stand together, into their slots. */
+EXPORT void write_pages_float32(const PageWrite *w) {
+    for (long i = 0; i < w->num_kept; i++) {
+        memcpy(w->k_pages + w->slots[i] * w->width, w->k + w->tokens[i] * w->k_token, w->width * sizeof(float));
+        memcpy(w->v_pages + w->slots[i] * w->width, w->v + w->tokens[i] * w->v_token, w->width * sizeof(float));
+    }
+}

@@ -8,13 +8,16 @@ from kernels.pages import copy_pages, write_pages
 from tests.kernels.ragged import Row, Segment, SegmentKind, Shape, build_case, decode, denoise
 
 
+@pytest.mark.parametrize("records_gradients", [False, True], ids=["native", "torch"])
 @pytest.mark.parametrize("page_size", [1, 5, 16])
-def test_kept_tokens_land_in_their_slots_and_nowhere_else(page_size: int) -> None:
+def test_kept_tokens_land_in_their_slots_and_nowhere_else(page_size: int, records_gradients: bool) -> None:
     rows = [decode(page_size - 1), decode(page_size), denoise(3, 4), Row(7, (Segment(SegmentKind.TEXT, 9),))]
     case = build_case(rows, Shape(num_kv_heads=2, group=1, head_dim=24, page_size=page_size), seed=page_size).to(torch.float32)
     k_expected, v_expected = case.k_pages.clone(), case.v_pages.clone()
     reference.write_pages(case.k, case.v, k_expected, v_expected, case.plan)
-    write_pages(case.k, case.v, case.k_pages, case.v_pages, case.plan)
+    fused = torch.cat([case.k, case.v], dim=1)
+    with torch.set_grad_enabled(records_gradients):
+        write_pages(case.k, fused[:, case.k.shape[1] :], case.k_pages, case.v_pages, case.plan)
     torch.testing.assert_close(case.k_pages, k_expected, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(case.v_pages, v_expected, rtol=0, atol=0, equal_nan=True)
 
