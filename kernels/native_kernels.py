@@ -10,6 +10,7 @@ import ctypes
 import functools
 import logging
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -43,6 +44,53 @@ class _Attention(ctypes.Structure):
     )
 
 
+class _Expert(ctypes.Structure):
+    _fields_ = (
+        *((name, POINTER) for name in ("input_norm", "qkv_weight", "qkv_bias", "q_norm", "k_norm", "o_weight")),
+        *((name, POINTER) for name in ("mlp_norm", "gate_up_weight", "down_weight")),
+        *((name, LONG) for name in ("hidden", "wide", "num_heads", "num_kv_heads", "head_dim")),
+        ("eps", FLOAT),
+    )
+
+
+class Expert(Protocol):
+    """What the two expert kernels read of `kernels.expert.ExpertWeights`."""
+
+    @property
+    def input_norm(self) -> torch.Tensor: ...
+    @property
+    def qkv_weight(self) -> torch.Tensor: ...
+    @property
+    def qkv_bias(self) -> torch.Tensor: ...
+    @property
+    def q_norm(self) -> torch.Tensor: ...
+    @property
+    def k_norm(self) -> torch.Tensor: ...
+    @property
+    def o_weight(self) -> torch.Tensor: ...
+    @property
+    def mlp_norm(self) -> torch.Tensor: ...
+    @property
+    def gate_up_weight(self) -> torch.Tensor: ...
+    @property
+    def down_weight(self) -> torch.Tensor: ...
+    @property
+    def eps(self) -> float: ...
+    @property
+    def num_heads(self) -> int: ...
+    @property
+    def num_kv_heads(self) -> int: ...
+
+
+def _expert(weights: Expert) -> _Expert:
+    hidden, wide = weights.down_weight.shape
+    return _Expert(
+        weights.input_norm.data_ptr(), weights.qkv_weight.data_ptr(), weights.qkv_bias.data_ptr(), weights.q_norm.data_ptr(),
+        weights.k_norm.data_ptr(), weights.o_weight.data_ptr(), weights.mlp_norm.data_ptr(), weights.gate_up_weight.data_ptr(),
+        weights.down_weight.data_ptr(), hidden, wide, weights.num_heads, weights.num_kv_heads, weights.q_norm.shape[0], weights.eps,
+    )  # fmt: skip
+
+
 class _PageWrite(ctypes.Structure):
     _fields_ = (
         *((name, POINTER) for name in ("k", "v", "k_pages", "v_pages", "tokens", "slots")),
@@ -66,6 +114,11 @@ class NativeKernels:
         self._qk_norm_rope = library.qk_norm_rope_float32
         heads = ctypes.POINTER(_Heads)
         self._qk_norm_rope.argtypes, self._qk_norm_rope.restype = [heads, heads, POINTER, POINTER, LONG, LONG, FLOAT, INT], None
+        expert = ctypes.POINTER(_Expert)
+        self._project = library.expert_project_float32
+        self._project.argtypes, self._project.restype = [expert, *[POINTER] * 7, LONG, INT], None
+        self._finish = library.expert_finish_float32
+        self._finish.argtypes, self._finish.restype = [expert, *[POINTER] * 4, LONG, INT], None
         self._write_pages = library.write_pages_float32
         self._write_pages.argtypes, self._write_pages.restype = [ctypes.POINTER(_PageWrite)], None
         self._attention = library.attention_float32
@@ -117,6 +170,32 @@ class NativeKernels:
         cos, sin = angles
         self._qk_norm_rope(queries, keys, cos.data_ptr(), sin.data_ptr(), num_tokens, head_dim, eps, torch.get_num_threads())
         return q_out, k_out
+
+    def project_heads(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, weights: Expert
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`kernels.expert.project_heads` for few float32 rows, see `expert_fits`."""
+        num_tokens, head_dim = x.shape[0], weights.q_norm.shape[0]
+        num_heads, num_kv_heads = weights.num_heads, weights.num_kv_heads
+        normed = torch.empty_like(x)
+        qkv = torch.empty((num_tokens, num_heads + 2 * num_kv_heads, head_dim), dtype=torch.float32)
+        q = torch.empty((num_tokens, num_heads, head_dim), dtype=torch.float32)
+        k = torch.empty((num_tokens, num_kv_heads, head_dim), dtype=torch.float32)
+        self._project(
+            _expert(weights), x.data_ptr(), cos.data_ptr(), sin.data_ptr(), normed.data_ptr(), qkv.data_ptr(), q.data_ptr(), k.data_ptr(),
+            num_tokens, torch.get_num_threads(),
+        )  # fmt: skip
+        return q, k, qkv[:, num_heads + num_kv_heads :]
+
+    def finish_layer(self, x: torch.Tensor, attended: torch.Tensor, weights: Expert) -> torch.Tensor:
+        """`kernels.expert.finish_layer` for few float32 rows, see `expert_fits`."""
+        num_tokens, hidden = x.shape
+        out = torch.empty_like(x)
+        scratch = torch.empty(num_tokens * (hidden + 3 * weights.down_weight.shape[1]), dtype=torch.float32)
+        self._finish(
+            _expert(weights), x.data_ptr(), attended.data_ptr(), scratch.data_ptr(), out.data_ptr(), num_tokens, torch.get_num_threads()
+        )
+        return out
 
     def write_pages(
         self, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, tokens: torch.Tensor, slots: torch.Tensor
@@ -172,6 +251,11 @@ def qk_norm_rope_fits(q: torch.Tensor, k: torch.Tensor, weight: torch.Tensor, an
     return is_plain(weight, *angles) and all(
         x.dtype is torch.float32 and x.is_cpu and x.stride(2) == 1 and x.stride(1) == x.shape[2] for x in (q, k)
     )
+
+
+def expert_fits(x: torch.Tensor, weight: torch.Tensor, other: torch.Tensor, angles: tuple[torch.Tensor, ...]) -> bool:
+    """Whether the expert kernels take these tensors: all of one expert's weights are contiguous and of one dtype."""
+    return 0 < x.shape[0] <= MAX_SKINNY_ROWS and is_plain(x, weight, other, *angles)
 
 
 def write_pages_fits(k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor) -> bool:

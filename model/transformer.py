@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from kernels.linear import linear
-from kernels.qk_norm_rope import qk_norm_rope
-from kernels.rms_norm import rms_norm
-from kernels.silu_mul import silu_mul
+from kernels.expert import ExpertWeights, Heads, finish_layer, project_heads
 from model.sizes import LlmConfig
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -92,7 +90,7 @@ class Expert(nn.Module):
         super().__init__()
         hidden, wide, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
         self.eps = config.rms_norm_eps
-        self.head_split = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
+        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.rotates_in_float32 = rotates_in_float32
         self.input_norm = nn.Parameter(torch.empty(hidden))
         self.qkv_weight = nn.Parameter(torch.empty(config.qkv_rows, hidden))
@@ -104,25 +102,21 @@ class Expert(nn.Module):
         self.gate_up_weight = nn.Parameter(torch.empty(2 * wide, hidden))
         self.down_weight = nn.Parameter(torch.empty(hidden, wide))
 
-    def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q ``[T, Hq, d]``, k and v ``[T, Hk, d]`` of the normed input; q and k normed and rotated.
+    @cached_property
+    def weights(self) -> ExpertWeights:
+        """The parameters as the fused ops take them; the parameter objects stay the same for the module's life."""
+        return ExpertWeights(
+            self.input_norm, self.qkv_weight, self.qkv_bias, self.q_norm, self.k_norm, self.o_weight, self.mlp_norm,
+            self.gate_up_weight, self.down_weight, self.eps, self.num_heads, self.num_kv_heads, self.rotates_in_float32,
+        )  # fmt: skip
 
-        ``v`` is a view into the fused projection: its token stride is that of all heads together.
-        """
-        qkv = linear(rms_norm(x, self.input_norm, self.eps), self.qkv_weight, self.qkv_bias)
-        q, k, v = qkv.unflatten(1, (-1, len(self.q_norm))).split(self.head_split, dim=1)
-        if not self.rotates_in_float32 or q.dtype == torch.float32:
-            q, k = qk_norm_rope(q, k, self.q_norm, self.k_norm, rotation.cos, rotation.sin, self.eps)
-            return q, k, v
-        # The reference rotates generation tokens in float32, understanding tokens in the hidden dtype (spec 9).
-        wide_q, wide_k = qk_norm_rope(q.float(), k.float(), self.q_norm, self.k_norm, rotation.cos, rotation.sin, self.eps)
-        return wide_q.to(q.dtype), wide_k.to(k.dtype), v
+    def project(self, x: Tensor, rotation: Rotation) -> Heads:
+        """Return q ``[T, Hq, d]``, k and v ``[T, Hk, d]`` of the normed input; q and k normed and rotated."""
+        return project_heads(x, rotation.cos, rotation.sin, self.weights)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Add attention's output ``[T, Hq, d]`` and the feed-forward to the residual stream ``x [T, hidden]``."""
-        x = linear(attended.flatten(1), self.o_weight, None).add_(x)
-        gate_up = linear(rms_norm(x, self.mlp_norm, self.eps), self.gate_up_weight, None)
-        return linear(silu_mul(gate_up), self.down_weight, None).add_(x)
+        return finish_layer(x, attended, self.weights)
 
 
 def _join(und: Tensor, gen: Tensor) -> Tensor:

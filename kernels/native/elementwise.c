@@ -1,5 +1,5 @@
 /* Row-wise operations in one pass each: RMSNorm, SwiGLU, query and key norm with rotary embedding. float32. */
-#include "vector.h"
+#include "ops.h"
 
 /* Fewer values than this are not worth waking the other threads for (about 2 us). */
 enum { PARALLEL_VALUES = 16384 };
@@ -53,12 +53,6 @@ INLINE void norm_rope(const float *x, const float *weight, const float *cos, con
         out[half + i] = second * cos[half + i] + first * sin[half + i];
     }
 }
-
-typedef struct {
-    const float *x, *weight;
-    float *out;
-    long token_stride, num_heads;
-} Heads;
 
 EXPORT void qk_norm_rope_float32(const Heads *queries, const Heads *keys, const float *cos, const float *sin, long num_tokens,
                                  long dim, float eps, int num_threads) {

@@ -4,7 +4,7 @@
    While a group of W rows is multiplied the next one is prefetched, which is what a library GEMV leaves out. */
 #include <stdlib.h>
 
-#include "vector.h"
+#include "ops.h"
 
 enum { W_ROWS = 4, X_ROWS = 3, CACHE_LINE = 64 };
 

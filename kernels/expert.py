@@ -1,0 +1,72 @@
+"""What one expert does with its tokens before and after attention: two fused ops, so that a decoded token costs few calls.
+
+Few float32 rows on a CPU go through one native call each; everything else is the composition of the single ops.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from kernels.linear import linear
+from kernels.native_kernels import expert_fits, native_kernels
+from kernels.qk_norm_rope import qk_norm_rope
+from kernels.rms_norm import rms_norm
+from kernels.silu_mul import silu_mul
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    """The weights of one expert in one layer.
+
+    Attributes:
+        input_norm, mlp_norm: ``[hidden]``; q_norm, k_norm: ``[d]``.
+        qkv_weight, qkv_bias: ``[(Hq + 2 Hk) d, hidden]`` and its bias, rows in the order q, k, v.
+        o_weight: ``[hidden, Hq d]``; gate_up_weight: ``[2 wide, hidden]``; down_weight: ``[hidden, wide]``.
+        rotates_in_float32: whether q and k are normed and rotated in float32 whatever the dtype (spec 9).
+    """
+
+    input_norm: torch.Tensor
+    qkv_weight: torch.Tensor
+    qkv_bias: torch.Tensor
+    q_norm: torch.Tensor
+    k_norm: torch.Tensor
+    o_weight: torch.Tensor
+    mlp_norm: torch.Tensor
+    gate_up_weight: torch.Tensor
+    down_weight: torch.Tensor
+    eps: float
+    num_heads: int
+    num_kv_heads: int
+    rotates_in_float32: bool
+
+
+Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def project_heads(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, weights: ExpertWeights) -> Heads:
+    """Norm the residual stream and project it to heads: q ``[T, Hq, d]``, k and v ``[T, Hk, d]``, q and k normed and rotated.
+
+    ``x [T, hidden]``, ``cos`` and ``sin`` ``[T, d]``. ``v`` is a view into the fused projection: its token stride is that of all heads.
+    """
+    if expert_fits(x, weights.qkv_weight, weights.q_norm, (cos, sin)) and (native := native_kernels()) is not None:
+        return native.project_heads(x, cos, sin, weights)
+    qkv = linear(rms_norm(x, weights.input_norm, weights.eps), weights.qkv_weight, weights.qkv_bias)
+    heads = qkv.unflatten(1, (-1, len(weights.q_norm)))
+    q, k, v = heads.split([weights.num_heads, weights.num_kv_heads, weights.num_kv_heads], dim=1)
+    if not weights.rotates_in_float32 or q.dtype == torch.float32:
+        q, k = qk_norm_rope(q, k, weights.q_norm, weights.k_norm, cos, sin, weights.eps)
+        return q, k, v
+    # The reference rotates generation tokens in float32, understanding tokens in the hidden dtype (spec 9).
+    wide_q, wide_k = qk_norm_rope(q.float(), k.float(), weights.q_norm, weights.k_norm, cos, sin, weights.eps)
+    return wide_q.to(q.dtype), wide_k.to(k.dtype), v
+
+
+def finish_layer(x: torch.Tensor, attended: torch.Tensor, weights: ExpertWeights) -> torch.Tensor:
+    """Add attention's output ``[T, Hq, d]`` and the feed-forward to the residual stream ``x [T, hidden]``; returns a new tensor."""
+    if expert_fits(x, weights.qkv_weight, attended, ()) and (native := native_kernels()) is not None:
+        return native.finish_layer(x, attended, weights)
+    x = linear(attended.flatten(1), weights.o_weight, None).add_(x)
+    gate_up = linear(rms_norm(x, weights.mlp_norm, weights.eps), weights.gate_up_weight, None)
+    return linear(silu_mul(gate_up), weights.down_weight, None).add_(x)

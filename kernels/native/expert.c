@@ -1,0 +1,40 @@
+/* What an expert does with a few tokens before and after attention, each in one call: a decoded token is 16 small operations a layer, and
+   calling them one by one from Python costs as much as reading the weights of a small model. float32. */
+#include "ops.h"
+
+typedef struct {
+    const float *input_norm, *qkv_weight, *qkv_bias, *q_norm, *k_norm, *o_weight, *mlp_norm, *gate_up_weight, *down_weight;
+    long hidden, wide, num_heads, num_kv_heads, head_dim;
+    float eps;
+} Expert;
+
+static void add_rows(float *to, const float *x, long num_values) {
+    for (long i = 0; i < num_values; i++) to[i] += x[i];
+}
+
+/* x -> qkv = norm(x) W + b; q and k normed and rotated into q_out and k_out, v left where it is in qkv. */
+EXPORT void expert_project_float32(const Expert *e, const float *x, const float *cos, const float *sin, float *normed, float *qkv,
+                                   float *q_out, float *k_out, long num_tokens, int num_threads) {
+    const long rows = (e->num_heads + 2 * e->num_kv_heads) * e->head_dim;
+    rms_norm_float32(x, e->input_norm, normed, num_tokens, e->hidden, e->eps, num_threads);
+    linear_float32(normed, e->hidden, e->qkv_weight, e->qkv_bias, qkv, num_tokens, rows, e->hidden, num_threads);
+    const Heads queries = {qkv, e->q_norm, q_out, rows, e->num_heads};
+    const Heads keys = {qkv + e->num_heads * e->head_dim, e->k_norm, k_out, rows, e->num_kv_heads};
+    qk_norm_rope_float32(&queries, &keys, cos, sin, num_tokens, e->head_dim, e->eps, num_threads);
+}
+
+/* out = h + down(silu(gate(norm(h))) * up(norm(h))), h = x + attended W_o. `scratch` holds num_tokens * (hidden + 3 wide) values. */
+EXPORT void expert_finish_float32(const Expert *e, const float *x, const float *attended, float *scratch, float *out, long num_tokens,
+                                  int num_threads) {
+    const long num_values = num_tokens * e->hidden, depth = e->num_heads * e->head_dim;
+    float *normed = scratch, *gate_up = normed + num_values, *product = gate_up + num_tokens * 2 * e->wide;
+    float *h = normed;
+    linear_float32(attended, depth, e->o_weight, 0, h, num_tokens, e->hidden, depth, num_threads);
+    add_rows(h, x, num_values);
+    memcpy(out, h, num_values * sizeof(float));
+    rms_norm_float32(out, e->mlp_norm, normed, num_tokens, e->hidden, e->eps, num_threads);
+    linear_float32(normed, e->hidden, e->gate_up_weight, 0, gate_up, num_tokens, 2 * e->wide, e->hidden, num_threads);
+    silu_mul_float32(gate_up, product, num_tokens, e->wide, num_threads);
+    linear_float32(product, e->wide, e->down_weight, 0, normed, num_tokens, e->hidden, e->wide, num_threads);
+    add_rows(out, normed, num_values);
+}
