@@ -22,6 +22,7 @@ from loadtests.storybook.client import Client, Json
 from loadtests.storybook.rows import ROWS, Item, Row, Verdict
 
 TIMEOUT_S = 600.0
+READY_WITHIN_S = 120
 Z_95 = 1.96
 
 
@@ -85,7 +86,8 @@ async def score_row(row: Row, client: Client, number: int, concurrency: int, see
             try:
                 verdict = item.judge(await client.ask(item.question))
             except httpx.HTTPError as error:
-                print(f"{row.name}: {error}", file=sys.stderr)
+                if score.num_failed == 0:
+                    print(f"{row.name}: {error}", file=sys.stderr)
                 verdict = None
         score.add(verdict)
 
@@ -98,6 +100,7 @@ async def evaluate(options: argparse.Namespace) -> None:
     rows = [row for row in ROWS if not options.rows or row.name in options.rows]
     figures: dict[str, Json] = {}
     async with httpx.AsyncClient(base_url=options.url, timeout=TIMEOUT_S) as http:
+        await wait_until_ready(http)
         client = Client(http, image_options(options))
         for row in rows:
             score = await score_row(row, client, options.number, options.concurrency, options.seed)
@@ -105,6 +108,22 @@ async def evaluate(options: argparse.Namespace) -> None:
             print(score.line(), flush=True)
     if options.json:
         Path(options.json).write_text(json.dumps({"options": vars(options), "rows": figures}, indent=1) + "\n")
+
+
+async def wait_until_ready(http: httpx.AsyncClient) -> None:
+    """Wait while the server loads its model.
+
+    Raises:
+        TimeoutError: it is not ready after `READY_WITHIN_S`.
+    """
+    for _ in range(READY_WITHIN_S):
+        try:
+            if (await http.get("/readyz")).status_code == httpx.codes.OK:
+                return
+        except httpx.ConnectError:
+            pass
+        await asyncio.sleep(1.0)
+    raise TimeoutError(f"{http.base_url} was not ready within {READY_WITHIN_S} s")
 
 
 def image_options(options: argparse.Namespace) -> Json:

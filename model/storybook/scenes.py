@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
 """``[height, width, 3]`` 8-bit RGB."""
+Rgb = tuple[int, int, int]
 Coverage = npt.NDArray[np.float32]
 """``[side, side]`` share of each pixel that a shape covers, 0 to 1."""
 
@@ -72,7 +73,7 @@ class Background(Enum):
     NIGHT = "night"
 
 
-RGB: dict[Colour, tuple[int, int, int]] = {
+RGB: dict[Colour, Rgb] = {
     Colour.RED: (222, 36, 48),
     Colour.ORANGE: (246, 132, 22),
     Colour.YELLOW: (246, 214, 30),
@@ -87,9 +88,9 @@ RADIUS: dict[Size, float] = {Size.BIG: 12.0, Size.SMALL: 7.0}
 class Palette:
     """A background: the sky's gradient from top to horizon, and the ground's colour."""
 
-    zenith: tuple[int, int, int]
-    horizon: tuple[int, int, int]
-    ground: tuple[int, int, int]
+    zenith: Rgb
+    horizon: Rgb
+    ground: Rgb
 
 
 PALETTES: dict[Background, Palette] = {
@@ -164,13 +165,18 @@ def make_scene(things: list[Thing], background: Background, wide: bool = False) 
 
 def draw(scene: Scene) -> Pixels:
     """Draw a scene, ``[64, width, 3]`` 8-bit RGB."""
+    return draw_in(scene, [RGB[thing.colour] for thing in scene.things])
+
+
+def draw_in(scene: Scene, colours: list[Rgb]) -> Pixels:
+    """Draw a scene with its things in any colours, ``[64, width, 3]`` 8-bit RGB."""
     canvas = draw_background(scene.background, scene.width).copy()
-    for thing in scene.things:
+    for thing, rgb in zip(scene.things, colours, strict=True):
         y, x = centre_of(thing.place, scene.wide)
         top, left = y - SPRITE_SIDE // 2, x - SPRITE_SIDE // 2
         window = canvas[top : top + SPRITE_SIDE, left : left + SPRITE_SIDE]
         coverage = shape_coverage(thing.shape, thing.size)[..., None]
-        window += coverage * (shaded_colour(thing.colour, thing.size) - window)
+        window += coverage * (shaded(rgb, thing.size) - window)
     return np.rint(canvas).astype(np.uint8)
 
 
@@ -201,13 +207,12 @@ def shape_coverage(shape: Shape, size: Size) -> Coverage:
     return coverage
 
 
-@cache
-def shaded_colour(colour: Colour, size: Size) -> npt.NDArray[np.float32]:
-    """Return a thing's colour per row, ``[28, 1, 3]`` float32: a little lighter on top. Shared: do not change it."""
+def shaded(rgb: Rgb, size: Size) -> npt.NDArray[np.float32]:
+    """Return a thing's colour per row, ``[28, 1, 3]`` float32: a little lighter on top."""
     height = np.clip((np.arange(SPRITE_SIDE) + 0.5 - SPRITE_SIDE / 2) / RADIUS[size], -1, 1)
     factor = (1.0 - SHADING * height)[:, None, None]
-    shaded: npt.NDArray[np.float32] = np.clip(np.array(RGB[colour]) * factor, 0, 255).astype(np.float32)
-    return shaded
+    colours: npt.NDArray[np.float32] = np.clip(np.array(rgb) * factor, 0, 255).astype(np.float32)
+    return colours
 
 
 def _inside(shape: Shape, x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:

@@ -61,12 +61,12 @@ class TransformerSettings:
     num_steps: int = 6000
     batch_size: int = 24
     num_copies: int = 8
-    words_weight: float = 0.2
+    words_weight: float = 0.3
     num_warm: int = 50
     report_every: int = 250
     num_probes: int = 24
     seed: int = 0
-    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=2e-3, weight_decay=0.02, average_decay=0.998)
+    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=4e-3, weight_decay=0.02, average_decay=0.998)
 
 
 class TransformerTraining:

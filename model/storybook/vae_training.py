@@ -7,6 +7,7 @@ first steps see crops of half the side round the places of the grid, four for th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from random import Random
 
@@ -19,8 +20,8 @@ from model.sizes import VaeConfig
 from model.storybook.judge import read
 from model.storybook.optimiser import Optimiser, OptimiserConfig
 from model.storybook.run import Means, Run, rate_factor
-from model.storybook.sampling import SceneKind, held_out_scene, training_scene
-from model.storybook.scenes import Scene, draw, draw_background
+from model.storybook.sampling import HELD_OUT_PAIRS, SceneKind, held_out_scene, training_scene
+from model.storybook.scenes import RGB, Rgb, Scene, draw, draw_background, draw_in
 from model.vae import Vae
 
 CROP_SIDE = 32
@@ -31,6 +32,10 @@ DIVERGENCE_UNTIL = 0.5
 """Share of the training over which the pull towards the Gaussian grows to its full weight: too strong at first, it empties the latent."""
 WIDE_SHARE = 0.15
 """Share of the batches, of whole pictures, in the wide format."""
+ANY_COLOUR_SHARE = 0.4
+"""Share of the pictures whose things have any colours: so that the VAE learns outlines and colours apart, not a list of known things."""
+AVOIDED_DISTANCE = 90.0
+"""RGB distance that such a colour keeps from the one held out for the thing's shape."""
 THING_WEIGHT = 3.0
 """Weight of a thing's pixels, background pixels weighing 1."""
 
@@ -39,7 +44,7 @@ THING_WEIGHT = 3.0
 class VaeSettings:
     """How the VAE is trained. ``batch_size`` in whole pictures; ``report_every`` in steps, ``num_probes`` held-out scenes a kind then."""
 
-    num_steps: int = 4000
+    num_steps: int = 3000
     batch_size: int = 8
     divergence_weight: float = 4e-4
     report_every: int = 200
@@ -90,22 +95,34 @@ def _batch(rng: Random, settings: VaeSettings, progress: float) -> tuple[Tensor,
     """Return pictures or crops ``[n, 3, h, w]`` in [-1, 1] and pixel weights ``[n, 1, h, w]``."""
     if progress < CROPS_UNTIL and rng.random() < 0.5:
         scenes = [_any_scene(rng, False) for _ in range(settings.batch_size)]
-        return _crops(*_pictures(scenes), rng)
+        return _crops(*_pictures(scenes, rng), rng)
     wide = rng.random() < WIDE_SHARE
     number = settings.batch_size * 2 // 3 if wide else settings.batch_size
-    return _pictures([_any_scene(rng, wide) for _ in range(number)])
+    return _pictures([_any_scene(rng, wide) for _ in range(number)], rng)
 
 
 def _any_scene(rng: Random, wide: bool) -> Scene:
     return training_scene(rng, rng.choice((SceneKind.SINGLE, SceneKind.PAIR, SceneKind.PAIR, SceneKind.COUNT)), wide)
 
 
-def _pictures(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
-    drawn = [draw(scene) for scene in scenes]
+def _pictures(scenes: list[Scene], rng: Random) -> tuple[Tensor, Tensor]:
+    drawn = [draw_in(scene, _any_colours(scene, rng)) if rng.random() < ANY_COLOUR_SHARE else draw(scene) for scene in scenes]
     behind = [draw_background(scene.background, scene.width) for scene in scenes]
     is_thing = [np.abs(picture - back).max(axis=2) > 1.0 for picture, back in zip(drawn, behind, strict=True)]
     weight = 1.0 + (THING_WEIGHT - 1.0) * torch.from_numpy(np.stack(is_thing)).float()
     return to_pixels(np.stack(drawn)), weight[:, None]
+
+
+def _any_colours(scene: Scene, rng: Random) -> list[Rgb]:
+    """Choose any colour for each thing that is far from the one held out for its shape."""
+    return [_any_colour([RGB[colour] for shape, colour in HELD_OUT_PAIRS if shape is thing.shape], rng) for thing in scene.things]
+
+
+def _any_colour(avoided: list[Rgb], rng: Random) -> Rgb:
+    while True:
+        rgb = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
+        if all(math.dist(rgb, other) > AVOIDED_DISTANCE for other in avoided):
+            return rgb
 
 
 def to_pixels(pictures: np.ndarray) -> Tensor:
