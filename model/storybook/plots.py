@@ -46,5 +46,5 @@ def _panel(curve: Curve, left: float, top: float) -> str:
         f'<text x="{left + MARGIN}" y="{top + MARGIN - 6}">{curve.name}: {ys[-1]:.4g}</text>'
         f'<text x="{left + 2}" y="{top + MARGIN + 8}">{high:.3g}</text>'
         f'<text x="{left + 2}" y="{top + PANEL_HEIGHT - MARGIN}">{low:.3g}</text>'
-        f'<text x="{left + PANEL_WIDTH - MARGIN}" y="{top + PANEL_HEIGHT - MARGIN + 12}" text-anchor="end">step {last:.0f}</text>'
+        f'<text x="{left + PANEL_WIDTH - MARGIN}" y="{top + PANEL_HEIGHT - MARGIN + 12}" text-anchor="end">{last:.0f}</text>'
     )

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from model.bagel import Bagel
 from model.profile import FamilyProfile
 from model.storybook.architecture import ModelSize, initialise, storybook_config, write_profile
+from model.storybook.card import StageRecord, write_card
 from model.storybook.run import Run
 from model.storybook.tokenizer_training import train_tokenizer
 from model.storybook.transformer_training import TransformerSettings, TransformerTraining
@@ -55,7 +56,7 @@ def main() -> None:
         case Stage.TRANSFORMER:
             make_transformer(directory, replace(TransformerSettings(), seed=options.seed), ModelSize(), options.steps)
         case Stage.EXPORT:
-            export(directory, ModelSize())
+            export(directory, ModelSize(), Path(options.scores) if options.scores else None)
 
 
 def make_vae(directory: Path, settings: VaeSettings, num_steps: int | None = None) -> None:
@@ -75,18 +76,18 @@ def make_transformer(directory: Path, settings: TransformerSettings, size: Model
     model, tokenizer = fresh_model(directory, size, settings.seed)
     model.to(_device())
     TransformerTraining(model, tokenizer, settings).run(Run(directory / "transformer", settings.num_steps, _command()))
-    _write_model(model, directory)
+    _write_model(model, directory, None)
 
 
-def export(directory: Path, size: ModelSize) -> None:
-    """Write ``model/`` from the transformer's last checkpoint: the running average of the weights."""
+def export(directory: Path, size: ModelSize, scores: Path | None = None) -> None:
+    """Write ``model/`` from the transformer's last checkpoint: the running average of the weights, and the model card."""
     model, _ = fresh_model(directory, size, seed=0)
     saved = load_file(directory / "transformer" / "checkpoint.safetensors")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if f"average.{name}" in saved:
                 parameter.copy_(saved[f"average.{name}"])
-    _write_model(model, directory)
+    _write_model(model, directory, scores)
 
 
 def fresh_model(directory: Path, size: ModelSize, seed: int) -> tuple[Bagel, Tokenizer]:
@@ -104,14 +105,18 @@ def fresh_model(directory: Path, size: ModelSize, seed: int) -> tuple[Bagel, Tok
     return model, tokenizer
 
 
-def _write_model(model: Bagel, directory: Path) -> None:
-    """Write the model directory: the VAE in float32, the rest in bfloat16, tokenizer and profile."""
+def _write_model(model: Bagel, directory: Path, scores: Path | None) -> None:
+    """Write the model directory: the VAE in float32, the rest in bfloat16, tokenizer, profile, card and plots."""
     vae = {name: values.detach().clone() for name, values in model.vae.named_parameters()}
     half = model.to("cpu", torch.bfloat16)
     with torch.no_grad():
         half.vae.float().load_state_dict(vae)
     save_bagel(half, directory / "model")
     shutil.copytree(directory / "tokenizer", directory / "model", dirs_exist_ok=True)
+    stages = [stage for stage in ("vae", "transformer") if (directory / stage / "log.jsonl").exists()]
+    for stage in stages:
+        shutil.copy(directory / stage / "plot.svg", directory / "model" / f"plot-{stage}.svg")
+    write_card(directory / "model", [StageRecord.read(directory / stage) for stage in stages], scores)
 
 
 def _device() -> torch.device:
@@ -128,6 +133,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="directory of the whole training")
     parser.add_argument("--steps", type=int, help="steps of the stage in all, instead of its default")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scores", help="export: JSON file of loadtests.storybook.evaluate for the model card")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     return parser.parse_args()
 
