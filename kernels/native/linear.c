@@ -103,7 +103,7 @@ static void multiply(const Product *p, int num_threads, const int half) {
     const long num_w_groups = (p->num_outputs + W_ROWS - 1) / W_ROWS, num_x_groups = (p->num_rows + X_ROWS - 1) / X_ROWS;
     const long w_group_bytes = W_ROWS * p->depth * (half ? 2 : 4);
     const long step = (W_ROWS * LANES * (half ? 2 : 4) + num_x_groups - 1) / num_x_groups;
-#pragma omp parallel for num_threads(num_threads) schedule(static)
+#pragma omp parallel for num_threads(num_threads) schedule(dynamic, 16)
     for (long w_group = 0; w_group < num_w_groups; w_group++) {
         const long last = p->num_outputs - W_ROWS, n = w_group * W_ROWS < last ? w_group * W_ROWS : last;
         for (long x_group = 0; x_group < num_x_groups; x_group++) {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from model.bagel import Bagel
@@ -121,7 +123,7 @@ def assemble_engine(model: Bagel, facts: ModelFacts, options: EngineOptions, lin
     num_pages = options.num_pages or _num_pages(model, options.page_size)
     llm = model.config.llm
     shape = (llm.num_layers, 2, num_pages, options.page_size, llm.num_kv_heads, llm.head_dim)
-    cache = PagedKeysValues(torch.zeros(shape, dtype=dtype, device=device))
+    cache = PagedKeysValues(_page_memory(shape, dtype, device))
     runner = Runner(model, cache, Markers(facts.boi_id, facts.eoi_id, facts.latent_stride), noise)
     pool = PagePool(num_pages, options.page_size)
     limits = SchedulerLimits(options.max_batch_tokens, options.max_running)
@@ -135,6 +137,13 @@ def assemble_engine(model: Bagel, facts: ModelFacts, options: EngineOptions, lin
         device=str(device),
     )
     return LoadedEngine(Engine(scheduler, runner, pool, link), scheduler, runner, pool, model, ready)
+
+
+def _page_memory(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return zeros; on a CPU from the operating system's zero pages, which cost memory only when they are written."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
 
 
 def _device(name: str) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,17 @@ def test_what_was_sent_before_the_shutdown_is_taken_in() -> None:
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"llm_config\.json"):
         load_engine(EngineOptions(str(tmp_path)), LocalLink())
+
+
+def test_pages_cost_memory_only_when_they_are_written() -> None:
+    """A pool sized from free memory is gigabytes; a server that has answered little must not hold them."""
+
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident_bytes()
+    loaded = load_engine(EngineOptions(str(CHECKPOINT), num_pages=100_000), LocalLink())
+
+    pool_bytes = 100_000 * 16 * 3 * 2 * 2 * 16 * 4
+    assert loaded.ready.num_pages == 100_000
+    assert resident_bytes() - before < pool_bytes / 4

@@ -17,7 +17,8 @@ def random_weights(hidden: int, wide: int, heads: tuple[int, int], head_dim: int
     generator = torch.Generator().manual_seed(hidden + wide)
 
     def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64) / shape[-1] ** 0.5
+        values: torch.Tensor = torch.randn(*shape, generator=generator, dtype=torch.float64) / shape[-1] ** 0.5
+        return values
 
     num_heads, num_kv_heads = heads
     rows = (num_heads + 2 * num_kv_heads) * head_dim
