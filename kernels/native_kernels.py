@@ -102,6 +102,7 @@ class NativeKernels:
     """The opened library. All tensors are on the CPU; results are new contiguous tensors."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
+        self._scratch = torch.empty(0, dtype=torch.float32)
         product = (POINTER, LONG, POINTER, POINTER, POINTER, LONG, LONG, LONG, INT)
         self._linear_float32 = library.linear_float32
         self._linear_float32.argtypes, self._linear_float32.restype = product, None
@@ -177,7 +178,7 @@ class NativeKernels:
         """`kernels.expert.project_heads` for few float32 rows, see `expert_fits`."""
         num_tokens, head_dim = x.shape[0], weights.q_norm.shape[0]
         num_heads, num_kv_heads = weights.num_heads, weights.num_kv_heads
-        normed = torch.empty_like(x)
+        normed = self._scratch_of(x.numel())
         qkv = torch.empty((num_tokens, num_heads + 2 * num_kv_heads, head_dim), dtype=torch.float32)
         q = torch.empty((num_tokens, num_heads, head_dim), dtype=torch.float32)
         k = torch.empty((num_tokens, num_kv_heads, head_dim), dtype=torch.float32)
@@ -191,11 +192,17 @@ class NativeKernels:
         """`kernels.expert.finish_layer` for few float32 rows, see `expert_fits`."""
         num_tokens, hidden = x.shape
         out = torch.empty_like(x)
-        scratch = torch.empty(num_tokens * (hidden + 3 * weights.down_weight.shape[1]), dtype=torch.float32)
+        scratch = self._scratch_of(num_tokens * (hidden + 3 * weights.down_weight.shape[1]))
         self._finish(
             _expert(weights), x.data_ptr(), attended.data_ptr(), scratch.data_ptr(), out.data_ptr(), num_tokens, torch.get_num_threads()
         )
         return out
+
+    def _scratch_of(self, num_values: int) -> torch.Tensor:
+        """Return float32 memory of at least so many values, good until the next call; grown when too small, never given back."""
+        if self._scratch.shape[0] < num_values:
+            self._scratch = torch.empty(num_values, dtype=torch.float32)
+        return self._scratch
 
     def write_pages(
         self, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, tokens: torch.Tensor, slots: torch.Tensor
@@ -227,7 +234,15 @@ def is_plain(*tensors: torch.Tensor) -> bool:
     """Whether all tensors are contiguous float32 on the CPU and nobody records gradients."""
     if torch.is_grad_enabled():
         return False
-    return all(x.dtype is torch.float32 and x.is_cpu and x.is_contiguous() for x in tensors)
+    for x in tensors:  # noqa: SIM110  (a generator costs more than the checks, 16 times a decoded token)
+        if x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous():
+            return False
+    return True
+
+
+def has_whole_heads(x: torch.Tensor) -> bool:
+    """Whether the heads of each token of ``x[T, H, d]`` stand together, in float32 on the CPU; tokens may lie apart."""
+    return x.dtype is torch.float32 and x.is_cpu and x.stride(2) == 1 and x.stride(1) == x.shape[2]
 
 
 def linear_fits(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
@@ -248,9 +263,7 @@ def linear_fits(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 
 def qk_norm_rope_fits(q: torch.Tensor, k: torch.Tensor, weight: torch.Tensor, angles: Angles) -> bool:
     """Whether `NativeKernels.qk_norm_rope` takes these tensors."""
-    return is_plain(weight, *angles) and all(
-        x.dtype is torch.float32 and x.is_cpu and x.stride(2) == 1 and x.stride(1) == x.shape[2] for x in (q, k)
-    )
+    return is_plain(weight, *angles) and has_whole_heads(q) and has_whole_heads(k)
 
 
 def expert_fits(x: torch.Tensor, weight: torch.Tensor, other: torch.Tensor, angles: tuple[torch.Tensor, ...]) -> bool:
@@ -260,9 +273,7 @@ def expert_fits(x: torch.Tensor, weight: torch.Tensor, other: torch.Tensor, angl
 
 def write_pages_fits(k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor) -> bool:
     """Whether `NativeKernels.write_pages` takes these tensors: the heads of a token stand together."""
-    return is_plain(k_pages, v_pages) and all(
-        x.dtype is torch.float32 and x.is_cpu and x.stride(2) == 1 and x.stride(1) == x.shape[2] for x in (k, v)
-    )
+    return is_plain(k_pages, v_pages) and has_whole_heads(k) and has_whole_heads(v)
 
 
 def attention_fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor) -> bool:
@@ -271,7 +282,9 @@ def attention_fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_pages: t
         is_plain(k_pages, v_pages)
         and q.shape[2] % HEAD_DIM_STEP == 0
         and q.shape[2] <= MAX_HEAD_DIM
-        and all(x.dtype is torch.float32 and x.is_cpu and x.stride(2) == 1 for x in (q, k, v))
+        and q.dtype is k.dtype is v.dtype is torch.float32
+        and q.is_cpu
+        and q.stride(2) == k.stride(2) == v.stride(2) == 1
     )
 
 

@@ -18,11 +18,12 @@ import numpy.typing as npt
 import torch
 
 IntArray = npt.NDArray[np.int32]
+LongArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class RowLayout:
-    """The host side of a plan: plain int32 arrays, in row order.
+    """The host side of a plan: plain arrays in row order, int32 but for the write columns, which are int64.
 
     Attributes:
         qo_indptr: ``[num_rows + 1]`` start of each row's query tokens. Rows with exactly one query come first.
@@ -43,8 +44,8 @@ class RowLayout:
     past_len: IntArray
     kv_indptr: IntArray
     kv_indices: IntArray
-    write_tokens: IntArray
-    write_slots: IntArray
+    write_tokens: LongArray
+    write_slots: LongArray
     num_single_rows: int
     page_size: int
 
@@ -75,7 +76,7 @@ class AttentionPlan:
 def build_attention_plan(layout: RowLayout, device: torch.device) -> AttentionPlan:
     """Put a layout on ``device``. On a CPU the tensors share the arrays' memory."""
 
-    def put(array: IntArray) -> torch.Tensor:
+    def put(array: IntArray | LongArray) -> torch.Tensor:
         shared = torch.from_numpy(array)
         return shared if device.type == "cpu" else shared.to(device, non_blocking=True)
 
@@ -87,6 +88,6 @@ def build_attention_plan(layout: RowLayout, device: torch.device) -> AttentionPl
         past_len=put(layout.past_len),
         kv_indptr=put(layout.kv_indptr),
         kv_indices=put(layout.kv_indices),
-        write_tokens=put(layout.write_tokens).long(),
-        write_slots=put(layout.write_slots).long(),
+        write_tokens=put(layout.write_tokens),
+        write_slots=put(layout.write_slots),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor, nn
@@ -47,14 +47,20 @@ class Rotation:
     @classmethod
     def at(cls, positions: Tensor, config: LlmConfig, dtype: torch.dtype) -> Rotation:
         """Compute for int64 ``positions [num_tokens]``; angles in float32, both halves alike (spec 2.1)."""
-        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device) / config.head_dim
-        angles = positions[:, None].float() * (1.0 / config.rope_theta**exponents)
+        angles = positions[:, None].float() * inverse_frequencies(config.head_dim, config.rope_theta, positions.device)
         both_halves = torch.cat([angles, angles], dim=1)
         return cls(both_halves.cos().to(dtype), both_halves.sin().to(dtype))
 
     def split(self, num_und: int) -> tuple[Rotation, Rotation]:
         und, gen = Rotation(self.cos[:num_und], self.sin[:num_und]), Rotation(self.cos[num_und:], self.sin[num_und:])
         return und, gen
+
+
+@cache
+def inverse_frequencies(head_dim: int, rope_theta: float, device: torch.device) -> Tensor:
+    """Return RoPE's frequencies ``theta^(-2i/d)``, float32 ``[head_dim / 2]``; computed once, they are not stored in checkpoints."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
+    return 1.0 / rope_theta**exponents
 
 
 class MotLayer(nn.Module):

@@ -125,14 +125,14 @@ def _pack_decodes(rows: list[DecodeRow], page_size: int, device: torch.device) -
     places = list(range(num))
     slots = [row.pages[row.kv_len // page_size] * page_size + row.kv_len % page_size for row in rows]
     bounds = [0, *accumulate(len(table) for table in tables)]
-    columns = [[*places, num], places, [length + 1 for length in past], past, bounds, list(chain.from_iterable(tables)), slots]
+    columns = [[*places, num], places, [length + 1 for length in past], past, bounds, list(chain.from_iterable(tables))]
     joined = np.array(list(chain.from_iterable(columns)), dtype=np.int32)
     ends = list(accumulate(len(column) for column in columns))
     parts = [joined[end - len(column) : end] for column, end in zip(columns, ends, strict=True)]
-    qo_indptr, token_index, kv_end, past_len, kv_indptr, kv_indices, write_slots = parts
-    layout = RowLayout(qo_indptr, token_index, kv_end, past_len, kv_indptr, kv_indices, token_index, write_slots, num, page_size)
-    wide = np.array([[row.rope_pos for row in rows], [row.token_id for row in rows], places], dtype=np.int64)
-    positions, token_ids, draw_index = torch.from_numpy(wide).to(device, non_blocking=True).unbind(0)
+    qo_indptr, token_index, kv_end, past_len, kv_indptr, kv_indices = parts
+    wide = np.array([[row.rope_pos for row in rows], [row.token_id for row in rows], places, slots], dtype=np.int64)
+    layout = RowLayout(qo_indptr, token_index, kv_end, past_len, kv_indptr, kv_indices, wide[2], wide[3], num, page_size)
+    positions, token_ids, draw_index, _ = torch.from_numpy(wide).to(device, non_blocking=True).unbind(0)
     draws = [(row.sequence_id, row.draw) for row in rows]
     plan = build_attention_plan(layout, device)
     return PackedBatch(plan, positions, token_ids, num, draw_index[:0], [], [], draw_index, draws)
@@ -273,8 +273,8 @@ def _row_layout(columns: _Columns, qo_indptr: Ints, token_index: Ints, num_singl
         past_len=np.array(columns.past_len, dtype=np.int32),
         kv_indptr=kv_indptr,
         kv_indices=np.array([page for pages in past_pages for page in pages], dtype=np.int32),
-        write_tokens=np.concatenate(kept_tokens).astype(np.int32),
-        write_slots=np.concatenate(slots).astype(np.int32),
+        write_tokens=np.concatenate(kept_tokens),
+        write_slots=np.concatenate(slots),
         num_single_rows=num_single_rows,
         page_size=page_size,
     )

@@ -139,8 +139,8 @@ def build_layout(rows: list[Row], page_size: int, random: np.random.Generator) -
         past_len=np.array([row.past_len for row in rows], dtype=np.int32),
         kv_indptr=kv_indptr.astype(np.int32),
         kv_indices=kv_indices.astype(np.int32),
-        write_tokens=np.array(write_tokens, dtype=np.int32),
-        write_slots=np.array(write_slots, dtype=np.int32),
+        write_tokens=np.array(write_tokens, dtype=np.int64),
+        write_slots=np.array(write_slots, dtype=np.int64),
         num_single_rows=lengths.count(1),
         page_size=page_size,
     )
