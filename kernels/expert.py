@@ -59,7 +59,8 @@ def project_heads(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, weights
         q, k = qk_norm_rope(q, k, weights.q_norm, weights.k_norm, cos, sin, weights.eps)
         return q, k, v
     # The reference rotates generation tokens in float32, understanding tokens in the hidden dtype (spec 9).
-    wide_q, wide_k = qk_norm_rope(q.float(), k.float(), weights.q_norm, weights.k_norm, cos, sin, weights.eps)
+    wide = (weights.q_norm.float(), weights.k_norm.float(), cos.float(), sin.float())
+    wide_q, wide_k = qk_norm_rope(q.float(), k.float(), *wide, weights.eps)
     return wide_q.to(q.dtype), wide_k.to(k.dtype), v
 
 

@@ -108,10 +108,12 @@ class NativeKernels:
         self._linear_float32.argtypes, self._linear_float32.restype = product, None
         self._linear_bfloat16 = library.linear_bfloat16
         self._linear_bfloat16.argtypes, self._linear_bfloat16.restype = product, INT
-        self._rms_norm = library.rms_norm_float32
-        self._rms_norm.argtypes, self._rms_norm.restype = [POINTER, POINTER, POINTER, LONG, LONG, FLOAT, INT], None
-        self._silu_mul = library.silu_mul_float32
-        self._silu_mul.argtypes, self._silu_mul.restype = [POINTER, POINTER, LONG, LONG, INT], None
+        self._rms_norm = {torch.float32: library.rms_norm_float32, torch.bfloat16: library.rms_norm_bfloat16}
+        for norm in self._rms_norm.values():
+            norm.argtypes, norm.restype = [POINTER, POINTER, POINTER, LONG, LONG, FLOAT, INT], None
+        self._silu_mul = {torch.float32: library.silu_mul_float32, torch.bfloat16: library.silu_mul_bfloat16}
+        for product_of_halves in self._silu_mul.values():
+            product_of_halves.argtypes, product_of_halves.restype = [POINTER, POINTER, LONG, LONG, INT], None
         self._qk_norm_rope = library.qk_norm_rope_float32
         heads = ctypes.POINTER(_Heads)
         self._qk_norm_rope.argtypes, self._qk_norm_rope.restype = [heads, heads, POINTER, POINTER, LONG, LONG, FLOAT, INT], None
@@ -140,17 +142,17 @@ class NativeKernels:
         return out
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """`kernels.rms_norm.rms_norm` for contiguous float32."""
+        """`kernels.rms_norm.rms_norm` for contiguous float32 or bfloat16."""
         out = torch.empty_like(x)
         dim = x.shape[-1]
-        self._rms_norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.numel() // dim, dim, eps, torch.get_num_threads())
+        self._rms_norm[x.dtype](x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.numel() // dim, dim, eps, torch.get_num_threads())
         return out
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """`kernels.silu_mul.silu_mul` for contiguous float32."""
+        """`kernels.silu_mul.silu_mul` for contiguous float32 or bfloat16."""
         num_rows, width = gate_up.shape[0], gate_up.shape[1] // 2
-        out = torch.empty((num_rows, width), dtype=torch.float32)
-        self._silu_mul(gate_up.data_ptr(), out.data_ptr(), num_rows, width, torch.get_num_threads())
+        out = torch.empty((num_rows, width), dtype=gate_up.dtype)
+        self._silu_mul[gate_up.dtype](gate_up.data_ptr(), out.data_ptr(), num_rows, width, torch.get_num_threads())
         return out
 
     def qk_norm_rope(
@@ -236,6 +238,17 @@ def is_plain(*tensors: torch.Tensor) -> bool:
         return False
     for x in tensors:  # noqa: SIM110  (a generator costs more than the checks, 16 times a decoded token)
         if x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous():
+            return False
+    return True
+
+
+def is_dense(*tensors: torch.Tensor) -> bool:
+    """Whether all tensors are contiguous on the CPU, all float32 or all bfloat16, and nobody records gradients."""
+    dtype = tensors[0].dtype
+    if torch.is_grad_enabled() or (dtype is not torch.float32 and dtype is not torch.bfloat16):
+        return False
+    for x in tensors:  # noqa: SIM110  (as in `is_plain`)
+        if x.dtype is not dtype or not x.is_cpu or not x.is_contiguous():
             return False
     return True
 

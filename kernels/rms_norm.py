@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from kernels import reference
-from kernels.native_kernels import is_plain, native_kernels
+from kernels.native_kernels import is_dense, native_kernels
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -17,6 +17,6 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         from kernels.rms_norm_triton import rms_norm_with_triton  # a machine without CUDA need not have Triton
 
         return rms_norm_with_triton(x, weight, eps)
-    if is_plain(x, weight) and (native := native_kernels()) is not None:
+    if is_dense(x, weight) and (native := native_kernels()) is not None:
         return native.rms_norm(x, weight, eps)
     return reference.rms_norm(x, weight, eps)

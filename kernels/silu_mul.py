@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from kernels import reference
-from kernels.native_kernels import is_plain, native_kernels
+from kernels.native_kernels import is_dense, native_kernels
 
 
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
@@ -14,6 +14,6 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
         from kernels.silu_mul_triton import silu_mul_with_triton  # a machine without CUDA need not have Triton
 
         return silu_mul_with_triton(gate_up)
-    if is_plain(gate_up) and (native := native_kernels()) is not None:
+    if is_dense(gate_up) and (native := native_kernels()) is not None:
         return native.silu_mul(gate_up)
     return reference.silu_mul(gate_up)

@@ -26,19 +26,55 @@ EXPORT void rms_norm_float32(const float *x, const float *weight, float *out, lo
     }
 }
 
+/* bfloat16 in and out, sums in float32; the normed value is rounded before the weight multiplies it, as BAGEL does. */
+EXPORT void rms_norm_bfloat16(const uint16_t *x, const uint16_t *weight, uint16_t *out, long num_rows, long dim, float eps,
+                              int num_threads) {
+#pragma omp parallel for num_threads(num_threads) schedule(static) if (num_rows * dim > PARALLEL_VALUES)
+    for (long row = 0; row < num_rows; row++) {
+        const uint16_t *from = x + row * dim;
+        uint16_t *to = out + row * dim;
+        float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+        for (long i = 0; i < dim; i++) sum += float_of_bfloat16(from[i]) * float_of_bfloat16(from[i]);
+        const float scale = 1.0f / sqrtf(sum / dim + eps);
+#pragma omp simd
+        for (long i = 0; i < dim; i++) {
+            const float normed = float_of_bfloat16(bfloat16_of_float(float_of_bfloat16(from[i]) * scale));
+            to[i] = bfloat16_of_float(normed * float_of_bfloat16(weight[i]));
+        }
+    }
+}
+
+INLINE vec silu_vec(vec g) {
+    /* 2^126 at most, so that a very negative gate gives -0 and not 0 / inf. */
+    vec exponent = -larger(g * 1.44269504f, splat(-126.0f));
+    return g / (1.0f + exp2_vec(exponent));
+}
+
+/* The activated gate is rounded to bfloat16 before it meets the other half, as two operations in that format would. */
+EXPORT void silu_mul_bfloat16(const uint16_t *gate_up, uint16_t *out, long num_rows, long width, int num_threads) {
+#pragma omp parallel for num_threads(num_threads) schedule(static) if (num_rows * width > PARALLEL_VALUES)
+    for (long row = 0; row < num_rows; row++) {
+        const uint16_t *gate = gate_up + row * 2 * width, *up = gate + width;
+        uint16_t *to = out + row * width;
+        for (long i = 0; i < width; i += LANES) {
+            float activated[LANES] = {0};
+            const long num = width - i < LANES ? width - i : LANES;
+            for (long j = 0; j < num; j++) activated[j] = float_of_bfloat16(gate[i + j]);
+            store(activated, silu_vec(load(activated)));
+            for (long j = 0; j < num; j++)
+                to[i + j] = bfloat16_of_float(float_of_bfloat16(bfloat16_of_float(activated[j])) * float_of_bfloat16(up[i + j]));
+        }
+    }
+}
+
 EXPORT void silu_mul_float32(const float *gate_up, float *out, long num_rows, long width, int num_threads) {
-    const float log2_e = 1.44269504f;
 #pragma omp parallel for num_threads(num_threads) schedule(static) if (num_rows * width > PARALLEL_VALUES)
     for (long row = 0; row < num_rows; row++) {
         const float *gate = gate_up + row * 2 * width, *up = gate + width;
         float *to = out + row * width;
         const long lanes_end = width / LANES * LANES;
-        for (long i = 0; i < lanes_end; i += LANES) {
-            vec g = load(gate + i);
-            /* 2^126 at most, so that a very negative gate gives -0 and not 0 / inf. */
-            vec exponent = -larger(g * log2_e, splat(-126.0f));
-            store(to + i, g / (1.0f + exp2_vec(exponent)) * load(up + i));
-        }
+        for (long i = 0; i < lanes_end; i += LANES) store(to + i, silu_vec(load(gate + i)) * load(up + i));
         for (long i = lanes_end; i < width; i++) to[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
     }
 }

@@ -63,12 +63,14 @@ def test_rms_norm_of_any_size_equals_its_reference(num_rows: int, dim: int, dtyp
         assert_close_to_float64(rms_norm(x, weight, EPS), reference.rms_norm(x.double(), weight.double(), EPS))
 
 
-def test_rms_norm_rounds_to_the_input_dtype_before_the_weight() -> None:
+@pytest.mark.parametrize("records_gradients", [False, True], ids=["native", "torch"])
+def test_rms_norm_rounds_to_the_input_dtype_before_the_weight(records_gradients: bool) -> None:
     """BAGEL's order: 1.0039 rounds to 1.0 in bfloat16 and only then meets the weight."""
     x = torch.tensor([[1.0, 1.0078125]], dtype=torch.bfloat16)
     weight = torch.tensor([256.0, 256.0], dtype=torch.bfloat16)
     normed = (x.float() * torch.rsqrt(x.float().square().mean(dim=-1, keepdim=True) + EPS)).to(torch.bfloat16)
-    assert torch.equal(rms_norm(x, weight, EPS), normed * weight)
+    with torch.set_grad_enabled(records_gradients):
+        assert torch.equal(rms_norm(x, weight, EPS), normed * weight)
 
 
 @settings(max_examples=40, deadline=None)
