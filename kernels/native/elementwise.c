@@ -26,21 +26,39 @@ EXPORT void rms_norm_float32(const float *x, const float *weight, float *out, lo
     }
 }
 
+/* A whole register of bfloat16 values, or the last few of a row with zeros behind them. */
+INLINE vec load_some(const uint16_t *p, long num) {
+    uint16_t padded[LANES] = {0};
+    if (num >= LANES) return load_bfloat16(p);
+    memcpy(padded, p, num * sizeof *p);
+    return load_bfloat16(padded);
+}
+
+INLINE void store_some(uint16_t *p, vec rounded, long num) {
+    uint16_t padded[LANES];
+    if (num >= LANES) {
+        store_bfloat16(p, rounded);
+        return;
+    }
+    store_bfloat16(padded, rounded);
+    memcpy(p, padded, num * sizeof *p);
+}
+
 /* bfloat16 in and out, sums in float32; the normed value is rounded before the weight multiplies it, as BAGEL does. */
 EXPORT void rms_norm_bfloat16(const uint16_t *x, const uint16_t *weight, uint16_t *out, long num_rows, long dim, float eps,
                               int num_threads) {
 #pragma omp parallel for num_threads(num_threads) schedule(static) if (num_rows * dim > PARALLEL_VALUES)
     for (long row = 0; row < num_rows; row++) {
         const uint16_t *from = x + row * dim;
-        uint16_t *to = out + row * dim;
-        float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-        for (long i = 0; i < dim; i++) sum += float_of_bfloat16(from[i]) * float_of_bfloat16(from[i]);
-        const float scale = 1.0f / sqrtf(sum / dim + eps);
-#pragma omp simd
-        for (long i = 0; i < dim; i++) {
-            const float normed = float_of_bfloat16(bfloat16_of_float(float_of_bfloat16(from[i]) * scale));
-            to[i] = bfloat16_of_float(normed * float_of_bfloat16(weight[i]));
+        vec sums = splat(0.0f);
+        for (long i = 0; i < dim; i += LANES) {
+            vec v = load_some(from + i, dim - i);
+            sums += v * v;
+        }
+        const float scale = 1.0f / sqrtf(sum_of_lanes(sums) / dim + eps);
+        for (long i = 0; i < dim; i += LANES) {
+            vec normed = round_bfloat16(load_some(from + i, dim - i) * scale);
+            store_some(out + row * dim + i, round_bfloat16(normed * load_some(weight + i, dim - i)), dim - i);
         }
     }
 }
@@ -58,12 +76,8 @@ EXPORT void silu_mul_bfloat16(const uint16_t *gate_up, uint16_t *out, long num_r
         const uint16_t *gate = gate_up + row * 2 * width, *up = gate + width;
         uint16_t *to = out + row * width;
         for (long i = 0; i < width; i += LANES) {
-            float activated[LANES] = {0};
-            const long num = width - i < LANES ? width - i : LANES;
-            for (long j = 0; j < num; j++) activated[j] = float_of_bfloat16(gate[i + j]);
-            store(activated, silu_vec(load(activated)));
-            for (long j = 0; j < num; j++)
-                to[i + j] = bfloat16_of_float(float_of_bfloat16(bfloat16_of_float(activated[j])) * float_of_bfloat16(up[i + j]));
+            vec activated = round_bfloat16(silu_vec(load_some(gate + i, width - i)));
+            store_some(to + i, round_bfloat16(activated * load_some(up + i, width - i)), width - i);
         }
     }
 }

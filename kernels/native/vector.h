@@ -37,9 +37,9 @@ INLINE ivec isplat(int32_t x) { return x - (ivec){0}; }
 
 /* A bfloat16 is the upper half of a float. */
 INLINE vec load_bfloat16(const uint16_t *p) {
-    typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+    typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
     hvec half = *(const unaligned_hvec *)p;
-    return (vec)(__builtin_convertvector(half, uvec) << 16);
+    return (vec)(__builtin_convertvector(half, bits) << 16);
 }
 
 INLINE float float_of_bfloat16(uint16_t bits) {
@@ -90,6 +90,20 @@ INLINE quad sums_of_lanes(vec a, vec b, vec c, vec d) {
 }
 
 INLINE vec choose(ivec condition, vec a, vec b) { return (vec)((condition & (ivec)a) | (~condition & (ivec)b)); }
+
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+
+/* Round to bfloat16, ties to even, and stay a float; a NaN stays one. */
+INLINE vec round_bfloat16(vec v) {
+    uvec bits = (uvec)v;
+    uvec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
+    return choose(v != v, v, (vec)rounded);
+}
+
+/* Store what `round_bfloat16` returned. */
+INLINE void store_bfloat16(uint16_t *p, vec rounded) {
+    *(unaligned_hvec *)p = __builtin_convertvector((uvec)rounded >> 16, hvec);
+}
 
 /* The larger of two; a NaN in a stays. */
 INLINE vec larger(vec a, vec b) { return choose(b > a, b, a); }
