@@ -256,13 +256,18 @@ def test_loading_needs_little_memory_besides_the_parameters(tmp_path: Path) -> N
 
 
 MEASURE_MEMORY = """
-import pathlib, resource, sys
+import pathlib, sys
 from model.weights import load_bagel
+
+def kilobytes(name):  # not getrusage: its peak survives exec, and would be that of the process that started this one
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
 load_bagel(sys.argv[1])  # what is imported lazily is imported now
-before = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+before = kilobytes("VmRSS:")
 model = load_bagel(sys.argv[2])
 parameters = sum(values.numel() * values.element_size() for values in model.parameters())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before - parameters)
+print((kilobytes("VmHWM:") - before) * 1024 - parameters)
 """
 
 

@@ -66,8 +66,8 @@ def log_of(run: Run) -> list[dict[str, float]]:
 
 
 def test_the_vae_learns(tmp_path: Path) -> None:
-    run = Run(tmp_path / "vae", 30, "test")
-    settings = VaeSettings(num_steps=30, batch_size=2, report_every=10, num_probes=1)
+    run = Run(tmp_path / "vae", 60, "test")
+    settings = VaeSettings(num_steps=60, batch_size=4, report_every=20, num_probes=1)
 
     train_vae(Vae(vae_config()), run, settings, torch.device("cpu"))
 
