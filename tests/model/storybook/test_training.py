@@ -112,7 +112,10 @@ def test_the_exported_model_loads(directory: Path) -> None:
     profile = FamilyProfile.from_directory(directory / "model", model.config)
     tokenizer = Tokenizer.from_directory(directory / "model", profile)
 
+    card = (directory / "model" / "README.md").read_text()
+
     assert model.config.latent_stride == 32
+    assert "2 steps" in card and "orange circle" in card
     assert tokenizer.decode(tokenizer.encode("a small red star — 日本")) == "a small red star — 日本"
     assert profile.defaults.image_size == (64, 64)
 
