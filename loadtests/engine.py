@@ -20,7 +20,7 @@ from statistics import median
 import torch
 
 from loadtests.costs import decode_bytes, denoise_flops
-from loadtests.machine import Machine
+from loadtests.machine import Machine, Rates
 from model.config import BagelConfig
 from model.random_checkpoint import write_random_checkpoint
 from server.engine.link import LocalLink
@@ -31,11 +31,28 @@ from server.messages import ImageParams, ImageSegment, OutputMode, Picture, Requ
 NAMED_SIZES = ("tiny", "mid", "bagel-7b")
 PROMPT_TOKENS = 30
 CONCURRENCIES = (1, 4, 16)
-NUM_WARM_UP = 3
-NUM_ROUNDS = 5
+NUM_ROUNDS = 7
 """Measurements are taken in rounds with machine probes between them."""
 
 Figures = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A few steps and the machine's rates beside them: fractions are taken within a round, since a shared machine drifts."""
+
+    steps: list[StepStats]
+    rates: Rates
+
+    @property
+    def seconds(self) -> float:
+        """Median time of a step."""
+        return median(stats.step_s for stats in self.steps)
+
+    @property
+    def host_fraction(self) -> float:
+        """Share of the steps' time outside the forward pass."""
+        return 1.0 - sum(stats.forward_s for stats in self.steps) / sum(stats.step_s for stats in self.steps)
 
 
 @dataclass(slots=True)
@@ -59,6 +76,12 @@ class Bench:
         assert report is not None, "the engine has nothing to do"
         return report.stats
 
+    def round(self, num_steps: int) -> Round:
+        """Probe the machine, then take a step that warms the caches again and ``num_steps`` that count."""
+        rates = self.machine.probe()
+        self.step()
+        return Round([self.step() for _ in range(num_steps)], rates)
+
     def drain(self) -> None:
         """Abort whatever is running."""
         self.loaded.scheduler.abort_all()
@@ -77,8 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
         figures.update(measure_decode(bench, concurrency))
         _say(options.json, figures, f"decode.{concurrency}.tokens_per_second")
     figures.update(measure_mixed(bench))
-    figures["machine.matmul_gflops"] = bench.machine.matmul_gflops
-    figures["machine.read_gbps"] = bench.machine.read_gbps
+    figures["machine.matmul_gflops"] = bench.machine.rates.matmul_gflops
+    figures["machine.read_gbps"] = bench.machine.rates.read_gbps
     if options.json:
         print(json.dumps(figures, indent=1))
     else:
@@ -151,44 +174,34 @@ def measure_denoise(bench: Bench, branches: int) -> Figures:
     bench.submit(lambda name: image_request(name, bench.config, branches, 1000))
     while bench.step().num_denoise_rows != branches:
         pass
-    steps: list[StepStats] = []
-    for _ in range(NUM_ROUNDS):
-        bench.machine.probe()
-        steps += [bench.step() for _ in range(4)]
-    seconds = median(stats.step_s for stats in steps)
     (sequence,) = bench.loaded.scheduler.running
     contexts = [sequence.full, *sequence.branches][:branches]
     side = sequence.request.image.height // bench.config.latent_stride
     flops = denoise_flops(bench.config, side * side, [context.kv_len for context in contexts])
+    rounds = [bench.round(4) for _ in range(NUM_ROUNDS)]
     bench.drain()
     return {
-        f"denoise.{branches}.seconds": seconds,
-        f"denoise.{branches}.matmul_fraction": flops / seconds / 1e9 / bench.machine.matmul_gflops,
-        f"denoise.{branches}.host_fraction": _host_fraction(steps),
+        f"denoise.{branches}.seconds": median(one.seconds for one in rounds),
+        f"denoise.{branches}.matmul_fraction": median(flops / one.seconds / 1e9 / one.rates.matmul_gflops for one in rounds),
+        f"denoise.{branches}.host_fraction": median(one.host_fraction for one in rounds),
     }
 
 
 def measure_decode(bench: Bench, concurrency: int) -> Figures:
-    """Tokens per second of ``concurrency`` chats that only decode."""
+    """Tokens per second of ``concurrency`` chats that only decode; for one alone, its share of the machine's read bandwidth."""
     for _ in range(concurrency):
         bench.submit(lambda name: chat_request(name, 10_000))
     while bench.step().num_decode_rows != concurrency:
         pass
-    for _ in range(NUM_WARM_UP):
-        bench.step()
-    steps: list[StepStats] = []
-    for _ in range(NUM_ROUNDS):
-        bench.machine.probe()
-        steps += [bench.step() for _ in range(10)]
-    seconds = median(stats.step_s for stats in steps)
+    rounds = [bench.round(10) for _ in range(NUM_ROUNDS)]
     figures = {
-        f"decode.{concurrency}.tokens_per_second": concurrency / seconds,
-        f"decode.{concurrency}.host_fraction": _host_fraction(steps),
+        f"decode.{concurrency}.tokens_per_second": median(concurrency / one.seconds for one in rounds),
+        f"decode.{concurrency}.host_fraction": median(one.host_fraction for one in rounds),
     }
     if concurrency == 1:
         (sequence,) = bench.loaded.scheduler.running
         num_bytes = decode_bytes(bench.config, sequence.full.kv_len, bench.loaded.model.dtype.itemsize)
-        figures["decode.1.bandwidth_fraction"] = num_bytes / seconds / 1e9 / bench.machine.read_gbps
+        figures["decode.1.bandwidth_fraction"] = median(num_bytes / one.seconds / 1e9 / one.rates.read_gbps for one in rounds)
     bench.drain()
     return figures
 
@@ -201,24 +214,19 @@ def measure_mixed(bench: Bench) -> Figures:
         bench.submit(lambda name, branches=branches: image_request(name, bench.config, branches, 1000))
     while bench.step().num_denoise_rows == 0:
         pass
-    steps: list[StepStats] = []
+    rounds: list[Round] = []
     for _ in range(NUM_ROUNDS):
         bench.submit(lambda name: chat_request(name, 4))
-        bench.machine.probe(1)
-        steps += [bench.step() for _ in range(4)]
+        rounds.append(bench.round(4))
     bench.drain()
+    steps = [stats for one in rounds for stats in one.steps]
     seconds = sum(stats.step_s for stats in steps)
     return {
         "mixed.tokens_per_second": sum(stats.num_decode_rows for stats in steps) / seconds,
         "mixed.denoise_rows_per_second": sum(stats.num_denoise_rows for stats in steps) / seconds,
         "mixed.step_seconds": median(stats.step_s for stats in steps),
-        "host_fraction": _host_fraction(steps),
+        "host_fraction": median(one.host_fraction for one in rounds),
     }
-
-
-def _host_fraction(steps: list[StepStats]) -> float:
-    """Share of the steps' time outside the forward pass."""
-    return 1.0 - sum(stats.forward_s for stats in steps) / sum(stats.step_s for stats in steps)
 
 
 if __name__ == "__main__":

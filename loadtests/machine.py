@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
 
 import torch
 
 MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
 READ_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Rate of a large square matrix product in GFLOP/s, and of summing a large float32 vector in GB/s."""
+
+    matmul_gflops: float
+    read_gbps: float
 
 
 class Machine:
@@ -25,21 +34,21 @@ class Machine:
         self._matmul_s: list[float] = []
         self._read_s: list[float] = []
 
-    def probe(self, repeats: int = 3) -> None:
-        """Take a few samples of both rates."""
-        for _ in range(repeats):
-            self._matmul_s.append(timed(lambda: self._left @ self._right, self._device))
-            self._read_s.append(timed(self._data.sum, self._device))
+    def probe(self, repeats: int = 3) -> Rates:
+        """Take a few samples of both rates and return their medians."""
+        matmul_s = [timed(lambda: self._left @ self._right, self._device) for _ in range(repeats)]
+        read_s = [timed(self._data.sum, self._device) for _ in range(repeats)]
+        self._matmul_s += matmul_s
+        self._read_s += read_s
+        return self._rates(matmul_s, read_s)
 
     @property
-    def matmul_gflops(self) -> float:
-        """Median rate of a square matrix product, in GFLOP/s."""
-        return self._flop / median(self._matmul_s) / 1e9
+    def rates(self) -> Rates:
+        """Median rates of every sample so far."""
+        return self._rates(self._matmul_s, self._read_s)
 
-    @property
-    def read_gbps(self) -> float:
-        """Median rate of summing a large float32 vector, in GB/s."""
-        return self._data.nbytes / median(self._read_s) / 1e9
+    def _rates(self, matmul_s: list[float], read_s: list[float]) -> Rates:
+        return Rates(self._flop / median(matmul_s) / 1e9, self._data.nbytes / median(read_s) / 1e9)
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
