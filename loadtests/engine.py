@@ -26,7 +26,7 @@ from model.random_checkpoint import write_random_checkpoint
 from server.engine.link import LocalLink
 from server.engine.options import EngineOptions
 from server.engine.process import LoadedEngine, load_engine
-from server.messages import ImageParams, ImageSegment, OutputMode, Picture, Request, SamplingParams, StepStats, TextSegment
+from server.messages import ImageParams, ImageSegment, OutputMode, Picture, Request, SamplingParams, Segment, StepStats, TextSegment
 
 NAMED_SIZES = ("tiny", "mid", "bagel-7b")
 PROMPT_TOKENS = 30
@@ -160,7 +160,7 @@ def image_request(name: str, config: BagelConfig, branches: int, num_timesteps: 
         interval=(0.0, 1.0),
         seed=len(name),
     )
-    segments = [ImageSegment(vit=picture(vit_side, 1), vae=picture(side, 2)), TextSegment(list(range(PROMPT_TOKENS)))]
+    segments: list[Segment] = [ImageSegment(vit=picture(vit_side, 1), vae=picture(side, 2)), TextSegment(list(range(PROMPT_TOKENS)))]
     return Request(name, segments, OutputMode.IMAGE, SamplingParams(), params)
 
 
@@ -210,8 +210,8 @@ def measure_mixed(bench: Bench) -> Figures:
     """Eight chats decode while two pictures denoise and prompts keep arriving: tokens and denoise steps per second together."""
     for _ in range(8):
         bench.submit(lambda name: chat_request(name, 10_000))
-    for branches in (2, 3):
-        bench.submit(lambda name, branches=branches: image_request(name, bench.config, branches, 1000))
+    bench.submit(lambda name: image_request(name, bench.config, 2, 1000))
+    bench.submit(lambda name: image_request(name, bench.config, 3, 1000))
     while bench.step().num_denoise_rows == 0:
         pass
     rounds: list[Round] = []
