@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -53,6 +54,9 @@ class _Expert(ctypes.Structure):
     )
 
 
+ExpertArray = ctypes.Array[_Expert]
+
+
 class Expert(Protocol):
     """What the two expert kernels read of `kernels.expert.ExpertWeights`."""
 
@@ -91,10 +95,22 @@ def _expert(weights: Expert) -> _Expert:
     )  # fmt: skip
 
 
+def expert_array(experts: Sequence[Expert]) -> ExpertArray:
+    """Return the weights of a stack of layers as the C side reads them: pointers, good while the tensors stay where they are."""
+    return (_Expert * len(experts))(*(_expert(weights) for weights in experts))
+
+
 class _PageWrite(ctypes.Structure):
     _fields_ = (
         *((name, POINTER) for name in ("k", "v", "k_pages", "v_pages", "tokens", "slots")),
         *((name, LONG) for name in ("num_kept", "k_token", "v_token", "width")),
+    )
+
+
+class _Pass(ctypes.Structure):
+    _fields_ = (
+        *((name, POINTER) for name in ("x", "next", "normed", "qkv", "q", "k", "attended", "scratch", "cos", "sin", "pool")),
+        *((name, LONG) for name in ("layer_values", "values_offset")),
     )
 
 
@@ -122,6 +138,9 @@ class NativeKernels:
         self._project.argtypes, self._project.restype = [expert, *[POINTER] * 7, LONG, INT], None
         self._finish = library.expert_finish_float32
         self._finish.argtypes, self._finish.restype = [expert, *[POINTER] * 4, LONG, INT], None
+        self._layers = library.expert_layers_float32
+        whole_pass, plan, writes = ctypes.POINTER(_Pass), ctypes.POINTER(_Attention), ctypes.POINTER(_PageWrite)
+        self._layers.argtypes, self._layers.restype = [expert, LONG, whole_pass, plan, writes, LONG, INT], POINTER
         self._write_pages = library.write_pages_float32
         self._write_pages.argtypes, self._write_pages.restype = [ctypes.POINTER(_PageWrite)], None
         self._attention = library.attention_float32
@@ -199,6 +218,31 @@ class NativeKernels:
             _expert(weights), x.data_ptr(), attended.data_ptr(), scratch.data_ptr(), out.data_ptr(), num_tokens, torch.get_num_threads()
         )
         return out
+
+    def expert_layers(
+        self, x: torch.Tensor, angles: Angles, stack: ExpertArray, kv_pool: torch.Tensor, plan: AttentionPlan
+    ) -> torch.Tensor:
+        """`kernels.expert_layers.run_layers`; ``stack`` comes from `expert_array`."""
+        first = stack[0]
+        num_tokens, hidden = x.shape
+        heads, kv_heads, d = first.num_heads, first.num_kv_heads, first.head_dim
+        out = torch.empty((2, num_tokens, hidden), dtype=torch.float32)
+        out[0].copy_(x)
+        parts = [hidden, (heads + 2 * kv_heads) * d, heads * d, kv_heads * d, heads * d, hidden + 3 * first.wide]
+        scratch = self._scratch_of(num_tokens * sum(parts)).data_ptr()
+        starts = [scratch + 4 * num_tokens * sum(parts[:index]) for index in range(len(parts))]
+        start, half = out.data_ptr(), 4 * num_tokens * hidden
+        cos, sin = angles
+        step = _Pass(start, start + half, *starts, cos.data_ptr(), sin.data_ptr(), kv_pool.data_ptr(), kv_pool.stride(0), kv_pool.stride(1))
+        attention = _Attention(
+            None, None, None, None, None, None,
+            plan.qo_indptr.data_ptr(), plan.token_index.data_ptr(), plan.kv_end.data_ptr(),
+            plan.past_len.data_ptr(), plan.kv_indptr.data_ptr(), plan.kv_indices.data_ptr(),
+            plan.layout.num_rows, heads, kv_heads, d, kv_pool.shape[3],
+        )  # fmt: skip
+        writes = _PageWrite(None, None, None, None, plan.write_tokens.data_ptr(), plan.write_slots.data_ptr(), len(plan.write_tokens))
+        result = self._layers(stack, len(stack), step, attention, writes, num_tokens, torch.get_num_threads())
+        return out[0] if result == start else out[1]
 
     def _scratch_of(self, num_values: int) -> torch.Tensor:
         """Return float32 memory of at least so many values, good until the next call; grown when too small, never given back."""
@@ -282,6 +326,12 @@ def qk_norm_rope_fits(q: torch.Tensor, k: torch.Tensor, weight: torch.Tensor, an
 def expert_fits(x: torch.Tensor, weight: torch.Tensor, other: torch.Tensor, angles: tuple[torch.Tensor, ...]) -> bool:
     """Whether the expert kernels take these tensors: all of one expert's weights are contiguous and of one dtype."""
     return 0 < x.shape[0] <= MAX_SKINNY_ROWS and is_plain(x, weight, other, *angles)
+
+
+def stack_fits(kv_pool: torch.Tensor) -> bool:
+    """Whether `NativeKernels.expert_layers` takes this pool ``[L, 2, P, page, Hk, d]``."""
+    head_dim = kv_pool.shape[-1]
+    return is_plain(kv_pool) and head_dim % HEAD_DIM_STEP == 0 and head_dim <= MAX_HEAD_DIM
 
 
 def write_pages_fits(k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor) -> bool:

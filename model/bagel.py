@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kernels.expert_layers import ExpertStack
 from kernels.linear import linear
 from kernels.rms_norm import rms_norm
 from model.config import BagelConfig
-from model.transformer import Attend, MotLayer, Rotation, Streams
+from model.transformer import Attend, AttendsStacks, MotLayer, Rotation, Streams
 from model.vae import Vae
 from model.vit import Connector, Vit
 
@@ -69,11 +71,21 @@ class Bagel(nn.Module):
 
     def forward(self, tokens: PackedTokens, attend: Attend) -> Tensor:
         """Run every layer over the packed tokens and return hidden states ``[num_tokens, hidden]`` after the final norms."""
-        rotations = Rotation.at(tokens.positions, self.config.llm, tokens.hidden.dtype).split(tokens.num_und)
+        rotation = Rotation.at(tokens.positions, self.config.llm, tokens.hidden.dtype)
+        if tokens.num_und == len(tokens.hidden) and isinstance(attend, AttendsStacks):
+            hidden = attend.run_layers(self.und_stack, tokens.hidden, rotation)
+            if hidden is not None:
+                return rms_norm(hidden, self.und_norm, self.config.llm.rms_norm_eps)
+        rotations = rotation.split(tokens.num_und)
         streams = Streams.split(tokens.hidden, tokens.num_und)
         for layer_index, layer in enumerate(self.layers):
             streams = layer(layer_index, streams, rotations, attend)
         return self._final_norm(streams).packed()
+
+    @cached_property
+    def und_stack(self) -> ExpertStack:
+        """The understanding expert's weights, layer by layer."""
+        return ExpertStack([layer.und.weights for layer in self.layers if isinstance(layer, MotLayer)])
 
     def embed_text(self, ids: Tensor) -> Tensor:
         """Embed token ids int64 ``[T]``, also begin- and end-of-image, as ``[T, hidden]``."""

@@ -10,15 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from kernels.expert import ExpertWeights, Heads, finish_layer, project_heads
+from kernels.expert_layers import ExpertStack
 from model.sizes import LlmConfig
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """``(layer_index, q[T, Hq, d], k[T, Hk, d], v[T, Hk, d]) -> [T, Hq, d]``; q and k normed and rotated, tokens in packed order."""
+
+
+@runtime_checkable
+class AttendsStacks(Protocol):
+    """An `Attend` that may also run all layers of one expert by itself, where it knows a faster way."""
+
+    def run_layers(self, stack: ExpertStack, x: Tensor, rotation: Rotation) -> Tensor | None:
+        """Return the residual stream ``[T, hidden]`` after the last layer, or None to be called layer by layer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,9 @@
    any horizontal step, and the output O[d][column] takes a broadcast value times a vector of weights. Keys and values are used where
    they lie, in pages or in the batch: nothing is gathered or packed but the query tile.
    Online softmax: Milakov & Gimelshein 2018 (arXiv:1805.02867), in blocks of KEYS as FlashAttention does. */
-#include "vector.h"
+#include "ops.h"
 
 enum { CACHE_LINE = 64, KEYS = 48, KEY_GROUP = 6, MAX_D_GROUP = 8, MAX_VECS = 2, MAX_COLUMNS = MAX_VECS * LANES, MAX_HEAD_DIM = 256 };
-
-typedef struct {
-    const float *q, *k, *v, *k_pages, *v_pages;
-    float *out;
-    const int32_t *qo_indptr, *token_index, *kv_end, *past_len, *kv_indptr, *kv_indices;
-    long num_rows, num_heads, num_kv_heads, head_dim, page_size;
-    long q_token, q_head, k_token, k_head, v_token, v_head;
-} Attention;
 
 typedef struct {
     float q[MAX_HEAD_DIM][MAX_COLUMNS], out[MAX_HEAD_DIM][MAX_COLUMNS], s[KEYS][MAX_COLUMNS];

@@ -117,13 +117,6 @@ EXPORT void qk_norm_rope_float32(const Heads *queries, const Heads *keys, const 
         }
 }
 
-typedef struct {
-    const float *k, *v;
-    float *k_pages, *v_pages;
-    const int64_t *tokens, *slots;
-    long num_kept, k_token, v_token, width;
-} PageWrite;
-
 /* The kept tokens' keys and values, each `width` values that stand together, into their slots. */
 EXPORT void write_pages_float32(const PageWrite *w) {
     for (long i = 0; i < w->num_kept; i++) {

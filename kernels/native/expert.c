@@ -38,3 +38,41 @@ EXPORT void expert_finish_float32(const Expert *e, const float *x, const float *
     linear_float32(product, e->wide, e->down_weight, 0, normed, num_tokens, e->hidden, e->wide, num_threads);
     add_rows(out, normed, num_values);
 }
+
+/* Memory of a whole pass: x and its successor [T, hidden], and what one layer needs in between. */
+typedef struct {
+    float *x, *next, *normed, *qkv, *q, *k, *attended, *scratch;
+    const float *cos, *sin;
+    float *pool;
+    long layer_values, values_offset;
+} Pass;
+
+/* Every layer of one expert over a few tokens that see pages and each other: project, keep, attend, finish. The attention and page
+   structs come with the plan's columns filled in. Returns the buffer that holds the result. */
+EXPORT float *expert_layers_float32(const Expert *experts, long num_layers, Pass *p, Attention *a, PageWrite *w, long num_tokens,
+                                    int num_threads) {
+    const long d = experts->head_dim, rows = (experts->num_heads + 2 * experts->num_kv_heads) * d;
+    a->q = p->q;
+    a->k = w->k = p->k;
+    a->v = w->v = p->qkv + (experts->num_heads + experts->num_kv_heads) * d;
+    a->out = p->attended;
+    a->q_token = experts->num_heads * d;
+    a->k_token = w->k_token = w->width = experts->num_kv_heads * d;
+    a->v_token = w->v_token = rows;
+    a->q_head = a->k_head = a->v_head = d;
+    for (long layer = 0; layer < num_layers; layer++) {
+        const Expert *e = experts + layer;
+        float *k_pages = p->pool + layer * p->layer_values, *v_pages = k_pages + p->values_offset, *x = p->x;
+        expert_project_float32(e, x, p->cos, p->sin, p->normed, p->qkv, p->q, p->k, num_tokens, num_threads);
+        w->k_pages = k_pages;
+        w->v_pages = v_pages;
+        write_pages_float32(w);
+        a->k_pages = k_pages;
+        a->v_pages = v_pages;
+        attention_float32(a, num_threads);
+        expert_finish_float32(e, x, p->attended, p->scratch, p->next, num_tokens, num_threads);
+        p->x = p->next;
+        p->next = x;
+    }
+    return p->x;
+}

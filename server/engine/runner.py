@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 
 from kernels.attention import interleaved_attention
+from kernels.expert_layers import ExpertStack, run_layers
 from kernels.pages import copy_pages, write_pages
 from kernels.plan import AttentionPlan
 from kernels.sampling import SamplingRow, sample_tokens
@@ -19,6 +20,7 @@ from model.bagel import Bagel, PackedTokens
 from model.guidance import BagelScales, bagel_velocity, illume_velocity
 from model.guidance_rules import GuidanceMode
 from model.latents import latent_position_ids, unpatchify
+from model.transformer import Rotation
 from server.engine.batch import Batch, BatchResult, DenoiseRow, DenoiseStep, Draw, DrawnToken, NewImage
 from server.engine.guidance import Branch
 from server.engine.packer import LatentRun, Markers, PackedBatch, pack
@@ -43,11 +45,27 @@ class PagedKeysValues:
         self.page_size = pool.shape[3]
         self._layers = [(layer[0], layer[1]) for layer in pool]
 
-    def attend(self, plan: AttentionPlan, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Keep this layer's new keys and values, then attend over past and present ones."""
+    def attend(self, plan: AttentionPlan) -> PagedAttend:
+        """Return attention over one step's plan."""
+        return PagedAttend(self.pool, self._layers, plan)
+
+
+class PagedAttend:
+    """Attention of one step: keeps new keys and values, then attends over past and present ones."""
+
+    def __init__(self, pool: torch.Tensor, layers: list[tuple[torch.Tensor, torch.Tensor]], plan: AttentionPlan) -> None:
+        self._pool = pool
+        self._layers = layers
+        self._plan = plan
+
+    def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         k_pages, v_pages = self._layers[layer]
-        write_pages(k, v, k_pages, v_pages, plan)
-        return interleaved_attention(q, k, v, k_pages, v_pages, plan)
+        write_pages(k, v, k_pages, v_pages, self._plan)
+        return interleaved_attention(q, k, v, k_pages, v_pages, self._plan)
+
+    def run_layers(self, stack: ExpertStack, x: torch.Tensor, rotation: Rotation) -> torch.Tensor | None:
+        """Run a few understanding tokens through every layer in one call; see `kernels.expert_layers`."""
+        return run_layers(x, rotation.cos, rotation.sin, stack, self._pool, self._plan)
 
 
 class Runner:
@@ -108,8 +126,7 @@ class Runner:
     def _forward(self, packed: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Embed, run every layer, and read the logits of the rows a token is drawn from."""
         tokens = PackedTokens(self._embed(packed), packed.positions, packed.num_und)
-        plan, attend = packed.plan, self._cache.attend
-        hidden = self._model.forward(tokens, lambda layer, q, k, v: attend(plan, layer, q, k, v))
+        hidden = self._model.forward(tokens, self._cache.attend(packed.plan))
         return hidden, self._model.logits(hidden[packed.draw_index]) if packed.draws else hidden
 
     def _embed(self, packed: PackedBatch) -> torch.Tensor:
