@@ -99,7 +99,15 @@ class ImageParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One accepted request. ``generated_text_is_thought``: generated text enters the full context only, not the guidance branches."""
+    """One accepted request.
+
+    Attributes:
+        generated_text_is_thought: generated text enters the full context only, not the guidance branches.
+        tenant: on whose account it runs; tenants share the machine by weight and never share cached pages.
+        weight: the tenant's share against others' (2 is served twice as much as 1).
+        priority: higher goes first; equal by default.
+        deadline_s: seconds from arrival after which it is ended with the error ``deadline_exceeded``, whatever it is doing.
+    """
 
     request_id: str
     segments: list[Segment]
@@ -108,6 +116,10 @@ class Request:
     image: ImageParams
     generated_text_is_thought: bool = False
     wants_progress: bool = False
+    tenant: str = ""
+    weight: float = 1.0
+    priority: int = 0
+    deadline_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +169,15 @@ class ImageOutput:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
+    """What a request cost, in cache rows. The cached ones are the part of the prompt that was found in the prefix cache."""
+
     prompt_text_tokens: int = 0
     prompt_image_tokens: int = 0
     completion_text_tokens: int = 0
     completion_image_tokens: int = 0
     num_images: int = 0
+    cached_text_tokens: int = 0
+    cached_image_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +193,20 @@ class FinishedOutput:
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
-    """What one step did and how full the engine is. Times in seconds."""
+    """What one step did and how full the engine is. Times in seconds.
+
+    Attributes:
+        num_und_tokens, num_gen_tokens, num_pairs, num_rows: the step's load: tokens of each expert, attended pairs of query and key, rows.
+        predicted_s: what the cost model foresaw for this step; 0 while it foresees nothing.
+        cost_error: the model's median relative error over the latest steps.
+        num_prefix_queries, num_prefix_hits: prompt rows looked up in the prefix cache in this step, and found there.
+        num_pictures_encoded: pictures that went through the VAE or ViT encoder in this step, each encoder counted for itself.
+        pages_used: pages that running requests hold; pages_cached: further ones kept for prompts to come, given up when needed.
+        num_preemptions, num_expired, num_refused: since the start: sequences that lost their pages, requests ended by their deadline,
+            requests turned away because the queue was full.
+        waiting_text, waiting_image: how many of those waiting will draw no picture, and how many will.
+        text_drain_per_s, image_drain_per_s: requests of each lane finished per second lately while others waited; 0 before the first.
+    """
 
     step: int = 0
     step_s: float = 0.0
@@ -193,6 +222,21 @@ class StepStats:
     pages_used: int = 0
     pages_total: int = 0
     num_preemptions: int = 0
+    num_und_tokens: int = 0
+    num_pairs: int = 0
+    num_rows: int = 0
+    predicted_s: float = 0.0
+    cost_error: float = 0.0
+    num_prefix_queries: int = 0
+    num_prefix_hits: int = 0
+    num_pictures_encoded: int = 0
+    pages_cached: int = 0
+    num_expired: int = 0
+    num_refused: int = 0
+    waiting_text: int = 0
+    waiting_image: int = 0
+    text_drain_per_s: float = 0.0
+    image_drain_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,10 @@ class _RequestFrame(msgspec.Struct, array_like=True, frozen=True):
     image: ImageParams
     generated_text_is_thought: bool
     wants_progress: bool
+    tenant: str
+    weight: float
+    priority: int
+    deadline_s: float | None
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -147,6 +151,10 @@ def _request_frame(request: Request) -> _RequestFrame:
         image=request.image,
         generated_text_is_thought=request.generated_text_is_thought,
         wants_progress=request.wants_progress,
+        tenant=request.tenant,
+        weight=request.weight,
+        priority=request.priority,
+        deadline_s=request.deadline_s,
     )
 
 
@@ -167,6 +175,10 @@ def _request(frame: _RequestFrame) -> Request:
         image=frame.image,
         generated_text_is_thought=frame.generated_text_is_thought,
         wants_progress=frame.wants_progress,
+        tenant=frame.tenant,
+        weight=frame.weight,
+        priority=frame.priority,
+        deadline_s=frame.deadline_s,
     )
 
 

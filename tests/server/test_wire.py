@@ -33,6 +33,10 @@ REQUESTS = st.builds(
     image=st.builds(ImageParams, interval=..., guidance=..., renorm=..., negative_token_ids=..., max_images=...),
     generated_text_is_thought=st.booleans(),
     wants_progress=st.booleans(),
+    tenant=...,
+    weight=...,
+    priority=...,
+    deadline_s=...,
 )
 FOR_ENGINE = st.one_of(REQUESTS, st.from_type(Abort), st.from_type(Shutdown))
 OF_ENGINE = st.one_of(*(st.from_type(kind) for kind in (EngineReady, LoadProgress, EngineFailed, StepReport)))
