@@ -1,0 +1,166 @@
+"""What sessions ask for: shares of each kind and ranges of their sizes, for a model of a given size.
+
+The shares are kept exactly, not on average, and each kind has a random stream of its own: a short trace is as mixed as a long one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from loadtests.traces.arrivals import Arrivals, arrival_times
+from loadtests.traces.sessions import Drawing, Kind, Session, Trace, Turn
+
+ItemT = TypeVar("ItemT")
+
+TENANTS = ("amber", "birch", "cedar")
+TENANT_SHARES = (0.6, 0.3, 0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Whole numbers from ``low`` to ``high``, their logarithm even."""
+
+    low: int
+    high: int
+
+    def draw(self, rng: np.random.Generator) -> int:
+        return min(self.high, round(math.exp(rng.uniform(math.log(self.low), math.log(self.high + 1)))))
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Shares and sizes of a traffic mix.
+
+    Attributes:
+        shares: how many sessions of a hundred are of each kind.
+        prompt_tokens, answer_tokens: words of a message and of an answer.
+        turns: requests of a chat.
+        pictures: pictures a picture chat opens with; one more may come with each turn.
+        sides: (height, width) of drawn pictures, each as likely, in pixels.
+        picture_side: side of pictures in prompts, in pixels.
+        timesteps: T of each drawn picture, each as likely.
+        story_images: pictures of a story.
+        pause_s: mean pause between the turns of a chat.
+    """
+
+    shares: dict[Kind, int]
+    prompt_tokens: Range
+    answer_tokens: Range
+    turns: Range
+    pictures: Range
+    sides: tuple[tuple[int, int], ...]
+    picture_side: int
+    timesteps: tuple[int, ...]
+    story_images: Range
+    pause_s: float
+
+    @classmethod
+    def named(cls, name: str) -> Mix:
+        """Return the mix for a model of the size called ``tiny``, ``mid`` or ``bagel-7b``.
+
+        Raises:
+            ValueError: no such mix.
+        """
+        if name not in MIXES:
+            raise ValueError(f"no traffic mix is called {name!r}; known are {', '.join(MIXES)}")
+        return MIXES[name]
+
+
+SHARES = {Kind.CHAT: 45, Kind.PICTURE_CHAT: 15, Kind.TEXT_TO_IMAGE: 20, Kind.EDIT: 10, Kind.STORY: 10}
+"""Mostly words, with enough pictures that they are most of the work, as on a server for both."""
+
+MIXES = {
+    "tiny": Mix(SHARES, Range(4, 12), Range(3, 8), Range(1, 3), Range(1, 2), ((32, 32), (32, 48)), 32, (4, 5), Range(1, 2), 0.01),
+    "mid": Mix(
+        SHARES,
+        Range(16, 160),
+        Range(24, 96),
+        Range(2, 4),
+        Range(1, 2),
+        ((128, 128), (192, 192), (256, 256), (192, 256)),
+        128,
+        (13, 17),
+        Range(2, 2),
+        0.5,
+    ),
+    "bagel-7b": Mix(
+        SHARES,
+        Range(32, 2000),
+        Range(64, 800),
+        Range(2, 6),
+        Range(1, 4),
+        ((512, 512), (768, 768), (1024, 1024), (768, 1024)),
+        512,
+        (25, 50),
+        Range(2, 4),
+        15.0,
+    ),
+}
+"""Sizes in proportion to the model: a picture of the mid mix is to its decode step what one of the last is to BAGEL-7B's."""
+
+TEXT_TO_IMAGE = Drawing(0, 0, 0, text_scale=4.0, image_scale=1.5, interval=(0.4, 1.0))
+"""Guidance of pictures from words: the defaults of BAGEL's demo application and of vLLM-Omni."""
+EDIT = replace(TEXT_TO_IMAGE, image_scale=2.0, interval=(0.0, 1.0))
+"""Guidance of edits: the demo application's (spec 6.4)."""
+
+
+def make_trace(mix: Mix, arrivals: Arrivals, num_sessions: int, horizon_s: float, seed: int) -> Trace:
+    """Draw a trace; equal arguments give equal traces."""
+    rng = np.random.default_rng([seed, 0])
+    kinds = _shuffled(_apportion(list(mix.shares), list(mix.shares.values()), num_sessions), rng)
+    tenants = _shuffled(_apportion(TENANTS, TENANT_SHARES, num_sessions), rng)
+    times = arrival_times(arrivals, num_sessions, horizon_s, rng)
+    streams = {kind: np.random.default_rng([seed, 1 + index]) for index, kind in enumerate(Kind)}
+    sessions = [
+        Session(index, kind, tenant, time, seed * 1_000_003 + index, _turns(kind, mix, streams[kind]))
+        for index, (kind, tenant, time) in enumerate(zip(kinds, tenants, times, strict=True))
+    ]
+    return Trace(seed, horizon_s, tuple(sessions))
+
+
+def _apportion(items: Sequence[ItemT], shares: Sequence[float], num: int) -> list[ItemT]:
+    """Repeat each item in proportion to its share, ``num`` in all; what does not divide goes to the largest remainders."""
+    exact = [num * share / sum(shares) for share in shares]
+    counts = [math.floor(value) for value in exact]
+    by_remainder = sorted(range(len(items)), key=lambda index: counts[index] - exact[index])
+    for index in by_remainder[: num - sum(counts)]:
+        counts[index] += 1
+    return [item for item, count in zip(items, counts, strict=True) for _ in range(count)]
+
+
+def _shuffled(items: list[ItemT], rng: np.random.Generator) -> list[ItemT]:
+    return [items[index] for index in rng.permutation(len(items))]
+
+
+def _turns(kind: Kind, mix: Mix, rng: np.random.Generator) -> tuple[Turn, ...]:
+    match kind:
+        case Kind.CHAT | Kind.PICTURE_CHAT:
+            return tuple(_chat_turn(kind, mix, rng, is_first=index == 0) for index in range(mix.turns.draw(rng)))
+        case Kind.TEXT_TO_IMAGE:
+            return (Turn(mix.prompt_tokens.draw(rng), (), 0, _drawing(TEXT_TO_IMAGE, mix, rng), 0.0),)
+        case Kind.EDIT:
+            height, width = mix.picture_side, mix.picture_side
+            drawing = replace(_drawing(EDIT, mix, rng), height=height, width=width)
+            return (Turn(mix.prompt_tokens.draw(rng), (mix.picture_side,), 0, drawing, 0.0),)
+        case Kind.STORY:
+            drawing = replace(_drawing(TEXT_TO_IMAGE, mix, rng), num_images=mix.story_images.draw(rng))
+            answer_tokens = mix.answer_tokens.draw(rng) * (drawing.num_images + 1)
+            return (Turn(mix.prompt_tokens.draw(rng), (), answer_tokens, drawing, 0.0),)
+
+
+def _chat_turn(kind: Kind, mix: Mix, rng: np.random.Generator, *, is_first: bool) -> Turn:
+    num_pictures = 0
+    if kind is Kind.PICTURE_CHAT:
+        num_pictures = mix.pictures.draw(rng) if is_first else int(rng.integers(2))
+    pause_s = 0.0 if is_first else float(rng.exponential(mix.pause_s))
+    return Turn(mix.prompt_tokens.draw(rng), (mix.picture_side,) * num_pictures, mix.answer_tokens.draw(rng), None, pause_s)
+
+
+def _drawing(guidance: Drawing, mix: Mix, rng: np.random.Generator) -> Drawing:
+    height, width = mix.sides[rng.integers(len(mix.sides))]
+    return replace(guidance, height=height, width=width, num_timesteps=mix.timesteps[rng.integers(len(mix.timesteps))])

@@ -1,0 +1,93 @@
+"""From a trace's turn to the engine's request, as the HTTP front would make it: history first, then the new message."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from loadtests.traces.sessions import Drawing, Session
+from model.config import BagelConfig
+from server.messages import ImageParams, ImageSegment, OutputMode, Picture, Request, SamplingParams, Segment, TextSegment
+
+NUM_ORDINARY_IDS = 256
+"""Token ids from 0: the 256 bytes, which no tokenizer of this layout uses for anything else."""
+
+
+@dataclass(slots=True)
+class Conversation:
+    """A session under way: what has been said so far, and which turn is next. ``answers`` holds the token ids of each answer."""
+
+    session: Session
+    answers: list[list[int]] = field(default_factory=list)
+
+    @property
+    def turn_index(self) -> int:
+        return len(self.answers)
+
+    @property
+    def is_over(self) -> bool:
+        return self.turn_index == len(self.session.turns)
+
+    def request_id(self) -> str:
+        return f"{self.session.session_id}.{self.turn_index}"
+
+
+def build_request(conversation: Conversation, config: BagelConfig) -> Request:
+    """Make the request of the conversation's next turn, with its whole history."""
+    session, turn = conversation.session, conversation.session.turns[conversation.turn_index]
+    segments: list[Segment] = []
+    for index in range(conversation.turn_index + 1):
+        segments += _message(session, index, config)
+        if index < conversation.turn_index:
+            segments.append(TextSegment(conversation.answers[index]))
+    sampling = SamplingParams(max_tokens=max(1, turn.answer_tokens), ignore_eos=True, seed=session.seed)
+    return Request(
+        request_id=conversation.request_id(),
+        segments=segments,
+        mode=_mode(turn.drawing, turn.answer_tokens),
+        sampling=sampling,
+        image=_image_params(turn.drawing, config, session.seed),
+    )
+
+
+def _mode(drawing: Drawing | None, answer_tokens: int) -> OutputMode:
+    if drawing is None:
+        return OutputMode.TEXT
+    return OutputMode.ALTERNATE if answer_tokens else OutputMode.IMAGE
+
+
+def _image_params(drawing: Drawing | None, config: BagelConfig, seed: int) -> ImageParams:
+    if drawing is None:
+        return ImageParams(config.latent_stride, config.latent_stride)
+    return ImageParams(
+        drawing.height,
+        drawing.width,
+        num_timesteps=drawing.num_timesteps,
+        text_scale=drawing.text_scale,
+        image_scale=drawing.image_scale,
+        interval=drawing.interval,
+        seed=seed,
+        max_images=drawing.num_images,
+    )
+
+
+def _message(session: Session, index: int, config: BagelConfig) -> list[Segment]:
+    """Make the user's message of turn ``index``: its pictures, then its words."""
+    turn = session.turns[index]
+    rng = np.random.default_rng([session.seed, index])
+    will_draw = any(other.drawing is not None for other in session.turns)
+    segments: list[Segment] = [_picture_segment(side, config, rng, will_draw=will_draw) for side in turn.picture_sides]
+    words = rng.integers(NUM_ORDINARY_IDS, size=turn.prompt_tokens)
+    return [*segments, TextSegment([int(word) for word in words])]
+
+
+def _picture_segment(side: int, config: BagelConfig, rng: np.random.Generator, *, will_draw: bool) -> ImageSegment:
+    """Make a picture of noise as it is after the resizes; the VAE's copy only where a picture will be drawn, as the front does."""
+    vit_side = min(side // config.vit.patch_size, config.vit.table_side) * config.vit.patch_size
+    vit = _noise(max(config.vit.patch_size, vit_side), rng)
+    return ImageSegment(vit=vit, vae=_noise(side, rng) if will_draw else None)
+
+
+def _noise(side: int, rng: np.random.Generator) -> Picture:
+    return Picture(side, side, rng.integers(0, 256, 3 * side * side, dtype=np.uint8).tobytes())

@@ -1,0 +1,102 @@
+"""Traces: equal seeds give equal traffic, shares and loads are exact, and a chat's history is sent again with every turn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loadtests.traces.arrivals import Arrivals, arrival_times
+from loadtests.traces.mix import SHARES, Mix, make_trace
+from loadtests.traces.requests import Conversation, build_request
+from loadtests.traces.sessions import Kind, Session, Trace, read_trace, write_trace
+from model.config import BagelConfig
+from server.messages import ImageSegment, OutputMode, TextSegment
+
+TINY, CONFIG = Mix.named("tiny"), BagelConfig.named("tiny")
+
+
+def trace(arrivals: Arrivals = Arrivals.POISSON, num_sessions: int = 40, seed: int = 7) -> Trace:
+    return make_trace(TINY, arrivals, num_sessions, horizon_s=20.0, seed=seed)
+
+
+def first_of(kind: Kind, min_turns: int = 1) -> Session:
+    return next(session for session in trace(num_sessions=100).sessions if session.kind is kind and len(session.turns) >= min_turns)
+
+
+@pytest.mark.parametrize("arrivals", Arrivals)
+def test_equal_seeds_give_equal_traces(arrivals: Arrivals) -> None:
+    assert trace(arrivals) == trace(arrivals)
+    assert trace(arrivals) != trace(arrivals, seed=8)
+
+
+def test_a_trace_survives_its_file(tmp_path: Path) -> None:
+    write_trace(tmp_path / "trace.jsonl", trace())
+    assert read_trace(tmp_path / "trace.jsonl") == trace()
+
+
+def test_every_kind_has_exactly_its_share() -> None:
+    assert Counter(session.kind for session in trace(num_sessions=100).sessions) == SHARES
+
+
+@pytest.mark.parametrize("arrivals", Arrivals)
+def test_arrivals_are_in_order_and_within_the_horizon(arrivals: Arrivals) -> None:
+    times = arrival_times(arrivals, 500, 30.0, np.random.default_rng(1))
+    assert len(times) == 500
+    assert times == sorted(times)
+    assert times[0] >= 0 and times[-1] < 30.0
+
+
+def test_bursty_gaps_vary_more_than_poisson_gaps() -> None:
+    def variation(arrivals: Arrivals) -> float:
+        gaps = np.diff(arrival_times(arrivals, 5000, 100.0, np.random.default_rng(1)))
+        return float(gaps.std() / gaps.mean())
+
+    assert variation(Arrivals.POISSON) == pytest.approx(1.0, abs=0.1)
+    assert variation(Arrivals.BURSTY) > 2.0
+
+
+def test_a_day_is_busier_at_noon_than_at_night() -> None:
+    times = np.array(arrival_times(Arrivals.DIURNAL, 20_000, 1.0, np.random.default_rng(1)))
+    noon, night = np.mean((times > 0.4) & (times < 0.6)), np.mean((times < 0.1) | (times > 0.9))
+    assert noon > 2 * night
+
+
+def test_a_later_turn_sends_the_history_again() -> None:
+    conversation = Conversation(first_of(Kind.CHAT, min_turns=2))
+    opening = build_request(conversation, CONFIG)
+    conversation.answers.append([5, 6, 7])
+    second = build_request(conversation, CONFIG)
+    assert second.segments[: len(opening.segments)] == opening.segments
+    assert second.segments[len(opening.segments)] == TextSegment([5, 6, 7])
+    assert opening.request_id != second.request_id
+
+
+def test_a_picture_is_encoded_for_drawing_only_where_one_is_drawn() -> None:
+    pictures = {
+        kind: [s for s in build_request(Conversation(first_of(kind)), CONFIG).segments if isinstance(s, ImageSegment)]
+        for kind in (Kind.PICTURE_CHAT, Kind.EDIT)
+    }
+    assert pictures[Kind.PICTURE_CHAT] and all(picture.vae is None for picture in pictures[Kind.PICTURE_CHAT])
+    assert [picture.vae is not None for picture in pictures[Kind.EDIT]] == [True]
+
+
+MODES = {
+    Kind.CHAT: OutputMode.TEXT,
+    Kind.PICTURE_CHAT: OutputMode.TEXT,
+    Kind.TEXT_TO_IMAGE: OutputMode.IMAGE,
+    Kind.EDIT: OutputMode.IMAGE,
+    Kind.STORY: OutputMode.ALTERNATE,
+}
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_each_kind_of_session_asks_in_its_mode(kind: Kind) -> None:
+    assert build_request(Conversation(first_of(kind)), CONFIG).mode is MODES[kind]
+
+
+def test_an_unknown_mix_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="'huge'"):
+        Mix.named("huge")
