@@ -44,10 +44,22 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Asks a server. ``image_options`` is the ``image`` field of every request, without size and seed."""
+    """Asks a server for its ``model``. ``image_options`` is the ``image`` field of every request, without size and seed."""
 
     http: httpx.AsyncClient
+    model: str
     image_options: Json = field(default_factory=dict)
+
+    @classmethod
+    async def of_server(cls, http: httpx.AsyncClient, image_options: Json) -> Client:
+        """Return a client for the one model the server has.
+
+        Raises:
+            httpx.HTTPError: the server could not be reached or refused.
+        """
+        response = await http.get("/v1/models")
+        response.raise_for_status()
+        return cls(http, str(_mapping(_sequence(_mapping(response.json())["data"])[0])["id"]), image_options)
 
     async def ask(self, question: Question) -> Answer:
         """Send a question and wait for the whole answer.
@@ -64,7 +76,7 @@ class Client:
         if question.picture is not None:
             content.append({"type": "image_url", "image_url": {"url": data_uri(question.picture)}})
         content.append({"type": "text", "text": question.words})
-        body: Json = {"messages": [{"role": "user", "content": content}], "seed": question.seed, "max_tokens": 300}
+        body: Json = {"model": self.model, "messages": [{"role": "user", "content": content}], "seed": question.seed, "max_tokens": 300}
         if question.modalities is not None:
             body["modalities"] = list(question.modalities)
         if question.modalities is None or "image" in question.modalities:

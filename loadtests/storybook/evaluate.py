@@ -101,7 +101,7 @@ async def evaluate(options: argparse.Namespace) -> None:
     figures: dict[str, Json] = {}
     async with httpx.AsyncClient(base_url=options.url, timeout=TIMEOUT_S) as http:
         await wait_until_ready(http)
-        client = Client(http, image_options(options))
+        client = await Client.of_server(http, image_options(options))
         for row in rows:
             score = await score_row(row, client, options.number, options.concurrency, options.seed)
             figures[row.name] = score.figures()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from model.guidance_rules import GuidanceMode, Renorm
-from server.api.message_schemas import AnyMessage
+from server.api.chat_fields import described_fields, refused_fields
+from server.api.message_schemas import AnyMessage, Content
 from server.api.wire_object import WireObject, invalid, unsupported
 from server.serving.asks import Ask, Modality, PictureChoices, PictureFormat, TextChoices
 
 MAX_TOKENS = 1_000_000
+MAX_PRIORITY = 1000
 SEED_BOUND = 1 << 63
-NO_TOOLS = "this server's models call no tools; leave the field out"
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Seed = Annotated[int, Field(ge=-SEED_BOUND, lt=SEED_BOUND)]
@@ -94,8 +96,24 @@ class ImageOptions(WireObject):
 
 
 class StreamOptions(WireObject):
+    """``include_obfuscation`` has no effect: chunks are not padded."""
+
     include_usage: bool = False
-    include_obfuscation: Literal[False] = False
+    include_obfuscation: bool = False
+
+
+class PromptCacheOptions(WireObject):
+    """Accepted, without effect."""
+
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: Annotated[str, Field(max_length=16)] | None = None
+
+
+class Prediction(WireObject):
+    """Accepted, without effect."""
+
+    type: Literal["content"]
+    content: Content
 
 
 class ResponseFormat(WireObject):
@@ -116,11 +134,21 @@ Stop = Annotated[
 ]
 
 
+def _describe(schema: dict[str, object]) -> None:
+    """Put what the table says of each field into the JSON schema."""
+    properties = schema["properties"]
+    assert isinstance(properties, dict)
+    for name, says in described_fields().items():
+        properties[name]["description"] = says
+
+
 class ChatRequest(WireObject):
-    """The whole body."""
+    """The whole body. What each field does is said in `server.api.chat_fields`."""
+
+    model_config = ConfigDict(json_schema_extra=_describe)
 
     messages: Annotated[list[AnyMessage], Field(min_length=1, max_length=512)]
-    model: Annotated[str, Field(max_length=256)] | None = None
+    model: Annotated[str, Field(max_length=256)]
     modalities: Annotated[list[Literal["text", "image"]], Field(min_length=1, max_length=2)] | None = None
     image: ImageOptions | None = None
     think: bool = False
@@ -144,31 +172,19 @@ class ChatRequest(WireObject):
     seed: Seed | None = None
     stop: Stop | None = None
     response_format: ResponseFormat | None = None
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     user: Annotated[str, Field(max_length=512)] | None = None
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
     metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
-    store: Literal[False] = False
-    service_tier: Literal["auto", "default"] | None = None
+    store: bool = False
+    service_tier: Annotated[str, Field(max_length=16)] | None = None
+    reasoning_effort: Annotated[str, Field(max_length=16)] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    prompt_cache_retention: Annotated[str, Field(max_length=16)] | None = None
+    prompt_cache_options: PromptCacheOptions | None = None
+    prediction: Prediction | None = None
 
-    REFUSED: ClassVar[dict[str, str]] = {
-        "tools": NO_TOOLS,
-        "tool_choice": NO_TOOLS,
-        "parallel_tool_calls": NO_TOOLS,
-        "functions": NO_TOOLS,
-        "function_call": NO_TOOLS,
-        "audio": "this server has no audio",
-        "web_search_options": "this server does not search the web",
-        "moderation": "this server does not moderate",
-        "prediction": "predicted outputs are not supported",
-        "prompt_cache_key": "prompts are not cached by key",
-        "prompt_cache_options": "prompts are not cached on request",
-        "prompt_cache_retention": "prompts are not cached on request",
-        "reasoning_effort": "effort cannot be chosen; think=true lets the model plan first",
-        "verbosity": "verbosity cannot be chosen; say it in the prompt",
-        "chat_template": "the model has no chat template",
-        "chat_template_kwargs": "the model has no chat template",
-        "guided_json": "answers cannot be held to a schema yet",
-    }
+    REFUSED: ClassVar[dict[str, str]] = refused_fields()
     SYNONYMS: ClassVar[dict[str, str]] = {
         "max_new_tokens": "max_completion_tokens",
         "prompt": "messages",
@@ -191,6 +207,10 @@ class ChatRequest(WireObject):
             raise invalid("needs stream=true", "stream_options")
         if self.image is not None and self.image.progress and not self.stream:
             raise unsupported("progress needs stream=true", "image.progress")
+        if self.store:
+            raise unsupported("answers are not stored for later; only false is accepted", "store")
+        if self.service_tier not in (None, "auto", "default"):
+            raise unsupported("there is one tier; only 'auto' and 'default' are accepted", "service_tier")
         self._check_logit_bias()
         return self
 
@@ -211,6 +231,8 @@ class ChatRequest(WireObject):
             n=self.n,
             seed=self.seed,
             thinks=self.think,
+            tenant=_tenant(self.safety_identifier or self.user),
+            priority=-self.priority,
             wants_progress=self.image is not None and self.image.progress,
         )
 
@@ -230,3 +252,8 @@ class ChatRequest(WireObject):
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             stop=[self.stop] if isinstance(self.stop, str) else self.stop or [],
         )
+
+
+def _tenant(user: str | None) -> str:
+    """Return a key for whose request it is; a hash, so that nobody's name travels on."""
+    return "" if user is None else hashlib.sha256(user.encode()).hexdigest()[:32]

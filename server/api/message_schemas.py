@@ -23,10 +23,10 @@ Index = Annotated[int, Field(ge=0, le=MAX_PARTS)]
 
 
 class ImageUrl(WireObject):
-    """Where a picture is; ``detail`` other than auto would have no effect."""
+    """Where a picture is. ``detail`` has no effect: every picture is read at the one resolution that the model takes."""
 
     url: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)]
-    detail: Literal["auto"] | None = None
+    detail: Literal["auto", "low", "high"] | None = None
 
 
 class TextInput(WireObject):

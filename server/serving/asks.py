@@ -97,6 +97,8 @@ class Ask:
         pictures: None when the client said nothing about pictures.
         n: how many answers.
         thinks: whether the model plans in words first (spec 6.5).
+        tenant: on whose account it runs; empty for everybody who does not say.
+        priority: higher is served earlier.
     """
 
     messages: list[Message]
@@ -107,3 +109,5 @@ class Ask:
     seed: int | None = None
     thinks: bool = False
     wants_progress: bool = False
+    tenant: str = ""
+    priority: int = 0

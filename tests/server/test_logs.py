@@ -33,8 +33,8 @@ def test_a_json_line_is_one_object_that_says_what_was_said() -> None:
 
 def test_what_users_write_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="server"), running_front(ScriptedEngine(hello)) as front, front.http() as http:
-        http.post("/v1/chat/completions", json={"messages": [user("my secret")], "temperature": 99})
-        http.post("/v1/chat/completions", json={"messages": [user("my secret")]})
+        http.post("/v1/chat/completions", json={"model": "tiny_a", "messages": [user("my secret")], "temperature": 99})
+        http.post("/v1/chat/completions", json={"model": "tiny_a", "messages": [user("my secret")]})
         http.get("/my-secret-path")
     assert "/v1/chat/completions 200" in caplog.text.replace("POST ", "")
     assert "secret" not in caplog.text and "wörld" not in caplog.text

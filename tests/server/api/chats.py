@@ -71,7 +71,9 @@ def server_events(lines: Iterable[str]) -> list[ServerEvent]:
 
 def stream_events(http: httpx.Client, body: dict[str, object]) -> list[ServerEvent]:
     """Post a streaming chat and return its events."""
-    with http.stream("POST", "/v1/chat/completions", json={"messages": [user("hi")], "stream": True, **body}) as response:
+    with http.stream(
+        "POST", "/v1/chat/completions", json={"model": "tiny_a", "messages": [user("hi")], "stream": True, **body}
+    ) as response:
         assert response.status_code == 200, response.read()
         return server_events(response.iter_lines())
 

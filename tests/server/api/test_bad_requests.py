@@ -109,13 +109,18 @@ ROWS: list[tuple[dict[str, object], str | None, str, str]] = [
     ({**IMAGES, "image": {"max_images": 16}, "max_tokens": 2000}, "messages", "context_length_exceeded", "context holds"),
     ({**IMAGES, "image": {"progress": True}}, "image.progress", "unsupported_parameter", "stream"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value", "stream"),
+    ({"store": True}, "store", "unsupported_parameter", "not stored"),
+    ({"service_tier": "flex"}, "service_tier", "unsupported_parameter", "'default'"),
+    ({"model": None}, "model", "invalid_value", "required"),
+    ({"model": 7}, "model", "invalid_value", "string"),
+    ({"priority": 1001}, "priority", "invalid_value", "1000"),
 ]
 
 
 def post(http: httpx.Client, body: dict[str, object]) -> httpx.Response:
     """Post a body as a careless client would: NaN is written as NaN."""
     headers = {"content-type": "application/json"}
-    return http.post("/v1/chat/completions", content=json.dumps({"messages": HI, **body}), headers=headers)
+    return http.post("/v1/chat/completions", content=json.dumps({"model": "tiny_a", "messages": HI, **body}), headers=headers)
 
 
 def assert_is_catalogued(response: httpx.Response) -> None:
@@ -143,7 +148,7 @@ def test_bad_input_is_refused_by_field_and_bound(
 
 def test_a_neighbour_is_untouched_by_bad_requests() -> None:
     with running_front(ScriptedEngine(by_seed), STRICT) as front, front.http() as http:
-        body = {"messages": HI, "stream": True, "seed": 1}
+        body = {"model": "tiny_a", "messages": HI, "stream": True, "seed": 1}
         with http.stream("POST", "/v1/chat/completions", json=body) as neighbour:
             lines = neighbour.iter_lines()
             while '"content":"w"' not in next(lines):
@@ -177,14 +182,16 @@ def test_what_is_no_json_object_is_refused(front: RunningFront, content: bytes, 
 def test_a_body_that_is_not_said_to_be_json_is_refused(front: RunningFront) -> None:
     """A page of another origin can post text/plain without asking the browser; it must not reach the model."""
     with front.http() as http:
-        response = http.post("/v1/chat/completions", content=json.dumps({"messages": HI}), headers={"content-type": "text/plain"})
+        response = http.post(
+            "/v1/chat/completions", content=json.dumps({"model": "tiny_a", "messages": HI}), headers={"content-type": "text/plain"}
+        )
     assert response.status_code == 415 and error_of(response)["code"] == "unsupported_media_type"
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_a_body_beyond_the_limit_is_refused(is_chunked: bool) -> None:
     with running_front(ScriptedEngine(hello), Settings(max_body_bytes=100_000)) as front, front.http() as http:
-        body = json.dumps({"messages": [user("x" * 200_000)]}).encode()
+        body = json.dumps({"model": "tiny_a", "messages": [user("x" * 200_000)]}).encode()
         content = iter([body[:90_000], body[90_000:]]) if is_chunked else body
         response = http.post("/v1/chat/completions", content=content, headers={"content-type": "application/json"})
         assert response.status_code == 413

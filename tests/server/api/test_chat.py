@@ -102,7 +102,7 @@ def test_a_transcript_is_accepted_as_history_in_its_order(front: RunningFront) -
     message = tell_story(front).choices[0].message
     history = [user("story"), message.model_dump(), user("go on")]
     with front.http() as http:
-        response = http.post("/v1/chat/completions", json={"messages": history, **DRAWING})
+        response = http.post("/v1/chat/completions", json={"model": "tiny_a", "messages": history, **DRAWING})
     assert response.status_code == 200, response.text
     prompt = front.engine.requests[-1].segments
     spelled = [TOKENIZER.decode(segment.token_ids) if isinstance(segment, TextSegment) else "picture" for segment in prompt]
@@ -117,7 +117,9 @@ def test_a_streamed_message_is_accepted_as_history(front: RunningFront) -> None:
     ) as stream:
         message = stream.get_final_completion().choices[0].message
     with front.http() as http:
-        response = http.post("/v1/chat/completions", json={"messages": [user("story"), message.model_dump(), user("on")]})
+        response = http.post(
+            "/v1/chat/completions", json={"model": "tiny_a", "messages": [user("story"), message.model_dump(), user("on")]}
+        )
     assert response.status_code == 200, response.text
     assert len(front.engine.requests[-1].segments) == 6
 
@@ -130,7 +132,10 @@ def test_every_event_is_numbered_and_the_last_is_done(front: RunningFront) -> No
 
 
 def test_a_stream_is_not_buffered_on_its_way(front: RunningFront) -> None:
-    with front.http() as http, http.stream("POST", "/v1/chat/completions", json={"messages": HI, "stream": True}) as response:
+    with (
+        front.http() as http,
+        http.stream("POST", "/v1/chat/completions", json={"model": "tiny_a", "messages": HI, "stream": True}) as response,
+    ):
         assert response.headers["content-type"].startswith("text/event-stream")
         assert (response.headers["x-accel-buffering"], response.headers["cache-control"]) == ("no", "no-cache")
         assert response.headers["x-request-id"]
@@ -145,7 +150,7 @@ def test_usage_comes_last_and_only_when_asked_for(front: RunningFront) -> None:
 
 
 def test_progress_comes_outside_the_choices_and_only_when_asked_for(front: RunningFront) -> None:
-    body: dict[str, object] = {"messages": [user("story")], **DRAWING}
+    body: dict[str, object] = {"model": "tiny_a", "messages": [user("story")], **DRAWING}
     with front.http() as http:
         silent = [event.payload for event in stream_events(http, body)]
         told = [json.loads(event.payload) for event in stream_events(http, {**body, "image": {"progress": True}})[:-1]]
@@ -210,7 +215,7 @@ def test_what_is_asked_reaches_the_engine(front: RunningFront) -> None:
 def test_a_picture_in_the_prompt_reaches_the_engine(front: RunningFront) -> None:
     content = [{"type": "text", "text": "what is this?"}, {"type": "image_url", "image_url": {"url": picture_uri()}}]
     with front.http() as http:
-        assert http.post("/v1/chat/completions", json={"messages": [user(content)]}).status_code == 200
+        assert http.post("/v1/chat/completions", json={"model": "tiny_a", "messages": [user(content)]}).status_code == 200
     request = front.engine.requests[-1]
     assert request.mode is OutputMode.TEXT
     assert [type(segment) for segment in request.segments] == [TextSegment, ImageSegment]
@@ -218,12 +223,12 @@ def test_a_picture_in_the_prompt_reaches_the_engine(front: RunningFront) -> None
 
 def test_metadata_comes_back(front: RunningFront) -> None:
     with front.http() as http:
-        answer = http.post("/v1/chat/completions", json={"messages": HI, "metadata": {"run": "7"}}).json()
+        answer = http.post("/v1/chat/completions", json={"model": "tiny_a", "messages": HI, "metadata": {"run": "7"}}).json()
     assert answer["metadata"] == {"run": "7"}
 
 
 def test_a_silent_stream_is_pinged(front: RunningFront) -> None:
-    body = {"messages": [user("wait")], "stream": True}
+    body = {"model": "tiny_a", "messages": [user("wait")], "stream": True}
     with front.http() as http, http.stream("POST", "/v1/chat/completions", json=body) as response:
         assert ": ping" in response.iter_lines()
 
@@ -231,7 +236,7 @@ def test_a_silent_stream_is_pinged(front: RunningFront) -> None:
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_a_client_that_leaves_ends_its_request_and_no_other(front: RunningFront, is_stream: bool) -> None:
     num_before = len(front.engine.requests)
-    body = {"messages": [user("wait")], "stream": is_stream}
+    body = {"model": "tiny_a", "messages": [user("wait")], "stream": is_stream}
     with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=front.url, timeout=httpx.Timeout(10, read=0.5)) as http:
         if is_stream:
             with http.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -247,7 +252,11 @@ def test_a_client_that_leaves_ends_its_request_and_no_other(front: RunningFront,
 def test_sixteen_streams_at_once_all_finish(front: RunningFront) -> None:
     def talk(number: int) -> str:
         with front.http() as http:
-            body: dict[str, object] = {"messages": [user("story" if number % 2 else "hi")], **(DRAWING if number % 2 else {})}
+            body: dict[str, object] = {
+                "model": "tiny_a",
+                "messages": [user("story" if number % 2 else "hi")],
+                **(DRAWING if number % 2 else {}),
+            }
             return stream_events(http, body)[-1].payload
 
     with ThreadPoolExecutor(16) as pool:
@@ -267,7 +276,7 @@ def test_nothing_stays_in_flight(front: RunningFront) -> None:
 
 def test_a_dying_engine_ends_a_stream_with_an_error_and_the_next_request_is_served() -> None:
     with running_front(ScriptedEngine(by_prompt)) as front, front.http() as http:
-        body = {"messages": [user("wait")], "stream": True}
+        body = {"model": "tiny_a", "messages": [user("wait")], "stream": True}
         with http.stream("POST", "/v1/chat/completions", json=body) as response:
             lines = response.iter_lines()
             while '"content":"w"' not in next(lines):
@@ -277,12 +286,12 @@ def test_a_dying_engine_ends_a_stream_with_an_error_and_the_next_request_is_serv
         assert json.loads(events[-1].payload)["error"]["code"] == "engine_unavailable"
         front.engine.wait_until(lambda: http.get("/readyz").status_code == 503)
         front.wait_until_ready()
-        assert http.post("/v1/chat/completions", json={"messages": HI}).status_code == 200
+        assert http.post("/v1/chat/completions", json={"model": "tiny_a", "messages": HI}).status_code == 200
 
 
 def test_a_dying_engine_fails_a_whole_answer_with_a_status_that_invites_another_try() -> None:
     with running_front(ScriptedEngine(by_prompt)) as front, front.http() as http, ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(http.post, "/v1/chat/completions", json={"messages": [user("wait")]})
+        answer = pool.submit(http.post, "/v1/chat/completions", json={"model": "tiny_a", "messages": [user("wait")]})
         front.engine.wait_until(lambda: len(front.engine.requests) == 1)
         front.engine.crash()
         response = answer.result()
@@ -293,5 +302,5 @@ def test_a_dying_engine_fails_a_whole_answer_with_a_status_that_invites_another_
 def test_more_requests_than_the_server_takes_are_told_to_come_back() -> None:
     settings = Settings(max_in_flight=2, max_running=1)
     with running_front(ScriptedEngine(by_prompt), settings) as front, front.http() as http:
-        response = http.post("/v1/chat/completions", json={"messages": HI, "n": 3})
+        response = http.post("/v1/chat/completions", json={"model": "tiny_a", "messages": HI, "n": 3})
     assert response.status_code == 503 and error_of(response)["code"] == "overloaded"

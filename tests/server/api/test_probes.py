@@ -33,7 +33,7 @@ def test_a_server_whose_engine_cannot_start_lives_but_is_not_ready() -> None:
         response = http.get("/readyz")
         assert response.status_code == 503 and response.json()["reasons"] == ["no weights"]
         assert http.get("/livez").status_code == 200
-        refused = http.post("/v1/chat/completions", json={"messages": [user("hi")]})
+        refused = http.post("/v1/chat/completions", json={"model": "tiny_a", "messages": [user("hi")]})
         assert refused.status_code == 503 and error_of(refused)["code"] == "engine_unavailable"
 
 
@@ -41,7 +41,10 @@ def test_a_server_whose_engine_makes_no_progress_is_not_ready() -> None:
 
     settings = Settings(stall_after_s=0.05)
     with running_front(ScriptedEngine(endless), settings) as front, front.http() as http:
-        with http.stream("POST", "/v1/chat/completions", json={"messages": [user("hi")], "stream": True}), front.http() as other:
+        with (
+            http.stream("POST", "/v1/chat/completions", json={"model": "tiny_a", "messages": [user("hi")], "stream": True}),
+            front.http() as other,
+        ):
             front.engine.wait_until(lambda: other.get("/readyz").status_code == 503)
             assert other.get("/readyz").json()["status"] == "stalled"
         front.engine.wait_until(lambda: http.get("/readyz").status_code == 200)
@@ -67,7 +70,7 @@ def test_the_official_client_lists_the_model(front: RunningFront) -> None:
 
 def test_metrics_count_answers_and_steps(front: RunningFront) -> None:
     with front.http() as http:
-        http.post("/v1/chat/completions", json={"messages": [user("hi")]})
+        http.post("/v1/chat/completions", json={"model": "tiny_a", "messages": [user("hi")]})
         families = {family.name: family for family in text_string_to_metric_families(http.get("/metrics").text)}
     finished = {
         sample.labels["reason"]: sample.value for sample in families["plait_requests_finished"].samples if sample.name.endswith("_total")
