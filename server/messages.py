@@ -61,7 +61,10 @@ Segment = TextSegment | ImageSegment
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How text tokens are drawn. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off; ``logprobs`` None is off."""
+    """How text tokens are drawn. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off; ``logprobs`` None is off.
+
+    ``grammar``, in the grammar library's own notation, is what the answer's text must be; None is off.
+    """
 
     temperature: float = 0.0
     top_k: int = 0
@@ -76,6 +79,7 @@ class SamplingParams:
     min_tokens: int = 0
     ignore_eos: bool = False
     logprobs: int | None = None
+    grammar: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

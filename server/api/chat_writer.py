@@ -193,6 +193,10 @@ def _usage(usages: list[Usage]) -> UsageOut:
         prompt_tokens=num_prompt,
         completion_tokens=text + image,
         total_tokens=num_prompt + text + image,
-        prompt_tokens_details=PromptTokensOut(text_tokens=prompt.prompt_text_tokens, image_tokens=prompt.prompt_image_tokens),
+        prompt_tokens_details=PromptTokensOut(
+            cached_tokens=prompt.cached_text_tokens + prompt.cached_image_tokens,
+            text_tokens=prompt.prompt_text_tokens,
+            image_tokens=prompt.prompt_image_tokens,
+        ),
         completion_tokens_details=CompletionTokensOut(text_tokens=text, image_tokens=image),
     )

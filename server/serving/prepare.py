@@ -83,6 +83,8 @@ class Preparer:
             image=image,
             generated_text_is_thought=ask.thinks and mode is OutputMode.ALTERNATE,
             wants_progress=ask.wants_progress,
+            tenant=ask.tenant,
+            priority=ask.priority,
         )
         fitted = ContextBudget(self._model.config, ready).fit(request, ask)
         return Plan([self._numbered(fitted, ask, index) for index in range(ask.n)], request.generated_text_is_thought)

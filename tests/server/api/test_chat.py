@@ -204,12 +204,25 @@ def test_what_is_asked_reaches_the_engine(front: RunningFront) -> None:
         frequency_penalty=-1.0,
         logit_bias={"5": 10},
         max_completion_tokens=12,
-        extra_body={"top_k": 3, "min_p": 0.1, "repetition_penalty": 1.1, "min_tokens": 2, "ignore_eos": True},
+        user="ann",
+        extra_body={"top_k": 3, "min_p": 0.1, "repetition_penalty": 1.1, "min_tokens": 2, "ignore_eos": True, "priority": -5},
     )
-    sampling = front.engine.requests[-1].sampling
+    request = front.engine.requests[-1]
+    sampling = request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.5, 0.9, 3, 0.1)
     assert (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) == (1.0, -1.0, 1.1)
     assert (sampling.logit_bias, sampling.max_tokens, sampling.min_tokens, sampling.ignore_eos) == ({5: 10.0}, 12, 2, True)
+    assert request.priority == 5 and request.tenant
+
+
+def test_requests_of_one_user_have_one_account_and_those_of_another_another(front: RunningFront) -> None:
+    def tenant_of(**fields: str) -> str:
+        front.openai().chat.completions.create(model="tiny_a", messages=[{"role": "user", "content": "hi"}], **fields)  # type: ignore[call-overload]
+        return front.engine.requests[-1].tenant
+
+    ann, bob, nobody = tenant_of(safety_identifier="ann"), tenant_of(user="bob"), tenant_of()
+    assert tenant_of(user="ann", safety_identifier="ann") == ann
+    assert len({ann, bob, nobody}) == 3 and "ann" not in ann
 
 
 def test_a_picture_in_the_prompt_reaches_the_engine(front: RunningFront) -> None:
