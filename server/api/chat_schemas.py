@@ -7,6 +7,7 @@ import re
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic.config import JsonDict
 
 from model.guidance_rules import GuidanceMode, Renorm
 from server.api.chat_fields import described_fields, refused_fields
@@ -134,12 +135,14 @@ Stop = Annotated[
 ]
 
 
-def _describe(schema: dict[str, object]) -> None:
+def _describe(schema: JsonDict) -> None:
     """Put what the table says of each field into the JSON schema."""
     properties = schema["properties"]
     assert isinstance(properties, dict)
     for name, says in described_fields().items():
-        properties[name]["description"] = says
+        field = properties[name]
+        assert isinstance(field, dict)
+        field["description"] = says
 
 
 class ChatRequest(WireObject):
