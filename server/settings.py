@@ -1,19 +1,20 @@
 """Every choice of whoever runs the server, in one place: the command line, else ``PLAIT_…`` in the environment, else the default here.
 
-Built once in `server.__main__`; rooms are handed the few values they use. The only module that reads the environment.
+Built once by the command that needs them; rooms are handed the few values they use. The only module that reads the environment.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import types
 import typing
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -23,6 +24,20 @@ class LogFormat(Enum):
 
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+SIZE_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def read_size(value: object) -> object:
+    """Return the number that ``64k``, ``1.5m`` or ``2g`` is short for; anything else as it is, for the field to judge."""
+    if not isinstance(value, str):
+        return value
+    short = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmg])(?:i?b)?\s*", value.lower())
+    return int(float(short[1]) * SIZE_UNITS[short[2]]) if short else value
+
+
+Size = Annotated[int, BeforeValidator(read_size)]
+"""A whole number that may be written short, with units of 1024."""
 
 
 class Settings(BaseSettings):
@@ -38,14 +53,14 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda or auto")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="number format of weights and cache")
     page_size: int = Field(default=16, ge=1, le=1024, description="cache rows in a page")
-    num_pages: int | None = Field(default=None, ge=1, le=1 << 30, description="pages in the cache; default: sized from free memory")
-    max_batch_tokens: int = Field(default=4096, ge=1, le=1 << 20, description="tokens one engine step aims not to exceed")
+    num_pages: Size | None = Field(default=None, ge=1, le=1 << 30, description="pages in the cache; default: sized from free memory")
+    max_batch_tokens: Size = Field(default=4096, ge=1, le=1 << 20, description="tokens one engine step aims not to exceed")
     max_running: int = Field(default=128, ge=1, le=65_536, description="requests that may hold cache pages at once")
     num_threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of the forward pass; default: PyTorch's choice")
     max_in_flight: int = Field(default=512, ge=1, le=65_536, description="requests taken in at once; more are told to come back")
-    max_body_bytes: int = Field(default=32 << 20, ge=1024, le=1 << 30, description="largest request body")
+    max_body_bytes: Size = Field(default=32 << 20, ge=1024, le=1 << 30, description="largest request body")
     max_pictures: int = Field(default=16, ge=0, le=512, description="most pictures in one prompt")
-    max_picture_pixels: int = Field(default=36_000_000, ge=1, le=1 << 28, description="largest picture read, in pixels")
+    max_picture_pixels: Size = Field(default=36_000_000, ge=1, le=1 << 28, description="largest picture read, in pixels")
     keep_alive_s: Seconds = Field(default=15.0, description="seconds of silence after which a stream is pinged")
     stall_after_s: Seconds = Field(default=300.0, description="seconds without progress after which a busy engine counts as stalled")
     drain_s: Seconds = Field(default=30.0, description="seconds that running answers get to finish when the server is told to stop")
@@ -124,4 +139,6 @@ def _members(annotation: object) -> list[object]:
         return [member.value for member in annotation]
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) in (typing.Union, typing.Literal):
         return [member for part in typing.get_args(annotation) for member in (_members(part) if not isinstance(part, str) else [part])]
+    if typing.get_origin(annotation) is Annotated:
+        return _members(typing.get_args(annotation)[0])
     return [annotation]

@@ -12,7 +12,7 @@ TORCH = frozenset({"torch", "triton", "torchvision", "safetensors.torch"})
 NOT_PRODUCT = frozenset({"tests", "loadtests", "deploy"})
 
 SCHEDULER_SIDE = tuple(f"server.engine.{name}" for name in ("sequence", "context", "pages", "prefix_cache", "batch", "budget", "scheduler"))
-FRONT = ("server.api", "server.serving", "server.streams", "server.store")
+FRONT = ("server.api", "server.serving", "server.streams", "server.store", "server.front")
 SHARED_BY_BOTH = tuple(f"server.{name}" for name in ("settings", "errors", "messages", "wire", "logs", "metrics"))
 
 SETTINGS = "server.settings"
@@ -76,7 +76,7 @@ def torch_in_the_front(house: House) -> list[str]:
     reason = "the API process has no torch"
     return [
         *_reaches_torch(house, (*FRONT, *SHARED_BY_BOTH), reason, at_start_only=False),
-        *_reaches_torch(house, ("server.__main__",), reason, at_start_only=True),
+        *_reaches_torch(house, ("server.cli", "server.__main__"), reason, at_start_only=True),
     ]
 
 

@@ -1,6 +1,6 @@
 """The engine's end of the socket: what `server.engine.link.Link` asks for, over ZeroMQ.
 
-Runs in the engine process and is handed to the engine by `server.__main__`; the front's end is `server.serving.engine_client`.
+Runs in the engine process and is handed to the engine by `server.cli.engine`; the front's end is `server.serving.engine_client`.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 from openai import OpenAI
 
-from server.__main__ import Front, build_front, listening_socket
 from server.api.http_server import HttpServer, run_in_event_loop
+from server.front import Front, build_front, listening_socket
 from server.serving.served_model import ServedModel
 from server.settings import Settings
 from tests.server.scripted_engine import ScriptedEngine

@@ -18,7 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.__main__ import EXIT_BAD_INPUT, EXIT_ENGINE_FAILED, run
+from server.cli.command import ExitStatus
+from server.cli.commands import run
 from server.serving.engine_launch import command_line
 from tests.server.running_front import GOLDEN
 
@@ -95,18 +96,18 @@ def test_weights_that_are_broken_end_the_server_with_the_file_s_name(tmp_path: P
     weights.write_bytes(weights.read_bytes()[:1000])
     with serving("--model", str(broken)) as process:
         assert "ema.safetensors" in lines_until(process, "could not start")
-        assert process.wait(DEADLINE_S) == EXIT_ENGINE_FAILED
+        assert process.wait(DEADLINE_S) == ExitStatus.ENGINE_FAILED
 
 
 def test_a_directory_that_holds_no_model_is_refused_with_the_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["serve", "--model", str(tmp_path)]) == EXIT_BAD_INPUT
+    assert run(["serve", "--model", str(tmp_path)]) == ExitStatus.BAD_INPUT
     assert str(tmp_path / "llm_config.json") in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert run(["serve", "--model", str(GOLDEN), "--port", port]) == EXIT_BAD_INPUT
+        assert run(["serve", "--model", str(GOLDEN), "--port", port]) == ExitStatus.BAD_INPUT
     assert port in capsys.readouterr().err
 
 
@@ -119,5 +120,5 @@ def test_the_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_front_never_imports_torch() -> None:
-    check = "import sys, server.__main__; sys.exit('torch' in sys.modules)"
+    check = "import sys, server.__main__, server.cli.serve; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode == 0

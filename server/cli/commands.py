@@ -1,0 +1,81 @@
+"""Finds the command that was typed, reads its options, runs it. Only the module of that command is imported, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+
+from server.cli.command import Command, ExitStatus, Refused
+from server.cli.parser import CommandParser, nearest
+
+HELP = """\
+usage: plait COMMAND [options]
+
+A server for models that write and paint in one answer.
+
+commands:
+  serve      serve a model over HTTP, with a page to talk to it at /
+
+plait COMMAND --help teaches each of them by example.
+"""
+
+NAMES = ("serve",)
+"""What a person types. The front starts ``engine`` and ``random-model`` by itself."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; return the exit status."""
+    name, *rest = arguments or [""]
+    if name == "help" and rest:
+        name, *rest = rest[0], "--help"
+    match name:
+        case "":
+            print(HELP, end="", file=sys.stderr)
+            return ExitStatus.BAD_INPUT
+        case "-h" | "--help" | "help":
+            print(HELP, end="")
+        case "--version":
+            print(version())
+        case _:
+            return _run_command(name, rest)
+    return ExitStatus.OK
+
+
+def version() -> str:
+    """Return the installed version."""
+    from server.front import version as installed
+
+    return installed()
+
+
+def _run_command(name: str, arguments: list[str]) -> int:
+    command = _command(name)
+    if command is None:
+        print(f"plait: there is no command '{name}'{nearest(name, NAMES)}; plait --help lists them", file=sys.stderr)
+        return ExitStatus.BAD_INPUT
+    parser = CommandParser(name, command.lesson)
+    command.add_options(parser)
+    try:
+        return command.run(parser.parse_args(arguments))
+    except Refused as refusal:
+        print(f"plait: {refusal}", file=sys.stderr)
+        return refusal.status
+    except KeyboardInterrupt:
+        return ExitStatus.INTERRUPTED
+
+
+def _command(name: str) -> Command | None:
+    match name:
+        case "serve":
+            from server.cli import serve
+
+            return serve.COMMAND
+        case "engine":
+            from server.cli import engine
+
+            return engine.COMMAND
+        case "random-model":
+            from server.cli import random_model
+
+            return random_model.COMMAND
+        case _:
+            return None

@@ -1,0 +1,159 @@
+"""Makes the server's parts, hands them to each other, and serves until told to stop: the one place where things are wired.
+
+The HTTP front runs in this process, ``plait engine`` in a child. The child is the only one that imports torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from starlette.types import ASGIApp
+
+from server.api.app import build_app
+from server.api.chat import ChatRoutes
+from server.api.health import HealthRoutes
+from server.api.home import HomeRoute
+from server.api.http_server import HttpServer, run_in_event_loop
+from server.api.models import ModelRoutes
+from server.engine.options import EngineOptions
+from server.logs import configure_logs
+from server.metrics import Metrics
+from server.serving.engine_client import EngineClient, EnginePhase, RestartPolicy
+from server.serving.engine_launch import Launch, command_line, subprocess_launcher
+from server.serving.generation import GenerationService
+from server.serving.pictures import PictureLimits
+from server.serving.prepare import Preparer, PromptLimits
+from server.serving.served_model import ServedModel
+from server.serving.startup_display import StartupDisplay
+from server.settings import BadSettings, Settings, engine_environment
+
+ENGINE_STOP_S = 10.0
+"""How long the engine may take over its last step before it is ended by force."""
+
+RANDOM_MODEL_NAME = "plait"
+"""What clients call the model that is served when none is given."""
+
+
+class EngineCannotStart(Exception):
+    """The engine gave up; the message is for the operator."""
+
+
+def serve(settings: Settings) -> None:
+    """Serve until told to stop.
+
+    Raises:
+        CheckpointError, BadSettings: the model directory or the address cannot be used.
+        EngineCannotStart: the engine gave up.
+    """
+    with tempfile.TemporaryDirectory(prefix="plait-") as directory:
+        path = settings.model or _random_model(Path(directory) / RANDOM_MODEL_NAME)
+        name = settings.model_name or path.resolve().name
+        model = ServedModel.from_directory(path, name, settings.family)
+        try:
+            listener = listening_socket(settings.host, settings.port)
+        except OSError as error:
+            reason = error.strerror or "no such address"
+            raise BadSettings(f"cannot listen on {settings.host} port {settings.port}: {reason}") from error
+        with listener:
+            configure_logs(settings.log_level, settings.log_format, "front")
+            run_in_event_loop(_serve_on(listener, settings, model, path, Path(directory)))
+
+
+async def _serve_on(listener: socket.socket, settings: Settings, model: ServedModel, path: Path, directory: Path) -> None:
+    launch = subprocess_launcher(_engine_options(settings, path), _logging_arguments(settings), engine_environment())
+    front = build_front(settings, model, launch, directory)
+    http = HttpServer(front.app, settings.drain_s)
+    http.stop_on_signals()
+    display = StartupDisplay(sys.stderr, model.name, _url(listener))
+    engine_task = asyncio.create_task(front.engine.run())
+    engine_task.add_done_callback(lambda _: http.stop())
+    display_task = asyncio.create_task(display.follow(front.engine))
+    try:
+        await http.serve(listener)
+    finally:
+        display_task.cancel()
+        has_failed = front.engine.status.phase is EnginePhase.FAILED
+        await front.engine.stop(ENGINE_STOP_S, engine_task)
+    if has_failed:
+        raise EngineCannotStart(front.engine.status.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """The HTTP application and the client of its engine, whose `run` somebody must await."""
+
+    app: ASGIApp
+    engine: EngineClient
+
+
+def build_front(settings: Settings, model: ServedModel, launch: Launch, directory: Path) -> Front:
+    """Make the front's parts and hand them to each other; ``directory`` is private and holds the engine's socket."""
+    metrics = Metrics()
+    engine = EngineClient(launch, directory, metrics.observe_step, RestartPolicy())
+    limits = PromptLimits(settings.max_pictures, PictureLimits(max_pixels=settings.max_picture_pixels))
+    service = GenerationService(model, Preparer(model, limits), engine, metrics, settings.max_in_flight)
+    routers = [
+        HomeRoute(model.name).router(),
+        ChatRoutes(service, model.name, settings.keep_alive_s).router(),
+        ModelRoutes(model).router(),
+        HealthRoutes(engine, metrics, version(), settings.stall_after_s).router(),
+    ]
+    return Front(build_app(routers, metrics, version(), settings.max_body_bytes), engine)
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that listens, so that an address in use is known before the model is loaded."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}"
+
+
+def _engine_options(settings: Settings, path: Path) -> str:
+    options = EngineOptions(
+        model_path=str(path),
+        family=settings.family,
+        device=settings.device,
+        dtype=settings.dtype,
+        page_size=settings.page_size,
+        num_pages=settings.num_pages,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_running=settings.max_running,
+        num_threads=settings.num_threads,
+    )
+    return msgspec.json.encode(options).decode()
+
+
+def _logging_arguments(settings: Settings) -> list[str]:
+    return ["--log-level", settings.log_level, "--log-format", settings.log_format.value]
+
+
+def _random_model(directory: Path) -> Path:
+    """Make a model to serve when none is given, and say so."""
+    print(
+        "plait: NO MODEL GIVEN. Serving a small RANDOM model: its words and pictures are noise.\n"
+        "plait: serve a real one with  plait serve --model DIR",
+        file=sys.stderr,
+    )
+    subprocess.run(command_line(["random-model", str(directory)]), check=True)
+    return directory
+
+
+def version() -> str:
+    """Return the installed version."""
+    try:
+        return importlib.metadata.version("plait")
+    except importlib.metadata.PackageNotFoundError:
+        return "0+source"
