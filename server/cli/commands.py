@@ -52,7 +52,7 @@ def _run_command(name: str, arguments: list[str]) -> int:
     if command is None:
         print(f"plait: there is no command '{name}'{nearest(name, NAMES)}; plait --help lists them", file=sys.stderr)
         return ExitStatus.BAD_INPUT
-    parser = CommandParser(name, command.lesson)
+    parser = CommandParser(name, command)
     command.add_options(parser)
     try:
         return command.run(parser.parse_args(arguments))

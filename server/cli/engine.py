@@ -51,4 +51,4 @@ def _end_with_the_front() -> None:
     os._exit(1)
 
 
-COMMAND = Command("Runs the model for a front; started by plait serve.", add_options, run)
+COMMAND = Command("engine --socket PATH --options JSON", "Runs the model for a front; started by plait serve.", add_options, run)

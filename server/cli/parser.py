@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
-from server.cli.command import ExitStatus
+from server.cli.command import Command, ExitStatus
 
 
 def nearest(typed: str, known: Iterable[str]) -> str:
@@ -20,8 +20,14 @@ def nearest(typed: str, known: Iterable[str]) -> str:
 class CommandParser(argparse.ArgumentParser):
     """Parses the options of ``plait NAME``; ``lesson`` heads its help and is shown as it is written."""
 
-    def __init__(self, name: str, lesson: str) -> None:
-        super().__init__(prog=f"plait {name}", description=lesson, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    def __init__(self, name: str, command: Command) -> None:
+        super().__init__(
+            prog=f"plait {name}",
+            usage=f"plait {command.usage}",
+            description=command.lesson,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> argparse.Namespace:  # type: ignore[override]
         """Parse, and refuse what is left over with the nearest option there is."""

@@ -21,4 +21,4 @@ def run(options: argparse.Namespace) -> ExitStatus:
     return ExitStatus.OK
 
 
-COMMAND = Command("Writes a small random model.", add_options, run)
+COMMAND = Command("random-model DIR", "Writes a small random model.", add_options, run)

@@ -37,4 +37,4 @@ def run(options: argparse.Namespace) -> ExitStatus:
     return ExitStatus.OK
 
 
-COMMAND = Command(LESSON, add_options, run)
+COMMAND = Command("serve [options]", LESSON, add_options, run)

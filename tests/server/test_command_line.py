@@ -119,6 +119,25 @@ def test_the_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None
     assert "examples:" in text and "--model" in text and "PLAIT_" in text
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"), [(["srve"], "serve"), (["serve", "--num-page", "4"], "--num-pages"), (["serve", "--prot=1"], "--port")]
+)
+def test_a_typo_is_answered_with_what_was_meant(typed: list[str], meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = run(typed)
+    except SystemExit as ended:
+        status = int(str(ended.code))
+    assert status == ExitStatus.BAD_INPUT
+    assert f"did you mean '{meant}'?" in capsys.readouterr().err
+
+
+def test_help_imports_no_package_at_all() -> None:
+    """So that it is there at once."""
+    heavy = "{'pydantic', 'fastapi', 'numpy', 'torch'}"
+    check = f"import sys; from server.cli.commands import run; run(['--help']); sys.exit(bool({heavy} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
 def test_the_front_never_imports_torch() -> None:
     check = "import sys, server.__main__, server.cli.serve; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode == 0

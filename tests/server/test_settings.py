@@ -30,11 +30,18 @@ def test_a_choice_by_name_becomes_its_enum() -> None:
     assert parse("--log-format", "json").log_format is LogFormat.JSON
 
 
+@pytest.mark.parametrize(("written", "meant"), [("64k", 65_536), ("64K", 65_536), ("0.5m", 524_288), ("1MiB", 1 << 20), ("70000", 70_000)])
+def test_sizes_may_be_written_short(written: str, meant: int) -> None:
+    assert parse("--max-batch-tokens", written).max_batch_tokens == meant
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--port", "70000"], ["--port", "PLAIT_PORT", "65535"]),
         (["--port", "http"], ["--port"]),
+        (["--max-batch-tokens", "64kg"], ["--max-batch-tokens"]),
+        (["--max-batch-tokens", "64g"], ["--max-batch-tokens", "1048576"]),
         (["--dtype", "int4"], ["--dtype", "bfloat16"]),
         (["--device", "tpu"], ["--device"]),
         (["--keep-alive-s", "nan"], ["--keep-alive-s"]),
