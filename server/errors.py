@@ -133,3 +133,11 @@ class GenerationFailed(PlaitError):
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+def error_codes() -> list[str]:
+    """Return the code of every class of the tree."""
+    classes = [PlaitError]
+    for known in classes:  # grows while it is walked
+        classes += known.__subclasses__()
+    return sorted({known.code for known in classes})

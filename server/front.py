@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from starlette.types import ASGIApp
 
 from server.api.app import build_app
 from server.api.chat import ChatRoutes
-from server.api.health import HealthRoutes
+from server.api.health import HealthRoutes, MetricsRoute
 from server.api.home import HomeRoute
-from server.api.http_server import HttpServer, run_in_event_loop
+from server.api.http_server import HttpServer, run_in_event_loop, serving_beside
 from server.api.models import ModelRoutes
 from server.engine.options import EngineOptions
 from server.logs import configure_logs
@@ -57,27 +58,46 @@ def serve(settings: Settings) -> None:
         path = settings.model or _random_model(Path(directory) / RANDOM_MODEL_NAME)
         name = settings.model_name or path.resolve().name
         model = ServedModel.from_directory(path, name, settings.family)
-        try:
-            listener = listening_socket(settings.host, settings.port)
-        except OSError as error:
-            reason = error.strerror or "no such address"
-            raise BadSettings(f"cannot listen on {settings.host} port {settings.port}: {reason}") from error
-        with listener:
+        with _listener(settings.host, settings.port) as listener, _metrics_listener(settings) as metrics_listener:
             configure_logs(settings.log_level, settings.log_format, "front")
-            run_in_event_loop(_serve_on(listener, settings, model, path, Path(directory)))
+            listeners = Listeners(listener, metrics_listener)
+            run_in_event_loop(_serve_on(listeners, settings, model, path, Path(directory)))
 
 
-async def _serve_on(listener: socket.socket, settings: Settings, model: ServedModel, path: Path, directory: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Where the API is served, and where the metrics if they have a port of their own."""
+
+    api: socket.socket
+    metrics: socket.socket | None
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        return listening_socket(host, port)
+    except OSError as error:
+        reason = error.strerror or "no such address"
+        raise BadSettings(f"cannot listen on {host} port {port}: {reason}") from error
+
+
+def _metrics_listener(settings: Settings) -> AbstractContextManager[socket.socket | None]:
+    if settings.metrics_port is None:
+        return nullcontext()
+    return _listener(settings.metrics_host or settings.host, settings.metrics_port)
+
+
+async def _serve_on(listeners: Listeners, settings: Settings, model: ServedModel, path: Path, directory: Path) -> None:
     launch = subprocess_launcher(_engine_options(settings, path), _logging_arguments(settings), engine_environment())
     front = build_front(settings, model, launch, directory)
     http = HttpServer(front.app, settings.drain_s)
     http.stop_on_signals()
-    display = StartupDisplay(sys.stderr, model.name, _url(listener))
+    display = StartupDisplay(sys.stderr, model.name, _url(listeners.api))
     engine_task = asyncio.create_task(front.engine.run())
     engine_task.add_done_callback(lambda _: http.stop())
     display_task = asyncio.create_task(display.follow(front.engine))
     try:
-        await http.serve(listener)
+        async with serving_beside(front.metrics_app, listeners.metrics):
+            await http.serve(listeners.api)
     finally:
         display_task.cancel()
         has_failed = front.engine.status.phase is EnginePhase.FAILED
@@ -88,9 +108,10 @@ async def _serve_on(listener: socket.socket, settings: Settings, model: ServedMo
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """The HTTP application and the client of its engine, whose `run` somebody must await."""
+    """The HTTP application, that of the metrics port, and the client of the engine, whose `run` somebody must await."""
 
     app: ASGIApp
+    metrics_app: ASGIApp
     engine: EngineClient
 
 
@@ -104,9 +125,12 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
         HomeRoute(model.name).router(),
         ChatRoutes(service, model.name, settings.keep_alive_s).router(),
         ModelRoutes(model).router(),
-        HealthRoutes(engine, metrics, version(), settings.stall_after_s).router(),
     ]
-    return Front(build_app(routers, metrics, version(), settings.max_body_bytes), engine)
+    probes = HealthRoutes(engine, version(), settings.stall_after_s).router()
+    series = MetricsRoute(engine, metrics, model.name).router()
+    public = [probes, series] if settings.serves_metrics_publicly else [probes]
+    app = build_app([*routers, *public], metrics, version(), settings.max_body_bytes)
+    return Front(app, build_app([probes, series], metrics, version(), settings.max_body_bytes), engine)
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

@@ -209,6 +209,7 @@ class StepStats:
         num_preemptions, num_expired, num_refused: since the start: sequences that lost their pages, requests ended by their deadline,
             requests turned away because the queue was full.
         waiting_text, waiting_image: how many of those waiting will draw no picture, and how many will.
+        vae_s: time this step spent turning finished latents into pixels.
         text_drain_per_s, image_drain_per_s: requests of each lane finished per second lately while others waited; 0 before the first.
     """
 
@@ -241,11 +242,39 @@ class StepStats:
     waiting_image: int = 0
     text_drain_per_s: float = 0.0
     image_drain_per_s: float = 0.0
+    vae_s: float = 0.0
+
+
+class RequestPhase(Enum):
+    """What a request is doing, for measurements."""
+
+    QUEUE = "queue"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    DENOISE = "denoise"
+    VAE = "vae"
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSpan:
+    """A stretch of a request's life. Times are ages: seconds before the report that carries them was sent."""
+
+    phase: RequestPhase
+    start_age_s: float
+    end_age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """How a finished request spent its time, in order; of a very long one the latest spans."""
+
+    request_id: str
+    spans: list[PhaseSpan]
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Everything one step produced. For one request the order is: tokens, closed, progress, images, finished."""
+    """Everything one step produced. For one request the order is: tokens, closed, progress, images, finished, timeline."""
 
     tokens: list[TokenOutput]
     closed: list[TextClosed]
@@ -253,6 +282,7 @@ class StepReport:
     images: list[ImageOutput]
     finished: list[FinishedOutput]
     stats: StepStats
+    timelines: list[Timeline] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

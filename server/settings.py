@@ -50,6 +50,13 @@ class Settings(BaseSettings):
     family: Literal["bagel", "interleaved"] | None = Field(default=None, description="model family, where the directory does not say")
     host: str = Field(default="127.0.0.1", description="address to listen on; there is no authentication yet, so think before changing it")
     port: int = Field(default=8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65_535,
+        description="port of /metrics; default: the main port if only this machine reaches it, else none",
+    )
+    metrics_host: str | None = Field(default=None, description="address of the metrics port; default: that of the main port")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda or auto")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="number format of weights and cache")
     page_size: int = Field(default=16, ge=1, le=1024, description="cache rows in a page")
@@ -75,7 +82,13 @@ class Settings(BaseSettings):
             raise ValueError(f"max_running {self.max_running} must not be more than max_in_flight {self.max_in_flight}")
         return self
 
+    @property
+    def serves_metrics_publicly(self) -> bool:
+        """Whether /metrics is on the main port: it names the traffic of everybody, so only when nobody else can reach it."""
+        return self.metrics_port is None and self.host in LOOPBACK_HOSTS
 
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 MIN_CACHE_ROWS = 64
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
@@ -21,21 +22,29 @@ def build_app(routers: Sequence[APIRouter], metrics: Metrics, version: str, max_
     app = FastAPI(title="Plait", version=version, summary="Words and pictures in, words and pictures out.", docs_url=None, redoc_url=None)
     for router in routers:
         app.include_router(router)
-    app.add_exception_handler(PlaitError, _answer_plait_error)
-    app.add_exception_handler(HTTPException, _answer_http_error)
+    refusals = _Refusals(metrics)
+    app.add_exception_handler(PlaitError, refusals.answer)
+    app.add_exception_handler(HTTPException, refusals.answer)
     return Edge(app, metrics, max_body_bytes)
 
 
-async def _answer_plait_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, PlaitError)
-    return error_response(error)
+@dataclass(frozen=True, slots=True)
+class _Refusals:
+    """Answers and counts what is refused."""
+
+    metrics: Metrics
+
+    async def answer(self, request: Request, error: Exception) -> Response:
+        refused = error if isinstance(error, PlaitError) else _as_plait_error(error)
+        self.metrics.observe_rejection(refused)
+        return error_response(refused)
 
 
-async def _answer_http_error(request: Request, error: Exception) -> Response:
-    """Answer what the router refuses by itself."""
+def _as_plait_error(error: Exception) -> PlaitError:
+    """Return the catalogue's error for what the router refuses by itself."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return error_response(RouteNotFound("There is nothing at this address; see /openapi.json for what there is."))
+        return RouteNotFound("There is nothing at this address; see /openapi.json for what there is.")
     if error.status_code == 405:
-        return error_response(MethodNotAllowed("This address does not take that method; see /openapi.json."))
-    return error_response(InvalidRequest("The request cannot be read."))
+        return MethodNotAllowed("This address does not take that method; see /openapi.json.")
+    return InvalidRequest("The request cannot be read.")

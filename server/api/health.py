@@ -1,4 +1,4 @@
-"""What probes and scrapers ask: alive, ready, metrics, version."""
+"""What probes and scrapers ask: alive, ready, version; and metrics, which may live on a port of their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from server.metrics import CONTENT_TYPE, Metrics
+from server.metrics import CONTENT_TYPE, FrontState, Metrics
 from server.serving.engine_client import EngineClient, EnginePhase
 
 
@@ -34,7 +34,6 @@ class HealthRoutes:
     """Probes over one engine. ``stall_after_s``: an engine with work that reports nothing for so long is not ready."""
 
     engine: EngineClient
-    metrics: Metrics
     version: str
     stall_after_s: float
 
@@ -44,7 +43,6 @@ class HealthRoutes:
         router.add_api_route("/livez", self.live, methods=["GET"])
         router.add_api_route("/readyz", self.ready, methods=["GET"], response_model=Readiness)
         router.add_api_route("/health", self.ready, methods=["GET"], response_model=Readiness)
-        router.add_api_route("/metrics", self.series, methods=["GET"], response_class=Response)
         router.add_api_route("/version", self.show_version, methods=["GET"])
         return router
 
@@ -56,10 +54,6 @@ class HealthRoutes:
         """Say whether requests can be taken now, and if not why."""
         readiness = self._readiness()
         return Response(readiness.model_dump_json(), 503 if readiness.reasons else 200, media_type="application/json")
-
-    async def series(self) -> Response:
-        """Return the metrics in Prometheus' text format."""
-        return Response(self.metrics.exposition(), media_type=CONTENT_TYPE)
 
     async def show_version(self) -> Version:
         """Return the server's version."""
@@ -78,4 +72,34 @@ class HealthRoutes:
             reasons=reasons,
             load_percent=percent,
             in_flight=self.engine.num_in_flight,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsRoute:
+    """The metrics of one server."""
+
+    engine: EngineClient
+    metrics: Metrics
+    model_name: str
+
+    def router(self) -> APIRouter:
+        """Return the route."""
+        router = APIRouter()
+        router.add_api_route("/metrics", self.series, methods=["GET"], response_class=Response)
+        return router
+
+    async def series(self) -> Response:
+        """Return the metrics in Prometheus' text format."""
+        return Response(self.metrics.exposition(self._state()), media_type=CONTENT_TYPE)
+
+    def _state(self) -> FrontState:
+        status, limits = self.engine.status, self.engine.status.limits
+        return FrontState(
+            model_name=self.model_name,
+            in_flight=self.engine.num_in_flight,
+            is_ready=status.phase is EnginePhase.READY,
+            num_engine_starts=self.engine.num_engines,
+            page_size=limits.page_size if limits else 0,
+            num_pages=limits.num_pages if limits else 0,
         )

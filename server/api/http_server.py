@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import TypeVar
 
 import uvicorn
@@ -63,3 +63,18 @@ class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+@contextlib.asynccontextmanager
+async def serving_beside(app: ASGIApp, listener: socket.socket | None) -> AsyncIterator[None]:
+    """Serve a second application until the block ends, where there is a socket for it: metrics are there to the last moment."""
+    if listener is None:
+        yield
+        return
+    beside = HttpServer(app, drain_s=1)
+    task = asyncio.create_task(beside.serve(listener))
+    try:
+        yield
+    finally:
+        beside.stop()
+        await task

@@ -43,7 +43,9 @@ class Edge:
         except Exception as error:
             logger.exception("request %s failed", visit.request_id)
             if visit.status is None:
-                await error_response(_public(error, visit.request_id))(scope, receive, visit.send)
+                refused = _public(error, visit.request_id)
+                self._metrics.observe_rejection(refused)
+                await error_response(refused)(scope, receive, visit.send)
         finally:
             self._metrics.http_requests.labels(visit.route, str(visit.status or 0)).inc()
             level = logging.DEBUG if visit.route in PROBES else logging.INFO

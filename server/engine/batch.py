@@ -159,10 +159,14 @@ class DrawnToken:
 
 @dataclass(slots=True)
 class BatchResult:
-    """What a step brought, by sequence: drawn tokens and finished pictures. ``forward_s`` is the time in the model itself, in seconds."""
+    """What a step brought, by sequence: drawn tokens and finished pictures.
+
+    ``forward_s`` is the time in the model itself and ``vae_s`` that of turning latents into pixels, in seconds.
+    """
 
     tokens: dict[int, DrawnToken] = field(default_factory=dict)
     pictures: dict[int, Picture] = field(default_factory=dict)
     num_und_tokens: int = 0
     num_gen_tokens: int = 0
     forward_s: float = 0.0
+    vae_s: float = 0.0

@@ -13,6 +13,7 @@ from typing import Protocol
 from server.engine.batch import Batch, BatchResult
 from server.engine.link import Incoming, Link
 from server.engine.pages import PagePool
+from server.engine.phases import PhaseWatch
 from server.engine.scheduler import Scheduler
 from server.messages import Abort, Request, Shutdown, StepReport, StepStats
 
@@ -39,6 +40,7 @@ class Engine:
         self._pool = pool
         self._link = link
         self._num_steps = 0
+        self._phases = PhaseWatch(time.perf_counter)
 
     def run(self) -> None:
         """Serve until told to shut down."""
@@ -53,6 +55,7 @@ class Engine:
         for message in messages:
             match message:
                 case Request():
+                    self._phases.arrived(message.request_id)
                     self._scheduler.submit(message)
                 case Abort():
                     self._scheduler.abort(message.request_id)
@@ -64,6 +67,7 @@ class Engine:
         """Run one step and report it; None when there was nothing to do and nothing to say."""
         started = time.perf_counter()
         batch = self._scheduler.schedule()
+        self._phases.look(self._scheduler.running)
         result = BatchResult()
         if not batch.is_empty:
             self._num_steps += 1
@@ -71,10 +75,11 @@ class Engine:
             self._scheduler.commit(batch, result)
         self._runner.forget(self._scheduler.take_dropped())
         outputs = self._scheduler.take_outputs()
+        timelines = self._phases.after_step(outputs.images, outputs.finished, self._scheduler.running, result.vae_s)
         if batch.is_empty and not outputs.finished:
             return None
         stats = self._stats(batch, result, time.perf_counter() - started)
-        report = StepReport(outputs.tokens, outputs.closed, outputs.progress, outputs.images, outputs.finished, stats)
+        report = StepReport(outputs.tokens, outputs.closed, outputs.progress, outputs.images, outputs.finished, stats, timelines)
         self._link.send(report)
         return report
 
@@ -97,6 +102,7 @@ class Engine:
             result.num_und_tokens += part.num_und_tokens
             result.num_gen_tokens += part.num_gen_tokens
             result.forward_s += part.forward_s
+            result.vae_s += part.vae_s
         return result
 
     def _stats(self, batch: Batch, result: BatchResult, step_s: float) -> StepStats:
@@ -116,6 +122,7 @@ class Engine:
             pages_used=self._pool.num_used,
             pages_total=self._pool.num_pages,
             num_preemptions=self._scheduler.num_preemptions,
+            vae_s=result.vae_s,
         )
 
 

@@ -169,9 +169,11 @@ class Runner:
         for step in steps:
             velocity = _guided(step, [velocity_of[id(row)] for row in step.rows])
             moved[step.sequence_id] = self._latents[step.sequence_id] - velocity * step.dt
+        started = time.perf_counter()
         for step in steps:
             if step.is_last:
                 result.pictures[step.sequence_id] = self._decode(moved[step.sequence_id], step)
+        result.vae_s = time.perf_counter() - started
         self._latents.update(moved)
 
     def _velocities(self, hidden: torch.Tensor, runs: list[LatentRun]) -> dict[int, torch.Tensor]:

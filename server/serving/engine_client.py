@@ -89,7 +89,8 @@ class EngineClient:
         self._status_changed = asyncio.Event()
         self._last_sign_of_life = time.monotonic()
         self._is_stopping = False
-        self._num_engines = 0
+        self.num_engines = 0
+        """Engine processes started so far."""
         self.status = EngineStatus()
 
     @property
@@ -164,11 +165,11 @@ class EngineClient:
 
     async def _run_one_engine(self) -> bool:
         """Run one engine process to its end; return whether it ever was ready."""
-        self._num_engines += 1
+        self.num_engines += 1
         self._outgoing = asyncio.Queue()
         if self._is_stopping:
             return False
-        path = self._directory / f"engine-{self._num_engines}.sock"
+        path = self._directory / f"engine-{self.num_engines}.sock"
         context = zmq.asyncio.Context()
         socket = context.socket(zmq.PAIR)
         try:

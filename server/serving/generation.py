@@ -58,6 +58,7 @@ class AnswerTimes:
         self._metrics = metrics
         self._started = started
         self._last_text: dict[int, float] = {}
+        self._drawn: set[int] = set()
 
     def observe(self, event: Event) -> None:
         """Take note of an event at the moment it is handed on."""
@@ -71,6 +72,9 @@ class AnswerTimes:
                     self._metrics.inter_token_seconds.observe(now - last)
                 self._last_text[event.choice] = now
             case PictureEvent():
+                if event.choice not in self._drawn:
+                    self._drawn.add(event.choice)
+                    self._metrics.first_picture_seconds.observe(now - self._started)
                 self._metrics.picture_seconds.observe(now - self._started)
             case FinishedEvent():
                 self._metrics.observe_finished(event.reason, event.usage, now - self._started)

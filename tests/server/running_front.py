@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 from openai import OpenAI
 
-from server.api.http_server import HttpServer, run_in_event_loop
+from server.api.http_server import HttpServer, run_in_event_loop, serving_beside
 from server.front import Front, build_front, listening_socket
 from server.serving.served_model import ServedModel
 from server.settings import Settings
@@ -31,11 +31,16 @@ def golden_model(family: str = "bagel") -> ServedModel:
 @dataclass(frozen=True, slots=True)
 class RunningFront:
     url: str
+    metrics_url: str
     engine: ScriptedEngine
 
     def http(self) -> httpx.Client:
         """Return a plain HTTP client."""
         return httpx.Client(base_url=self.url, timeout=10)
+
+    def metrics_http(self) -> httpx.Client:
+        """Return a client of the metrics port."""
+        return httpx.Client(base_url=self.metrics_url, timeout=10)
 
     def openai(self) -> OpenAI:
         """Return the official client, which must not retry in tests."""
@@ -51,12 +56,16 @@ class RunningFront:
 def running_front(engine: ScriptedEngine, settings: Settings | None = None, family: str = "bagel") -> Iterator[RunningFront]:
     """Run a front until the block ends."""
     settings = settings or Settings()
-    with tempfile.TemporaryDirectory() as directory, listening_socket("127.0.0.1", 0) as listener:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        listening_socket("127.0.0.1", 0) as listener,
+        listening_socket("127.0.0.1", 0) as metrics_listener,
+    ):
         front = build_front(settings, golden_model(family), engine.launch, Path(directory))
         http = HttpServer(front.app, drain_s=1)
-        thread = threading.Thread(target=lambda: run_in_event_loop(_serve(front, http, listener)))
+        thread = threading.Thread(target=lambda: run_in_event_loop(_serve(front, http, listener, metrics_listener)))
         thread.start()
-        running = RunningFront("http://127.0.0.1:{1}".format(*listener.getsockname()), engine)
+        running = RunningFront(_url(listener), _url(metrics_listener), engine)
         try:
             if engine.failure is None:
                 running.wait_until_ready()
@@ -67,9 +76,14 @@ def running_front(engine: ScriptedEngine, settings: Settings | None = None, fami
             thread.join()
 
 
-async def _serve(front: Front, http: HttpServer, listener: socket.socket) -> None:
+def _url(listener: socket.socket) -> str:
+    return "http://127.0.0.1:{1}".format(*listener.getsockname())
+
+
+async def _serve(front: Front, http: HttpServer, listener: socket.socket, metrics_listener: socket.socket) -> None:
     task = asyncio.create_task(front.engine.run())
     try:
-        await http.serve(listener)
+        async with serving_beside(front.metrics_app, metrics_listener):
+            await http.serve(listener)
     finally:
         await front.engine.stop(2.0, task)

@@ -98,6 +98,27 @@ def test_routes_are_counted_by_pattern_so_that_clients_cannot_invent_series(fron
     assert not any("such" in route or "m1" in route for route in routes)
 
 
+def test_metrics_are_not_on_a_port_that_others_can_reach() -> None:
+    with running_front(ScriptedEngine(hello), Settings(host="0.0.0.0")) as front, front.http() as http:
+        assert http.get("/metrics").status_code == 404
+        assert http.get("/readyz").status_code == 200
+
+
+def test_a_metrics_port_takes_them_off_the_main_one() -> None:
+    with running_front(ScriptedEngine(hello), Settings(metrics_port=0)) as front, front.http() as http, front.metrics_http() as metrics:
+        assert http.get("/metrics").status_code == 404
+        assert "plait_engine_ready 1.0" in metrics.get("/metrics").text
+        assert metrics.get("/readyz").status_code == 200
+        assert metrics.post("/v1/chat/completions", json={}).status_code == 404
+
+
+def test_refusals_are_counted_by_reason(front: RunningFront) -> None:
+    with front.http() as http:
+        http.post("/v1/chat/completions", json={"messages": [user("hi")], "no_such_field": 1})
+        text = http.get("/metrics").text
+    assert 'plait_rejections_total{reason="unknown_parameter"} 1.0' in text
+
+
 def test_the_front_page_shows_how_to_ask(front: RunningFront) -> None:
     with front.http() as http:
         page = http.get("/")
