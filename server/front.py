@@ -156,6 +156,7 @@ def _engine_options(settings: Settings, path: Path) -> str:
         max_batch_tokens=settings.max_batch_tokens,
         max_running=settings.max_running,
         num_threads=settings.num_threads,
+        cache_dir=str(settings.cache_dir.expanduser()),
     )
     return msgspec.json.encode(options).decode()
 

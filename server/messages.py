@@ -84,7 +84,10 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class ImageParams:
-    """How pictures are drawn. Sizes in pixels, multiples of the latent stride; ``num_timesteps`` T means T-1 Euler steps."""
+    """How pictures are drawn. Sizes in pixels, multiples of the latent stride; ``num_timesteps`` T means T-1 Euler steps.
+
+    ``num_previews`` rough pictures are shown on the way to each finished one, spread over its steps.
+    """
 
     height: int
     width: int
@@ -99,6 +102,7 @@ class ImageParams:
     seed: int = 0
     max_images: int = 1
     negative_token_ids: list[int] | None = None
+    num_previews: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +166,18 @@ class ProgressOutput:
     index: int
     step: int
     num_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewOutput:
+    """Rough picture ``preview`` (counted from 0) of what picture ``index`` is becoming after ``step`` of ``num_steps``; small."""
+
+    request_id: str
+    index: int
+    preview: int
+    step: int
+    num_steps: int
+    picture: Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +290,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Everything one step produced. For one request the order is: tokens, closed, progress, images, finished, timeline."""
+    """Everything one step produced. For one request the order is: tokens, closed, progress, previews, images, finished, timeline."""
 
     tokens: list[TokenOutput]
     closed: list[TextClosed]
@@ -283,6 +299,7 @@ class StepReport:
     finished: list[FinishedOutput]
     stats: StepStats
     timelines: list[Timeline] = field(default_factory=list)
+    previews: list[PreviewOutput] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     max_batch_tokens: Size = Field(default=4096, ge=1, le=1 << 20, description="tokens one engine step aims not to exceed")
     max_running: int = Field(default=128, ge=1, le=65_536, description="requests that may hold cache pages at once")
     num_threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of the forward pass; default: PyTorch's choice")
+    cache_dir: Path = Field(default=Path("~/.cache/plait"), description="where what is computed once for a model is kept")
     max_in_flight: int = Field(default=512, ge=1, le=65_536, description="requests taken in at once; more are told to come back")
     max_body_bytes: Size = Field(default=32 << 20, ge=1024, le=1 << 30, description="largest request body")
     max_pictures: int = Field(default=16, ge=0, le=512, description="most pictures in one prompt")

@@ -130,12 +130,14 @@ class ChunkChoiceOut(BaseModel):
 
 
 class ProgressOut(BaseModel):
-    """Step ``step`` of ``num_steps`` of picture ``index`` of answer ``choice`` is done."""
+    """Step ``step`` of ``num_steps`` of picture ``index`` of answer ``choice`` is done; with what it looks like, a small WebP, if asked."""
 
     choice: int
     index: int
     step: int
     num_steps: int
+    partial_image_index: IfSaid[int] = None
+    partial_image_b64: IfSaid[str] = None
 
 
 class ChunkOut(BaseModel):

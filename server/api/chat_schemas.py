@@ -18,6 +18,7 @@ from server.serving.asks import Ask, Modality, PictureChoices, PictureFormat, Te
 MAX_TOKENS = 1_000_000
 MAX_PRIORITY = 1000
 SEED_BOUND = 1 << 63
+MAX_PREVIEWS = 3
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Seed = Annotated[int, Field(ge=-SEED_BOUND, lt=SEED_BOUND)]
@@ -47,6 +48,7 @@ class ImageOptions(WireObject):
     seed: Seed | None = None
     max_images: Annotated[int, Field(ge=1, le=16)] | None = None
     progress: bool = False
+    partial_images: Annotated[int, Field(ge=0, le=MAX_PREVIEWS)] = 0
     output_format: Literal["png", "webp", "jpeg"] = "png"
 
     SYNONYMS: ClassVar[dict[str, str]] = {
@@ -57,6 +59,7 @@ class ImageOptions(WireObject):
         "cfg_interval": "interval",
         "num_timesteps": "num_inference_steps",
         "steps": "num_inference_steps",
+        "previews": "partial_images",
         "timestep_shift": "shift",
         "n": "max_images",
         "width": "size",
@@ -86,6 +89,7 @@ class ImageOptions(WireObject):
             negative_prompt=self.negative_prompt,
             seed=self.seed,
             max_images=self.max_images,
+            num_previews=self.partial_images,
             output_format=PictureFormat(self.output_format),
         )
 
@@ -210,6 +214,8 @@ class ChatRequest(WireObject):
             raise invalid("needs stream=true", "stream_options")
         if self.image is not None and self.image.progress and not self.stream:
             raise unsupported("progress needs stream=true", "image.progress")
+        if self.image is not None and self.image.partial_images and not self.stream:
+            raise unsupported("partial_images needs stream=true", "image.partial_images")
         if self.store:
             raise unsupported("answers are not stored for later; only false is accepted", "store")
         if self.service_tier not in (None, "auto", "default"):

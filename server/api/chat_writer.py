@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -28,7 +29,17 @@ from server.api.chat_answers import (
 )
 from server.errors import GenerationFailed
 from server.messages import FinishReason, Usage
-from server.serving.events import AlternativeToken, Event, FinishedEvent, PictureEvent, ProgressEvent, ScoredToken, TextEvent, ThoughtEvent
+from server.serving.events import (
+    AlternativeToken,
+    Event,
+    FinishedEvent,
+    PictureEvent,
+    PreviewEvent,
+    ProgressEvent,
+    ScoredToken,
+    TextEvent,
+    ThoughtEvent,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +80,7 @@ class _Draft:
                 self.parts[event.part] = ImagePartOut(index=event.part, image_index=event.index)
             case FinishedEvent():
                 self.finish_reason = _finish_reason(event.reason)
-            case ProgressEvent():
+            case ProgressEvent() | PreviewEvent():
                 pass
 
     def choice(self, index: int, *, with_logprobs: bool) -> ChoiceOut:
@@ -116,9 +127,8 @@ async def write_chunks(events: AsyncIterator[Event], heading: Heading, *, with_u
     for index in range(heading.num_choices):
         yield _chunk(heading, [ChunkChoiceOut(index=index, delta=DeltaOut(role="assistant", content=""), finish_reason=None)])
     async for event in events:
-        if isinstance(event, ProgressEvent):
-            progress = ProgressOut(choice=event.choice, index=event.index, step=event.step, num_steps=event.num_steps)
-            yield _chunk(heading, [], progress=progress)
+        if isinstance(event, ProgressEvent | PreviewEvent):
+            yield _chunk(heading, [], progress=_progress(event))
             continue
         if isinstance(event, FinishedEvent):
             usages.append(event.usage)
@@ -152,8 +162,16 @@ def _chunk_choice(event: Event, *, with_logprobs: bool) -> ChunkChoiceOut:
             return ChunkChoiceOut(index=event.choice, delta=DeltaOut(images=[_image(event)], content_parts=[part]))
         case FinishedEvent():
             return ChunkChoiceOut(index=event.choice, delta=DeltaOut(), finish_reason=_finish_reason(event.reason))
-        case ProgressEvent():
+        case ProgressEvent() | PreviewEvent():
             raise AssertionError("progress belongs to no choice")
+
+
+def _progress(event: ProgressEvent | PreviewEvent) -> ProgressOut:
+    progress = ProgressOut(choice=event.choice, index=event.index, step=event.step, num_steps=event.num_steps)
+    if isinstance(event, ProgressEvent):
+        return progress
+    partial = {"partial_image_index": event.preview, "partial_image_b64": base64.b64encode(event.webp).decode("ascii")}
+    return progress.model_copy(update=partial)
 
 
 def _image(event: PictureEvent) -> ImageOut:

@@ -97,6 +97,7 @@ class DenoiseStep:
         timestep: the shifted time of this evaluation.
         dt: how far the Euler step goes.
         is_last: whether the image is finished by this step and must be decoded.
+        preview: which rough picture, counted from 0, is to be painted of what this step foresees; None for none.
     """
 
     sequence_id: int
@@ -106,6 +107,7 @@ class DenoiseStep:
     timestep: float
     dt: float
     is_last: bool
+    preview: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +159,26 @@ class DrawnToken:
     logprob: TokenLogprob | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PaintedPreview:
+    """Rough picture ``preview`` of the image that ``sequence_id`` is drawing."""
+
+    sequence_id: int
+    preview: int
+    picture: Picture
+
+
 @dataclass(slots=True)
 class BatchResult:
     """What a step brought, by sequence: drawn tokens and finished pictures.
 
     ``forward_s`` is the time in the model itself and ``vae_s`` that of turning latents into pixels, in seconds.
+    ``previews`` may be of earlier steps, never of an earlier image.
     """
 
     tokens: dict[int, DrawnToken] = field(default_factory=dict)
     pictures: dict[int, Picture] = field(default_factory=dict)
+    previews: list[PaintedPreview] = field(default_factory=list)
     num_und_tokens: int = 0
     num_gen_tokens: int = 0
     forward_s: float = 0.0

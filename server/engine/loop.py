@@ -79,7 +79,9 @@ class Engine:
         if batch.is_empty and not outputs.finished:
             return None
         stats = self._stats(batch, result, time.perf_counter() - started)
-        report = StepReport(outputs.tokens, outputs.closed, outputs.progress, outputs.images, outputs.finished, stats, timelines)
+        report = StepReport(
+            outputs.tokens, outputs.closed, outputs.progress, outputs.images, outputs.finished, stats, timelines, outputs.previews
+        )
         self._link.send(report)
         return report
 
@@ -99,6 +101,7 @@ class Engine:
             part = self._execute(batch.restricted_to(set(half)))
             result.tokens.update(part.tokens)
             result.pictures.update(part.pictures)
+            result.previews += part.previews
             result.num_und_tokens += part.num_und_tokens
             result.num_gen_tokens += part.num_gen_tokens
             result.forward_s += part.forward_s

@@ -20,6 +20,7 @@ class EngineOptions:
         num_pages: pages in the pool; None sizes it from free memory.
         max_batch_tokens: query tokens one step aims not to exceed (a single image may).
         max_running: sequences that may hold pages at once.
+        cache_dir: where what is computed once for a model is kept; None keeps nothing.
         num_threads: CPU threads of the forward pass; None leaves PyTorch's choice.
     """
 
@@ -32,6 +33,7 @@ class EngineOptions:
     max_batch_tokens: int = 4096
     max_running: int = 128
     num_threads: int | None = None
+    cache_dir: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from model.bagel import Bagel
+from model.preview_files import load_or_fit_preview
 from model.profile import Family, FamilyProfile
 from model.tokenizer import Tokenizer
 from model.weights import load_bagel
@@ -20,6 +21,7 @@ from server.engine.options import EngineOptions, ModelFacts, SchedulerLimits
 from server.engine.packer import Markers
 from server.engine.pages import PagePool
 from server.engine.pictures import input_picture
+from server.engine.previews import PreviewPainter
 from server.engine.runner import NoiseSource, PagedKeysValues, Runner, seeded_noise
 from server.engine.scheduler import Scheduler
 from server.messages import (
@@ -124,7 +126,10 @@ def assemble_engine(model: Bagel, facts: ModelFacts, options: EngineOptions, lin
     llm = model.config.llm
     shape = (llm.num_layers, 2, num_pages, options.page_size, llm.num_kv_heads, llm.head_dim)
     cache = PagedKeysValues(_page_memory(shape, dtype, device))
-    runner = Runner(model, cache, Markers(facts.boi_id, facts.eoi_id, facts.latent_stride), noise)
+    cache_dir = None if options.cache_dir is None else Path(options.cache_dir)
+    preview = load_or_fit_preview(Path(options.model_path), model.vae, cache_dir)
+    painter = PreviewPainter(preview, facts.latent_stride, model.config.latent_patch_size)
+    runner = Runner(model, cache, Markers(facts.boi_id, facts.eoi_id, facts.latent_stride), painter, noise)
     pool = PagePool(num_pages, options.page_size)
     limits = SchedulerLimits(options.max_batch_tokens, options.max_running)
     scheduler = Scheduler(pool, facts, limits, lambda picture: input_picture(picture, model.config))

@@ -25,6 +25,7 @@ from server.engine.batch import Batch, BatchResult, DenoiseRow, DenoiseStep, Dra
 from server.engine.guidance import Branch
 from server.engine.packer import LatentRun, Markers, PackedBatch, pack
 from server.engine.pictures import PictureEncoder, picture_from_pixels
+from server.engine.previews import PreviewPainter
 from server.messages import Picture, TokenLogprob
 
 NoiseSource = Callable[[int, int, int, int], torch.Tensor]
@@ -71,10 +72,13 @@ class PagedAttend:
 class Runner:
     """Runs batches on one model and one device."""
 
-    def __init__(self, model: Bagel, cache: PagedKeysValues, markers: Markers, noise: NoiseSource = seeded_noise) -> None:
+    def __init__(
+        self, model: Bagel, cache: PagedKeysValues, markers: Markers, painter: PreviewPainter, noise: NoiseSource = seeded_noise
+    ) -> None:
         self._model = model
         self._cache = cache
         self._markers = markers
+        self._painter = painter
         self._noise = noise
         self._device = cache.pool.device
         self._latents: dict[int, torch.Tensor] = {}
@@ -108,6 +112,7 @@ class Runner:
             self._draw(logits, packed, result)
         if batch.denoises:
             self._denoise(batch.denoises, hidden[packed.num_und :], packed.latent_runs, result)
+        result.previews = self._painter.take()
         return result
 
     def _copy_pages(self, batch: Batch) -> None:
@@ -168,7 +173,10 @@ class Runner:
         moved: dict[int, torch.Tensor] = {}
         for step in steps:
             velocity = _guided(step, [velocity_of[id(row)] for row in step.rows])
-            moved[step.sequence_id] = self._latents[step.sequence_id] - velocity * step.dt
+            x_t = self._latents[step.sequence_id]
+            moved[step.sequence_id] = x_t - velocity * step.dt
+            if step.preview is not None:
+                self._painter.start(step, x_t, velocity)
         started = time.perf_counter()
         for step in steps:
             if step.is_last:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from server.engine.batch import Batch, BatchResult, DecodeRow, DenoiseRow, DenoiseStep, NewImage
+from server.engine.batch import Batch, BatchResult, DecodeRow, DenoiseRow, DenoiseStep, NewImage, PaintedPreview
 from server.engine.chunks import take_chunk
 from server.engine.context import Context
 from server.engine.guidance import Branch, active_branches
 from server.engine.options import ModelFacts, SchedulerLimits
 from server.engine.pages import OutOfPages, PagePool
+from server.engine.preview_steps import preview_after, preview_steps
 from server.engine.segments import NUM_MARKERS, total_rows
 from server.engine.sequence import AfterFill, Fill, Phase, Sequence
 from server.engine.turns import Refeed, TurnEnd, Turns
@@ -22,6 +23,7 @@ from server.messages import (
     FinishedOutput,
     FinishReason,
     ImageOutput,
+    PreviewOutput,
     ProgressOutput,
     Request,
     TextClosed,
@@ -36,6 +38,7 @@ class Outputs:
     tokens: list[TokenOutput] = field(default_factory=list)
     closed: list[TextClosed] = field(default_factory=list)
     progress: list[ProgressOutput] = field(default_factory=list)
+    previews: list[PreviewOutput] = field(default_factory=list)
     images: list[ImageOutput] = field(default_factory=list)
     finished: list[FinishedOutput] = field(default_factory=list)
 
@@ -202,7 +205,8 @@ class Scheduler:
             batch.new_images.append(NewImage(sequence.sequence_id, image.index, params))
             image.has_noise = True
         is_last = image.step + 1 == len(image.timesteps)
-        batch.denoises.append(DenoiseStep(sequence.sequence_id, rows, row_of, params, timestep, image.dts[image.step], is_last))
+        preview = preview_after(image.step + 1, len(image.timesteps), params.num_previews)
+        batch.denoises.append(DenoiseStep(sequence.sequence_id, rows, row_of, params, timestep, image.dts[image.step], is_last, preview))
         return num_tokens
 
     def _schedule_prefill(self, sequence: Sequence, batch: Batch, served: set[int], budget: int, *, is_first: bool) -> int:
@@ -271,6 +275,9 @@ class Scheduler:
         for row in batch.decodes:
             if row.sequence_id in self._running and row.sequence_id in result.tokens:
                 self._commit_token(self._running[row.sequence_id], result)
+        for painted in result.previews:
+            if painted.sequence_id in self._running:
+                self._commit_preview(self._running[painted.sequence_id], painted)
         for step in batch.denoises:
             if step.sequence_id in self._running:
                 self._commit_denoise(self._running[step.sequence_id], step, result)
@@ -287,6 +294,14 @@ class Scheduler:
         if end.is_answer_token:
             self._outputs.tokens.append(TokenOutput(sequence.request.request_id, drawn.token_id, drawn.logprob))
         self._apply(sequence, end)
+
+    def _commit_preview(self, sequence: Sequence, painted: PaintedPreview) -> None:
+        image, request = sequence.image, sequence.request
+        assert image is not None
+        num_steps = len(image.timesteps)
+        step = preview_steps(num_steps, request.image.num_previews)[painted.preview]
+        preview = PreviewOutput(request.request_id, image.index, painted.preview, step, num_steps, painted.picture)
+        self._outputs.previews.append(preview)
 
     def _commit_denoise(self, sequence: Sequence, step: DenoiseStep, result: BatchResult) -> None:
         image, request = sequence.image, sequence.request

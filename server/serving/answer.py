@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from model.tokenizer import StreamDecoder, Tokenizer
 from server.errors import EngineUnavailable, GenerationFailed
-from server.messages import FinishedOutput, FinishReason, ImageOutput, ProgressOutput, TextClosed, TokenLogprob, TokenOutput
+from server.messages import FinishedOutput, FinishReason, ImageOutput, PreviewOutput, ProgressOutput, TextClosed, TokenLogprob, TokenOutput
 from server.serving.asks import PictureFormat
 from server.serving.events import (
     AlternativeToken,
     Event,
     FinishedEvent,
     PictureEvent,
+    PreviewEvent,
     ProgressEvent,
     ScoredToken,
     TextEvent,
@@ -70,6 +71,8 @@ class Answer:
                 return self._close_text()
             case ProgressOutput():
                 return [ProgressEvent(self._choice, output.index, output.step, output.num_steps)]
+            case PreviewOutput():
+                return [await self._preview(output)]
             case ImageOutput():
                 return [*self._close_text(), await self._picture(output)]
 
@@ -110,6 +113,11 @@ class Answer:
         part = self._num_parts
         self._num_parts += 1
         return PictureEvent(self._choice, part, output.index, data_uri(encoded, self._style.output_format))
+
+    async def _preview(self, output: PreviewOutput) -> Event:
+        """Encode a rough picture; WebP, since it is looked at once."""
+        encoded = await asyncio.to_thread(encode_picture, output.picture, PictureFormat.WEBP)
+        return PreviewEvent(self._choice, output.index, output.preview, output.step, output.num_steps, encoded)
 
     def _finished(self, output: FinishedOutput) -> Event:
         if self.is_stopped:

@@ -85,6 +85,7 @@ class PictureChoices:
     negative_prompt: str | None = None
     seed: int | None = None
     max_images: int | None = None
+    num_previews: int = 0
     output_format: PictureFormat = PictureFormat.PNG
 
 

@@ -67,6 +67,18 @@ class ProgressEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewEvent:
+    """Rough picture ``preview`` (counted from 0) of what picture ``index`` is becoming after ``step`` of ``num_steps``, as WebP."""
+
+    choice: int
+    index: int
+    preview: int
+    step: int
+    num_steps: int
+    webp: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class FinishedEvent:
     """An answer is complete; its last event."""
 
@@ -75,4 +87,4 @@ class FinishedEvent:
     usage: Usage
 
 
-Event = TextEvent | ThoughtEvent | PictureEvent | ProgressEvent | FinishedEvent
+Event = TextEvent | ThoughtEvent | PictureEvent | ProgressEvent | PreviewEvent | FinishedEvent

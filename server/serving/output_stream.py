@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from server.messages import FinishedOutput, ImageOutput, ProgressOutput, StepReport, TextClosed, TokenOutput
+from server.messages import FinishedOutput, ImageOutput, PreviewOutput, ProgressOutput, StepReport, TextClosed, TokenOutput
 
-Output = TokenOutput | TextClosed | ProgressOutput | ImageOutput | FinishedOutput
+Output = TokenOutput | TextClosed | ProgressOutput | PreviewOutput | ImageOutput | FinishedOutput
 
 
 class OutputStream:
@@ -52,5 +52,6 @@ def outputs_in_order(report: StepReport) -> Iterable[Output]:
     yield from report.tokens
     yield from report.closed
     yield from report.progress
+    yield from report.previews
     yield from report.images
     yield from report.finished

@@ -176,6 +176,7 @@ class Preparer:
             timestep_shift=_or(pictures.timestep_shift, sampler.timestep_shift),
             guidance=_or(pictures.guidance, defaults.guidance),
             max_images=_or(pictures.max_images, self._default_max_images(ask)),
+            num_previews=pictures.num_previews,
         )
         return self._guided(params, pictures, sampler)
 

@@ -20,6 +20,7 @@ from server.messages import (
     FinishReason,
     ImageOutput,
     Picture,
+    PreviewOutput,
     ProgressOutput,
     Request,
     Shutdown,
@@ -31,7 +32,7 @@ from server.messages import (
 )
 from server.serving.engine_link import SocketLink
 
-Output = TokenOutput | TextClosed | ProgressOutput | ImageOutput | FinishedOutput
+Output = TokenOutput | TextClosed | ProgressOutput | PreviewOutput | ImageOutput | FinishedOutput
 Script = Callable[[Request], list[list[Output]]]
 """The steps of a request: what each one says. An empty step says nothing and lasts until `ScriptedEngine.release`."""
 
@@ -58,6 +59,7 @@ def report_of(outputs: list[Output]) -> StepReport:
         images=[output for output in outputs if isinstance(output, ImageOutput)],
         finished=[output for output in outputs if isinstance(output, FinishedOutput)],
         stats=StepStats(step_s=0.001, pages_used=3, pages_total=256),
+        previews=[output for output in outputs if isinstance(output, PreviewOutput)],
     )
 
 

@@ -30,7 +30,7 @@ REQUESTS = st.builds(
     segments=st.lists(st.from_type(Segment), max_size=4),  # type: ignore[arg-type]
     mode=st.sampled_from(OutputMode),
     sampling=st.builds(SamplingParams, seed=..., logit_bias=..., logprobs=..., ignore_eos=...),
-    image=st.builds(ImageParams, interval=..., guidance=..., renorm=..., negative_token_ids=..., max_images=...),
+    image=st.builds(ImageParams, interval=..., guidance=..., renorm=..., negative_token_ids=..., max_images=..., num_previews=...),
     generated_text_is_thought=st.booleans(),
     wants_progress=st.booleans(),
     tenant=...,
