@@ -22,6 +22,7 @@ class SamplingRow:
         suppressed: token ids that may not be drawn; bias: added to logits, by token id.
         text_ids: tokens the penalties count.
         num_logprobs: None for no log-probability, else how many alternatives to return beside the drawn token.
+        allowed: which tokens may be drawn, one bit per id, lowest bit first; ids beyond it may not. None allows all.
     """
 
     temperature: float = 0.0
@@ -37,6 +38,7 @@ class SamplingRow:
     bias: dict[int, float] = field(default_factory=dict)
     text_ids: tuple[int, ...] = ()
     num_logprobs: int | None = None
+    allowed: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,20 @@ def _adjust(logits: torch.Tensor, rows: list[SamplingRow]) -> None:
         logits.index_put_((where[:, 0], where[:, 1]), what, accumulate=True)
     for token in suppressed_by_all:
         logits[:, token].fill_(-torch.inf)
+    _forbid(logits, {k: row.allowed for k, row in enumerate(rows) if row.allowed is not None})
+
+
+def _forbid(logits: torch.Tensor, allowed_by_row: dict[int, bytes]) -> None:
+    """Rule out, in place, every token that a row's bits do not allow."""
+    if not allowed_by_row:
+        return
+    num_bytes = -(-logits.shape[1] // 8)
+    packed = b"".join(allowed[:num_bytes].ljust(num_bytes, b"\0") for allowed in allowed_by_row.values())
+    masks = torch.frombuffer(bytearray(packed), dtype=torch.uint8).view(-1, num_bytes, 1).to(logits.device)
+    bits = (masks >> torch.arange(8, dtype=torch.uint8, device=logits.device)) & 1
+    rows = torch.tensor(list(allowed_by_row), device=logits.device)
+    is_allowed = bits.view(len(rows), -1)[:, : logits.shape[1]].bool()
+    logits[rows] = logits[rows].masked_fill(~is_allowed, -torch.inf)
 
 
 def _penalise(logits: torch.Tensor, row: SamplingRow) -> None:

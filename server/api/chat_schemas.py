@@ -6,14 +6,14 @@ import hashlib
 import re
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 from pydantic.config import JsonDict
 
 from model.guidance_rules import GuidanceMode, Renorm
 from server.api.chat_fields import described_fields, refused_fields
 from server.api.message_schemas import AnyMessage, Content
 from server.api.wire_object import WireObject, invalid, unsupported
-from server.serving.asks import Ask, Modality, PictureChoices, PictureFormat, TextChoices
+from server.serving.asks import Ask, JsonForm, Modality, PictureChoices, PictureFormat, TextChoices
 
 MAX_TOKENS = 1_000_000
 MAX_PRIORITY = 1000
@@ -121,10 +121,35 @@ class Prediction(WireObject):
     content: Content
 
 
-class ResponseFormat(WireObject):
-    type: Literal["text"]
+class NamedSchema(WireObject):
+    """A schema. ``name``, ``description`` and ``strict`` have no effect: every answer is held to its schema, and only that."""
 
-    REFUSED: ClassVar[dict[str, str]] = {"json_schema": "answers cannot be held to a schema yet"}
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: Annotated[str, Field(max_length=10_000)] | None = None
+    json_schema: dict[str, JsonValue] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(WireObject):
+    """``json_object`` is any JSON object, ``json_schema`` one that fits the schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise invalid("expected exactly with type 'json_schema'", "json_schema")
+        return self
+
+    def form(self) -> JsonForm | None:
+        """Return what the answer's text must be; None when anything will do."""
+        if self.type == "text":
+            return None
+        schema = None if self.json_schema is None else self.json_schema.json_schema
+        if schema is None:
+            return JsonForm({"type": "object"}, "response_format")
+        return JsonForm(schema, "response_format.json_schema.schema")
 
 
 def _kind_of_stop(value: object) -> str | None:
@@ -242,6 +267,7 @@ class ChatRequest(WireObject):
             thinks=self.think,
             tenant=_tenant(self.safety_identifier or self.user),
             priority=-self.priority,
+            json_form=None if self.response_format is None else self.response_format.form(),
             wants_progress=self.image is not None and self.image.progress,
         )
 

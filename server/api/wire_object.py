@@ -38,8 +38,9 @@ class WireObject(BaseModel):
     def _refuse_what_is_not_honoured(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
+        known = cls.known_names()
         for name, given in value.items():
-            if name in cls.model_fields:
+            if name in known:
                 continue
             if name not in cls.REFUSED:
                 raise unknown(name, cls._nearest(name))
@@ -48,10 +49,15 @@ class WireObject(BaseModel):
         return {name: given for name, given in value.items() if given is not None}
 
     @classmethod
+    def known_names(cls) -> list[str]:
+        """Return the fields as clients spell them."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
+
+    @classmethod
     def _nearest(cls, name: str) -> str | None:
         if name in cls.SYNONYMS:
             return cls.SYNONYMS[name]
-        return next(iter(difflib.get_close_matches(name[:MAX_NAME_CHARS], cls.model_fields, n=1)), None)
+        return next(iter(difflib.get_close_matches(name[:MAX_NAME_CHARS], cls.known_names(), n=1)), None)
 
 
 def unknown(name: str, nearest: str | None) -> PydanticCustomError:

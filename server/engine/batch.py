@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from server.engine.context import PageCopy
+from server.engine.grammar import Grammar
 from server.engine.guidance import Branch
 from server.engine.segments import DroppedImage, VaeImage, VitImage
 from server.messages import ImageParams, Picture, SamplingParams, TokenLogprob
@@ -23,6 +24,7 @@ class Draw:
         suppressed: token ids that may not be drawn.
         text_ids: what the answer holds so far, for penalties; empty when the request has none.
         wants_logprob: whether the request asked for log-probabilities.
+        grammar: says, once the model has run, which tokens may be drawn; None allows all.
     """
 
     params: SamplingParams
@@ -30,6 +32,7 @@ class Draw:
     suppressed: tuple[int, ...]
     text_ids: tuple[int, ...] = ()
     wants_logprob: bool = False
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)

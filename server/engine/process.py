@@ -15,6 +15,7 @@ from model.preview_files import load_or_fit_preview
 from model.profile import Family, FamilyProfile
 from model.tokenizer import Tokenizer
 from model.weights import load_bagel
+from server.engine.grammar import NO_GRAMMARS, Grammars
 from server.engine.link import Link, LocalLink
 from server.engine.loop import Engine
 from server.engine.options import EngineOptions, ModelFacts, SchedulerLimits
@@ -81,7 +82,18 @@ def load_engine(options: EngineOptions, link: Link, noise: NoiseSource = seeded_
     path = Path(options.model_path)
     model = load_bagel(path, device, dtype, report)
     profile = FamilyProfile.from_directory(path, model.config, None if options.family is None else Family(options.family))
-    return assemble_engine(model, model_facts(model, Tokenizer.from_directory(path, profile), profile), options, link, noise)
+    tokenizer = Tokenizer.from_directory(path, profile)
+    grammars = _grammars(tokenizer, model.config.llm.vocab_size)
+    return assemble_engine(model, model_facts(model, tokenizer, profile), options, link, noise, grammars)
+
+
+def _grammars(tokenizer: Tokenizer, vocab_size: int) -> Grammars:
+    """Return the grammars of the library, where it is installed: without it everything else still works."""
+    try:
+        from server.engine.llguidance_grammars import LlguidanceGrammars
+    except ImportError:
+        return NO_GRAMMARS
+    return LlguidanceGrammars(tokenizer, vocab_size)
 
 
 def warm_up(loaded: LoadedEngine) -> None:
@@ -119,7 +131,14 @@ def model_facts(model: Bagel, tokenizer: Tokenizer, profile: FamilyProfile) -> M
     )
 
 
-def assemble_engine(model: Bagel, facts: ModelFacts, options: EngineOptions, link: Link, noise: NoiseSource = seeded_noise) -> LoadedEngine:
+def assemble_engine(
+    model: Bagel,
+    facts: ModelFacts,
+    options: EngineOptions,
+    link: Link,
+    noise: NoiseSource = seeded_noise,
+    grammars: Grammars = NO_GRAMMARS,
+) -> LoadedEngine:
     """Wire an engine round a loaded model."""
     device, dtype = model.device, model.dtype
     num_pages = options.num_pages or _num_pages(model, options.page_size)
@@ -132,7 +151,7 @@ def assemble_engine(model: Bagel, facts: ModelFacts, options: EngineOptions, lin
     runner = Runner(model, cache, Markers(facts.boi_id, facts.eoi_id, facts.latent_stride), painter, noise)
     pool = PagePool(num_pages, options.page_size)
     limits = SchedulerLimits(options.max_batch_tokens, options.max_running)
-    scheduler = Scheduler(pool, facts, limits, lambda picture: input_picture(picture, model.config))
+    scheduler = Scheduler(pool, facts, limits, lambda picture: input_picture(picture, model.config), grammars)
     ready = EngineReady(
         max_context_rows=num_pages * options.page_size,
         max_positions=facts.max_positions,

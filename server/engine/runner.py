@@ -224,4 +224,5 @@ def _sampling_row(draw: Draw) -> SamplingRow:
         bias=params.logit_bias,
         text_ids=draw.text_ids,
         num_logprobs=params.logprobs if draw.wants_logprob else None,
+        allowed=None if draw.grammar is None else draw.grammar.allowed(),
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from server.engine.batch import Batch, BatchResult, DecodeRow, DenoiseRow, DenoiseStep, NewImage, PaintedPreview
 from server.engine.chunks import take_chunk
 from server.engine.context import Context
+from server.engine.grammar import NO_GRAMMARS, Grammars
 from server.engine.guidance import Branch, active_branches
 from server.engine.options import ModelFacts, SchedulerLimits
 from server.engine.pages import OutOfPages, PagePool
@@ -46,11 +47,13 @@ class Outputs:
 class Scheduler:
     """Owns every sequence and every page."""
 
-    def __init__(self, pool: PagePool, facts: ModelFacts, limits: SchedulerLimits, refeed: Refeed) -> None:
+    def __init__(
+        self, pool: PagePool, facts: ModelFacts, limits: SchedulerLimits, refeed: Refeed, grammars: Grammars = NO_GRAMMARS
+    ) -> None:
         self._pool = pool
         self._facts = facts
         self._limits = limits
-        self._turns = Turns(facts, refeed)
+        self._turns = Turns(facts, refeed, grammars)
         self._waiting: list[Sequence] = []
         self._running: dict[int, Sequence] = {}
         self._next_id = 0

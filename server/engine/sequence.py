@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from server.engine.context import Context
+from server.engine.grammar import Grammar
 from server.engine.guidance import Branch, BranchPlan
 from server.engine.pages import PagePool
 from server.engine.segments import ContextSegment, TextTokens, VaeImage, VitImage
@@ -74,6 +75,7 @@ class Sequence:
         full: the full context; branches: the further contexts of the image under way, or of the last one, by plan index - 1.
         fills: what PREFILL still has to take in, in order; after_fill: what comes then.
         last_served_step: when the scheduler last gave it work, for fairness.
+        grammar: what the answer's text must be; canon like `text_ids`, whose function it is.
     """
 
     sequence_id: int
@@ -92,6 +94,7 @@ class Sequence:
     after_fill: AfterFill = AfterFill.BEGIN_TEXT
     last_served_step: int = -1
     usage: Usage = field(default_factory=Usage)
+    grammar: Grammar | None = None
     next_uid: int = 1
 
     @property

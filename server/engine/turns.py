@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from model.flow import schedule
 from model.profile import AfterImage, AfterTextEnd, BeginOfImage
 from server.engine.batch import Draw
+from server.engine.grammar import Grammars
 from server.engine.guidance import plan_branches
 from server.engine.options import ModelFacts
 from server.engine.segments import TextTokens, VaeImage, VitImage
@@ -39,9 +40,10 @@ class TurnEnd:
 class Turns:
     """The decisions of the interleaving loop, for one model."""
 
-    def __init__(self, facts: ModelFacts, refeed: Refeed) -> None:
+    def __init__(self, facts: ModelFacts, refeed: Refeed, grammars: Grammars) -> None:
         self._facts = facts
         self._refeed = refeed
+        self._grammars = grammars
 
     def start(self, sequence_id: int, request: Request) -> Sequence:
         """Make a sequence whose history is the prompt."""
@@ -54,6 +56,8 @@ class Turns:
         sequence.after_fill = AfterFill.BEGIN_IMAGE if request.mode is OutputMode.IMAGE else AfterFill.BEGIN_TEXT
         text_rows = sum(s.num_rows for s in sequence.history if isinstance(s, TextTokens))
         image_rows = sum(s.num_rows for s in sequence.history if isinstance(s, VaeImage | VitImage))
+        if request.sampling.grammar is not None:
+            sequence.grammar = self._grammars.start(request.sampling.grammar)
         sequence.usage = Usage(prompt_text_tokens=text_rows, prompt_image_tokens=image_rows)
         return sequence
 
@@ -94,7 +98,8 @@ class Turns:
             suppressed = (*suppressed, *self._facts.end_ids, self._facts.eos_id)
         has_penalty = sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0
         text_ids = tuple(sequence.text_ids) if is_text and has_penalty else ()
-        return Draw(sampling, sequence.num_draws, suppressed, text_ids, sampling.logprobs is not None)
+        grammar = sequence.grammar if is_text else None
+        return Draw(sampling, sequence.num_draws, suppressed, text_ids, sampling.logprobs is not None, grammar)
 
     def _may_begin_image(self, sequence: Sequence, *, in_text: bool) -> bool:
         if sequence.request.mode is not OutputMode.INTERLEAVED or sequence.images_left <= 0:
@@ -113,6 +118,8 @@ class Turns:
             return self._finish_or_draw_on(sequence, FinishReason.STOP)
         sequence.open_ids.append(token_id)
         sequence.text_ids.append(token_id)
+        if sequence.grammar is not None:
+            sequence.grammar.accept(token_id)
         if len(sequence.text_ids) < sequence.turn_limit and sequence.full.rope_pos < self._facts.max_positions:
             return TurnEnd(is_answer_token=True)
         return replace(self._finish_or_draw_on(sequence, FinishReason.LENGTH), is_answer_token=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from pydantic import JsonValue
+
 from model.guidance_rules import GuidanceMode, Renorm
 
 
@@ -90,6 +92,14 @@ class PictureChoices:
 
 
 @dataclass(frozen=True, slots=True)
+class JsonForm:
+    """The answer's text must be JSON that fits ``schema``."""
+
+    schema: dict[str, JsonValue]
+    param: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """One request of a client.
 
@@ -112,3 +122,4 @@ class Ask:
     wants_progress: bool = False
     tenant: str = ""
     priority: int = 0
+    json_form: JsonForm | None = None

@@ -24,8 +24,9 @@ from server.messages import (
     Segment,
     TextSegment,
 )
-from server.serving.asks import Ask, Message, Modality, PictureChoices, PicturePart, TextChoices, TextPart
+from server.serving.asks import Ask, JsonForm, Message, Modality, PictureChoices, PicturePart, TextChoices, TextPart
 from server.serving.context_budget import ContextBudget
+from server.serving.grammars import json_grammar
 from server.serving.pictures import PictureLimits, input_segment, read_picture
 from server.serving.served_model import ServedModel
 
@@ -74,7 +75,7 @@ class Preparer:
         segments = self._segments(ask, draws=draws)
         mode = self._mode(ask, modalities)
         image = self._image_params(ask, segments)
-        sampling = self._sampling(ask.text)
+        sampling = replace(self._sampling(ask.text), grammar=None if ask.json_form is None else json_grammar(ask.json_form))
         request = Request(
             request_id="",
             segments=segments,
@@ -92,6 +93,8 @@ class Preparer:
     def _modalities(self, ask: Ask) -> frozenset[Modality]:
         if ask.modalities is not None:
             return ask.modalities
+        if ask.json_form is not None:
+            return frozenset({Modality.TEXT})
         is_interleaved = self._model.profile.family is Family.INTERLEAVED
         return frozenset({Modality.TEXT, Modality.IMAGE}) if is_interleaved else frozenset({Modality.TEXT})
 
@@ -232,11 +235,22 @@ def _refuse_contradictions(ask: Ask, modalities: frozenset[Modality]) -> None:
         raise UnsupportedParameter('image: the answer holds no pictures; add "image" to modalities, or leave the field out.', "image")
     if ask.text.logprobs is not None and Modality.TEXT not in modalities:
         raise UnsupportedParameter('logprobs: the answer holds no text; add "text" to modalities, or leave the field out.', "logprobs")
+    if ask.json_form is not None:
+        _refuse_what_json_excludes(ask, ask.json_form, modalities)
     if ask.thinks and len(modalities) > 1:
         raise UnsupportedParameter('think: works with modalities ["text"] or ["image"], not with both.', "think")
     if ask.text.min_tokens is not None and ask.text.max_tokens is not None and ask.text.min_tokens > ask.text.max_tokens:
         message = f"min_tokens: {ask.text.min_tokens} is more than the {ask.text.max_tokens} tokens allowed."
         raise InvalidValue(message, "min_tokens")
+
+
+def _refuse_what_json_excludes(ask: Ask, form: JsonForm, modalities: frozenset[Modality]) -> None:
+    """Refuse what an answer in JSON cannot have beside it: pictures, a plan, or an end set by anything but the JSON itself."""
+    if Modality.IMAGE in modalities:
+        raise UnsupportedParameter(f'{form.param}: an answer in JSON holds no pictures; it needs modalities ["text"].', form.param)
+    for name, is_asked in (("think", ask.thinks), ("min_tokens", ask.text.min_tokens), ("ignore_eos", ask.text.ignore_eos)):
+        if is_asked:
+            raise UnsupportedParameter(f"{name}: an answer in JSON begins and ends with the JSON; leave the field out.", name)
 
 
 def _or(value: ValueT | None, default: ValueT) -> ValueT:

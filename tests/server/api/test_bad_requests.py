@@ -42,6 +42,17 @@ URL = "messages[0].content[1].image_url.url"
 IMAGES = {"modalities": ["text", "image"]}
 ANSWER = {"role": "assistant", "content": "a"}
 
+SCHEMA = "response_format.json_schema.schema"
+
+
+def schema_format(schema: object) -> dict[str, object]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
+
+
+def nested(depth: int) -> dict[str, object]:
+    return {} if depth == 0 else {"items": nested(depth - 1)}
+
+
 ROWS: list[tuple[dict[str, object], str | None, str, str]] = [
     # body (over a valid one), param, code, words of the message
     ({"messages": picture("data:image/png;base64,@@@")}, URL, "invalid_image", "base64"),
@@ -90,7 +101,20 @@ ROWS: list[tuple[dict[str, object], str | None, str, str]] = [
     ({"top_logprobs": 3}, "top_logprobs", "invalid_value", "logprobs"),
     ({"top_logprobs": 21, "logprobs": True}, "top_logprobs", "invalid_value", "20"),
     ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter", "tools"),
-    ({"response_format": {"type": "json_object"}}, "response_format.type", "invalid_value", "text"),
+    ({"response_format": {"type": "yaml"}}, "response_format.type", "invalid_value", "json_schema"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "invalid_value", "expected"),
+    ({"response_format": {"type": "json_object"}, **IMAGES}, "response_format", "unsupported_parameter", "no pictures"),
+    ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos", "unsupported_parameter", "JSON"),
+    ({"response_format": {"type": "json_object"}, "min_tokens": 3}, "min_tokens", "unsupported_parameter", "JSON"),
+    (schema_format({"type": "strin"}), SCHEMA, "invalid_value", "held to"),
+    (schema_format({"not": {}}), SCHEMA, "unsupported_parameter", '"not"'),
+    (schema_format({"$ref": "http://localhost/x"}), SCHEMA, "invalid_value", "held to"),
+    (schema_format({"type": "string", "pattern": "(?=x)y"}), SCHEMA, "invalid_value", "held to"),
+    (schema_format({"type": "string", "pattern": "a" * 513}), SCHEMA, "invalid_value", "512"),
+    (schema_format({"enum": [str(number) for number in range(1001)]}), SCHEMA, "invalid_value", "1000"),
+    (schema_format({"description": "x" * 70_000}), SCHEMA, "invalid_value", "65536"),
+    (schema_format(nested(40)), SCHEMA, "invalid_value", "32"),
+    (schema_format({"properties": {f"p{number}": {} for number in range(5000)}}), SCHEMA, "invalid_value", "5000"),
     ({"audio": {"voice": "alloy"}}, "audio", "unsupported_parameter", "audio"),
     ({"modalities": ["text", "audio"]}, "modalities[1]", "invalid_value", "'image'"),
     ({"modalities": []}, "modalities", "invalid_value", "1"),

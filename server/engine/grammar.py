@@ -1,0 +1,48 @@
+"""What the scheduler asks of a grammar: which tokens may come next in one answer. `llguidance_grammars` has the real ones."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Grammar(Protocol):
+    """The grammar of one answer. Its state is a function of the tokens accepted, so that an answer can be taken up anywhere."""
+
+    def accept(self, token_id: int) -> None:
+        """Take in the next token of the answer; returns at once."""
+        ...
+
+    def allowed(self) -> bytes:
+        """Return which tokens may follow, one bit per token id, lowest bit first; may wait for what `accept` has begun.
+
+        Raises:
+            RuntimeError: the grammar cannot be compiled, or nothing may follow.
+        """
+        ...
+
+
+class Grammars(Protocol):
+    """Makes grammars for one tokenizer."""
+
+    def start(self, source: str) -> Grammar:
+        """Begin the grammar ``source`` at the start of an answer; returns at once."""
+        ...
+
+
+class NoGrammars:
+    """Where the grammar library is not installed: a request that needs it fails by itself."""
+
+    def start(self, source: str) -> Grammar:
+        """Return a grammar that nothing satisfies."""
+        return _Missing()
+
+
+class _Missing:
+    def accept(self, token_id: int) -> None:
+        pass
+
+    def allowed(self) -> bytes:
+        raise RuntimeError("no grammar library is installed")
+
+
+NO_GRAMMARS = NoGrammars()

@@ -1,0 +1,87 @@
+"""Grammars by llguidance: a few threads compile them and work out which tokens may follow while the model runs.
+
+The library lets go of Python's lock meanwhile, so the engine waits only where a mask takes longer than a forward pass. Imports neither
+torch nor, outside this file, the library: the engine runs without both this file and the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+import llguidance
+
+from model.tokenizer import Tokenizer
+from server.engine.grammar import Grammar
+
+NUM_THREADS = 2
+
+LIMITS = llguidance.LLParserLimits(verbose_errors=False)
+"""The library's own bounds on states, items and work per step; its errors must not repeat the client's text."""
+
+
+class LlguidanceGrammars:
+    """Grammars over the tokens of one model. ``vocab_size`` is the width of its logits, which may exceed the tokenizer's."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self._tokenizer = llguidance_tokenizer(tokenizer, vocab_size)
+        self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="grammar")
+
+    def start(self, source: str) -> Grammar:
+        """Begin compiling ``source``."""
+        return _GuidedAnswer(self._pool, partial(llguidance.LLMatcher, self._tokenizer, source, log_level=0, limits=LIMITS))
+
+
+class _GuidedAnswer:
+    """One answer. Each task waits for the one before it, which a thread has already taken: the pool is first in, first out."""
+
+    def __init__(self, pool: ThreadPoolExecutor, compile_grammar: partial[llguidance.LLMatcher]) -> None:
+        self._pool = pool
+        self._step = pool.submit(_begin, compile_grammar)
+
+    def accept(self, token_id: int) -> None:
+        self._step = self._pool.submit(_advance, self._step, token_id)
+
+    def allowed(self) -> bytes:
+        return self._step.result()[1]
+
+
+_Step = tuple[llguidance.LLMatcher, bytes]
+
+
+def _begin(compile_grammar: partial[llguidance.LLMatcher]) -> _Step:
+    return _masked(compile_grammar())
+
+
+def _advance(before: Future[_Step], token_id: int) -> _Step:
+    matcher, _ = before.result()
+    matcher.consume_token(token_id)
+    return _masked(matcher)
+
+
+def _masked(matcher: llguidance.LLMatcher) -> _Step:
+    mask = matcher.compute_bitmask()
+    if matcher.is_error():
+        raise RuntimeError(f"the grammar library stopped: {matcher.stop_reason()}")
+    return matcher, mask
+
+
+class _ByteTokens:
+    """A tokenizer as llguidance asks for it."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self.eos_token_id = tokenizer.eos_id
+        self.bos_token_id = None
+        self.tokens: Sequence[bytes] = [tokenizer.token_bytes(token_id) for token_id in range(vocab_size)]
+        self.special_token_ids = [token_id for token_id, utf8 in enumerate(self.tokens) if not utf8]
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+
+def llguidance_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> llguidance.LLTokenizer:
+    """Return the library's view of a tokenizer: the bytes of each token, and the one that ends a text."""
+    wrapped = llguidance.TokenizerWrapper(_ByteTokens(tokenizer, vocab_size))
+    return llguidance.LLTokenizer(wrapped, n_vocab=vocab_size, eos_token=tokenizer.eos_id)

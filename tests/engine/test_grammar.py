@@ -1,0 +1,152 @@
+"""Answers held to a grammar, by the real engine on random weights: whatever the model would rather say, the text fits."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import JsonValue
+
+from kernels.sampling import SamplingRow, sample_tokens
+from model.tokenizer import Tokenizer
+from server.engine.grammar import Grammars, NoGrammars
+from server.engine.link import LocalLink
+from server.engine.llguidance_grammars import LlguidanceGrammars
+from server.engine.options import EngineOptions
+from server.engine.process import LoadedEngine, load_engine
+from server.messages import FinishReason, ImageParams, OutputMode, Request, SamplingParams, TextSegment
+from server.serving.asks import JsonForm
+from server.serving.grammars import json_grammar
+from tests.server.running_front import golden_model
+
+CHECKPOINT = Path(__file__).parents[1] / "golden" / "tiny_a"
+MODEL = golden_model()
+VOCAB = MODEL.config.llm.vocab_size
+SCHEMA: dict[str, JsonValue] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 6},
+        "colour": {"enum": ["red", "gree\u0144", "blue"]},
+        "size": {"type": "integer", "minimum": 1, "maximum": 99},
+        "tags": {"type": "array", "items": {"type": "boolean"}, "maxItems": 3},
+    },
+    "required": ["name", "colour", "size", "tags"],
+    "additionalProperties": False,
+}
+GRAMMAR = json_grammar(JsonForm(SCHEMA, "p"))
+
+
+def request(name: str, grammar: str | None, *, seed: int, max_tokens: int = 400) -> Request:
+    sampling = SamplingParams(temperature=1.0, seed=seed, max_tokens=max_tokens, grammar=grammar)
+    return Request(name, [TextSegment([5, 6, 7, seed % 250])], OutputMode.TEXT, sampling, ImageParams(32, 32))
+
+
+def answers(loaded: LoadedEngine, link: LocalLink, requests: list[Request]) -> tuple[dict[str, list[int]], dict[str, FinishReason]]:
+    """Run the requests together to their ends: tokens and reasons by name."""
+    for one in requests:
+        loaded.engine.submit(one)
+    while loaded.scheduler.has_work:
+        loaded.engine.step()
+    tokens: dict[str, list[int]] = {one.request_id: [] for one in requests}
+    for report in link.reports:
+        for token in report.tokens:
+            tokens[token.request_id].append(token.token_id)
+    return tokens, {end.request_id: end.reason for report in link.reports for end in report.finished}
+
+
+def load(num_pages: int = 400) -> tuple[LoadedEngine, LocalLink]:
+    link = LocalLink()
+    return load_engine(EngineOptions(str(CHECKPOINT), page_size=4, num_pages=num_pages, num_threads=1), link), link
+
+
+def assert_fits(text: str) -> None:
+    """Assert that text is JSON that fits `SCHEMA`."""
+    value = json.loads(text)
+    assert set(value) == {"name", "colour", "size", "tags"}
+    assert len(value["name"]) <= 6 and value["colour"] in ("red", "gree\u0144", "blue")
+    assert 1 <= value["size"] <= 99 and all(isinstance(tag, bool) for tag in value["tags"]) and len(value["tags"]) <= 3
+
+
+def test_every_answer_fits_its_schema_whoever_shares_the_batch() -> None:
+    loaded, link = load()
+    guided = [request(f"guided-{seed}", GRAMMAR, seed=seed) for seed in range(8)]
+    tokens, reasons = answers(loaded, link, [*guided, request("free", None, seed=99, max_tokens=60)])
+    alone_engine, alone_link = load()
+    alone, _ = answers(alone_engine, alone_link, [request("free", None, seed=99, max_tokens=60)])
+
+    for one in guided:
+        assert reasons[one.request_id] is FinishReason.STOP
+        assert_fits(MODEL.tokenizer.decode(tokens[one.request_id]))
+    assert tokens["free"] == alone["free"], "a neighbour without a grammar says what it says alone"
+
+
+def test_a_preempted_answer_goes_on_where_its_grammar_was() -> None:
+    """The pool holds two answers at most, so that the others lose their pages in the middle and take them up again."""
+    loaded, link = load(num_pages=30)
+    guided = [request(f"guided-{seed}", GRAMMAR, seed=seed) for seed in range(5)]
+    tokens, _ = answers(loaded, link, guided)
+    assert loaded.scheduler.num_preemptions > 0
+    for one in guided:
+        assert_fits(MODEL.tokenizer.decode(tokens[one.request_id]))
+
+
+def test_a_grammar_that_does_not_compile_fails_its_own_request_alone() -> None:
+    loaded, link = load()
+    tokens, reasons = answers(loaded, link, [request("bad", "start: nowhere", seed=1), request("good", GRAMMAR, seed=2)])
+    assert reasons == {"bad": FinishReason.ERROR, "good": FinishReason.STOP}
+    assert_fits(MODEL.tokenizer.decode(tokens["good"]))
+
+
+@pytest.mark.parametrize("grammars", [NoGrammars(), LlguidanceGrammars(MODEL.tokenizer, VOCAB)], ids=["missing", "broken"])
+def test_a_grammar_that_cannot_be_had_is_said_when_a_token_is_drawn(grammars: Grammars) -> None:
+    with pytest.raises(RuntimeError):
+        grammars.start("start: nowhere").allowed()
+
+
+def test_the_state_is_a_function_of_the_tokens_accepted() -> None:
+    """Another replica that replays an answer's tokens allows what the first would have."""
+    grammars = LlguidanceGrammars(MODEL.tokenizer, VOCAB)
+    first, rng, said = grammars.start(GRAMMAR), random.Random(3), list[int]()
+    for _ in range(12):
+        said.append(rng.choice(allowed_ids(first.allowed())))
+        first.accept(said[-1])
+    second = grammars.start(GRAMMAR)
+    for token_id in said:
+        second.accept(token_id)
+    assert second.allowed() == first.allowed()
+
+
+def test_no_special_token_is_ever_allowed_but_the_end() -> None:
+    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(json_grammar(JsonForm({"type": "string"}, "p")))
+    grammar.accept(MODEL.tokenizer.encode('"')[0])
+    specials = {token_id for token_id in range(VOCAB) if not MODEL.tokenizer.token_bytes(token_id)}
+    assert not specials & set(allowed_ids(grammar.allowed()))
+    grammar.accept(MODEL.tokenizer.encode('"')[0])
+    assert allowed_ids(grammar.allowed()) == [MODEL.tokenizer.eos_id]
+
+
+def allowed_ids(allowed: bytes) -> list[int]:
+    return [token_id for token_id in range(8 * len(allowed)) if allowed[token_id // 8] >> (token_id % 8) & 1]
+
+
+@pytest.mark.parametrize("vocab", [9, 32, 40])
+def test_only_allowed_tokens_are_drawn(vocab: int) -> None:
+    """Bits shorter than the vocabulary forbid the rest; rows without bits are untouched."""
+    allowed = bytes([0b0000_0100, 0b1])
+    rows = [SamplingRow(allowed=allowed), SamplingRow(), SamplingRow(temperature=1.0, seed=1, allowed=allowed)]
+    logits = torch.arange(vocab, dtype=torch.float32).repeat(3, 1)
+    first, free, drawn = sample_tokens(logits, rows)
+    assert first.token_id == 8 and free.token_id == vocab - 1 and drawn.token_id in (2, 8)
+
+
+def test_every_tokenizer_of_this_layout_is_understood() -> None:
+    """The library sees each token's bytes as our own tokenizer has them."""
+    tokenizer: Tokenizer = MODEL.tokenizer
+    grammar = LlguidanceGrammars(tokenizer, VOCAB).start('start: "zażółć 🙂"')
+    for token_id in tokenizer.encode("zażółć 🙂"):
+        assert token_id in allowed_ids(grammar.allowed())
+        grammar.accept(token_id)
+    assert allowed_ids(grammar.allowed()) == [tokenizer.eos_id]
