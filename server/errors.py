@@ -12,7 +12,8 @@
     │   ├── RouteNotFound          no such address
     │   ├── MethodNotAllowed       the address exists, the method does not
     │   ├── UnsupportedMediaType   the body is not said to be JSON
-    │   └── BodyTooLarge           more bytes than the server takes in
+    │   ├── BodyTooLarge           more bytes than the server takes in
+    │   └── BadKey                 no key, or none that is known
     ├── EngineUnavailable          loading, restarting or stalled; asking again helps
     ├── Overloaded                 too much in flight; asking again helps
     └── GenerationFailed           accepted, then failed inside
@@ -111,6 +112,12 @@ class BodyTooLarge(InvalidRequest):
     """More bytes in the body than the server takes in."""
 
     code = "body_too_large"
+
+
+class BadKey(InvalidRequest):
+    """No key where one is needed, or one that nobody holds."""
+
+    code = "invalid_api_key"
 
 
 class EngineUnavailable(PlaitError):

@@ -18,6 +18,8 @@ from pathlib import Path
 import msgspec
 from starlette.types import ASGIApp
 
+from server.access.fetch import FetchRules, PictureFetcher
+from server.access.keys import BadKeys, KeyRing
 from server.api.app import build_app
 from server.api.chat import ChatRoutes
 from server.api.health import HealthRoutes, MetricsRoute
@@ -30,7 +32,9 @@ from server.metrics import Metrics
 from server.serving.engine_client import EngineClient, EnginePhase, RestartPolicy
 from server.serving.engine_launch import Launch, command_line, subprocess_launcher
 from server.serving.generation import GenerationService
-from server.serving.pictures import PictureLimits
+from server.serving.picture_files import PictureLimits
+from server.serving.picture_intake import PictureIntake
+from server.serving.picture_readers import PictureReaders
 from server.serving.prepare import Preparer, PromptLimits
 from server.serving.served_model import ServedModel
 from server.serving.startup_display import StartupDisplay
@@ -102,25 +106,31 @@ async def _serve_on(listeners: Listeners, settings: Settings, model: ServedModel
         display_task.cancel()
         has_failed = front.engine.status.phase is EnginePhase.FAILED
         await front.engine.stop(ENGINE_STOP_S, engine_task)
+        front.pictures.close()
     if has_failed:
         raise EngineCannotStart(front.engine.status.reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """The HTTP application, that of the metrics port, and the client of the engine, whose `run` somebody must await."""
+    """The HTTP application, that of the metrics port, the client of the engine, whose `run` somebody must await, and the way in for
+    pictures, to be closed."""
 
     app: ASGIApp
     metrics_app: ASGIApp
     engine: EngineClient
+    pictures: PictureIntake
 
 
 def build_front(settings: Settings, model: ServedModel, launch: Launch, directory: Path) -> Front:
     """Make the front's parts and hand them to each other; ``directory`` is private and holds the engine's socket."""
     metrics = Metrics()
     engine = EngineClient(launch, directory, metrics.observe_step, RestartPolicy())
-    limits = PromptLimits(settings.max_pictures, PictureLimits(max_pixels=settings.max_picture_pixels))
-    service = GenerationService(model, Preparer(model, limits), engine, metrics, settings.max_in_flight)
+    readers = PictureReaders(model.config, PictureLimits(max_pixels=settings.max_picture_pixels))
+    fetcher = PictureFetcher(FetchRules(settings.fetch_host_names)) if settings.fetch_host_names else None
+    pictures = PictureIntake(readers, fetcher)
+    preparer = Preparer(model, PromptLimits(settings.max_pictures), pictures)
+    service = GenerationService(model, preparer, engine, metrics, settings.max_in_flight)
     routers = [
         HomeRoute(model.name).router(),
         ChatRoutes(service, model.name, settings.keep_alive_s).router(),
@@ -129,8 +139,23 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
     probes = HealthRoutes(engine, version(), settings.stall_after_s).router()
     series = MetricsRoute(engine, metrics, model.name).router()
     public = [probes, series] if settings.serves_metrics_publicly else [probes]
-    app = build_app([*routers, *public], metrics, version(), settings.max_body_bytes)
-    return Front(app, build_app([probes, series], metrics, version(), settings.max_body_bytes), engine)
+    app = build_app([*routers, *public], metrics, version(), settings.max_body_bytes, key_ring(settings))
+    metrics_app = build_app([probes, series], metrics, version(), settings.max_body_bytes, KeyRing())
+    return Front(app, metrics_app, engine, pictures)
+
+
+def key_ring(settings: Settings) -> KeyRing:
+    """Return the keys that the settings name.
+
+    Raises:
+        BadSettings: the key file cannot be used.
+    """
+    try:
+        if settings.keys_file is not None:
+            return KeyRing.from_file(settings.keys_file)
+    except BadKeys as error:
+        raise BadSettings(str(error)) from error
+    return KeyRing() if settings.api_key is None else KeyRing.of_secret(settings.api_key.get_secret_value())
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     model: Path | None = Field(default=None, description="BAGEL-layout model directory; without one a small random model is served")
     model_name: str | None = Field(default=None, max_length=256, description="name clients use; default: the directory's name")
     family: Literal["bagel", "interleaved"] | None = Field(default=None, description="model family, where the directory does not say")
-    host: str = Field(default="127.0.0.1", description="address to listen on; there is no authentication yet, so think before changing it")
+    host: str = Field(default="127.0.0.1", description="address to listen on; beyond this machine only with keys, or --insecure")
     port: int = Field(default=8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
     metrics_port: int | None = Field(
         default=None,
@@ -57,6 +57,14 @@ class Settings(BaseSettings):
         description="port of /metrics; default: the main port if only this machine reaches it, else none",
     )
     metrics_host: str | None = Field(default=None, description="address of the metrics port; default: that of the main port")
+    api_key: SecretStr | None = Field(default=None, min_length=16, description="one key that clients must send; better in the environment")
+    keys_file: Path | None = Field(default=None, description="JSON file of keys, tenants and quotas; plait key NAME makes an entry")
+    insecure: bool = Field(default=False, description="listen beyond this machine without keys")
+    fetch_hosts: str = Field(
+        default="",
+        max_length=65_536,
+        description="hosts to fetch pictures from, with commas; *.name is all below it",
+    )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda or auto")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="number format of weights and cache")
     page_size: int = Field(default=16, ge=1, le=1024, description="cache rows in a page")
@@ -79,6 +87,10 @@ class Settings(BaseSettings):
     def _fits_together(self) -> Self:
         if self.num_pages is not None and self.num_pages * self.page_size < MIN_CACHE_ROWS:
             raise ValueError(f"num_pages x page_size must be at least {MIN_CACHE_ROWS} cache rows, or no prompt fits")
+        if self.api_key is not None and self.keys_file is not None:
+            raise ValueError("api_key and keys_file exclude each other; put the key into the file")
+        if not (self.has_keys or self.insecure or self.host in LOOPBACK_HOSTS):
+            raise ValueError(f"host {self.host} is open to others: set api_key or keys_file, or say --insecure")
         if self.max_running > self.max_in_flight:
             raise ValueError(f"max_running {self.max_running} must not be more than max_in_flight {self.max_in_flight}")
         return self
@@ -88,9 +100,17 @@ class Settings(BaseSettings):
         """Whether /metrics is on the main port: it names the traffic of everybody, so only when nobody else can reach it."""
         return self.metrics_port is None and self.host in LOOPBACK_HOSTS
 
+    def has_keys(self) -> bool:
+        return self.api_key is not None or self.keys_file is not None
 
-LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+    @property
+    def fetch_host_names(self) -> frozenset[str]:
+        """The hosts of ``fetch_hosts``, in lower case."""
+        return frozenset(host.strip().lower() for host in self.fetch_hosts.split(",") if host.strip())
+
+
 MIN_CACHE_ROWS = 64
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 THREAD_SPINS = "30000"
@@ -113,8 +133,11 @@ class BadSettings(Exception):
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` one option for each setting."""
     for name, field in Settings.model_fields.items():
+        if field.annotation is bool:
+            parser.add_argument(f"--{name.replace('_', '-')}", dest=name, action="store_const", const=True, help=field.description)
+            continue
         default = field.default.value if isinstance(field.default, Enum) else field.default
-        shown = "" if default is None else f" (default: {default})"
+        shown = "" if default in (None, "") else f" (default: {default})"
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             dest=name,
@@ -144,7 +167,7 @@ def _option(location: tuple[int | str, ...]) -> str:
 def _metavar(annotation: object) -> str:
     """Return what stands for a value in the help: its choices, or its kind."""
     choices = [choice for choice in _members(annotation) if choice is not type(None)]
-    names = {Path: "DIR", str: "NAME", int: "N", float: "SECONDS"}
+    names = {Path: "PATH", SecretStr: "KEY", str: "NAME", int: "N", float: "SECONDS"}
     return "|".join(names[choice] if isinstance(choice, type) and choice in names else str(choice) for choice in choices)
 
 

@@ -12,7 +12,7 @@ TORCH = frozenset({"torch", "triton", "torchvision", "safetensors.torch"})
 NOT_PRODUCT = frozenset({"tests", "loadtests", "deploy"})
 
 SCHEDULER_SIDE = tuple(f"server.engine.{name}" for name in ("sequence", "context", "pages", "prefix_cache", "batch", "budget", "scheduler"))
-FRONT = ("server.api", "server.serving", "server.streams", "server.store", "server.front")
+FRONT = ("server.api", "server.serving", "server.streams", "server.store", "server.access", "server.front")
 SHARED_BY_BOTH = tuple(f"server.{name}" for name in ("settings", "errors", "messages", "wire", "logs", "metrics"))
 
 SETTINGS = "server.settings"

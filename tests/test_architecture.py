@@ -25,6 +25,7 @@ FLOORS = (
     Room(3, ("server.engine",)),
     Room(3, ("server.streams",)),
     Room(3, ("server.store",)),
+    Room(3, ("server.access",)),
     Room(4, ("server.serving",)),
     Room(5, ("server.api",)),
     Room(6, ("server.front",)),

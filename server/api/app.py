@@ -11,21 +11,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from server.access.keys import KeyRing
 from server.api.errors import error_response
+from server.api.gate import Gate
 from server.api.middleware import Edge
 from server.errors import InvalidRequest, MethodNotAllowed, PlaitError, RouteNotFound
 from server.metrics import Metrics
 
 
-def build_app(routers: Sequence[APIRouter], metrics: Metrics, version: str, max_body_bytes: int) -> ASGIApp:
-    """Return the application: the routes inside, errors and limits round them."""
+def build_app(routers: Sequence[APIRouter], metrics: Metrics, version: str, max_body_bytes: int, keys: KeyRing) -> ASGIApp:
+    """Return the application: the routes inside, the door round them, errors and limits round that."""
     app = FastAPI(title="Plait", version=version, summary="Words and pictures in, words and pictures out.", docs_url=None, redoc_url=None)
     for router in routers:
         app.include_router(router)
     refusals = _Refusals(metrics)
     app.add_exception_handler(PlaitError, refusals.answer)
     app.add_exception_handler(HTTPException, refusals.answer)
-    return Edge(app, metrics, max_body_bytes)
+    return Edge(Gate(app, keys), metrics, max_body_bytes)
 
 
 @dataclass(frozen=True, slots=True)

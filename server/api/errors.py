@@ -7,6 +7,7 @@ import json
 from starlette.responses import Response
 
 from server.errors import (
+    BadKey,
     BodyTooLarge,
     EngineUnavailable,
     GenerationFailed,
@@ -29,6 +30,8 @@ STATUS_BY_CODE = {"context_length_exceeded": 400}
 def status_of(error: PlaitError) -> int:
     """Return the HTTP status of an error."""
     match error:
+        case BadKey():
+            return 401
         case ModelNotFound() | RouteNotFound():
             return 404
         case MethodNotAllowed():
@@ -57,4 +60,6 @@ def error_response(error: PlaitError) -> Response:
     headers = {"x-should-retry": "true" if error.is_retryable else "false"}
     if error.is_retryable:
         headers["retry-after"] = str(RETRY_AFTER_S)
+    if isinstance(error, BadKey):
+        headers["www-authenticate"] = "Bearer"
     return Response(error_json(error), status_of(error), headers, "application/json")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-ENTRY = "import sys; sys.path.append(sys.argv.pop(1)); from server.__main__ import main; main()"
-"""Imports this very installation: ``-m server`` would import whatever package of that name lies in the current directory."""
+from server.serving.installation import python_command
 
 
 class EngineProcess(Protocol):
@@ -33,8 +31,7 @@ Launch = Callable[[Path], Awaitable[EngineProcess]]
 
 def command_line(arguments: Sequence[str]) -> list[str]:
     """Return the command that runs this installation's ``plait`` with ``arguments`` in another process."""
-    root = Path(__file__).resolve().parents[2]
-    return [sys.executable, "-P", "-c", ENTRY, str(root), *arguments]
+    return python_command("server.__main__", arguments)
 
 
 def subprocess_launcher(options_json: str, logging_arguments: Sequence[str], environment: Mapping[str, str]) -> Launch:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from model.guidance_rules import GuidanceMode
@@ -27,7 +27,7 @@ from server.messages import (
 from server.serving.asks import Ask, JsonForm, Message, Modality, PictureChoices, PicturePart, TextChoices, TextPart
 from server.serving.context_budget import ContextBudget
 from server.serving.grammars import json_grammar
-from server.serving.pictures import PictureLimits, input_segment, read_picture
+from server.serving.picture_intake import PictureIntake
 from server.serving.served_model import ServedModel
 
 ValueT = TypeVar("ValueT")
@@ -45,7 +45,6 @@ class PromptLimits:
     """Bounds of one prompt beyond the context length."""
 
     max_pictures: int = 16
-    picture: PictureLimits = field(default_factory=PictureLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +58,10 @@ class Plan:
 class Preparer:
     """Makes engine requests for one model. Slow (it decodes pictures): call it in a thread."""
 
-    def __init__(self, model: ServedModel, limits: PromptLimits) -> None:
+    def __init__(self, model: ServedModel, limits: PromptLimits, pictures: PictureIntake) -> None:
         self._model = model
         self._limits = limits
+        self._pictures = pictures
 
     def prepare(self, ask: Ask, ready: EngineReady) -> Plan:
         """Return the engine's requests for ``ask``.
@@ -130,7 +130,7 @@ class Preparer:
                 continue
             segments += self._joined(texts)
             texts = []
-            segments.append(input_segment(read_picture(part, self._limits.picture), self._model.config, draws=draws))
+            segments.append(self._pictures.segment(part, draws=draws))
         return segments + self._joined(texts)
 
     def _joined(self, texts: list[str]) -> list[Segment]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,9 @@ from model.profile import THINK_IMAGE_PROMPT, THINK_TEXT_PROMPT
 from server.errors import ContextLengthExceeded, InvalidValue, PlaitError, UnsupportedParameter
 from server.messages import EngineReady, ImageSegment, OutputMode, Request, TextSegment
 from server.serving.asks import Ask, Message, Modality, PictureChoices, PicturePart, TextChoices, TextPart
+from server.serving.picture_files import PictureLimits
+from server.serving.picture_intake import PictureIntake
+from server.serving.picture_readers import PictureReaders
 from server.serving.prepare import Plan, Preparer, PromptLimits
 from tests.server.picture_files import picture_uri
 from tests.server.running_front import golden_model
@@ -23,8 +27,17 @@ HELLO = Message([TextPart("hello")], "messages[0]")
 PICTURE = PicturePart(picture_uri(100, 80), "messages[0].content[1]")
 
 
+READERS = PictureReaders(golden_model().config, PictureLimits())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def readers() -> Iterator[None]:
+    yield
+    READERS.close()
+
+
 def prepare(ask: Ask, family: str = "bagel", ready: EngineReady = READY) -> Plan:
-    return Preparer(golden_model(family), PromptLimits(max_pictures=2)).prepare(ask, ready)
+    return Preparer(golden_model(family), PromptLimits(max_pictures=2), PictureIntake(READERS)).prepare(ask, ready)
 
 
 def only_request(ask: Ask, family: str = "bagel", ready: EngineReady = READY) -> Request:

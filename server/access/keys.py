@@ -1,0 +1,134 @@
+"""Who may ask: API keys, kept as SHA-256 of secrets that nobody stores, and the tenant each belongs to.
+
+A secret has 256 random bits, so a plain hash of it is as hard to turn round as to guess. The file an operator keeps:
+
+    {"keys": [{"tenant": "alice", "sha256": "…64 hex digits…", "weight": 2, "requests_per_minute": 60}]}
+
+``plait key alice`` prints a new secret and the line for it. Several keys may belong to one tenant, so that one can replace another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+SECRET_PREFIX = "plait-"
+TENANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+MAX_KEYS = 10_000
+MAX_FILE_BYTES = 8 << 20
+
+
+class BadKeys(Exception):
+    """The key file cannot be used; the message names the entry and never a digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What a tenant may use; None is no bound. Tokens are prompt and answer together, pictures are drawn ones."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    pictures_per_minute: int | None = None
+    max_in_flight: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Somebody who asks. ``weight`` is the share of the engine beside other tenants."""
+
+    name: str
+    weight: float = 1.0
+    quota: Quota = Quota()
+
+
+ANYONE = Tenant("anyone")
+"""Who asks where no keys are set."""
+
+
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    tenant: str
+    sha256: str
+    weight: float = 1.0
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    pictures_per_minute: int | None = None
+    max_in_flight: int | None = None
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    keys: list[_Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """The keys of a server. Empty: everybody may ask."""
+
+    _tenants: tuple[tuple[bytes, Tenant], ...] = ()
+
+    @classmethod
+    def of_secret(cls, secret: str) -> KeyRing:
+        """Return the ring of one secret, whose holder is the tenant ``default``."""
+        return cls(((digest_of(secret).encode(), Tenant("default")),))
+
+    @classmethod
+    def from_file(cls, path: Path) -> KeyRing:
+        """Read a key file.
+
+        Raises:
+            BadKeys: it is missing, too large, or an entry has something wrong.
+        """
+        try:
+            content = path.read_bytes() if path.stat().st_size <= MAX_FILE_BYTES else b""
+            entries = msgspec.json.decode(content, type=_File).keys
+        except OSError as error:
+            raise BadKeys(f"the key file {path} cannot be read: {error.strerror}") from error
+        except msgspec.DecodeError as error:
+            raise BadKeys(f"the key file {path} is not what is expected: {error}") from error
+        if not 0 < len(entries) <= MAX_KEYS:
+            raise BadKeys(f"the key file {path} has {len(entries)} keys; expected 1 to {MAX_KEYS}")
+        return cls(tuple((entry.sha256.encode(), _tenant(entry, place, path)) for place, entry in enumerate(entries)))
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._tenants
+
+    def tenant_of(self, secret: str) -> Tenant | None:
+        """Return who holds ``secret``; every key is compared, in constant time, whether one has matched or not."""
+        digest = digest_of(secret).encode()
+        found: Tenant | None = None
+        for known, tenant in self._tenants:
+            if hmac.compare_digest(known, digest):
+                found = tenant
+        return found
+
+
+def new_secret() -> str:
+    """Return a secret nobody can guess."""
+    return SECRET_PREFIX + secrets.token_urlsafe(32)
+
+
+def digest_of(secret: str) -> str:
+    """Return what is kept of a secret."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _tenant(entry: _Entry, place: int, path: Path) -> Tenant:
+    where = f"the key file {path}, keys[{place}]"
+    if TENANT_NAME.fullmatch(entry.tenant) is None:
+        raise BadKeys(f"{where}.tenant: expected up to 64 letters, digits, '.', '_' or '-'")
+    if DIGEST.fullmatch(entry.sha256) is None:
+        raise BadKeys(f"{where}.sha256: expected 64 lower-case hexadecimal digits (plait key NAME prints them)")
+    if not 0.01 <= entry.weight <= 1000:
+        raise BadKeys(f"{where}.weight: expected 0.01 to 1000")
+    quota = Quota(entry.requests_per_minute, entry.tokens_per_minute, entry.pictures_per_minute, entry.max_in_flight)
+    for bound in (quota.requests_per_minute, quota.tokens_per_minute, quota.pictures_per_minute, quota.max_in_flight):
+        if bound is not None and bound < 1:
+            raise BadKeys(f"{where}: a bound must be at least 1; leave it out for none")
+    return Tenant(entry.tenant, entry.weight, quota)

@@ -1,0 +1,58 @@
+"""The way in for pictures: their bytes from the request, or where the operator allows it from an address, then through a reader process."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Protocol
+
+from server.errors import ImageTooLarge, InvalidImage, UnsupportedParameter
+from server.messages import ImageSegment
+from server.serving.asks import PicturePart
+from server.serving.picture_readers import PictureReaders
+
+
+class Fetch(Protocol):
+    """Gets a picture from an address; see `server.access.fetch`."""
+
+    def __call__(self, url: str, param: str, max_bytes: int) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PictureIntake:
+    """Turns what a client sent into what the towers read. Slow: call it in a thread. ``fetch`` None: addresses are refused."""
+
+    readers: PictureReaders
+    fetch: Fetch | None = None
+
+    def segment(self, part: PicturePart, *, draws: bool) -> ImageSegment:
+        """Return the picture resized for the ViT and, when pictures will be drawn, for the VAE (spec 5.2).
+
+        Raises:
+            InvalidRequest: one of its kinds, naming the place in the body.
+            Overloaded: every reader is busy.
+        """
+        return self.readers.read(_picture_bytes(part, self.readers.limits.max_bytes, self.fetch), part.param, draws=draws)
+
+    def close(self) -> None:
+        """End the reader processes."""
+        self.readers.close()
+
+
+def _picture_bytes(part: PicturePart, max_bytes: int, fetch: Fetch | None) -> bytes:
+    scheme, _, rest = part.url.partition(":")
+    if scheme.lower() in ("http", "https"):
+        if fetch is None:
+            message = f"{part.param}: this server does not fetch pictures; send them as data:image/png;base64,…"
+            raise UnsupportedParameter(message, part.param)
+        return fetch(part.url, part.param, max_bytes)
+    media_type, comma, payload = rest.partition(",")
+    if scheme.lower() != "data" or not comma or not media_type.lower().endswith(";base64"):
+        raise InvalidImage(f"{part.param}: expected a data URI such as data:image/png;base64,…", part.param)
+    if len(payload) > max_bytes * 4 // 3 + 4:
+        raise ImageTooLarge(f"{part.param}: the picture has more than {max_bytes} bytes.", part.param)
+    try:
+        return base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidImage(f"{part.param}: the data URI is not valid base64.", part.param) from error

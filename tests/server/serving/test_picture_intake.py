@@ -1,0 +1,156 @@
+"""Pictures on their way in, through a real reader process: what is read, what is refused, and what a reader cannot do."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import pytest
+from PIL import Image
+
+from model.transforms import vae_and_vit
+from server.errors import ImageTooLarge, InvalidImage, PlaitError, UnsupportedParameter
+from server.messages import ImageSegment, Picture
+from server.serving.asks import PicturePart
+from server.serving.picture_files import PictureLimits
+from server.serving.picture_intake import PictureIntake
+from server.serving.picture_readers import PictureReaders
+from tests.server.picture_files import encoded_picture, picture_uri, png_header, uri
+from tests.server.running_front import golden_model
+
+LIMITS = PictureLimits(max_bytes=200_000, max_pixels=250_000, max_side=2_000, max_proportion=8)
+
+
+@pytest.fixture(scope="module")
+def intake() -> Iterator[PictureIntake]:
+    intake = PictureIntake(PictureReaders(golden_model().config, LIMITS))
+    yield intake
+    intake.close()
+
+
+def read(intake: PictureIntake, url: str, *, draws: bool = True) -> ImageSegment:
+    return intake.segment(PicturePart(url, "messages[0].content[1]"), draws=draws)
+
+
+def pixels_of(picture: Picture | None) -> npt.NDArray[np.uint8]:
+    assert picture is not None
+    return np.frombuffer(picture.rgb, np.uint8).reshape(picture.height, picture.width, 3)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_of_each_format_is_read(file_format: str, intake: PictureIntake) -> None:
+    segment = read(intake, picture_uri(40, 30, file_format))
+    assert np.abs(pixels_of(segment.vae) - np.array([255.0, 0, 0])).max() <= 2  # JPEG's red is 254
+    assert np.abs(pixels_of(segment.vit) - np.array([255.0, 0, 0])).max() <= 2
+
+
+def test_transparency_becomes_white(intake: PictureIntake) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(buffer, "PNG")
+    assert (pixels_of(read(intake, uri(buffer.getvalue())).vae) == 255).all()
+
+
+def animated(file_format: str) -> bytes:
+    buffer = io.BytesIO()
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(buffer, file_format, save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+PNG = encoded_picture(64, 64, "PNG")
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "words"),
+    [
+        ("https://example.com/cat.png", UnsupportedParameter, "does not fetch"),
+        ("HTTP://169.254.169.254/", UnsupportedParameter, "does not fetch"),
+        ("file:///etc/passwd", InvalidImage, "data URI"),
+        ("data:image/png,abc", InvalidImage, "data URI"),
+        ("data:image/png;base64,@@@@", InvalidImage, "base64"),
+        ("data:image/png;base64,iVBORw0KGgo", InvalidImage, "base64"),
+        ("data:image/png;base64,", InvalidImage, "no PNG, JPEG or WebP"),
+        (uri(b"GIF89a" + bytes(64)), InvalidImage, "no PNG, JPEG or WebP"),
+        (uri(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), InvalidImage, "no PNG, JPEG or WebP"),
+        (uri(PNG[: len(PNG) // 2]), InvalidImage, "broken or truncated"),
+        (uri(PNG[:20]), InvalidImage, "broken or truncated"),
+        (uri(b"\xff\xd8\xff" + bytes(100)), InvalidImage, "broken or truncated"),
+        (uri(animated("PNG")), InvalidImage, "animated"),
+        (uri(animated("WEBP")), InvalidImage, "animated"),
+        (uri(png_header(40_000, 40_000)), ImageTooLarge, "250000"),
+        (uri(png_header(3_000, 3_000)), ImageTooLarge, "2000"),
+        (uri(png_header(1_000, 1_000)), ImageTooLarge, "250000"),
+        (uri(png_header(1_000, 10)), ImageTooLarge, "8 times"),
+        (uri(bytes(200_003)), ImageTooLarge, "200000 bytes"),
+    ],
+)
+def test_what_is_no_readable_picture_is_refused_by_name_and_bound(
+    url: str, kind: type[PlaitError], words: str, intake: PictureIntake
+) -> None:
+    with pytest.raises(kind) as caught:
+        read(intake, url)
+    assert words in caught.value.message
+    assert caught.value.param == "messages[0].content[1]" and caught.value.param in caught.value.message
+
+
+def test_the_vae_gets_a_picture_only_when_one_will_be_drawn(intake: PictureIntake) -> None:
+    assert read(intake, picture_uri(100, 80), draws=True).vae is not None
+    assert read(intake, picture_uri(100, 80), draws=False).vae is None
+
+
+def test_a_reader_resizes_as_the_model_does(intake: PictureIntake) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    noise.save(buffer, "PNG")
+    segment = read(intake, uri(buffer.getvalue()))
+    vae, vit = vae_and_vit(noise, golden_model().config)
+    assert np.array_equal(pixels_of(segment.vae), vae) and np.array_equal(pixels_of(segment.vit), vit)
+
+
+def readers_of_this_process() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if any("picture_reader" in word for word in child.cmdline())]
+
+
+def test_a_reader_that_dies_costs_one_picture() -> None:
+    intake = PictureIntake(PictureReaders(golden_model().config, LIMITS, num_readers=1))
+    before = {child.pid for child in readers_of_this_process()}
+    read(intake, picture_uri())
+    (reader,) = [child for child in readers_of_this_process() if child.pid not in before]
+    reader.suspend()
+    killer = threading.Timer(0.2, reader.kill)
+    killer.start()
+    with pytest.raises(InvalidImage, match="cannot be read"):
+        read(intake, picture_uri())
+    killer.join()
+    assert read(intake, picture_uri()).vit.width > 0
+    intake.close()
+
+
+def test_a_picture_that_takes_too_long_is_refused_and_its_reader_ended() -> None:
+    intake = PictureIntake(PictureReaders(golden_model().config, LIMITS, num_readers=1, timeout_s=1.0))
+    before = {child.pid for child in readers_of_this_process()}
+    read(intake, picture_uri())
+    (reader,) = [child for child in readers_of_this_process() if child.pid not in before]
+    reader.suspend()
+    with pytest.raises(InvalidImage, match="cannot be read"):
+        read(intake, picture_uri())
+    assert not psutil.pid_exists(reader.pid)
+    intake.close()
+
+
+def test_a_reader_sees_no_secret_and_can_open_nothing(intake: PictureIntake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAIT_STORE", "redis://:secret@localhost")
+    own = PictureIntake(PictureReaders(golden_model().config, LIMITS, num_readers=1))
+    before = {child.pid for child in readers_of_this_process()}
+    read(own, picture_uri())
+    (reader,) = [child for child in readers_of_this_process() if child.pid not in before]
+    assert "PLAIT_STORE" not in reader.environ()
+    assert reader.num_fds() == 3, "standard input (its socket), output (nothing) and error"
+    assert psutil.Process(reader.pid).rlimit(psutil.RLIMIT_NOFILE) == (3, 3)
+    assert reader.net_connections("inet") == []
+    own.close()
+    assert not psutil.pid_exists(reader.pid)
