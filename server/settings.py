@@ -100,6 +100,7 @@ class Settings(BaseSettings):
         """Whether /metrics is on the main port: it names the traffic of everybody, so only when nobody else can reach it."""
         return self.metrics_port is None and self.host in LOOPBACK_HOSTS
 
+    @property
     def has_keys(self) -> bool:
         return self.api_key is not None or self.keys_file is not None
 

@@ -90,7 +90,7 @@ class _Reader:
         with theirs:
             self._process = subprocess.Popen(
                 python_command("server.serving.picture_reader", []),
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=READER_ENVIRONMENT,
                 start_new_session=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from server.access.keys import BadKeys, KeyRing, Quota, digest_of, new_secret
 
 
-def key_file(tmp_path: Path, *entries: dict[str, object]) -> Path:
+def key_file(tmp_path: Path, *entries: Mapping[str, object]) -> Path:
     path = tmp_path / "keys.json"
     path.write_text(json.dumps({"keys": list(entries)}))
     return path
@@ -18,7 +19,10 @@ def key_file(tmp_path: Path, *entries: dict[str, object]) -> Path:
 
 def test_a_secret_finds_its_tenant_and_no_other_secret_does(tmp_path: Path) -> None:
     alice, bob = new_secret(), new_secret()
-    entries = [{"tenant": "alice", "sha256": digest_of(alice), "weight": 2.5}, {"tenant": "bob", "sha256": digest_of(bob)}]
+    entries: list[dict[str, object]] = [
+        {"tenant": "alice", "sha256": digest_of(alice), "weight": 2.5},
+        {"tenant": "bob", "sha256": digest_of(bob)},
+    ]
     ring = KeyRing.from_file(key_file(tmp_path, *entries))
     found = ring.tenant_of(alice)
     assert found is not None and (found.name, found.weight) == ("alice", 2.5)
