@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -170,7 +169,7 @@ def _progress(event: ProgressEvent | PreviewEvent) -> ProgressOut:
     progress = ProgressOut(choice=event.choice, index=event.index, step=event.step, num_steps=event.num_steps)
     if isinstance(event, ProgressEvent):
         return progress
-    partial = {"partial_image_index": event.preview, "partial_image_b64": base64.b64encode(event.webp).decode("ascii")}
+    partial = {"partial_image_index": event.preview, "partial_image_b64": event.base64}
     return progress.model_copy(update=partial)
 
 

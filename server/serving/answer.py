@@ -25,7 +25,7 @@ from server.serving.events import (
     ThoughtEvent,
 )
 from server.serving.output_stream import Output
-from server.serving.pictures import data_uri, encode_picture
+from server.serving.pictures import encode_picture
 from server.serving.stops import StopFinder
 
 
@@ -37,6 +37,7 @@ class AnswerStyle:
     output_format: PictureFormat
     text_is_thought: bool
     num_top: int
+    encoder_quality: int | None = None
 
 
 class Answer:
@@ -109,10 +110,11 @@ class Answer:
 
     async def _picture(self, output: ImageOutput) -> Event:
         """Encode a picture, away from the event loop."""
-        encoded = await asyncio.to_thread(encode_picture, output.picture, self._style.output_format)
+        style, picture = self._style, output.picture
+        encoded = await asyncio.to_thread(encode_picture, picture, style.output_format, style.encoder_quality)
         part = self._num_parts
         self._num_parts += 1
-        return PictureEvent(self._choice, part, output.index, data_uri(encoded, self._style.output_format))
+        return PictureEvent(self._choice, part, output.index, encoded, style.output_format, (picture.width, picture.height))
 
     async def _preview(self, output: PreviewOutput) -> Event:
         """Encode a rough picture; WebP, since it is looked at once."""

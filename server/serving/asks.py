@@ -31,6 +31,16 @@ class PictureFormat(Enum):
         return f"image/{self.value}"
 
 
+class Effort(Enum):
+    """How many steps a picture gets, as a multiple of the model's own number."""
+
+    LOW = 0.5
+    MEDIUM = 1.0
+    HIGH = 1.5
+    XHIGH = 2.0
+    MAX = 3.0
+
+
 @dataclass(frozen=True, slots=True)
 class TextPart:
     text: str
@@ -73,10 +83,11 @@ class TextChoices:
 
 @dataclass(frozen=True, slots=True)
 class PictureChoices:
-    """How pictures are drawn. ``size`` is (width, height)."""
+    """How pictures are drawn and sent. ``size`` is (width, height); ``encoder_quality``, 0 to 100, is for WebP and JPEG."""
 
     size: tuple[int, int] | None = None
     num_timesteps: int | None = None
+    effort: Effort = Effort.MEDIUM
     guidance: GuidanceMode | None = None
     text_scale: float | None = None
     image_scale: float | None = None
@@ -89,6 +100,17 @@ class PictureChoices:
     max_images: int | None = None
     num_previews: int = 0
     output_format: PictureFormat = PictureFormat.PNG
+    encoder_quality: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParamNames:
+    """What the client's format calls what only the model can judge, for errors."""
+
+    messages: str = "messages"
+    max_tokens: str = "max_completion_tokens"
+    size: str = "image.size"
+    negative_prompt: str = "image.negative_prompt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +142,7 @@ class Ask:
     seed: int | None = None
     thinks: bool = False
     wants_progress: bool = False
+    names: ParamNames = ParamNames()
     tenant: str = ""
     priority: int = 0
     json_form: JsonForm | None = None

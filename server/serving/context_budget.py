@@ -12,7 +12,7 @@ from model.config import BagelConfig
 from model.transforms import resize_size
 from server.errors import ContextLengthExceeded
 from server.messages import EngineReady, ImageSegment, OutputMode, Picture, Request, Segment, TextSegment
-from server.serving.asks import Ask
+from server.serving.asks import Ask, ParamNames
 
 NUM_MARKERS = 2
 """Rows round a segment: BOS and EOS of a text, BOI and EOI of a picture."""
@@ -56,7 +56,7 @@ class ContextBudget:
                 return replace(request, sampling=replace(sampling, max_tokens=min(sampling.max_tokens, max(left, 1))))
             is_open = ask.pictures is None or ask.pictures.max_images is None
             if not is_open or request.image.max_images == 1 or request.mode is OutputMode.TEXT:
-                raise self._exceeded(request, before, min_tokens)
+                raise self._exceeded(request, before, min_tokens, ask.names)
             request = replace(request, image=replace(request.image, max_images=request.image.max_images - 1))
 
     def prompt(self, segments: list[Segment]) -> Need:
@@ -92,7 +92,7 @@ class ContextBudget:
             need += Need((height // stride) * (width // stride) + NUM_MARKERS, 1)
         return need
 
-    def _exceeded(self, request: Request, before: Need, min_tokens: int) -> ContextLengthExceeded:
+    def _exceeded(self, request: Request, before: Need, min_tokens: int, names: ParamNames) -> ContextLengthExceeded:
         prompt = self.prompt(request.segments)
         total = Need(before.rows + min_tokens, before.positions + min_tokens)
         if total.positions > self._limits.positions:
@@ -100,8 +100,8 @@ class ContextBudget:
         else:
             unit, needed, limit, of_prompt = "cache rows", total.rows, self._limits.rows, prompt.rows
         message = (
-            f"messages: prompt and answer need {needed} {unit}, the context holds {limit}: the prompt takes {of_prompt}, pictures and "
-            f"markers of the answer {needed - of_prompt - min_tokens}, its text {min_tokens}. Shorten the prompt, lower "
-            "max_completion_tokens, or ask for fewer or smaller pictures."
+            f"{names.messages}: prompt and answer need {needed} {unit}, the context holds {limit}: the prompt takes {of_prompt}, "
+            f"pictures and markers of the answer {needed - of_prompt - min_tokens}, its text {min_tokens}. Shorten the prompt, lower "
+            f"{names.max_tokens}, or ask for fewer or smaller pictures."
         )
-        return ContextLengthExceeded(message, "messages")
+        return ContextLengthExceeded(message, names.messages)

@@ -6,9 +6,11 @@ text between two pictures is a piece of its own.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import dataclass, field
 
 from server.messages import FinishReason, Usage
+from server.serving.asks import PictureFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,23 @@ class ThoughtEvent:
 
 @dataclass(frozen=True, slots=True)
 class PictureEvent:
-    """Picture ``index`` of the answer, whole, as a data URI."""
+    """Picture ``index`` of the answer, whole, as a file. ``size`` is (width, height)."""
 
     choice: int
     part: int
     index: int
-    url: str
+    encoded: bytes
+    output_format: PictureFormat
+    size: tuple[int, int]
+
+    @property
+    def url(self) -> str:
+        """The picture as a data URI."""
+        return f"data:{self.output_format.media_type};base64,{self.base64}"
+
+    @property
+    def base64(self) -> str:
+        return b64encode(self.encoded).decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +89,10 @@ class PreviewEvent:
     step: int
     num_steps: int
     webp: bytes
+
+    @property
+    def base64(self) -> str:
+        return b64encode(self.webp).decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)

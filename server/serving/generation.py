@@ -47,7 +47,13 @@ class GenerationService:
 
     def _answers(self, ask: Ask, plan: Plan) -> dict[str, Answer]:
         pictures = ask.pictures or PictureChoices()
-        style = AnswerStyle(ask.text.stop, pictures.output_format, plan.text_is_thought, ask.text.logprobs or 0)
+        style = AnswerStyle(
+            stops=ask.text.stop,
+            output_format=pictures.output_format,
+            encoder_quality=pictures.encoder_quality,
+            text_is_thought=plan.text_is_thought,
+            num_top=ask.text.logprobs or 0,
+        )
         return {request.request_id: Answer(choice, self._model.tokenizer, style) for choice, request in enumerate(plan.requests)}
 
 

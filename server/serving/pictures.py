@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 
 import numpy as np
@@ -15,8 +14,8 @@ JPEG_QUALITY = 92
 WEBP_QUALITY = 90
 
 
-def encode_picture(picture: Picture, output_format: PictureFormat) -> bytes:
-    """Encode 8-bit RGB pixels as a file of the given format; PNG is exact."""
+def encode_picture(picture: Picture, output_format: PictureFormat, quality: int | None = None) -> bytes:
+    """Encode 8-bit RGB pixels as a file of the given format; PNG is exact, the others lose less the higher ``quality``, 0 to 100."""
     pixels = np.frombuffer(picture.rgb, dtype=np.uint8).reshape(picture.height, picture.width, 3)
     image = Image.fromarray(pixels)
     buffer = io.BytesIO()
@@ -24,12 +23,7 @@ def encode_picture(picture: Picture, output_format: PictureFormat) -> bytes:
         case PictureFormat.PNG:
             image.save(buffer, "PNG", compress_level=3)
         case PictureFormat.JPEG:
-            image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+            image.save(buffer, "JPEG", quality=JPEG_QUALITY if quality is None else quality)
         case PictureFormat.WEBP:
-            image.save(buffer, "WEBP", quality=WEBP_QUALITY)
+            image.save(buffer, "WEBP", quality=WEBP_QUALITY if quality is None else quality)
     return buffer.getvalue()
-
-
-def data_uri(encoded: bytes, output_format: PictureFormat) -> str:
-    """Return a picture as a ``data:`` address."""
-    return f"data:{output_format.media_type};base64,{base64.b64encode(encoded).decode('ascii')}"

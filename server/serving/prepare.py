@@ -24,7 +24,7 @@ from server.messages import (
     Segment,
     TextSegment,
 )
-from server.serving.asks import Ask, JsonForm, Message, Modality, PictureChoices, PicturePart, TextChoices, TextPart
+from server.serving.asks import Ask, Effort, JsonForm, Message, Modality, ParamNames, PictureChoices, PicturePart, TextChoices, TextPart
 from server.serving.context_budget import ContextBudget
 from server.serving.grammars import json_grammar
 from server.serving.picture_intake import PictureIntake
@@ -111,14 +111,15 @@ class Preparer:
         """Turn messages into segments: there is no chat template (spec 5.1), each text is one segment, each picture another."""
         num_pictures = sum(isinstance(part, PicturePart) for message in ask.messages for part in message.parts)
         if num_pictures > self._limits.max_pictures:
-            raise InvalidValue(f"messages: {num_pictures} pictures; at most {self._limits.max_pictures} are read.", "messages")
+            text = f"{ask.names.messages}: {num_pictures} pictures; at most {self._limits.max_pictures} are read."
+            raise InvalidValue(text, ask.names.messages)
         segments: list[Segment] = []
         if ask.thinks:
             segments.append(self._text_segment(THINK_IMAGE_PROMPT if draws else THINK_TEXT_PROMPT))
         for message in ask.messages:
             segments += self._message_segments(message, draws=draws)
         if not segments:
-            raise InvalidValue("messages: the prompt is empty; at least one text or picture is needed.", "messages")
+            raise InvalidValue(f"{ask.names.messages}: the prompt is empty; at least one text or picture is needed.", ask.names.messages)
         return segments
 
     def _message_segments(self, message: Message, *, draws: bool) -> list[Segment]:
@@ -171,19 +172,19 @@ class Preparer:
         defaults = self._model.profile.defaults
         sampler = defaults.edit if inputs else defaults.text_to_image
         width, height = pictures.size or self._default_size(inputs)
-        self._check_size(width, height)
+        self._check_size(width, height, ask.names.size)
         params = ImageParams(
             height=height,
             width=width,
-            num_timesteps=_or(pictures.num_timesteps, sampler.num_timesteps),
+            num_timesteps=_or(pictures.num_timesteps, _num_timesteps(sampler, pictures.effort)),
             timestep_shift=_or(pictures.timestep_shift, sampler.timestep_shift),
             guidance=_or(pictures.guidance, defaults.guidance),
             max_images=_or(pictures.max_images, self._default_max_images(ask)),
             num_previews=pictures.num_previews,
         )
-        return self._guided(params, pictures, sampler)
+        return self._guided(params, pictures, sampler, ask.names)
 
-    def _guided(self, params: ImageParams, pictures: PictureChoices, sampler: SamplerDefaults) -> ImageParams:
+    def _guided(self, params: ImageParams, pictures: PictureChoices, sampler: SamplerDefaults, names: ParamNames) -> ImageParams:
         params = replace(
             params,
             text_scale=_or(pictures.text_scale, sampler.text_scale),
@@ -195,8 +196,8 @@ class Preparer:
         if pictures.negative_prompt is None:
             return params
         if params.guidance is not GuidanceMode.BAGEL or params.text_scale <= 1.0:
-            message = "image.negative_prompt: needs guidance 'bagel' and a text_scale above 1; without them it has no effect."
-            raise UnsupportedParameter(message, "image.negative_prompt")
+            message = f"{names.negative_prompt}: needs guidance 'bagel' and a text_scale above 1; without them it has no effect."
+            raise UnsupportedParameter(message, names.negative_prompt)
         return replace(params, negative_token_ids=self._model.tokenizer.encode(pictures.negative_prompt))
 
     def _default_size(self, inputs: list[ImageSegment]) -> tuple[int, int]:
@@ -206,13 +207,13 @@ class Preparer:
         height, width = self._model.profile.defaults.image_size
         return width, height
 
-    def _check_size(self, width: int, height: int) -> None:
+    def _check_size(self, width: int, height: int, param: str) -> None:
         config = self._model.config
         stride = config.latent_stride
         max_side = stride * config.latent_table_side
         if any(side % stride or not stride <= side <= max_side for side in (width, height)):
-            message = f"image.size: {width}x{height} is not possible; both sides must be multiples of {stride} from {stride} to {max_side}."
-            raise InvalidValue(message, "image.size")
+            message = f"{param}: {width}x{height} is not possible; both sides must be multiples of {stride} from {stride} to {max_side}."
+            raise InvalidValue(message, param)
 
     def _default_max_images(self, ask: Ask) -> int:
         may_choose = self._model.profile.family is Family.INTERLEAVED and ask.modalities in (None, frozenset(Modality))
@@ -251,6 +252,11 @@ def _refuse_what_json_excludes(ask: Ask, form: JsonForm, modalities: frozenset[M
     for name, is_asked in (("think", ask.thinks), ("min_tokens", ask.text.min_tokens), ("ignore_eos", ask.text.ignore_eos)):
         if is_asked:
             raise UnsupportedParameter(f"{name}: an answer in JSON begins and ends with the JSON; leave the field out.", name)
+
+
+def _num_timesteps(sampler: SamplerDefaults, effort: Effort) -> int:
+    """Return how many timesteps an effort is worth: T of spec 6.1, of which two are needed."""
+    return max(2, round(sampler.num_timesteps * effort.value))
 
 
 def _or(value: ValueT | None, default: ValueT) -> ValueT:
