@@ -99,7 +99,7 @@ def test_routes_are_counted_by_pattern_so_that_clients_cannot_invent_series(fron
 
 
 def test_metrics_are_not_on_a_port_that_others_can_reach() -> None:
-    with running_front(ScriptedEngine(hello), Settings(host="0.0.0.0")) as front, front.http() as http:
+    with running_front(ScriptedEngine(hello), Settings(host="0.0.0.0", insecure=True)) as front, front.http() as http:
         assert http.get("/metrics").status_code == 404
         assert http.get("/readyz").status_code == 200
 
