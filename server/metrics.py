@@ -134,7 +134,8 @@ class Metrics:
         self.fenced_writes = self._counter("fenced_writes", "Writes of this server refused because another owns the request.", {})
         self.quarantined = self._counter("quarantined", "Requests given up because they brought down engine after engine.", {})
         self.idempotency_hits = self._counter("idempotency_hits", "Repeated requests answered from their first answer.", {})
-        self.store_up = self._gauge("store_up", "1 while the shared store answers; 0 when it is lost or none is configured.", {})
+        self.store_absent = self._gauge("store_absent", "1 while the store does not answer and streams are live only.", {})
+        self.store_absences = self._counter("store_absences", "Times that the store went away.", {})
         self.append_seconds = self._histogram("log_append_seconds", "Appending one step's events to the shared store.", STORE_BUCKETS)
         self.is_draining = self._gauge("draining", "1 while the server lets running answers finish before it stops.", {})
 
@@ -208,6 +209,12 @@ class Metrics:
         for phase, phase_s in seconds.items():
             if phase_s > 0.0:
                 self.phase_seconds.labels(phase.value).observe(phase_s)
+
+    def observe_store_absence(self, is_absent: bool) -> None:
+        """Take note that the store went away or came back."""
+        self.store_absent.set(is_absent)
+        if is_absent:
+            self.store_absences.inc()
 
     def observe_rejection(self, error: PlaitError) -> None:
         """Take in a request that was refused."""

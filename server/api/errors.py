@@ -11,13 +11,11 @@ from server.errors import (
     BodyTooLarge,
     EngineUnavailable,
     GenerationFailed,
-    HeadersTooLarge,
     InvalidRequest,
     MethodNotAllowed,
     ModelNotFound,
     Overloaded,
     PlaitError,
-    RequestTimeout,
     RouteNotFound,
     UnsupportedMediaType,
 )
@@ -38,12 +36,8 @@ def status_of(error: PlaitError) -> int:
             return 404
         case MethodNotAllowed():
             return 405
-        case RequestTimeout():
-            return 408
         case BodyTooLarge():
             return 413
-        case HeadersTooLarge():
-            return 431
         case UnsupportedMediaType():
             return 415
         case InvalidRequest():

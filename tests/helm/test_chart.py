@@ -1,0 +1,252 @@
+"""The chart under the real helm: what it renders is valid Kubernetes, hardened, and refuses values that make no sense."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jmespath
+import kubernetes_validate
+import pytest
+import yaml
+
+from helm.settings_schema import DECIDED_BY_THE_CHART, SCHEMA, settings_schema
+from server.settings import Settings
+from tests.helm.chart import CHART, VALUES, Manifest, golden_file, golden_text, helm, manifests, render
+
+MINIMAL, EVERYTHING, PRODUCTION = (CHART / "ci" / f"{name}-values.yaml" for name in ("minimal", "everything", "production"))
+GPU, MULTINODE = (CHART / "ci" / f"{name}-values.yaml" for name in ("gpu", "multinode"))
+
+KUBERNETES = "1.37"
+FOREIGN_KINDS = {
+    "monitoring.coreos.com/v1": {"PodMonitor", "PrometheusRule"},
+    "keda.sh/v1alpha1": {"ScaledObject"},
+    "gateway.networking.k8s.io/v1": {"HTTPRoute"},
+    "inference.networking.k8s.io/v1": {"InferencePool"},
+    "leaderworkerset.x-k8s.io/v1": {"LeaderWorkerSet"},
+}
+"""Of custom resources; Kubernetes' own schemas do not have them."""
+
+
+def name_of(values: Path) -> str:
+    return values.name.removesuffix("-values.yaml")
+
+
+def find(document: object, path: str) -> object:
+    return jmespath.search(path, document)
+
+
+def of_kind(values: Path, kind: str, *sets: str) -> Manifest:
+    return next(document for document in manifests(values, *sets) if document["kind"] == kind)
+
+
+def pod_spec(values: Path, *sets: str) -> object:
+    return find(of_kind(values, "Deployment", *sets), "spec.template.spec")
+
+
+def is_foreign(document: Manifest) -> bool:
+    return document["kind"] in FOREIGN_KINDS.get(str(document["apiVersion"]), set())
+
+
+@pytest.mark.parametrize("values", VALUES, ids=name_of)
+def test_lint_finds_nothing_even_when_strict(values: Path) -> None:
+    answer = helm("lint", "--strict", "--quiet", str(CHART), "--values", str(values))
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+@pytest.mark.parametrize("values", VALUES, ids=name_of)
+def test_every_object_is_valid_kubernetes(values: Path) -> None:
+    documents = manifests(values)
+    core = [document for document in documents if not is_foreign(document)]
+    for document in core:
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    assert len(core) >= 6
+
+
+def test_an_invalid_object_would_be_noticed() -> None:
+    document = of_kind(MINIMAL, "Service")
+    document["spec"] = {"ports": [{"port": "eighty"}]}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("values", VALUES, ids=name_of)
+def test_the_render_is_the_one_that_was_reviewed(values: Path) -> None:
+    assert golden_text(values) == golden_file(values).read_text(encoding="utf-8"), "changed on purpose? python -m tests.helm.chart"
+
+
+def test_the_chart_packs_without_its_test_values(tmp_path: Path) -> None:
+    answer = helm("package", str(CHART), "--destination", str(tmp_path))
+    (archive,) = tmp_path.glob("plait-*.tgz")
+    assert answer.returncode == 0
+    shown = helm("show", "values", str(archive))
+    assert yaml.safe_load(shown.stdout) == yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+
+
+def test_settings_are_one_to_one_with_the_server_s() -> None:
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    assert schema["properties"]["settings"] == settings_schema(), "run: python -m helm.settings_schema"
+    assert set(schema["properties"]["settings"]["properties"]) == Settings.model_fields.keys() - DECIDED_BY_THE_CHART
+
+
+@pytest.mark.parametrize("values", VALUES, ids=name_of)
+def test_the_server_reads_the_settings_it_is_given(values: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rendered environment builds real settings, with the keys and addresses that secrets would hold."""
+    config = of_kind(values, "ConfigMap")
+    environment = {str(name): str(value) for name, value in config["data"].items()} if isinstance(config["data"], dict) else {}
+    given = {name.removeprefix("PLAIT_").lower() for name in environment}
+    assert given <= Settings.model_fields.keys()
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if "PLAIT_INSECURE" not in environment and "PLAIT_KEYS_FILE" not in environment:
+        monkeypatch.setenv("PLAIT_API_KEY", "sk-0123456789abcdef")
+    assert Settings().metrics_port in (9090, 9100)
+
+
+REFUSED = [
+    ("replicsa=2", "additional properties 'replicsa' not allowed"),
+    ("settings.drain=5", "additional properties 'drain' not allowed"),
+    ("settings.drain_s=soon", "at '/settings/drain_s': got string, want number"),
+    ("settings.page_size=0", "at '/settings/page_size': minimum: got 0, want 1"),
+    ("image.tag=latest", "at '/image/tag': 'not' failed"),
+    ("terminationGracePeriodSeconds=60", "preStopSeconds 15 + settings.drain_s 60 + 5 need 80"),
+    ("auth.insecure=false", "auth: name a Secret with a key for clients"),
+    ("auth.keysFile=keys.json", "auth.keysFile: it is a key of auth.secretName, which is empty"),
+    ("model.claim.name=models,model.baked=/models/x", "model: choose one of claim, image, baked and download, not models and /models/x"),
+    ("model.download.image=tools:1", "model.download.command: say what writes the model to $MODEL_DIR"),
+    ("autoscaling.kind=keda,autoscaling.minReplicas=9", "autoscaling: minReplicas 9 is more than maxReplicas 8"),
+    ("autoscaling.kind=hpa,autoscaling.scaleDownSeconds=30", "autoscaling.scaleDownSeconds: 30 is less than settings.drain_s 60"),
+    ("autoscaling.kind=vpa", "value must be one of 'none', 'keda', 'hpa'"),
+    ("multiNode.enabled=true", "multiNode.workerCommand: say what the workers run"),
+    ("inferencePool.enabled=true", "inferencePool.endpointPicker.name: name the Service of the endpoint picker"),
+    ("httpRoute.enabled=true", "httpRoute.gateways: name at least one parent"),
+    ("extraEnv[0].name=PLAIT_DRAIN_S,extraEnv[0].value=nine", "extraEnv: PLAIT_DRAIN_S belongs into settings, as drain_s"),
+    ("scratch=2 gigabytes", "at '/scratch'"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), REFUSED, ids=[wrong for wrong, _ in REFUSED])
+def test_a_wrong_value_is_refused_with_a_message_that_helps(wrong: str, message: str) -> None:
+    answer = render(MINIMAL, wrong)
+    assert answer.returncode != 0
+    assert message in answer.stderr
+
+
+def test_without_values_the_chart_asks_for_keys() -> None:
+    assert "auth: name a Secret with a key for clients" in render(None).stderr
+
+
+@pytest.mark.parametrize("values", VALUES, ids=name_of)
+def test_the_grace_period_outlasts_pre_stop_and_drain(values: Path) -> None:
+    documents = manifests(values)
+    pods = [spec for spec in (find(d, "spec.template.spec || spec.leaderWorkerTemplate.leaderTemplate.spec") for d in documents) if spec]
+    drain = next(float(str(find(d, "data.PLAIT_DRAIN_S"))) for d in documents if find(d, "data.PLAIT_DRAIN_S"))
+    (pod,) = pods
+    pre_stop = find(pod, "containers[0].lifecycle.preStop.sleep.seconds")
+    grace = find(pod, "terminationGracePeriodSeconds")
+    assert isinstance(pre_stop, int) and isinstance(grace, int)
+    assert grace >= pre_stop + drain + 5
+
+
+@pytest.mark.parametrize("values", [MINIMAL, PRODUCTION, GPU, EVERYTHING], ids=name_of)
+def test_pods_can_do_nothing_but_serve(values: Path) -> None:
+    pod = pod_spec(values)
+    assert find(pod, "automountServiceAccountToken") is False
+    assert find(pod, "securityContext.runAsNonRoot") is True
+    assert find(pod, "securityContext.seccompProfile.type") == "RuntimeDefault"
+    contexts = find(pod, "[containers, initContainers || `[]`][].securityContext")
+    assert isinstance(contexts, list)
+    for context in contexts:
+        assert context == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    assert find(pod, "length([containers, initContainers || `[]`][])") == len(contexts)
+
+
+def test_probes_ask_different_things() -> None:
+    container = find(pod_spec(MINIMAL), "containers[0]")
+    assert find(container, "[startupProbe.httpGet.path, readinessProbe.httpGet.path, livenessProbe.httpGet.path]") == [
+        "/readyz",
+        "/readyz",
+        "/livez",
+    ]
+
+
+def test_a_changed_setting_restarts_the_pods() -> None:
+    def checksum(*sets: str) -> object:
+        return find(of_kind(MINIMAL, "Deployment", *sets), 'spec.template.metadata.annotations."checksum/config"')
+
+    assert checksum() == checksum() != checksum("settings.drain_s=61")
+
+
+def test_secrets_are_named_and_never_written_out() -> None:
+    text = render(EVERYTHING).stdout
+    assert "kind: Secret\n" not in text
+    environment = find(pod_spec(EVERYTHING), "containers[0].env[?valueFrom.secretKeyRef].[name, valueFrom.secretKeyRef.name]")
+    assert environment == [["PLAIT_API_KEY", "plait-key"], ["PLAIT_STORE_URL", "plait-redis"]]
+
+
+def test_both_lanes_and_the_first_token_scale_the_deployment() -> None:
+    queries = find(of_kind(EVERYTHING, "ScaledObject"), "spec.triggers[].metadata.query")
+    assert isinstance(queries, list)
+    for series, query in zip(('{lane="text"', '{lane="image"', "plait_time_to_first_token_seconds_bucket"), queries, strict=True):
+        assert series in query
+
+
+def test_an_autoscaled_deployment_does_not_fix_its_replicas() -> None:
+    assert find(of_kind(PRODUCTION, "Deployment"), "spec.replicas") is None
+    assert find(of_kind(MINIMAL, "Deployment"), "spec.replicas") == 1
+
+
+def test_gpus_are_asked_for_where_the_model_runs() -> None:
+    pod = pod_spec(GPU)
+    assert find(pod, 'containers[0].resources.limits."nvidia.com/gpu"') == "1"
+    assert find(pod, "runtimeClassName") == "nvidia"
+    assert find(pod, "initContainers[0].resources") is None
+
+
+def test_a_model_across_nodes_is_a_group_with_one_leader() -> None:
+    documents = manifests(MULTINODE)
+    assert not any(document["kind"] == "Deployment" for document in documents)
+    group = find(of_kind(MULTINODE, "LeaderWorkerSet"), "spec.leaderWorkerTemplate")
+    assert find(group, "size") == 2
+    assert find(group, "workerTemplate.spec.containers[0].command") == ["plait", "engine-worker"]
+    assert find(group, "leaderTemplate.spec.containers[0].readinessProbe.httpGet.path") == "/readyz"
+
+
+def test_nobody_but_the_named_reaches_the_pods() -> None:
+    policy = of_kind(PRODUCTION, "NetworkPolicy")
+    assert find(policy, "spec.policyTypes") == ["Ingress", "Egress"]
+    peers = find(policy, 'spec.ingress[].from[].namespaceSelector.matchLabels."kubernetes.io/metadata.name"')
+    assert peers == ["gateways", "monitoring"]
+    assert find(policy, "spec.egress[].ports[].port") == [53, 53, 6379]
+
+
+def test_the_service_never_sends_requests_to_the_test_pod() -> None:
+    pod = of_kind(MINIMAL, "Pod")
+    selector = find(of_kind(MINIMAL, "Service"), "spec.selector")
+    assert isinstance(selector, dict)
+    labels = find(pod, "metadata.labels")
+    assert isinstance(labels, dict)
+    assert not selector.items() <= labels.items()
+
+
+def test_endpoint_pickers_find_the_pods_and_know_their_metrics() -> None:
+    labels = find(of_kind(EVERYTHING, "Deployment"), "spec.template.metadata.labels")
+    pool = of_kind(EVERYTHING, "InferencePool")
+    selector = find(pool, "spec.selector.matchLabels")
+    assert isinstance(selector, dict) and isinstance(labels, dict)
+    assert selector.items() <= labels.items()
+    assert labels["inference.networking.k8s.io/engine-type"] == "vllm"
+
+
+def test_notes_warn_of_replicas_without_a_store() -> None:
+    answer = helm("install", "demo", str(CHART), "--dry-run=client", "--values", str(MINIMAL), "--set", "replicas=3")
+    assert "WARNING: several replicas and no store" in answer.stdout
+    assert "helm -n default test demo" in answer.stdout
+
+
+def test_values_files_cover_every_template() -> None:
+    """A template that no values file renders would be tested by nobody."""
+    lines = [line for values in VALUES for line in render(values).stdout.splitlines()]
+    rendered = {line.removeprefix("# Source: plait/") for line in lines if line.startswith("# Source: ")}
+    templates = {str(path.relative_to(CHART)) for path in (CHART / "templates").rglob("*.yaml")}
+    assert templates == rendered
