@@ -73,6 +73,14 @@ class AfterImage(Enum):
     FINISH = "finish"
 
 
+class ToolStyle(Enum):
+    """How the model was taught to call tools."""
+
+    NONE = "none"
+    QWEN = "qwen"
+    """As Qwen2.5-Instruct, BAGEL's ancestor: tools listed in the prompt, calls as JSON between ``<tool_call>`` tags."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplerDefaults:
     """How one kind of picture is drawn when the request does not say (spec 6.4). ``interval`` is in shifted flow time."""
@@ -106,6 +114,7 @@ class FamilyProfile:
         end_token_names: tokens that end the answer where the model decides what comes next.
         dropped_image_advances_position: whether a guidance branch that drops a picture still counts its rotary position
             (training does, the reference's inference does not: spec 8.4).
+        tools: how it calls tools, if it was taught to.
     """
 
     family: Family
@@ -121,6 +130,7 @@ class FamilyProfile:
     vae_transform: ImageTransform
     vit_transform: ImageTransform
     defaults: GenerationDefaults
+    tools: ToolStyle
 
     @classmethod
     def of_family(cls, family: Family, config: BagelConfig) -> FamilyProfile:
@@ -140,6 +150,7 @@ class FamilyProfile:
             vae_transform=config.vae_transform,
             vit_transform=config.vit_transform,
             defaults=_reference_defaults(config),
+            tools=ToolStyle.QWEN if is_bagel else ToolStyle.NONE,
         )
 
     @classmethod
@@ -211,6 +222,7 @@ def _overridden(profile: FamilyProfile, fields: JsonObject, config: BagelConfig)
         after_image=_choice(fields, "after_image", profile.after_image),
         dropped_image_advances_position=fields.boolean("dropped_image_advances_position", profile.dropped_image_advances_position),
         defaults=_overridden_defaults(profile.defaults, fields.child("defaults"), config),
+        tools=_choice(fields, "tools", profile.tools),
     )
 
 

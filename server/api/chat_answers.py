@@ -56,6 +56,25 @@ class TokenLogprobOut(AlternativeOut):
     top_logprobs: list[AlternativeOut]
 
 
+class FunctionCallOut(BaseModel):
+    """``arguments`` is JSON, as a string."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallOut(BaseModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCallOut
+
+
+class ToolCallChunkOut(ToolCallOut):
+    """A call in a stream, whole; ``index`` numbers the calls of an answer."""
+
+    index: int
+
+
 class LogprobsOut(BaseModel):
     content: list[TokenLogprobOut]
     refusal: None = None
@@ -81,16 +100,17 @@ class UsageOut(BaseModel):
     completion_tokens_details: CompletionTokensOut
 
 
-FinishReasonOut = Literal["stop", "length"]
+FinishReasonOut = Literal["stop", "length", "tool_calls"]
 
 
 class MessageOut(BaseModel):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
     images: list[ImageOut]
     content_parts: list[PartOut]
     reasoning_content: IfSaid[str] = None
+    tool_calls: IfSaid[list[ToolCallOut]] = None
 
 
 class ChoiceOut(BaseModel):
@@ -120,6 +140,7 @@ class DeltaOut(BaseModel):
     images: IfSaid[list[ImageOut]] = None
     content_parts: IfSaid[list[PartOut]] = None
     reasoning_content: IfSaid[str] = None
+    tool_calls: IfSaid[list[ToolCallChunkOut]] = None
 
 
 class ChunkChoiceOut(BaseModel):

@@ -12,6 +12,7 @@ from pydantic.config import JsonDict
 from model.guidance_rules import GuidanceMode, Renorm
 from server.api.chat_fields import described_fields, refused_fields
 from server.api.message_schemas import AnyMessage, Content
+from server.api.tool_schemas import MAX_TOOLS, ToolChoice, ToolInput, tool_use
 from server.api.wire_object import WireObject, invalid, unsupported
 from server.serving.asks import Ask, JsonForm, Modality, PictureChoices, PictureFormat, TextChoices
 
@@ -204,6 +205,9 @@ class ChatRequest(WireObject):
     seed: Seed | None = None
     stop: Stop | None = None
     response_format: ResponseFormat | None = None
+    tools: Annotated[list[ToolInput], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     user: Annotated[str, Field(max_length=512)] | None = None
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
@@ -267,6 +271,7 @@ class ChatRequest(WireObject):
             thinks=self.think,
             tenant=_tenant(self.safety_identifier or self.user),
             priority=-self.priority,
+            tool_use=tool_use(self.tools, self.tool_choice, is_parallel=self.parallel_tool_calls),
             json_form=None if self.response_format is None else self.response_format.form(),
             wants_progress=self.image is not None and self.image.progress,
         )

@@ -14,6 +14,7 @@ from server.api.chat_answers import (
     CompletionTokensOut,
     DeltaOut,
     FinishReasonOut,
+    FunctionCallOut,
     ImageOut,
     ImagePartOut,
     ImageUrlOut,
@@ -24,12 +25,15 @@ from server.api.chat_answers import (
     PromptTokensOut,
     TextPartOut,
     TokenLogprobOut,
+    ToolCallChunkOut,
+    ToolCallOut,
     UsageOut,
 )
 from server.errors import GenerationFailed
 from server.messages import FinishReason, Usage
 from server.serving.events import (
     AlternativeToken,
+    CallEvent,
     Event,
     FinishedEvent,
     PictureEvent,
@@ -62,6 +66,7 @@ class _Draft:
     images: list[ImageOut] = field(default_factory=list)
     parts: dict[int, PartOut] = field(default_factory=dict)
     scored: list[ScoredToken] = field(default_factory=list)
+    calls: list[ToolCallOut] = field(default_factory=list)
     finish_reason: FinishReasonOut = "stop"
 
     def take(self, event: Event) -> None:
@@ -74,20 +79,23 @@ class _Draft:
                 self.parts[event.part] = TextPartOut(index=event.part, text=written + event.text)
             case ThoughtEvent():
                 self.thoughts.append(event.text)
+            case CallEvent():
+                self.calls.append(ToolCallOut(id=event.call_id, function=_function(event)))
             case PictureEvent():
                 self.images.append(_image(event))
                 self.parts[event.part] = ImagePartOut(index=event.part, image_index=event.index)
             case FinishedEvent():
-                self.finish_reason = _finish_reason(event.reason)
+                self.finish_reason = _finish_reason(event)
             case ProgressEvent() | PreviewEvent():
                 pass
 
     def choice(self, index: int, *, with_logprobs: bool) -> ChoiceOut:
         message = MessageOut(
-            content="".join(self.texts),
+            content=None if self.calls and not self.texts else "".join(self.texts),
             images=self.images,
             content_parts=[self.parts[part] for part in sorted(self.parts)],
             reasoning_content="".join(self.thoughts) or None,
+            tool_calls=self.calls or None,
         )
         return ChoiceOut(
             index=index, message=message, logprobs=_logprobs(self.scored) if with_logprobs else None, finish_reason=self.finish_reason
@@ -101,17 +109,17 @@ async def write_completion(events: AsyncIterator[Event], heading: Heading) -> st
         GenerationFailed, EngineUnavailable: from ``events``.
     """
     drafts = [_Draft() for _ in range(heading.num_choices)]
-    usages: list[Usage] = []
+    finished: list[FinishedEvent] = []
     async for event in events:
         drafts[event.choice].take(event)
         if isinstance(event, FinishedEvent):
-            usages.append(event.usage)
+            finished.append(event)
     return ChatCompletionOut(
         id=heading.completion_id,
         created=heading.created,
         model=heading.model,
         choices=[draft.choice(index, with_logprobs=heading.with_logprobs) for index, draft in enumerate(drafts)],
-        usage=_usage(usages),
+        usage=_usage(finished),
         metadata=heading.metadata,
     ).model_dump_json()
 
@@ -122,7 +130,7 @@ async def write_chunks(events: AsyncIterator[Event], heading: Heading, *, with_u
     Raises:
         GenerationFailed, EngineUnavailable: from ``events``.
     """
-    usages: list[Usage] = []
+    finished: list[FinishedEvent] = []
     for index in range(heading.num_choices):
         yield _chunk(heading, [ChunkChoiceOut(index=index, delta=DeltaOut(role="assistant", content=""), finish_reason=None)])
     async for event in events:
@@ -130,10 +138,10 @@ async def write_chunks(events: AsyncIterator[Event], heading: Heading, *, with_u
             yield _chunk(heading, [], progress=_progress(event))
             continue
         if isinstance(event, FinishedEvent):
-            usages.append(event.usage)
+            finished.append(event)
         yield _chunk(heading, [_chunk_choice(event, with_logprobs=heading.with_logprobs)])
     if with_usage:
-        yield _chunk(heading, [], usage=_usage(usages))
+        yield _chunk(heading, [], usage=_usage(finished))
 
 
 def _chunk(heading: Heading, choices: list[ChunkChoiceOut], *, progress: ProgressOut | None = None, usage: UsageOut | None = None) -> str:
@@ -156,11 +164,14 @@ def _chunk_choice(event: Event, *, with_logprobs: bool) -> ChunkChoiceOut:
             return ChunkChoiceOut(index=event.choice, delta=delta, logprobs=logprobs)
         case ThoughtEvent():
             return ChunkChoiceOut(index=event.choice, delta=DeltaOut(reasoning_content=event.text))
+        case CallEvent():
+            call = ToolCallChunkOut(index=event.index, id=event.call_id, function=_function(event))
+            return ChunkChoiceOut(index=event.choice, delta=DeltaOut(tool_calls=[call]))
         case PictureEvent():
             part = ImagePartOut(index=event.part, image_index=event.index)
             return ChunkChoiceOut(index=event.choice, delta=DeltaOut(images=[_image(event)], content_parts=[part]))
         case FinishedEvent():
-            return ChunkChoiceOut(index=event.choice, delta=DeltaOut(), finish_reason=_finish_reason(event.reason))
+            return ChunkChoiceOut(index=event.choice, delta=DeltaOut(), finish_reason=_finish_reason(event))
         case ProgressEvent() | PreviewEvent():
             raise AssertionError("progress belongs to no choice")
 
@@ -177,10 +188,14 @@ def _image(event: PictureEvent) -> ImageOut:
     return ImageOut(index=event.index, image_url=ImageUrlOut(url=event.url))
 
 
-def _finish_reason(reason: FinishReason) -> FinishReasonOut:
-    match reason:
+def _function(event: CallEvent) -> FunctionCallOut:
+    return FunctionCallOut(name=event.name, arguments=event.arguments)
+
+
+def _finish_reason(event: FinishedEvent) -> FinishReasonOut:
+    match event.reason:
         case FinishReason.STOP:
-            return "stop"
+            return "tool_calls" if event.num_calls else "stop"
         case FinishReason.LENGTH:
             return "length"
         case FinishReason.ABORT | FinishReason.ERROR:
@@ -200,11 +215,12 @@ def _alternative(token: AlternativeToken) -> AlternativeOut:
     return AlternativeOut(token=token.text, logprob=token.logprob, bytes=list(token.utf8))
 
 
-def _usage(usages: list[Usage]) -> UsageOut:
+def _usage(finished: list[FinishedEvent]) -> UsageOut:
     """Sum up the answers; their common prompt counts once."""
-    prompt = usages[0] if usages else Usage()
-    text = sum(usage.completion_text_tokens for usage in usages)
-    image = sum(usage.completion_image_tokens for usage in usages)
+    prompt = finished[0].usage if finished else Usage()
+    text = sum(event.usage.completion_text_tokens for event in finished)
+    image = sum(event.usage.completion_image_tokens for event in finished)
+    thoughts = sum(event.num_thought_tokens for event in finished)
     num_prompt = prompt.prompt_text_tokens + prompt.prompt_image_tokens
     return UsageOut(
         prompt_tokens=num_prompt,
@@ -215,5 +231,5 @@ def _usage(usages: list[Usage]) -> UsageOut:
             text_tokens=prompt.prompt_text_tokens,
             image_tokens=prompt.prompt_image_tokens,
         ),
-        completion_tokens_details=CompletionTokensOut(text_tokens=text, image_tokens=image),
+        completion_tokens_details=CompletionTokensOut(text_tokens=text, image_tokens=image, reasoning_tokens=thoughts),
     )

@@ -10,9 +10,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from server.api.tool_schemas import MAX_TOOLS, PastCall
 from server.api.wire_object import WireObject, invalid
 from server.errors import InvalidValue
 from server.serving.asks import Message, PicturePart, TextPart
+from server.serving.tools import past_call, past_result
 
 MAX_TEXT_CHARS = 1_000_000
 MAX_URL_CHARS = 30_000_000
@@ -109,21 +111,21 @@ class AssistantMessage(WireObject):
     images: Annotated[list[ImageEntry], Field(max_length=MAX_PARTS)] | None = None
     content_parts: Parts | None = None
     reasoning_content: Text | None = None
+    tool_calls: Annotated[list[PastCall], Field(max_length=MAX_TOOLS)] | None = None
 
     REFUSED: ClassVar[dict[str, str]] = {
         "name": "the model has no place for names; put it into the text",
         "refusal": "this server makes no refusals; put the text into content",
         "audio": "this server has no audio",
         "annotations": "this server makes no annotations",
-        "function_call": "this server calls no functions",
-        "tool_calls": "this server calls no tools",
+        "function_call": "send it as tool_calls",
         "parsed": "send the text as content",
     }
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Self:
-        if self.content is None and not self.images and not self.content_parts:
-            raise invalid("expected content, images or content_parts", "content")
+        if self.content is None and not self.images and not self.content_parts and not self.tool_calls:
+            raise invalid("expected content, images, content_parts or tool_calls", "content")
         if self.content_parts is None:
             return self
         if self.content and isinstance(self.content, list):
@@ -134,27 +136,44 @@ class AssistantMessage(WireObject):
         return self
 
     def message(self, param: str) -> Message:
-        """Return the message in order: that of ``content_parts`` if given, else words before pictures."""
+        """Return the message in order: that of ``content_parts`` if given, else words before pictures; calls of tools come last."""
+        calls = [past_call(call.function.name, call.function.arguments) for call in self.tool_calls or []]
+        return Message([*self._said(param), *calls], param)
+
+    def _said(self, param: str) -> list[TextPart | PicturePart]:
         images = self.images or []
         if self.content_parts is not None:
-            return Message(content_parts(self.content_parts, images, f"{param}.content_parts"), param)
+            return content_parts(self.content_parts, images, f"{param}.content_parts")
         pictures = [PicturePart(entry.image_url.url, f"{param}.images[{place}].image_url.url") for place, entry in enumerate(images)]
-        return Message([*content_parts(self.content or "", [], f"{param}.content"), *pictures], param)
+        return [*content_parts(self.content or "", [], f"{param}.content"), *pictures]
+
+
+class ToolMessage(WireObject):
+    """What a tool answered. ``tool_call_id`` has no effect: answers are read in the order in which they stand."""
+
+    role: Literal["tool"]
+    content: Text | Annotated[list[TextInput], Field(max_length=MAX_PARTS)]
+    tool_call_id: Annotated[str, Field(max_length=256)]
+
+    def message(self, param: str) -> Message:
+        """Return the message."""
+        text = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+        return Message([past_result(text)], param)
 
 
 def _kind_of_message(value: object) -> str | None:
     role = value.get("role") if isinstance(value, dict) else None
     if role in ("system", "developer", "user"):
         return "(prompt)"
-    return "(assistant)" if role == "assistant" else None
+    return f"({role})" if role in ("assistant", "tool") else None
 
 
 AnyMessage = Annotated[
-    Annotated[PromptMessage, Tag("(prompt)")] | Annotated[AssistantMessage, Tag("(assistant)")],
+    Annotated[PromptMessage, Tag("(prompt)")] | Annotated[AssistantMessage, Tag("(assistant)")] | Annotated[ToolMessage, Tag("(tool)")],
     Discriminator(
         _kind_of_message,
         custom_error_type="invalid_value",
-        custom_error_message="expected an object whose role is 'system', 'developer', 'user' or 'assistant'",
+        custom_error_message="expected an object whose role is 'system', 'developer', 'user', 'assistant' or 'tool'",
     ),
 ]
 

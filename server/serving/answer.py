@@ -6,6 +6,7 @@ Keeps what must be remembered between tokens: half a character, half a stop stri
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from server.messages import FinishedOutput, FinishReason, ImageOutput, PreviewOu
 from server.serving.asks import PictureFormat
 from server.serving.events import (
     AlternativeToken,
+    CallEvent,
     Event,
     FinishedEvent,
     PictureEvent,
@@ -26,18 +28,26 @@ from server.serving.events import (
 )
 from server.serving.output_stream import Output
 from server.serving.pictures import encode_picture
+from server.serving.reply_reader import Call, Piece, ReplyReader, Thinking, Thought, Words
 from server.serving.stops import StopFinder
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerStyle:
-    """What shapes the events of an answer. ``num_top`` is how many alternatives each token is shown with."""
+    """What shapes the events of an answer.
+
+    Attributes:
+        thinking: where its thoughts are.
+        num_top: how many alternatives each token is shown with.
+        tool_names: the tools it may call.
+    """
 
     stops: Sequence[str]
     output_format: PictureFormat
-    text_is_thought: bool
+    thinking: Thinking
     num_top: int
     encoder_quality: int | None = None
+    tool_names: Sequence[str] = ()
 
 
 class Answer:
@@ -49,7 +59,10 @@ class Answer:
         self._style = style
         self._decoder = StreamDecoder(tokenizer)
         self._stop_finder = StopFinder(style.stops)
+        self._reader = ReplyReader(style.thinking, style.tool_names)
         self._num_parts = 0
+        self._num_calls = 0
+        self._num_thought_tokens = 0
         self._writes_part = False
         self._unshown: list[ScoredToken] = []
         self.is_stopped = False
@@ -80,7 +93,8 @@ class Answer:
     def _token(self, output: TokenOutput) -> list[Event]:
         if output.logprob is not None:
             self._unshown.append(self._scored(output.logprob))
-        events = self._show(self._stop_finder.push(self._decoder.push(output.token_id)))
+        events = self._show(self._reader.push(self._stop_finder.push(self._decoder.push(output.token_id))))
+        self._num_thought_tokens += self._reader.is_in_thought
         if self._stop_finder.is_found:
             self.is_stopped = True
             self._unshown.clear()
@@ -91,7 +105,7 @@ class Answer:
         if self.is_stopped:
             return []
         text = self._stop_finder.push(self._decoder.flush())
-        events = self._show(text + self._stop_finder.flush())
+        events = self._show([*self._reader.push(text + self._stop_finder.flush()), *self._reader.flush()])
         self._unshown.clear()
         self._decoder = StreamDecoder(self._tokenizer)
         if self._writes_part:
@@ -99,14 +113,20 @@ class Answer:
             self._writes_part = False
         return events
 
-    def _show(self, text: str) -> list[Event]:
-        if not text:
-            return []
-        if self._style.text_is_thought:
-            return [ThoughtEvent(self._choice, text)]
-        self._writes_part = True
+    def _show(self, pieces: list[Piece]) -> list[Event]:
+        return [self._event(piece) for piece in pieces]
+
+    def _event(self, piece: Piece) -> Event:
         scored, self._unshown = self._unshown, []
-        return [TextEvent(self._choice, self._num_parts, text, scored)]
+        match piece:
+            case Words():
+                self._writes_part = True
+                return TextEvent(self._choice, self._num_parts, piece.text, scored)
+            case Thought():
+                return ThoughtEvent(self._choice, piece.text)
+            case Call():
+                self._num_calls += 1
+                return CallEvent(self._choice, self._num_calls - 1, f"call_{uuid.uuid4().hex}", piece.name, piece.arguments)
 
     async def _picture(self, output: ImageOutput) -> Event:
         """Encode a picture, away from the event loop."""
@@ -123,13 +143,13 @@ class Answer:
 
     def _finished(self, output: FinishedOutput) -> Event:
         if self.is_stopped:
-            return FinishedEvent(self._choice, FinishReason.STOP, output.usage)
+            return FinishedEvent(self._choice, FinishReason.STOP, output.usage, self._num_thought_tokens, self._num_calls)
         if output.reason is FinishReason.ERROR:
             message = output.error_message or "the request failed"
             if output.error_code == EngineUnavailable.code:
                 raise EngineUnavailable(message)
             raise GenerationFailed(message, output.error_code or "server_error")
-        return FinishedEvent(self._choice, output.reason, output.usage)
+        return FinishedEvent(self._choice, output.reason, output.usage, self._num_thought_tokens, self._num_calls)
 
     def _scored(self, logprob: TokenLogprob) -> ScoredToken:
         top = [self._alternative(token_id, value) for token_id, value in logprob.top[: self._style.num_top]]

@@ -43,7 +43,10 @@ class Effort(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
+    """``has_call_tags``: the tags of tool calls in it are tokens, not letters; never so in a client's own text."""
+
     text: str
+    has_call_tags: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,25 @@ class JsonForm:
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; ``parameters`` is a JSON schema, None for a function of none."""
+
+    name: str
+    description: str | None
+    parameters: dict[str, JsonValue] | None
+    param: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """The tools of an ask. ``must_call``: the answer is a call, and nothing else; ``is_parallel``: it may be several."""
+
+    tools: list[Tool]
+    must_call: bool
+    is_parallel: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """One request of a client.
 
@@ -146,3 +168,4 @@ class Ask:
     tenant: str = ""
     priority: int = 0
     json_form: JsonForm | None = None
+    tool_use: ToolUse | None = None

@@ -49,6 +49,17 @@ class ThoughtEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class CallEvent:
+    """The answer calls tool ``name``, as its call ``index`` (from 0); ``arguments`` is JSON."""
+
+    choice: int
+    index: int
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class PictureEvent:
     """Picture ``index`` of the answer, whole, as a file. ``size`` is (width, height)."""
 
@@ -97,11 +108,13 @@ class PreviewEvent:
 
 @dataclass(frozen=True, slots=True)
 class FinishedEvent:
-    """An answer is complete; its last event."""
+    """An answer is complete; its last event. ``num_thought_tokens`` of its text tokens were thoughts, ``num_calls`` tools are called."""
 
     choice: int
     reason: FinishReason
     usage: Usage
+    num_thought_tokens: int = 0
+    num_calls: int = 0
 
 
-Event = TextEvent | ThoughtEvent | PictureEvent | ProgressEvent | PreviewEvent | FinishedEvent
+Event = TextEvent | ThoughtEvent | CallEvent | PictureEvent | ProgressEvent | PreviewEvent | FinishedEvent

@@ -51,8 +51,9 @@ class GenerationService:
             stops=ask.text.stop,
             output_format=pictures.output_format,
             encoder_quality=pictures.encoder_quality,
-            text_is_thought=plan.text_is_thought,
+            thinking=plan.thinking,
             num_top=ask.text.logprobs or 0,
+            tool_names=[] if ask.tool_use is None else [tool.name for tool in ask.tool_use.tools],
         )
         return {request.request_id: Answer(choice, self._model.tokenizer, style) for choice, request in enumerate(plan.requests)}
 

@@ -1,4 +1,4 @@
-"""What an answer's text must be, as a grammar for the engine: any JSON object, or JSON that fits a schema.
+"""What an answer's text must be, as a grammar for the engine: JSON that fits a schema, calls of tools, a thought before either.
 
 A client's schema is bounded here before the grammar library sees it, and what the library cannot hold an answer to is refused. JSON is
 written on one line, as a model writes it by itself: free white space would let a small model write nothing else.
@@ -14,7 +14,7 @@ import llguidance
 from pydantic import JsonValue
 
 from server.errors import InvalidValue, UnsupportedParameter
-from server.serving.asks import JsonForm
+from server.serving.asks import Ask, ToolUse
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -39,22 +39,75 @@ UNIMPLEMENTED = re.compile(r'Unimplemented keys: \[("[A-Za-z$]{1,40}"(?:, "[A-Za
 """The only words of the library that are repeated: names of JSON Schema keywords."""
 
 
-def json_grammar(form: JsonForm) -> str:
-    """Return the grammar of JSON of a form.
+THINKING = """\
+thought[lazy]: "<think>" TEXT "</think>"
+BREAK: /\\s{1,2}/
+"""
+CALLING = """\
+before[lazy]: TEXT "<tool_call>\\n"
+first: "<tool_call>\\n" call
+next: "\\n<tool_call>\\n" call
+call: {calls}
+"""
+ANY_TEXT = """\
+TEXT: /(.|\\n)*/
+"""
+
+
+def answer_grammar(ask: Ask) -> str | None:
+    """Return the grammar that an ask holds its answer to, in llguidance's Lark dialect; None when anything will do.
 
     Raises:
-        InvalidValue: no schema, or one beyond the bounds.
-        UnsupportedParameter: the schema uses what answers cannot be held to.
+        InvalidValue: a schema beyond the bounds, or none.
+        UnsupportedParameter: a schema that uses what answers cannot be held to.
     """
-    check_schema(form.schema, form.param)
-    return str(llguidance.LLMatcher.grammar_from_json_schema(json.dumps(form.schema), overrides=JSON_STYLE))
+    if ask.json_form is None and ask.tool_use is None:
+        return None
+    rules = ANY_TEXT
+    if ask.thinks:
+        rules += THINKING
+    if ask.json_form is not None:
+        check_schema(ask.json_form.schema, ask.json_form.param)
+        rules += f"json: {_json(ask.json_form.schema)}\n"
+    if ask.tool_use is not None:
+        rules += _calls(ask.tool_use)
+    start = "thought BREAK? answer" if ask.thinks else "answer"
+    return f"%llguidance {{}}\nstart: {start}\nanswer: {_answer(ask)}\n{rules}"
+
+
+def _answer(ask: Ask) -> str:
+    """Say what the answer is made of: calls, JSON, or calls amid free text."""
+    use, otherwise = ask.tool_use, "TEXT" if ask.json_form is None else "json"
+    if use is None:
+        return otherwise
+    calls = "first next*" if use.is_parallel else "first"
+    if use.must_call:
+        return calls
+    if ask.json_form is not None:
+        return f"{calls} | json"
+    return "(before call)* TEXT" if use.is_parallel else "before call | TEXT"
+
+
+def _calls(use: ToolUse) -> str:
+    """Return the rules of calls: the name of a tool, then arguments that fit its schema."""
+    rules = CALLING.format(calls=" | ".join(f"call_{number}" for number in range(len(use.tools))))
+    for number, tool in enumerate(use.tools):
+        parameters = tool.parameters or {"type": "object", "properties": {}, "additionalProperties": False}
+        check_schema(parameters, tool.param)
+        begin = json.dumps(f'{{"name": "{tool.name}", "arguments": ')
+        rules += f'call_{number}: {begin} {_json(parameters)} "}}\\n</tool_call>"\n'
+    return rules
+
+
+def _json(schema: dict[str, JsonValue]) -> str:
+    return f"%json {json.dumps({**schema, 'x-guidance': JSON_STYLE})}"
 
 
 def check_schema(schema: dict[str, JsonValue], param: str) -> None:
     """Check that answers can be held to a schema.
 
     Raises:
-        InvalidValue, UnsupportedParameter: see `json_grammar`.
+        InvalidValue, UnsupportedParameter: see `answer_grammar`.
     """
     _check_size(schema, param)
     grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_STYLE)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from model.guidance_rules import GuidanceMode
-from model.profile import THINK_IMAGE_PROMPT, THINK_TEXT_PROMPT, Family, SamplerDefaults
+from model.profile import THINK_IMAGE_PROMPT, THINK_TEXT_PROMPT, Family, SamplerDefaults, ToolStyle
 from server.errors import InvalidValue, UnsupportedParameter
 from server.messages import (
     EngineReady,
@@ -24,11 +24,13 @@ from server.messages import (
     Segment,
     TextSegment,
 )
-from server.serving.asks import Ask, Effort, JsonForm, Message, Modality, ParamNames, PictureChoices, PicturePart, TextChoices, TextPart
+from server.serving.asks import Ask, Effort, Message, Modality, ParamNames, PictureChoices, PicturePart, TextChoices, TextPart
 from server.serving.context_budget import ContextBudget
-from server.serving.grammars import json_grammar
+from server.serving.grammars import answer_grammar
 from server.serving.picture_intake import PictureIntake
+from server.serving.reply_reader import Thinking
 from server.serving.served_model import ServedModel
+from server.serving.tools import text_ids, tool_list
 
 ValueT = TypeVar("ValueT")
 
@@ -52,7 +54,7 @@ class Plan:
     """The requests of one ask, one for each answer wanted; they differ in id and seeds alone."""
 
     requests: list[Request]
-    text_is_thought: bool
+    thinking: Thinking
 
 
 class Preparer:
@@ -69,13 +71,14 @@ class Preparer:
         Raises:
             InvalidRequest: one of its kinds, naming the field and the bound.
         """
+        self._refuse_tools_where_unknown(ask)
         modalities = self._modalities(ask)
         draws = Modality.IMAGE in modalities
         _refuse_contradictions(ask, modalities)
         segments = self._segments(ask, draws=draws)
         mode = self._mode(ask, modalities)
         image = self._image_params(ask, segments)
-        sampling = replace(self._sampling(ask.text), grammar=None if ask.json_form is None else json_grammar(ask.json_form))
+        sampling = replace(self._sampling(ask.text), grammar=answer_grammar(ask))
         request = Request(
             request_id="",
             segments=segments,
@@ -88,12 +91,21 @@ class Preparer:
             priority=ask.priority,
         )
         fitted = ContextBudget(self._model.config, ready).fit(request, ask)
-        return Plan([self._numbered(fitted, ask, index) for index in range(ask.n)], request.generated_text_is_thought)
+        return Plan([self._numbered(fitted, ask, index) for index in range(ask.n)], _thinking(ask, mode))
+
+    def _refuse_tools_where_unknown(self, ask: Ask) -> None:
+        """Refuse tools, and talk of them in the history, where the model was never taught any."""
+        if self._model.profile.tools is not ToolStyle.NONE:
+            return
+        spoken = [message for message in ask.messages if any(isinstance(part, TextPart) and part.has_call_tags for part in message.parts)]
+        param = "tools" if ask.tool_use is not None else spoken[0].param if spoken else None
+        if param is not None:
+            raise UnsupportedParameter(f"{param}: this model calls no tools; leave the field out.", param)
 
     def _modalities(self, ask: Ask) -> frozenset[Modality]:
         if ask.modalities is not None:
             return ask.modalities
-        if ask.json_form is not None:
+        if ask.json_form is not None or ask.tool_use is not None:
             return frozenset({Modality.TEXT})
         is_interleaved = self._model.profile.family is Family.INTERLEAVED
         return frozenset({Modality.TEXT, Modality.IMAGE}) if is_interleaved else frozenset({Modality.TEXT})
@@ -115,7 +127,9 @@ class Preparer:
             raise InvalidValue(text, ask.names.messages)
         segments: list[Segment] = []
         if ask.thinks:
-            segments.append(self._text_segment(THINK_IMAGE_PROMPT if draws else THINK_TEXT_PROMPT))
+            segments += self._joined([TextPart(THINK_IMAGE_PROMPT if draws else THINK_TEXT_PROMPT)])
+        if ask.tool_use is not None:
+            segments += self._joined([tool_list(ask.tool_use.tools)])
         for message in ask.messages:
             segments += self._message_segments(message, draws=draws)
         if not segments:
@@ -124,23 +138,20 @@ class Preparer:
 
     def _message_segments(self, message: Message, *, draws: bool) -> list[Segment]:
         segments: list[Segment] = []
-        texts: list[str] = []
+        texts: list[TextPart] = []
         for part in message.parts:
             if isinstance(part, TextPart):
-                texts.append(part.text)
+                texts.append(part)
                 continue
             segments += self._joined(texts)
             texts = []
             segments.append(self._pictures.segment(part, draws=draws))
         return segments + self._joined(texts)
 
-    def _joined(self, texts: list[str]) -> list[Segment]:
+    def _joined(self, texts: list[TextPart]) -> list[Segment]:
         """Make one segment of neighbouring texts; nothing of nothing."""
-        text = "\n".join(part for part in texts if part)
-        return [self._text_segment(text)] if text else []
-
-    def _text_segment(self, text: str) -> TextSegment:
-        return TextSegment(self._model.tokenizer.encode(text))
+        token_ids = text_ids(texts, self._model.tokenizer)
+        return [TextSegment(token_ids)] if token_ids else []
 
     # -- the answer ---------------------------------------------------------------------------------------------------------
 
@@ -236,8 +247,7 @@ def _refuse_contradictions(ask: Ask, modalities: frozenset[Modality]) -> None:
         raise UnsupportedParameter('image: the answer holds no pictures; add "image" to modalities, or leave the field out.', "image")
     if ask.text.logprobs is not None and Modality.TEXT not in modalities:
         raise UnsupportedParameter('logprobs: the answer holds no text; add "text" to modalities, or leave the field out.', "logprobs")
-    if ask.json_form is not None:
-        _refuse_what_json_excludes(ask, ask.json_form, modalities)
+    _refuse_what_a_grammar_excludes(ask, modalities)
     if ask.thinks and len(modalities) > 1:
         raise UnsupportedParameter('think: works with modalities ["text"] or ["image"], not with both.', "think")
     if ask.text.min_tokens is not None and ask.text.max_tokens is not None and ask.text.min_tokens > ask.text.max_tokens:
@@ -245,13 +255,25 @@ def _refuse_contradictions(ask: Ask, modalities: frozenset[Modality]) -> None:
         raise InvalidValue(message, "min_tokens")
 
 
-def _refuse_what_json_excludes(ask: Ask, form: JsonForm, modalities: frozenset[Modality]) -> None:
-    """Refuse what an answer in JSON cannot have beside it: pictures, a plan, or an end set by anything but the JSON itself."""
+def _refuse_what_a_grammar_excludes(ask: Ask, modalities: frozenset[Modality]) -> None:
+    """Refuse what an answer in a fixed form cannot have beside it: pictures, or an end set by anything but the form itself."""
+    if ask.json_form is not None:
+        param, form = ask.json_form.param, "an answer in JSON"
+    elif ask.tool_use is not None:
+        param, form = "tools", "an answer that may call tools"
+    else:
+        return
     if Modality.IMAGE in modalities:
-        raise UnsupportedParameter(f'{form.param}: an answer in JSON holds no pictures; it needs modalities ["text"].', form.param)
-    for name, is_asked in (("think", ask.thinks), ("min_tokens", ask.text.min_tokens), ("ignore_eos", ask.text.ignore_eos)):
+        raise UnsupportedParameter(f'{param}: {form} holds no pictures; it needs modalities ["text"].', param)
+    for name, is_asked in (("min_tokens", ask.text.min_tokens), ("ignore_eos", ask.text.ignore_eos)):
         if is_asked:
-            raise UnsupportedParameter(f"{name}: an answer in JSON begins and ends with the JSON; leave the field out.", name)
+            raise UnsupportedParameter(f"{name}: {form} ends where its form ends; leave the field out.", name)
+
+
+def _thinking(ask: Ask, mode: OutputMode) -> Thinking:
+    if not ask.thinks:
+        return Thinking.NONE
+    return Thinking.FIRST if mode is OutputMode.TEXT else Thinking.ALL
 
 
 def _num_timesteps(sampler: SamplerDefaults, effort: Effort) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from server.engine.llguidance_grammars import LlguidanceGrammars
 from server.engine.options import EngineOptions
 from server.engine.process import LoadedEngine, load_engine
 from server.messages import FinishReason, ImageParams, OutputMode, Request, SamplingParams, TextSegment
-from server.serving.asks import JsonForm
-from server.serving.grammars import json_grammar
+from server.serving.asks import Ask, JsonForm, Tool, ToolUse
+from server.serving.grammars import answer_grammar
 from tests.server.running_front import golden_model
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "tiny_a"
@@ -36,7 +37,15 @@ SCHEMA: dict[str, JsonValue] = {
     "required": ["name", "colour", "size", "tags"],
     "additionalProperties": False,
 }
-GRAMMAR = json_grammar(JsonForm(SCHEMA, "p"))
+
+
+def json_grammar(schema: dict[str, JsonValue]) -> str:
+    grammar = answer_grammar(Ask([], json_form=JsonForm(schema, "p")))
+    assert grammar is not None
+    return grammar
+
+
+GRAMMAR = json_grammar(SCHEMA)
 
 
 def request(name: str, grammar: str | None, *, seed: int, max_tokens: int = 400) -> Request:
@@ -83,6 +92,74 @@ def test_every_answer_fits_its_schema_whoever_shares_the_batch() -> None:
     assert tokens["free"] == alone["free"], "a neighbour without a grammar says what it says alone"
 
 
+ARGUMENTS: dict[str, JsonValue] = {
+    "type": "object",
+    "properties": {"on": {"type": "boolean"}},
+    "required": ["on"],
+    "additionalProperties": False,
+}
+LAMP = Tool("lamp", "switches the lamp", ARGUMENTS, "p")
+SCENE = Tool("scene", None, {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}, "p")
+ONE_CALL = ToolUse([LAMP, SCENE], must_call=True, is_parallel=False)
+IN_JSON = JsonForm(ARGUMENTS, "p")
+
+
+def test_a_forced_call_is_made_whatever_the_model_would_say() -> None:
+    loaded, link = load()
+    grammar = answer_grammar(Ask([], tool_use=ToolUse([LAMP], must_call=True, is_parallel=False)))
+    tokens, reasons = answers(loaded, link, [request(f"call-{seed}", grammar, seed=seed) for seed in range(4)])
+    texts = [MODEL.tokenizer.decode(token_ids) for token_ids in tokens.values()]
+    assert set(reasons.values()) == {FinishReason.STOP}
+    assert set(texts) <= {f'<tool_call>\n{{"name": "lamp", "arguments": {{"on": {word}}}}}\n</tool_call>' for word in ("true", "false")}
+
+
+CALL = '<tool_call>\n{"name": "scene", "arguments": {"n": 2}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("ask", "text", "may_end"),
+    [
+        (Ask([], tool_use=replace(ONE_CALL, must_call=False)), "just words < and tags <tool", True),
+        (Ask([], tool_use=replace(ONE_CALL, must_call=False)), f"I look.\n{CALL}", True),
+        (Ask([], tool_use=replace(ONE_CALL, must_call=False, is_parallel=True)), f"{CALL}\n{CALL} done", True),
+        (Ask([], tool_use=replace(ONE_CALL, is_parallel=True)), f"{CALL}\n{CALL}", True),
+        (Ask([], tool_use=replace(ONE_CALL, must_call=False), json_form=IN_JSON), '{"on": true}', True),
+        (Ask([], tool_use=replace(ONE_CALL, must_call=False), json_form=IN_JSON), CALL, True),
+        (Ask([], tool_use=ONE_CALL, thinks=True), f"<think>hm, <tool_call></think>\n{CALL}", True),
+        (Ask([], json_form=IN_JSON, thinks=True), '<think>\nwhat?\n</think>\n\n{"on": false}', True),
+        (Ask([], json_form=IN_JSON, thinks=True), "<think>only a thought</think>", False),
+        (Ask([], tool_use=ONE_CALL), '<tool_call>\n{"name": "lamp", "arguments": {"on": true', False),
+    ],
+)
+def test_what_an_ask_allows_can_be_said(ask: Ask, text: str, may_end: bool) -> None:
+    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(answer_grammar(ask) or "")
+    for token_id in MODEL.tokenizer.encode(text):
+        assert token_id in allowed_ids(grammar.allowed()), MODEL.tokenizer.token_bytes(token_id)
+        grammar.accept(token_id)
+    assert (MODEL.tokenizer.eos_id in allowed_ids(grammar.allowed())) is may_end
+
+
+@pytest.mark.parametrize(
+    ("ask", "text"),
+    [
+        (Ask([], tool_use=ONE_CALL), "I would rather talk"),
+        (Ask([], tool_use=ONE_CALL), '<tool_call>\n{"name": "leap"'),
+        (Ask([], tool_use=ONE_CALL), f"{CALL}\n{CALL}"),
+        (Ask([], tool_use=replace(ONE_CALL, must_call=False)), f"{CALL} and more"),
+        (Ask([], tool_use=replace(ONE_CALL, must_call=False)), 'so <tool_call>\n{"name": "scene", "arguments": {"n": 3}}'),
+        (Ask([], json_form=IN_JSON), '{"off"'),
+        (Ask([], json_form=IN_JSON), '\n{"on"'),
+    ],
+)
+def test_what_an_ask_does_not_allow_cannot_be_said(ask: Ask, text: str) -> None:
+    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(answer_grammar(ask) or "")
+    for token_id in MODEL.tokenizer.encode(text):
+        if token_id not in allowed_ids(grammar.allowed()):
+            return
+        grammar.accept(token_id)
+    raise AssertionError(f"{text!r} was allowed")
+
+
 def test_a_preempted_answer_goes_on_where_its_grammar_was() -> None:
     """The pool holds two answers at most, so that the others lose their pages in the middle and take them up again."""
     loaded, link = load(num_pages=30)
@@ -120,7 +197,7 @@ def test_the_state_is_a_function_of_the_tokens_accepted() -> None:
 
 
 def test_no_special_token_is_ever_allowed_but_the_end() -> None:
-    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(json_grammar(JsonForm({"type": "string"}, "p")))
+    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(json_grammar({"type": "string"}))
     grammar.accept(MODEL.tokenizer.encode('"')[0])
     specials = {token_id for token_id in range(VOCAB) if not MODEL.tokenizer.token_bytes(token_id)}
     assert not specials & set(allowed_ids(grammar.allowed()))

@@ -71,7 +71,8 @@ ROWS: list[tuple[dict[str, object], str | None, str, str]] = [
     ({"messages": [user("a")] * 513}, "messages", "invalid_value", "at most 512"),
     ({"messages": [user("")]}, "messages", "invalid_value", "empty"),
     ({"messages": "hello"}, "messages", "invalid_value", "list"),
-    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]", "invalid_value", "'assistant'"),
+    ({"messages": [{"role": "critic", "content": "x"}]}, "messages[0]", "invalid_value", "'assistant'"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", "invalid_value", "required"),
     ({"messages": [{**user("x"), "name": "Ann"}]}, "messages[0].name", "unsupported_parameter", "names"),
     ({"messages": [{**ANSWER, "content_parts": [{"type": "text", "text": "b"}]}]}, "messages[0].content", "invalid_value", "differs"),
     (
@@ -100,7 +101,6 @@ ROWS: list[tuple[dict[str, object], str | None, str, str]] = [
     ({"logit_bias": {"1": 101}}, "logit_bias.1", "invalid_value", "100"),
     ({"top_logprobs": 3}, "top_logprobs", "invalid_value", "logprobs"),
     ({"top_logprobs": 21, "logprobs": True}, "top_logprobs", "invalid_value", "20"),
-    ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter", "tools"),
     ({"response_format": {"type": "yaml"}}, "response_format.type", "invalid_value", "json_schema"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "invalid_value", "expected"),
     ({"response_format": {"type": "json_object"}, **IMAGES}, "response_format", "unsupported_parameter", "no pictures"),

@@ -10,6 +10,7 @@ from server.serving.answer import Answer, AnswerStyle
 from server.serving.asks import PictureFormat
 from server.serving.events import Event, FinishedEvent, PictureEvent, ProgressEvent, TextEvent, ThoughtEvent
 from server.serving.output_stream import Output
+from server.serving.reply_reader import Thinking
 from tests.server.running_front import golden_model
 from tests.server.scripted_engine import red_picture
 
@@ -26,8 +27,8 @@ def picture(index: int) -> Output:
     return ImageOutput("r", index, red_picture())
 
 
-async def events_of(outputs: list[Output], *, stops: tuple[str, ...] = (), is_thought: bool = False) -> list[Event]:
-    answer = Answer(0, TOKENIZER, AnswerStyle(stops, PictureFormat.PNG, is_thought, 1))
+async def events_of(outputs: list[Output], *, stops: tuple[str, ...] = (), thinking: Thinking = Thinking.NONE) -> list[Event]:
+    answer = Answer(0, TOKENIZER, AnswerStyle(stops, PictureFormat.PNG, thinking, 1))
     return [event for output in outputs for event in await answer.events(output)]
 
 
@@ -66,7 +67,7 @@ async def test_half_a_character_at_the_end_of_a_text_does_not_reach_into_the_nex
 
 
 async def test_a_stop_string_over_several_tokens_ends_the_answer_before_it() -> None:
-    answer = Answer(0, TOKENIZER, AnswerStyle(["END"], PictureFormat.PNG, False, 0))
+    answer = Answer(0, TOKENIZER, AnswerStyle(["END"], PictureFormat.PNG, Thinking.NONE, 0))
     events: list[Event] = []
     for output in [*words("the ENEND more"), CLOSED, FinishedOutput("r", FinishReason.ABORT, Usage())]:
         events += await answer.events(output)
@@ -79,7 +80,7 @@ async def test_a_stop_string_does_not_reach_over_a_picture() -> None:
 
 
 async def test_a_plan_before_a_picture_is_no_part_of_the_answer() -> None:
-    events = await events_of([*words("plan"), CLOSED, picture(0), FINISHED], is_thought=True)
+    events = await events_of([*words("plan"), CLOSED, picture(0), FINISHED], thinking=Thinking.ALL)
     assert "".join(event.text for event in events if isinstance(event, ThoughtEvent)) == "plan"
     assert spelled(events) == ["0:picture 0"]
 
