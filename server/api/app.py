@@ -21,7 +21,15 @@ from server.metrics import Metrics
 
 def build_app(routers: Sequence[APIRouter], metrics: Metrics, version: str, max_body_bytes: int, keys: KeyRing) -> ASGIApp:
     """Return the application: the routes inside, the door round them, errors and limits round that."""
-    app = FastAPI(title="Plait", version=version, summary="Words and pictures in, words and pictures out.", docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Plait",
+        version=version,
+        summary="Words and pictures in, words and pictures out.",
+        docs_url=None,
+        redoc_url=None,
+        # A redirect would go to whatever host the client's own header names.
+        redirect_slashes=False,
+    )
     for router in routers:
         app.include_router(router)
     refusals = _Refusals(metrics)
