@@ -114,7 +114,7 @@ def test_paths_that_lead_nowhere_say_nothing(front: RunningFront, path: str) -> 
 @pytest.mark.parametrize("request_id", ["x" * 129, "a b", 'a"b', "a/b", "a;b", "ä"])
 def test_an_odd_request_id_is_replaced_and_not_logged(front: RunningFront, request_id: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="server"), front.http() as http:
-        response = http.get("/v1/models", headers={"x-request-id": request_id.encode("latin-1", "replace")})
+        response = http.get("/v1/models", headers={b"x-request-id": request_id.encode("latin-1")})
     assert response.headers["x-request-id"].startswith("req-")
     assert request_id not in caplog.text
 
