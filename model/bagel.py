@@ -18,6 +18,7 @@ from kernels.expert_layers import ExpertStack
 from kernels.linear import linear
 from kernels.rms_norm import rms_norm
 from model.config import BagelConfig
+from model.stepwise import Steps, run_through
 from model.transformer import Attend, AttendsStacks, MotLayer, Rotation, Streams
 from model.vae import Vae
 from model.vit import Connector, Vit
@@ -71,6 +72,10 @@ class Bagel(nn.Module):
 
     def forward(self, tokens: PackedTokens, attend: Attend) -> Tensor:
         """Run every layer over the packed tokens and return hidden states ``[num_tokens, hidden]`` after the final norms."""
+        return run_through(self.forward_in_steps(tokens, attend))
+
+    def forward_in_steps(self, tokens: PackedTokens, attend: Attend) -> Steps[Tensor]:
+        """Do the same, interruptible after every layer."""
         rotation = Rotation.at(tokens.positions, self.config.llm, tokens.hidden.dtype)
         if tokens.num_und == len(tokens.hidden) and isinstance(attend, AttendsStacks):
             hidden = attend.run_layers(self.und_stack, tokens.hidden, rotation)
@@ -80,6 +85,7 @@ class Bagel(nn.Module):
         streams = Streams.split(tokens.hidden, tokens.num_und)
         for layer_index, layer in enumerate(self.layers):
             streams = layer(layer_index, streams, rotations, attend)
+            yield
         return self._final_norm(streams).packed()
 
     @cached_property
@@ -112,7 +118,12 @@ class Bagel(nn.Module):
 
     def embed_vit(self, patches: Tensor, position_ids: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Embed the ViT patches ``[N, patch_dim]`` of packed pictures as ``[N, hidden]``; ``cu_seqlens`` int32 ``[num_images + 1]``."""
-        features: Tensor = self.connector(self.vit(patches, position_ids, cu_seqlens))
+        return run_through(self.embed_vit_in_steps(patches, position_ids, cu_seqlens))
+
+    def embed_vit_in_steps(self, patches: Tensor, position_ids: Tensor, cu_seqlens: Tensor) -> Steps[Tensor]:
+        """Do the same, interruptible after every layer."""
+        encoded = yield from self.vit.forward_in_steps(patches, position_ids, cu_seqlens)
+        features: Tensor = self.connector(encoded)
         return features + F.embedding(position_ids, self.vit_positions)
 
     def logits(self, hidden: Tensor) -> Tensor:

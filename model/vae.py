@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.sizes import RESBLOCK_GROUPS, VaeConfig
+from model.stepwise import Steps, run_through
 
 GROUP_NORM_EPS = 1e-6
 
@@ -32,8 +33,12 @@ class Vae(nn.Module):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Encode ``[1, 3, H, W]`` to the scaled mean latent ``[1, C, H/8, W/8]``; the reference samples here instead (spec 4.3)."""
-        mean, _ = self.encode_moments(pixels).chunk(2, dim=1)
-        return self._scale(mean)
+        return run_through(self.encode_in_steps(pixels))
+
+    def encode_in_steps(self, pixels: Tensor) -> Steps[Tensor]:
+        """Do the same, interruptible after every block."""
+        moments = yield from self.encoder.forward_in_steps(pixels)
+        return self._scale(moments.chunk(2, dim=1)[0])
 
     def sample(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """Encode ``[1, 3, H, W]`` to a scaled latent drawn with the unit Gaussian ``noise [1, C, H/8, W/8]``."""
@@ -42,8 +47,11 @@ class Vae(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         """Decode a scaled latent ``[1, C, h, w]`` to a picture ``[1, 3, 8h, 8w]``, about [-1, 1], not clamped."""
-        picture: Tensor = self.decoder(latent / self.config.scale_factor + self.config.shift_factor)
-        return picture
+        return run_through(self.decode_in_steps(latent))
+
+    def decode_in_steps(self, latent: Tensor) -> Steps[Tensor]:
+        """Do the same, interruptible after every block."""
+        return (yield from self.decoder.forward_in_steps(latent / self.config.scale_factor + self.config.shift_factor))
 
     def _scale(self, z: Tensor) -> Tensor:
         return self.config.scale_factor * (z - self.config.shift_factor)
@@ -67,10 +75,15 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(width_in, 2 * config.z_channels, 3, padding=1)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        return run_through(self.forward_in_steps(pixels))
+
+    def forward_in_steps(self, pixels: Tensor) -> Steps[Tensor]:
         x = self.conv_in(pixels)
         for level in self.down:
-            x = level(x)
-        moments: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(x))))
+            assert isinstance(level, DownLevel)
+            x = yield from level.forward_in_steps(x)
+        x = yield from self.mid.forward_in_steps(x)
+        moments: Tensor = self.conv_out(F.silu(self.norm_out(x)))
         return moments
 
 
@@ -92,9 +105,13 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(width_in, config.out_ch, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.mid(self.conv_in(z))
-        for level in reversed(range(len(self.up))):
-            x = self.up[level](x)
+        return run_through(self.forward_in_steps(z))
+
+    def forward_in_steps(self, z: Tensor) -> Steps[Tensor]:
+        x = yield from self.mid.forward_in_steps(self.conv_in(z))
+        for level in reversed(self.up):
+            assert isinstance(level, UpLevel)
+            x = yield from level.forward_in_steps(x)
         picture: Tensor = self.conv_out(F.silu(self.norm_out(x)))
         return picture
 
@@ -108,8 +125,12 @@ class DownLevel(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
+        return run_through(self.forward_in_steps(x))
+
+    def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
         for block in self.block:
             x = block(x)
+            yield
         return x if self.downsample is None else self.downsample(x)
 
 
@@ -122,8 +143,12 @@ class UpLevel(nn.Module):
         self.upsample = upsample
 
     def forward(self, x: Tensor) -> Tensor:
+        return run_through(self.forward_in_steps(x))
+
+    def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
         for block in self.block:
             x = block(x)
+            yield
         return x if self.upsample is None else self.upsample(x)
 
 
@@ -137,8 +162,13 @@ class Middle(nn.Module):
         self.block_2 = ResBlock(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.block_2(self.attn_1(self.block_1(x)))
-        return out
+        return run_through(self.forward_in_steps(x))
+
+    def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
+        for block in (self.block_1, self.attn_1, self.block_2):
+            x = block(x)
+            yield
+        return x
 
 
 class ResBlock(nn.Module):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from kernels.linear import linear
 from model.sizes import VitConfig
+from model.stepwise import Steps, run_through
 
 
 class Vit(nn.Module):
@@ -30,11 +31,16 @@ class Vit(nn.Module):
 
     def forward(self, patches: Tensor, position_ids: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Encode; ``cu_seqlens`` int32 ``[num_images + 1]`` bounds each picture's patches."""
+        return run_through(self.forward_in_steps(patches, position_ids, cu_seqlens))
+
+    def forward_in_steps(self, patches: Tensor, position_ids: Tensor, cu_seqlens: Tensor) -> Steps[Tensor]:
+        """Do the same, interruptible after every layer."""
         x = linear(patches.to(self.patch_weight.dtype), self.patch_weight, self.patch_bias)
         x = x + F.embedding(position_ids, self.position_embedding)
         lengths = cu_seqlens.diff().tolist()
         for layer in self.layers:
             x = layer(x, lengths)
+            yield
         return F.layer_norm(x, x.shape[-1:], self.norm_weight, self.norm_bias, self.eps)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from server.engine.context import PageCopy
 from server.engine.grammar import Grammar
+from server.engine.cost_model import NO_LOAD, Load
 from server.engine.guidance import Branch
 from server.engine.segments import DroppedImage, VaeImage, VitImage
 from server.messages import ImageParams, Picture, SamplingParams, TokenLogprob
@@ -94,13 +95,16 @@ class DenoiseStep:
 
     Attributes:
         sequence_id: whose image; one image at a time per sequence.
-        rows: one for each distinct context needed at this timestep.
-        row_of: which of ``rows`` serves each branch that is needed.
+        rows: one for each distinct context needed at this timestep, or those of them that this pass computes.
+        row_of: which row serves each branch that is needed.
         params: guidance settings and size.
         timestep: the shifted time of this evaluation.
         dt: how far the Euler step goes.
         is_last: whether the image is finished by this step and must be decoded.
         preview: which rough picture, counted from 0, is to be painted of what this step foresees; None for none.
+        num_row_tokens: query tokens of each row, markers included.
+        first_row: how many of the step's rows were computed in earlier passes; ``row_of`` counts from the first of all.
+        completes: whether these rows are the last ones, so that the Euler step can be taken.
     """
 
     sequence_id: int
@@ -110,6 +114,9 @@ class DenoiseStep:
     timestep: float
     dt: float
     is_last: bool
+    num_row_tokens: int
+    first_row: int = 0
+    completes: bool = True
     preview: int | None = None
 
 
@@ -124,13 +131,19 @@ class NewImage:
 
 @dataclass(slots=True)
 class Batch:
-    """Everything the runner does in one step, in the order of the fields."""
+    """Everything the runner does in one step, in the order of the fields.
+
+    ``load`` is what the step costs in the cost model's terms; ``is_divisible`` says that the step is long, and that decode steps of
+    others shall be let through between its layers.
+    """
 
     copies: list[PageCopy] = field(default_factory=list)
     new_images: list[NewImage] = field(default_factory=list)
     decodes: list[DecodeRow] = field(default_factory=list)
     denoises: list[DenoiseStep] = field(default_factory=list)
     prefills: list[PrefillRow] = field(default_factory=list)
+    load: Load = NO_LOAD
+    is_divisible: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -142,6 +155,15 @@ class Batch:
         ids += [step.sequence_id for step in self.denoises]
         ids += [row.sequence_id for row in self.prefills]
         return list(dict.fromkeys(ids))
+
+    def query_tokens(self) -> dict[int, int]:
+        """Count the query tokens of each sequence, the two markers of an image included."""
+        counts = {row.sequence_id: 1 for row in self.decodes}
+        for step in self.denoises:
+            counts[step.sequence_id] = len(step.rows) * step.num_row_tokens
+        for row in self.prefills:
+            counts[row.sequence_id] = counts.get(row.sequence_id, 0) + sum(piece.num_rows for piece in row.pieces)
+        return counts
 
     def restricted_to(self, sequence_ids: set[int]) -> Batch:
         """Return the part of this batch that belongs to ``sequence_ids``, to be run again after the whole failed.
@@ -175,8 +197,8 @@ class PaintedPreview:
 class BatchResult:
     """What a step brought, by sequence: drawn tokens and finished pictures.
 
-    ``forward_s`` is the time in the model itself and ``vae_s`` that of turning latents into pixels, in seconds.
-    ``previews`` may be of earlier steps, never of an earlier image.
+    ``forward_s`` is the time in the transformer itself, ``vae_s`` that of turning latents into pixels and ``execute_s`` that of the whole
+    step on the device, in seconds. ``previews`` may be of earlier steps, never of an earlier image.
     """
 
     tokens: dict[int, DrawnToken] = field(default_factory=dict)
@@ -184,5 +206,19 @@ class BatchResult:
     previews: list[PaintedPreview] = field(default_factory=list)
     num_und_tokens: int = 0
     num_gen_tokens: int = 0
+    num_pictures_encoded: int = 0
     forward_s: float = 0.0
     vae_s: float = 0.0
+    execute_s: float = 0.0
+
+    def take_in(self, part: BatchResult) -> None:
+        """Add what another part of the same step brought."""
+        self.tokens.update(part.tokens)
+        self.pictures.update(part.pictures)
+        self.previews += part.previews
+        self.num_und_tokens += part.num_und_tokens
+        self.num_gen_tokens += part.num_gen_tokens
+        self.num_pictures_encoded += part.num_pictures_encoded
+        self.forward_s += part.forward_s
+        self.vae_s += part.vae_s
+        self.execute_s += part.execute_s

@@ -1,5 +1,8 @@
 """The engine loop: take in messages, schedule, execute, commit, report; once round is one step.
 
+A long pass is executed bit by bit. Between its layers the loop takes in messages and lets through the steps the scheduler asks for
+meanwhile, so that neither a token nor an abort waits for a picture.
+
 A step that raises is run again in halves until the sequence that breaks it stands alone; that one fails, the others go on as if
 nothing had happened (the runner changes no state in a step that raised).
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import Protocol
 
 from server.engine.batch import Batch, BatchResult
@@ -15,7 +19,8 @@ from server.engine.link import Incoming, Link
 from server.engine.pages import PagePool
 from server.engine.phases import PhaseWatch
 from server.engine.scheduler import Scheduler
-from server.messages import Abort, Request, Shutdown, StepReport, StepStats
+from server.engine.step_stats import step_stats
+from server.messages import Abort, Request, Shutdown, StepReport
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +28,31 @@ IDLE_WAIT_S = 0.5
 """How long an idle engine waits for a message before it looks again whether it should stop."""
 
 
+class DividedPass(Protocol):
+    """A step that is executed bit by bit."""
+
+    result: BatchResult | None
+
+    def advance(self, until_s: float) -> bool: ...
+
+
 class Executor(Protocol):
     """What the loop needs of a runner."""
 
     def execute(self, batch: Batch) -> BatchResult: ...
 
+    def begin(self, batch: Batch) -> DividedPass: ...
+
     def forget(self, sequence_ids: list[int]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LongPass:
+    """The pass under way, and when it began."""
+
+    batch: Batch
+    steps: DividedPass
+    started: float
 
 
 class Engine:
@@ -41,6 +65,7 @@ class Engine:
         self._link = link
         self._num_steps = 0
         self._phases = PhaseWatch(time.perf_counter)
+        self._long: LongPass | None = None
 
     def run(self) -> None:
         """Serve until told to shut down."""
@@ -64,21 +89,54 @@ class Engine:
         return True
 
     def step(self) -> StepReport | None:
-        """Run one step and report it; None when there was nothing to do and nothing to say."""
+        """Run one step and report it; None when nothing was done, or when a long pass goes on and there is nothing to say yet."""
         started = time.perf_counter()
+        if self._long is not None:
+            return self._go_on(self._long)
         batch = self._scheduler.schedule()
         self._phases.look(self._scheduler.running)
+        if batch.is_divisible:
+            self._long = LongPass(batch, self._runner.begin(batch), started)
+            return self._go_on(self._long)
+        return self._run(batch, started)
+
+    def _go_on(self, long: LongPass) -> StepReport | None:
+        """Let the step through that the scheduler asks for, or take the long pass further."""
+        started = time.perf_counter()
+        between = self._scheduler.schedule_between()
+        if not between.is_empty:
+            return self._run(between, started)
+        result = self._advance(long)
+        if result is None:
+            return self._report(Batch(), BatchResult(), started)
+        self._long = None
+        self._num_steps += 1
+        self._scheduler.commit(long.batch, result)
+        return self._report(long.batch, result, long.started)
+
+    def _advance(self, long: LongPass) -> BatchResult | None:
+        try:
+            return long.steps.result if long.steps.advance(self._scheduler.next_pause_s()) else None
+        except Exception:
+            return self._execute_in_parts(long.batch)
+
+    def _run(self, batch: Batch, started: float) -> StepReport | None:
+        """Execute a batch to its end, commit and report it."""
         result = BatchResult()
         if not batch.is_empty:
             self._num_steps += 1
             result = self._execute(batch)
             self._scheduler.commit(batch, result)
+        return self._report(batch, result, started)
+
+    def _report(self, batch: Batch, result: BatchResult, started: float) -> StepReport | None:
+        """Tell what the step brought; nothing when there was nothing to do and nothing to say."""
         self._runner.forget(self._scheduler.take_dropped())
         outputs = self._scheduler.take_outputs()
         timelines = self._phases.after_step(outputs.images, outputs.finished, self._scheduler.running, result.vae_s)
         if batch.is_empty and not outputs.finished:
             return None
-        stats = self._stats(batch, result, time.perf_counter() - started)
+        stats = step_stats(self._num_steps, time.perf_counter() - started, batch, result, self._scheduler, self._pool)
         report = StepReport(
             outputs.tokens, outputs.closed, outputs.progress, outputs.images, outputs.finished, stats, timelines, outputs.previews
         )
@@ -86,48 +144,20 @@ class Engine:
         return report
 
     def _execute(self, batch: Batch) -> BatchResult:
-        """Execute ``batch``; on an error, its halves, down to the sequence at fault."""
         try:
             return self._runner.execute(batch)
         except Exception:
-            sequence_ids = batch.sequence_ids()
-            if len(sequence_ids) == 1:
-                logger.exception("a step failed for one request; it is ended, the others go on")
-                self._scheduler.fail(sequence_ids, "server_error", "the model failed on this request")
-                return BatchResult()
+            return self._execute_in_parts(batch)
+
+    def _execute_in_parts(self, batch: Batch) -> BatchResult:
+        """Answer a step that raised: execute its halves, down to the sequence at fault, which is ended."""
+        sequence_ids = batch.sequence_ids()
+        if len(sequence_ids) == 1:
+            logger.exception("a step failed for one request; it is ended, the others go on")
+            self._scheduler.fail(sequence_ids, "server_error", "the model failed on this request")
+            return BatchResult()
         result = BatchResult()
         middle = len(sequence_ids) // 2
         for half in (sequence_ids[:middle], sequence_ids[middle:]):
-            part = self._execute(batch.restricted_to(set(half)))
-            result.tokens.update(part.tokens)
-            result.pictures.update(part.pictures)
-            result.previews += part.previews
-            result.num_und_tokens += part.num_und_tokens
-            result.num_gen_tokens += part.num_gen_tokens
-            result.forward_s += part.forward_s
-            result.vae_s += part.vae_s
+            result.take_in(self._execute(batch.restricted_to(set(half))))
         return result
-
-    def _stats(self, batch: Batch, result: BatchResult, step_s: float) -> StepStats:
-        num_rows = sum(len(step.rows) for step in batch.denoises)
-        return StepStats(
-            step=self._num_steps,
-            step_s=step_s,
-            forward_s=result.forward_s,
-            num_decode_rows=len(batch.decodes),
-            num_prefill_tokens=sum(piece.num_rows for row in batch.prefills for piece in row.pieces),
-            num_denoise_rows=num_rows,
-            num_branches_elided=NUM_GUIDANCE_BRANCHES * len(batch.denoises) - num_rows,
-            num_gen_tokens=result.num_gen_tokens,
-            running_text=self._scheduler.num_running(drawing=False),
-            running_image=self._scheduler.num_running(drawing=True),
-            waiting=self._scheduler.num_waiting,
-            pages_used=self._pool.num_used,
-            pages_total=self._pool.num_pages,
-            num_preemptions=self._scheduler.num_preemptions,
-            vae_s=result.vae_s,
-        )
-
-
-NUM_GUIDANCE_BRANCHES = 3
-"""What an image step costs without elision: full, text-dropped, image-dropped."""

@@ -22,6 +22,10 @@ class EngineOptions:
         max_running: sequences that may hold pages at once.
         cache_dir: where what is computed once for a model is kept; None keeps nothing.
         num_threads: CPU threads of the forward pass; None leaves PyTorch's choice.
+        has_prefix_cache: whether pages of earlier prompts are found again.
+        max_waiting: requests that may wait for a place; more are turned away.
+        inter_token_target_s: seconds between two tokens of an answer that steps aim to stay below; None fills every step to
+            ``max_batch_tokens`` instead.
     """
 
     model_path: str
@@ -34,6 +38,9 @@ class EngineOptions:
     max_running: int = 128
     num_threads: int | None = None
     cache_dir: str | None = None
+    has_prefix_cache: bool = True
+    max_waiting: int = 1024
+    inter_token_target_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,9 @@ class SchedulerLimits:
 
     max_batch_tokens: int
     max_running: int
+    max_waiting: int = 1024
+    inter_token_target_s: float | None = None
+    has_prefix_cache: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,8 @@ class ModelFacts:
     Attributes:
         end_ids: tokens that end the answer.
         latent_stride: pixels per latent token side; vit_stride: pixels per patch side.
+        num_layers: where a long pass can be interrupted.
+        model_id: what tells the pages of this model from another's.
     """
 
     bos_id: int
@@ -62,3 +74,5 @@ class ModelFacts:
     vit_stride: int
     max_positions: int
     profile: FamilyProfile
+    num_layers: int = 1
+    model_id: str = ""

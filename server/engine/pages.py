@@ -1,10 +1,14 @@
-"""The page pool: which KV pages are free and how many contexts hold each of the others.
+"""The page pool: which KV pages are free, how many contexts hold each of the others, and which are kept for prompts to come.
 
 Pure bookkeeping, no tensors. A page is owned by one or more contexts; it is written only while one context holds it, and copied
-first (copy-on-write) when several do.
+first (copy-on-write) when several do. The prefix cache may vouch for the first rows of a page: those are never written again, and the
+page stays as it is when its last owner lets go, until its room is needed. Such idle pages count as free.
 """
 
 from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
 
 
 class OutOfPages(Exception):
@@ -21,45 +25,84 @@ class PagePool:
         self.page_size = page_size
         self._free = list(range(num_pages - 1, -1, -1))
         self._num_owners = [0] * num_pages
+        self._kept_rows = [0] * num_pages
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._on_evict: Callable[[int], None] = lambda page: None
+
+    def on_evict(self, forget: Callable[[int], None]) -> None:
+        """Have ``forget`` called with each kept page whose room is taken."""
+        self._on_evict = forget
 
     @property
     def num_free(self) -> int:
-        return len(self._free)
+        """Pages that can be had, idle ones included."""
+        return len(self._free) + len(self._idle)
+
+    @property
+    def num_idle(self) -> int:
+        """Pages without an owner that are kept for prompts to come."""
+        return len(self._idle)
 
     @property
     def num_used(self) -> int:
-        return self.num_pages - len(self._free)
+        return self.num_pages - self.num_free
 
     def pages_for(self, num_rows: int) -> int:
         """Count the pages that ``num_rows`` rows fill, the last one perhaps in part."""
         return -(-num_rows // self.page_size)
 
     def allocate(self, num_pages: int) -> list[int]:
-        """Take ``num_pages`` free pages, each with one owner.
+        """Take ``num_pages`` free pages, each with one owner; where need be, those idle the longest.
 
         Raises:
             OutOfPages: when fewer are free; then none is taken.
         """
-        if num_pages > len(self._free):
-            raise OutOfPages(f"{num_pages} pages wanted, {len(self._free)} of {self.num_pages} free")
+        if num_pages > self.num_free:
+            raise OutOfPages(f"{num_pages} pages wanted, {self.num_free} of {self.num_pages} free")
+        while len(self._free) < num_pages:
+            self.evict(next(iter(self._idle)))
         taken = [self._free.pop() for _ in range(num_pages)]
         for page in taken:
             self._num_owners[page] = 1
         return taken
 
     def share(self, pages: list[int]) -> None:
-        """Add one owner to each of ``pages``."""
+        """Add one owner to each of ``pages``, which others own or which are idle."""
         for page in pages:
-            assert self._num_owners[page] > 0, f"page {page} is free and cannot be shared"
+            assert self._num_owners[page] > 0 or page in self._idle, f"page {page} is free and cannot be shared"
+            self._idle.pop(page, None)
             self._num_owners[page] += 1
 
     def release(self, pages: list[int]) -> None:
-        """Take one owner from each of ``pages``; a page without owners is free again."""
-        for page in pages:
+        """Take one owner from each of ``pages``; without owners a page is free again, or idle if it is kept.
+
+        The last of them counts as idle the longest: a page is of no use without those before it.
+        """
+        for page in reversed(pages):
             assert self._num_owners[page] > 0, f"page {page} is released more often than it was taken"
             self._num_owners[page] -= 1
             if self._num_owners[page] == 0:
-                self._free.append(page)
+                if self._kept_rows[page]:
+                    self._idle[page] = None
+                else:
+                    self._free.append(page)
 
     def is_shared(self, page: int) -> bool:
         return self._num_owners[page] > 1
+
+    def keep(self, page: int, num_rows: int) -> None:
+        """Keep the first ``num_rows`` rows of an owned page as they are."""
+        assert self._num_owners[page] > 0, f"page {page} is free and cannot be kept"
+        self._kept_rows[page] = max(self._kept_rows[page], num_rows)
+
+    def is_kept(self, page: int, row: int) -> bool:
+        """Tell whether row ``row`` of a page must stay as it is."""
+        return row < self._kept_rows[page]
+
+    def evict(self, page: int) -> None:
+        """Keep a page no longer; an idle one becomes free."""
+        self._kept_rows[page] = 0
+        self._on_evict(page)
+        if page in self._idle:
+            del self._idle[page]
+            self._free.append(page)

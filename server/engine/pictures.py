@@ -14,6 +14,7 @@ from PIL import Image
 
 from model.bagel import Bagel
 from model.latents import patchify, pixels_from_u8, u8_from_pixels, vit_patches, vit_position_ids
+from model.stepwise import Steps
 from model.transforms import HasTransforms, Pixels, vae_and_vit
 from server.engine.segments import VaeImage, VitImage
 from server.messages import ImageSegment, Picture
@@ -22,51 +23,57 @@ MAX_KEPT_BYTES = 256 << 20
 
 
 class PictureEncoder:
-    """Encodes pictures one by one (group norm must not see another picture, spec 4.3) and keeps the latest results."""
+    """Encodes pictures one by one (group norm must not see another picture, spec 4.3) and keeps the latest results by their digest."""
 
     def __init__(self, model: Bagel, device: torch.device, max_kept_bytes: int = MAX_KEPT_BYTES) -> None:
         self._model = model
         self._device = device
         self._max_kept_bytes = max_kept_bytes
-        self._kept: OrderedDict[tuple[str, int, int, bytes], torch.Tensor] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, bytes], torch.Tensor] = OrderedDict()
         self._kept_bytes = 0
+        self.num_encoded = 0
 
-    def clean_latents(self, image: VaeImage) -> torch.Tensor:
+    def clean_latents(self, image: VaeImage) -> Steps[torch.Tensor]:
         """Return the scaled mean latents of a picture: float32 ``[num_tokens, channels]``."""
-        return self._remember("vae", image.picture, self._encode_vae)
+        return self._remember("vae", image, self._encode_vae)
 
-    def vit_embeddings(self, images: list[VitImage]) -> torch.Tensor:
+    def vit_embeddings(self, images: list[VitImage]) -> Steps[torch.Tensor]:
         """Return the understanding expert's embeddings of the pictures' patches, joined: ``[num_patches, hidden]``."""
-        return torch.cat([self._remember("vit", image.picture, self._encode_vit) for image in images])
+        embedded = []
+        for image in images:
+            embedded.append((yield from self._remember("vit", image, self._encode_vit)))
+        return torch.cat(embedded)
 
-    def _remember(self, kind: str, picture: Picture, encode: Callable[[Picture], torch.Tensor]) -> torch.Tensor:
-        key = (kind, picture.height, picture.width, picture.rgb)
+    def _remember(self, kind: str, image: VaeImage | VitImage, encode: Callable[[Picture], Steps[torch.Tensor]]) -> Steps[torch.Tensor]:
+        key = (kind, image.digest)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        encoded = encode(picture)
-        self._kept[key] = encoded
-        self._kept_bytes += encoded.nbytes + len(picture.rgb)
+        encoded = yield from encode(image.picture)
+        self.num_encoded += 1
+        if key not in self._kept:
+            self._kept[key] = encoded
+            self._kept_bytes += encoded.nbytes
         while self._kept_bytes > self._max_kept_bytes and len(self._kept) > 1:
-            (_, _, _, rgb), dropped = self._kept.popitem(last=False)
-            self._kept_bytes -= dropped.nbytes + len(rgb)
+            _, dropped = self._kept.popitem(last=False)
+            self._kept_bytes -= dropped.nbytes
         return encoded
 
     def _pixels(self, picture: Picture) -> torch.Tensor:
         u8 = torch.frombuffer(bytearray(picture.rgb), dtype=torch.uint8).view(picture.height, picture.width, 3)
         return pixels_from_u8(u8.to(self._device))
 
-    def _encode_vae(self, picture: Picture) -> torch.Tensor:
-        latent = self._model.vae.encode(self._pixels(picture))[0]
-        return patchify(latent, self._model.config.latent_patch_size).float()
+    def _encode_vae(self, picture: Picture) -> Steps[torch.Tensor]:
+        latent = yield from self._model.vae.encode_in_steps(self._pixels(picture))
+        return patchify(latent[0], self._model.config.latent_patch_size).float()
 
-    def _encode_vit(self, picture: Picture) -> torch.Tensor:
+    def _encode_vit(self, picture: Picture) -> Steps[torch.Tensor]:
         config = self._model.config
         patches = vit_patches(self._pixels(picture), config.vit.patch_size)
         grid = (picture.height // config.vit.patch_size, picture.width // config.vit.patch_size)
         position_ids = vit_position_ids(*grid, config.vit.table_side).to(self._device)
         cu_seqlens = torch.tensor([0, len(patches)], dtype=torch.int32, device=self._device)
-        return self._model.embed_vit(patches, position_ids, cu_seqlens)
+        return (yield from self._model.embed_vit_in_steps(patches, position_ids, cu_seqlens))
 
 
 def picture_from_pixels(pixels: torch.Tensor) -> Picture:

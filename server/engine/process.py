@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +128,7 @@ def model_facts(model: Bagel, tokenizer: Tokenizer, profile: FamilyProfile) -> M
         vit_stride=model.config.vit.patch_size,
         max_positions=model.config.llm.max_positions,
         profile=profile,
+        num_layers=model.config.llm.num_layers,
     )
 
 
@@ -150,7 +151,10 @@ def assemble_engine(
     painter = PreviewPainter(preview, facts.latent_stride, model.config.latent_patch_size)
     runner = Runner(model, cache, Markers(facts.boi_id, facts.eoi_id, facts.latent_stride), painter, noise)
     pool = PagePool(num_pages, options.page_size)
-    limits = SchedulerLimits(options.max_batch_tokens, options.max_running)
+    limits = SchedulerLimits(
+        options.max_batch_tokens, options.max_running, options.max_waiting, options.inter_token_target_s, options.has_prefix_cache
+    )
+    facts = replace(facts, model_id=options.model_path)
     scheduler = Scheduler(pool, facts, limits, lambda picture: input_picture(picture, model.config), grammars)
     ready = EngineReady(
         max_context_rows=num_pages * options.page_size,

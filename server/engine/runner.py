@@ -1,7 +1,8 @@
 """The runner: executes one batch on the model. Owns the KV pool, the latents and the encoded pictures; decides nothing.
 
-`execute` is the journey of a step: copy pages, draw noise, encode pictures, pack, one forward pass over every row, then tokens are
+`_steps` is the journey of a step: copy pages, draw noise, encode pictures, pack, one forward pass over every row, then tokens are
 drawn, Euler steps taken and finished latents decoded. State changes only at the end, so a step that raised can be run again in parts.
+`execute` walks it in one go; a `Pass` can be left between layers, where other batches may be executed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from model.bagel import Bagel, PackedTokens
 from model.guidance import BagelScales, bagel_velocity, illume_velocity
 from model.guidance_rules import GuidanceMode
 from model.latents import latent_position_ids, unpatchify
+from model.stepwise import Steps, run_through
 from model.transformer import Rotation
 from server.engine.batch import Batch, BatchResult, DenoiseRow, DenoiseStep, Draw, DrawnToken, NewImage
 from server.engine.guidance import Branch
@@ -69,6 +71,44 @@ class PagedAttend:
         return run_layers(x, rotation.cos, rotation.sin, stack, self._pool, self._plan)
 
 
+class Pass:
+    """A step under way. ``result`` is there once `advance` has come to its end."""
+
+    def __init__(self, steps: Steps[BatchResult]) -> None:
+        self._steps = steps
+        self._elapsed_s = 0.0
+        self._last_bit_s = 0.0
+        self.result: BatchResult | None = None
+
+    def advance(self, until_s: float) -> bool:
+        """Go on, at least one bit (a layer), and stop before one that might not be over by ``until_s`` of `time.monotonic`.
+
+        Returns whether the step is done.
+
+        Raises:
+            RuntimeError: what the device raises; the step is then as if it had not been begun.
+        """
+        now_s = time.monotonic()
+        with torch.inference_mode():
+            while self.result is None:
+                self._take_one_bit()
+                before_s, now_s = now_s, time.monotonic()
+                self._last_bit_s = now_s - before_s
+                self._elapsed_s += self._last_bit_s
+                if now_s + self._last_bit_s > until_s:
+                    break
+        if self.result is None:
+            return False
+        self.result.execute_s = self._elapsed_s
+        return True
+
+    def _take_one_bit(self) -> None:
+        try:
+            next(self._steps)
+        except StopIteration as end:
+            self.result = end.value
+
+
 class Runner:
     """Runs batches on one model and one device."""
 
@@ -82,6 +122,7 @@ class Runner:
         self._noise = noise
         self._device = cache.pool.device
         self._latents: dict[int, torch.Tensor] = {}
+        self._velocities_kept: dict[int, list[torch.Tensor]] = {}
         self._encoder = PictureEncoder(model, self._device)
         self._position_ids: dict[tuple[int, int], torch.Tensor] = {}
 
@@ -93,25 +134,39 @@ class Runner:
         """Drop what is kept for finished sequences."""
         for sequence_id in sequence_ids:
             self._latents.pop(sequence_id, None)
+            self._velocities_kept.pop(sequence_id, None)
 
-    @torch.inference_mode()
     def execute(self, batch: Batch) -> BatchResult:
         """Run one step.
 
         Raises:
             RuntimeError: what the device raises; latents are then as before the step.
         """
+        started = time.perf_counter()
+        with torch.inference_mode():
+            result = run_through(self._steps(batch))
+        result.execute_s = time.perf_counter() - started
+        return result
+
+    def begin(self, batch: Batch) -> Pass:
+        """Begin a step that is run bit by bit. No other batch may touch its sequences or their pages until it has ended."""
+        return Pass(self._steps(batch))
+
+    def _steps(self, batch: Batch) -> Steps[BatchResult]:
+        num_encoded = self._encoder.num_encoded
         self._copy_pages(batch)
         self._start_images(batch.new_images)
         packed = pack(batch, self._cache.page_size, self._markers, self._device)
-        started = time.perf_counter()
-        hidden, logits = self._forward(packed)
         result = BatchResult(num_und_tokens=packed.num_und, num_gen_tokens=packed.num_gen)
+        embedded = yield from self._embed(packed)
+        result.num_pictures_encoded = self._encoder.num_encoded - num_encoded
+        started = time.perf_counter()
+        hidden, logits = yield from self._forward(packed, embedded)
         result.forward_s = time.perf_counter() - started
         if packed.draws:
             self._draw(logits, packed, result)
         if batch.denoises:
-            self._denoise(batch.denoises, hidden[packed.num_und :], packed.latent_runs, result)
+            yield from self._denoise(batch.denoises, hidden[packed.num_und :], packed.latent_runs, result)
         result.previews = self._painter.take()
         return result
 
@@ -128,31 +183,34 @@ class Runner:
             noise = self._noise(new.params.seed, new.image_index, num_tokens, self._model.config.latent_dim)
             self._latents[new.sequence_id] = noise.to(self._device, torch.float32)
 
-    def _forward(self, packed: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embed, run every layer, and read the logits of the rows a token is drawn from."""
-        tokens = PackedTokens(self._embed(packed), packed.positions, packed.num_und)
-        hidden = self._model.forward(tokens, self._cache.attend(packed.plan))
+    def _forward(self, packed: PackedBatch, embedded: torch.Tensor) -> Steps[tuple[torch.Tensor, torch.Tensor]]:
+        """Run every layer, and read the logits of the rows a token is drawn from."""
+        tokens = PackedTokens(embedded, packed.positions, packed.num_und)
+        hidden = yield from self._model.forward_in_steps(tokens, self._cache.attend(packed.plan))
         return hidden, self._model.logits(hidden[packed.draw_index]) if packed.draws else hidden
 
-    def _embed(self, packed: PackedBatch) -> torch.Tensor:
+    def _embed(self, packed: PackedBatch) -> Steps[torch.Tensor]:
         und = self._model.embed_text(packed.und_token_ids)
         if packed.vit_images:
-            und[packed.vit_index] = self._encoder.vit_embeddings(packed.vit_images).to(und.dtype)
+            und[packed.vit_index] = (yield from self._encoder.vit_embeddings(packed.vit_images)).to(und.dtype)
         if not packed.latent_runs:
             return und
-        return torch.cat([und, self._embed_latents(packed.latent_runs).to(und.dtype)])
+        return torch.cat([und, (yield from self._embed_latents(packed.latent_runs)).to(und.dtype)])
 
-    def _embed_latents(self, runs: list[LatentRun]) -> torch.Tensor:
-        x_t = torch.cat([self._latents_of(run) for run in runs])
+    def _embed_latents(self, runs: list[LatentRun]) -> Steps[torch.Tensor]:
+        latents = []
+        for run in runs:
+            latents.append((yield from self._latents_of(run)))
+        x_t = torch.cat(latents)
         times = torch.tensor([run.timestep for run in runs], dtype=torch.float32, device=self._device)
         lengths = torch.tensor([run.num_tokens for run in runs], device=self._device)
         timestep = times.repeat_interleave(lengths, output_size=len(x_t))
         return self._model.embed_latents(x_t, timestep, torch.cat([self._latent_positions(run) for run in runs]))
 
-    def _latents_of(self, run: LatentRun) -> torch.Tensor:
+    def _latents_of(self, run: LatentRun) -> Steps[torch.Tensor]:
         if isinstance(run.source, DenoiseRow):
             return self._latents[run.source.sequence_id]
-        return self._encoder.clean_latents(run.source)
+        return (yield from self._encoder.clean_latents(run.source))
 
     def _latent_positions(self, run: LatentRun) -> torch.Tensor:
         grid = (run.grid_height, run.grid_width)
@@ -167,22 +225,30 @@ class Runner:
             logprob = None if token.logprob is None else TokenLogprob(token.token_id, token.logprob.logprob, token.logprob.top)
             result.tokens[sequence_id] = DrawnToken(token.token_id, logprob)
 
-    def _denoise(self, steps: list[DenoiseStep], hidden: torch.Tensor, runs: list[LatentRun], result: BatchResult) -> None:
-        """Take one Euler step of every image: x <- x - v dt (spec 6.1); decode those that are done."""
+    def _denoise(self, steps: list[DenoiseStep], hidden: torch.Tensor, runs: list[LatentRun], result: BatchResult) -> Steps[None]:
+        """Take one Euler step of every image whose rows are all in: x <- x - v dt (spec 6.1); decode those that are done."""
         velocity_of = self._velocities(hidden, runs)
         moved: dict[int, torch.Tensor] = {}
+        kept: dict[int, list[torch.Tensor]] = {}
         for step in steps:
-            velocity = _guided(step, [velocity_of[id(row)] for row in step.rows])
-            x_t = self._latents[step.sequence_id]
+            earlier = self._velocities_kept.get(step.sequence_id, [])[: step.first_row]
+            velocities = [*earlier, *(velocity_of[id(row)] for row in step.rows)]
+            if not step.completes:
+                kept[step.sequence_id] = velocities
+                continue
+            velocity, x_t = _guided(step, velocities), self._latents[step.sequence_id]
             moved[step.sequence_id] = x_t - velocity * step.dt
             if step.preview is not None:
                 self._painter.start(step, x_t, velocity)
         started = time.perf_counter()
         for step in steps:
             if step.is_last:
-                result.pictures[step.sequence_id] = self._decode(moved[step.sequence_id], step)
+                result.pictures[step.sequence_id] = yield from self._decode(moved[step.sequence_id], step)
         result.vae_s = time.perf_counter() - started
         self._latents.update(moved)
+        for sequence_id in moved:
+            self._velocities_kept.pop(sequence_id, None)
+        self._velocities_kept.update(kept)
 
     def _velocities(self, hidden: torch.Tensor, runs: list[LatentRun]) -> dict[int, torch.Tensor]:
         """Read the velocity of each denoise row, by the row's identity."""
@@ -191,10 +257,10 @@ class Runner:
         velocity = self._model.velocity(hidden[start:end])
         return {id(run.source): velocity[run.start - start : run.start - start + run.num_tokens] for run in denoise}
 
-    def _decode(self, x: torch.Tensor, step: DenoiseStep) -> Picture:
+    def _decode(self, x: torch.Tensor, step: DenoiseStep) -> Steps[Picture]:
         grid = (step.params.height // self._markers.latent_stride, step.params.width // self._markers.latent_stride)
         latent = unpatchify(x, *grid, self._model.config.latent_patch_size)
-        return picture_from_pixels(self._model.vae.decode(latent[None]))
+        return picture_from_pixels((yield from self._model.vae.decode_in_steps(latent[None])))
 
 
 def _guided(step: DenoiseStep, velocities: list[torch.Tensor]) -> torch.Tensor:

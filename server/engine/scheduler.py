@@ -1,356 +1,328 @@
 """The scheduler: which rows share the next step, and what the last step's results mean for each sequence.
 
-Each step takes every decode row first, then whole images and prompt chunks, the longest unserved first, until the token budget is
-used. Pure Python: `schedule` makes a `Batch`, the runner executes it, `commit` takes in the result. Contexts advance when a row is
-scheduled, so that a failed step needs no undoing: its sequences are dropped whole.
+Pure Python: `schedule` makes a `Batch`, the runner executes it, `commit` takes in the result. Each step takes the decode rows, then
+denoise steps and prompt chunks in the order of `fairness`, as far as the budget of `budget` goes. A long pass may be `is_divisible`: then
+`schedule_between` makes the decode steps that are let through between its layers, before the pass itself is committed. Waiting and being
+let in are `admission`, pages `reservations`, rows `rows`, results `commit`; pages found again are `prefix_cache`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Callable
+from dataclasses import replace
 
-from server.engine.batch import Batch, BatchResult, DecodeRow, DenoiseRow, DenoiseStep, NewImage, PaintedPreview
-from server.engine.chunks import take_chunk
-from server.engine.context import Context
+from server.engine.admission import Admission
+from server.engine.batch import Batch, BatchResult
+from server.engine.budget import Goals, StepBudget
+from server.engine.commit import Commit
+from server.engine.cost_model import NO_LOAD, CostModel, Load
+from server.engine.drain_rate import DrainRate
+from server.engine.fairness import Shares
 from server.engine.grammar import NO_GRAMMARS, Grammars
-from server.engine.guidance import Branch, active_branches
+from server.engine.loads import piece_load
 from server.engine.options import ModelFacts, SchedulerLimits
-from server.engine.pages import OutOfPages, PagePool
-from server.engine.preview_steps import preview_after, preview_steps
-from server.engine.segments import NUM_MARKERS, total_rows
-from server.engine.sequence import AfterFill, Fill, Phase, Sequence
-from server.engine.turns import Refeed, TurnEnd, Turns
-from server.messages import (
-    FinishedOutput,
-    FinishReason,
-    ImageOutput,
-    PreviewOutput,
-    ProgressOutput,
-    Request,
-    TextClosed,
-    TokenOutput,
-)
+from server.engine.outputs import Outputs
+from server.engine.pages import PagePool
+from server.engine.prefix_cache import Claim, PrefixCache
+from server.engine.reservations import Reservations
+from server.engine.roster import Roster
+from server.engine.rows import Draft, RowBuilder, is_decoding
+from server.engine.segments import ContextSegment, TextTokens, VaeImage, VitImage, total_rows
+from server.engine.sequence import Lane, Phase, Sequence
+from server.engine.turns import Refeed, Turns
+from server.messages import FinishReason, Request
 
-
-@dataclass(slots=True)
-class Outputs:
-    """What a step means to the outside; see `StepReport` for the order."""
-
-    tokens: list[TokenOutput] = field(default_factory=list)
-    closed: list[TextClosed] = field(default_factory=list)
-    progress: list[ProgressOutput] = field(default_factory=list)
-    previews: list[PreviewOutput] = field(default_factory=list)
-    images: list[ImageOutput] = field(default_factory=list)
-    finished: list[FinishedOutput] = field(default_factory=list)
+SHORT_PROMPT_SHARE = 0.5
+"""How much of the target a prompt chunk let through between the layers of a long pass may take."""
+POLL_S = 0.05
+"""How long a long pass runs on before new messages are looked at, while nobody decodes."""
 
 
 class Scheduler:
     """Owns every sequence and every page."""
 
     def __init__(
-        self, pool: PagePool, facts: ModelFacts, limits: SchedulerLimits, refeed: Refeed, grammars: Grammars = NO_GRAMMARS
+        self,
+        pool: PagePool,
+        facts: ModelFacts,
+        limits: SchedulerLimits,
+        refeed: Refeed,
+        grammars: Grammars = NO_GRAMMARS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._pool = pool
-        self._facts = facts
-        self._limits = limits
+        self.cost = CostModel()
+        self.drain_rate = DrainRate()
+        self.cache = PrefixCache(pool, facts.model_id, is_enabled=limits.has_prefix_cache)
+        self._clock = clock
+        self._shares = Shares()
+        self._roster = Roster(pool, self._shares, self.drain_rate, clock)
         self._turns = Turns(facts, refeed, grammars)
-        self._waiting: list[Sequence] = []
-        self._running: dict[int, Sequence] = {}
+        self._goals = Goals(limits, self.cost, facts.num_layers)
+        self._admission = Admission(self._roster, facts, limits)
+        self._reservations = Reservations(self._roster)
+        self._rows = RowBuilder(facts, self._turns, self._reservations, self.cache)
+        self._commit = Commit(self._roster, self._turns)
+        self._claims: dict[int, list[Claim]] = {}
+        self._failed: set[int] = set()
         self._next_id = 0
         self._step = 0
-        self._outputs = Outputs()
-        self._dropped_images: list[int] = []
-        self.num_preemptions = 0
+        self._prefix_queries = self._prefix_hits = 0
+        self.predicted_s = 0.0
+
+    # -- requests in and out ------------------------------------------------------------------------------------------------
 
     @property
     def has_work(self) -> bool:
-        return bool(self._waiting or self._running)
+        return not self._roster.is_empty
 
     @property
     def running(self) -> list[Sequence]:
         """The sequences that hold pages, in order of admission."""
-        return list(self._running.values())
+        return list(self._roster.running.values())
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._roster.waiting)
+
+    def num_waiting_in(self, lane: Lane) -> int:
+        return self._admission.num_waiting(lane)
 
     def num_running(self, *, drawing: bool) -> int:
         """Count the running sequences that are (or are not) drawing a picture."""
-        return sum((sequence.image is not None) is drawing for sequence in self._running.values())
+        return sum((sequence.image is not None) is drawing for sequence in self._roster.running.values())
+
+    @property
+    def num_preemptions(self) -> int:
+        return self._reservations.num_preemptions
+
+    @property
+    def num_expired(self) -> int:
+        return self._admission.num_expired
+
+    @property
+    def num_refused(self) -> int:
+        return self._admission.num_refused
+
+    def take_prefix_counts(self) -> tuple[int, int]:
+        """Return the prompt rows looked up in the prefix cache since the last call, and those found."""
+        counts = (self._prefix_queries, self._prefix_hits)
+        self._prefix_queries = self._prefix_hits = 0
+        return counts
 
     def submit(self, request: Request) -> None:
-        """Queue a request; one that can never fit is refused at once, as a FinishedOutput with reason ERROR."""
+        """Queue a request; one that is refused is answered at once, by a FinishedOutput with reason ERROR."""
+        if self._roster.is_empty:
+            self.drain_rate.begin_stretch()
         sequence = self._turns.start(self._next_id, request)
         self._next_id += 1
-        refusal = self._refusal(sequence)
-        if refusal is not None:
-            self._finish(sequence, FinishReason.ERROR, "context_length_exceeded", refusal)
-            return
-        self._waiting.append(sequence)
-
-    def _refusal(self, sequence: Sequence) -> str | None:
-        num_rows = total_rows(sequence.history) + 1
-        capacity = self._pool.num_pages * self._pool.page_size
-        if num_rows > capacity:
-            return f"the prompt needs {num_rows} cache rows, the server has {capacity}"
-        num_positions = sum(segment.num_positions for segment in sequence.history)
-        if num_positions >= self._facts.max_positions:
-            return f"the prompt takes {num_positions} positions, the model has {self._facts.max_positions}"
-        return None
+        self._admission.take_in(sequence, self._clock())
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> None:
         """End a request and free its pages; unknown or finished ids are ignored, since an abort may cross a finish."""
-        for sequence in (*self._waiting, *self._running.values()):
+        for sequence in self._roster.sequences():
             if sequence.request.request_id == request_id:
-                self._finish(sequence, reason)
+                self._roster.finish(sequence, reason)
                 return
 
     def abort_all(self) -> None:
         """End every request."""
-        for sequence in (*self._waiting, *self._running.values()):
-            self._finish(sequence, FinishReason.ABORT)
+        for sequence in self._roster.sequences():
+            self._roster.finish(sequence, FinishReason.ABORT)
 
     def fail(self, sequence_ids: list[int], code: str, message: str) -> None:
-        """End the given sequences with an error."""
+        """End the given sequences, whose step raised, with an error."""
+        self._failed.update(sequence_ids)
         for sequence_id in sequence_ids:
-            if sequence_id in self._running:
-                self._finish(self._running[sequence_id], FinishReason.ERROR, code, message)
-
-    def _finish(self, sequence: Sequence, reason: FinishReason, code: str | None = None, message: str | None = None) -> None:
-        """The one way out: pages, latents and queue places are given back and the terminal output is made."""
-        sequence.release(self._pool)
-        sequence.phase = Phase.FINISHED
-        self._running.pop(sequence.sequence_id, None)
-        self._waiting = [other for other in self._waiting if other is not sequence]
-        self._dropped_images.append(sequence.sequence_id)
-        usage = replace(sequence.usage, completion_text_tokens=len(sequence.text_ids))
-        self._outputs.finished.append(FinishedOutput(sequence.request.request_id, reason, usage, code, message))
+            if sequence_id in self._roster.running:
+                self._roster.finish(self._roster.running[sequence_id], FinishReason.ERROR, code, message)
 
     def take_outputs(self) -> Outputs:
         """Return what has happened since the last call."""
-        outputs, self._outputs = self._outputs, Outputs()
-        return outputs
+        return self._roster.take_outputs()
 
     def take_dropped(self) -> list[int]:
         """Return the sequences whose latents the runner may forget."""
-        dropped, self._dropped_images = self._dropped_images, []
-        return dropped
+        return self._roster.take_dropped()
 
     # -- one step forward ---------------------------------------------------------------------------------------------------
 
     def schedule(self) -> Batch:
         """Choose the rows of the next step and reserve their pages."""
         self._step += 1
-        self._admit()
-        batch = Batch()
-        served: set[int] = set()
-        for sequence in sorted(self._running.values(), key=lambda other: other.sequence_id):
-            if sequence.phase is Phase.DECODE:
-                self._schedule_decode(sequence, batch, served)
-        budget = max(1, self._limits.max_batch_tokens - len(batch.decodes))
-        is_first = True
-        for sequence in sorted(self._running.values(), key=lambda other: (other.last_served_step, other.sequence_id)):
-            if sequence.phase is Phase.DENOISE and sequence.sequence_id in self._running:
-                num_tokens = self._schedule_denoise(sequence, batch, budget, is_first=is_first)
-            elif sequence.phase is Phase.PREFILL and sequence.sequence_id in self._running:
-                num_tokens = self._schedule_prefill(sequence, batch, served, budget, is_first=is_first)
-            else:
+        self._begin_step()
+        decoding = self._decoding()
+        candidates = self._shares.order([other for other in self._roster.running.values() if other.can_be_served], self._step)
+        draft = Draft()
+        if not candidates:
+            self._add_decodes(decoding, draft)
+            return self._issue(draft)
+        decodes, waited_s = _load_of(decoding), self._waited_s(decoding)
+        first = self._atomic_rows(candidates[0])
+        if self._goals.should_divide(first, decodes, len(decoding), waited_s):
+            draft.batch.is_divisible = True
+            self._fill(candidates, draft, self._goals.divided_budget(decodes, len(decoding)))
+            if not draft.batch.is_empty:
+                return self._issue(draft)
+            draft = Draft()
+        self._add_decodes(decoding, draft)
+        if not (decoding and self._goals.must_wait(first, decodes, waited_s)):
+            self._fill(candidates, draft, self._goals.budget(draft.batch.load, len(draft.batch.decodes), waited_s))
+        return self._issue(draft)
+
+    def schedule_between(self) -> Batch:
+        """Make the step that is let through between the layers of a long pass: decode rows when they are due, else short prompts."""
+        self._begin_step()
+        draft = Draft()
+        decoding = self._decoding()
+        decodes, now_s = _load_of(decoding), self._clock()
+        due_s = self._goals.due_s(decodes, now_s - self._waited_s(decoding)) if decoding else now_s + self._goals.target_s(NO_LOAD)
+        if decoding and now_s >= due_s:
+            self._add_decodes(decoding, draft)
+            return self._issue(draft)
+        prompts = [other for other in self._roster.running.values() if other.can_be_served and self._is_prompt_text(other)]
+        seconds = min(due_s - now_s, SHORT_PROMPT_SHARE * self._goals.target_s(decodes))
+        if prompts and self._goals.has_room_for_prompt(seconds):
+            self._fill(self._shares.order(prompts, self._step), draft, self._goals.prompt_budget(seconds))
+        return self._issue(draft)
+
+    def next_pause_s(self) -> float:
+        """Return until when a long pass may run on before `schedule_between` should be asked again."""
+        decoding = self._decoding()
+        if not decoding:
+            return self._clock() + POLL_S
+        return self._goals.due_s(_load_of(decoding), self._clock() - self._waited_s(decoding))
+
+    def _begin_step(self) -> None:
+        """End what has expired, let in who fits, and let prompts take over what the prefix cache holds."""
+        now_s = self._clock()
+        self._admission.expire(now_s)
+        for sequence in self._admission.admit(self._step):
+            sequence.last_result_s = now_s
+            self._prefix_queries += total_rows(sequence.history)
+        for sequence in list(self._roster.running.values()):
+            if sequence.phase is Phase.PREFILL and not sequence.is_in_flight:
+                self._catch_up(sequence)
+
+    def _catch_up(self, sequence: Sequence) -> None:
+        start = sequence.full.kv_len
+        num_rows = self._rows.catch_up(sequence)
+        self._prefix_hits += num_rows
+        if num_rows and not (sequence.num_preemptions or sequence.text_ids or sequence.num_images):
+            _count_cached(sequence, start, start + num_rows)
+        self._commit.move_on(sequence)
+
+    def _decoding(self) -> list[Sequence]:
+        """List the sequences whose next row is a decode row, the oldest first: it is served even when pages are short."""
+        decoding = [other for other in self._roster.running.values() if is_decoding(other)]
+        decoding.sort(key=lambda other: other.sequence_id)
+        return decoding
+
+    def _waited_s(self, decoding: list[Sequence]) -> float:
+        """Return how long it is since the token that is longest ago."""
+        if not decoding or not self._goals.has_target:
+            return 0.0
+        return self._clock() - min(sequence.last_result_s for sequence in decoding)
+
+    def _add_decodes(self, decoding: list[Sequence], draft: Draft) -> None:
+        for sequence in decoding:
+            if sequence.sequence_id in self._roster.running:
+                self._rows.add_decode(sequence, draft)
+        self._rows.close_decodes(draft)
+
+    def _atomic_rows(self, sequence: Sequence) -> list[Load]:
+        """Return the loads of what a sequence needs next where that cannot be cut; empty for a text, which can."""
+        if sequence.phase is Phase.DENOISE:
+            assert sequence.image is not None
+            return self._rows.plan_denoise(sequence).loads[sequence.image.rows_done :]
+        segment, kv_len = _next_segment(sequence)
+        return [piece_load(segment, kv_len)] if isinstance(segment, VitImage | VaeImage) else []
+
+    def _is_prompt_text(self, sequence: Sequence) -> bool:
+        is_prefill = sequence.phase is Phase.PREFILL and sequence.lane is Lane.TEXT
+        return is_prefill and isinstance(_next_segment(sequence)[0], TextTokens | None)
+
+    def _fill(self, candidates: list[Sequence], draft: Draft, budget: StepBudget) -> None:
+        """Add denoise steps and prompt chunks in the given order until the budget is used up."""
+        for sequence in candidates:
+            if budget.is_spent:
+                break
+            if sequence.sequence_id not in self._roster.running:
                 continue
-            if num_tokens:
+            add = self._rows.add_denoise if sequence.phase is Phase.DENOISE else self._rows.add_prefill
+            if add(sequence, draft, budget):
                 sequence.last_served_step = self._step
-                served.add(sequence.sequence_id)
-                is_first = False
-                budget -= num_tokens
-        return batch
+        draft.batch.load = budget.load
 
-    def _admit(self) -> None:
-        """Let waiting sequences in, oldest first, while their canon fits into the free pages."""
-        while self._waiting and len(self._running) < self._limits.max_running:
-            sequence = self._waiting[0]
-            num_rows = total_rows(sequence.history) + len(sequence.open_ids) + 1
-            if self._running and self._pool.pages_for(num_rows) + len(self._running) > self._pool.num_free:
-                return
-            self._waiting.pop(0)
-            self._running[sequence.sequence_id] = sequence
-            sequence.fill_canon()
-
-    def _schedule_decode(self, sequence: Sequence, batch: Batch, served: set[int]) -> None:
-        if sequence.sequence_id not in self._running or not self._reserve(sequence, sequence.full, 1, batch, served):
-            return
-        context = sequence.full
-        draw = self._turns.draw_for(sequence)
-        token_id = sequence.open_ids[context.open_rows]
-        batch.decodes.append(DecodeRow(sequence.sequence_id, context.pages, context.kv_len, context.rope_pos, token_id, draw))
-        context.advance(1, 1)
-        served.add(sequence.sequence_id)
-
-    def _schedule_denoise(self, sequence: Sequence, batch: Batch, budget: int, *, is_first: bool) -> int:
-        """Add every branch of the sequence's image, or nothing. Returns the query tokens added."""
-        image, params = sequence.image, sequence.request.image
-        assert image is not None
-        timestep = image.timesteps[image.step]
-        branches = active_branches(params, timestep)
-        contexts: list[Context] = []
-        row_of: dict[Branch, int] = {}
-        for branch in branches:
-            context = sequence.context_of(branch)
-            index = next((k for k, other in enumerate(contexts) if other is context), len(contexts))
-            if index == len(contexts):
-                contexts.append(context)
-            row_of[branch] = index
-        num_latents = (params.height // self._facts.latent_stride) * (params.width // self._facts.latent_stride)
-        num_tokens = len(contexts) * (num_latents + NUM_MARKERS)
-        if num_tokens > budget and not is_first:
-            return 0
-        rows = [DenoiseRow(sequence.sequence_id, context.pages, context.kv_len, context.rope_pos) for context in contexts]
-        if not image.has_noise:
-            batch.new_images.append(NewImage(sequence.sequence_id, image.index, params))
-            image.has_noise = True
-        is_last = image.step + 1 == len(image.timesteps)
-        preview = preview_after(image.step + 1, len(image.timesteps), params.num_previews)
-        batch.denoises.append(DenoiseStep(sequence.sequence_id, rows, row_of, params, timestep, image.dts[image.step], is_last, preview))
-        return num_tokens
-
-    def _schedule_prefill(self, sequence: Sequence, batch: Batch, served: set[int], budget: int, *, is_first: bool) -> int:
-        """Add a chunk of each of the sequence's unfinished contexts. Returns the query tokens added."""
-        num_tokens = 0
-        for fill in sequence.fills:
-            if fill.is_done:
-                continue
-            chunk = take_chunk(fill, budget - num_tokens, may_exceed=is_first and num_tokens == 0)
-            if not chunk.pieces and chunk.num_segments == 0:
-                break
-            if not self._reserve(sequence, fill.context, chunk.num_rows, batch, served):
-                break
-            is_end = chunk.completes and fill is sequence.fills[-1]
-            draw = self._turns.draw_for(sequence) if is_end and sequence.after_fill is AfterFill.DECIDE else None
-            row = chunk.apply(fill, sequence.sequence_id, draw)
-            if row is not None:
-                batch.prefills.append(row)
-            num_tokens += chunk.num_rows
-        return num_tokens
-
-    def _reserve(self, sequence: Sequence, context: Context, num_rows: int, batch: Batch, served: set[int]) -> bool:
-        """Reserve pages, preempting younger sequences if need be. Returns whether the row may be scheduled now."""
-        while True:
-            try:
-                batch.copies.extend(context.reserve(self._pool, num_rows))
-                return True
-            except OutOfPages:
-                if not self._preempt_one(sequence, served):
-                    break
-        others_hold_pages = any(other.full.pages or other.branches for other in self._running.values() if other is not sequence)
-        if not others_hold_pages and not served:
-            self._give_up(sequence)
-        return False
-
-    def _preempt_one(self, sequence: Sequence, served: set[int]) -> bool:
-        """Take the pages of the youngest sequence that is younger than this one and has no row in the batch yet."""
-        younger = [
-            other
-            for other in self._running.values()
-            if other.sequence_id > sequence.sequence_id and other.sequence_id not in served and (other.full.pages or other.branches)
-        ]
-        if not younger:
-            return False
-        victim = max(younger, key=lambda other: other.sequence_id)
-        del self._running[victim.sequence_id]
-        victim.preempt(self._pool)
-        self._waiting.append(victim)
-        self._waiting.sort(key=lambda other: other.sequence_id)
-        self.num_preemptions += 1
-        return True
-
-    def _give_up(self, sequence: Sequence) -> None:
-        """End a sequence that has the whole pool to itself and still does not fit."""
-        capacity = self._pool.num_pages * self._pool.page_size
-        if sequence.phase is Phase.DECODE:
-            self._finish(sequence, FinishReason.LENGTH)
-        else:
-            message = f"the answer outgrew the server's {capacity} cache rows"
-            self._finish(sequence, FinishReason.ERROR, "context_length_exceeded", message)
+    def _issue(self, draft: Draft) -> Batch:
+        """Mark everyone with rows in the batch as in flight until `commit`."""
+        for sequence_id in draft.served:
+            self._roster.running[sequence_id].is_in_flight = True
+        self._claims.update(draft.claims)
+        return draft.batch
 
     # -- taking in what came back -------------------------------------------------------------------------------------------
 
     def commit(self, batch: Batch, result: BatchResult) -> None:
         """Take in the result of ``batch``: tokens, finished Euler steps, pictures; move every sequence on."""
-        for row in batch.decodes:
-            if row.sequence_id in self._running and row.sequence_id in result.tokens:
-                self._commit_token(self._running[row.sequence_id], result)
-        for painted in result.previews:
-            if painted.sequence_id in self._running:
-                self._commit_preview(self._running[painted.sequence_id], painted)
-        for step in batch.denoises:
-            if step.sequence_id in self._running:
-                self._commit_denoise(self._running[step.sequence_id], step, result)
-        for prefill in batch.prefills:
-            sequence = self._running.get(prefill.sequence_id)
-            if sequence is not None and prefill.draw is not None:
-                self._apply(sequence, self._turns.on_decision(sequence, result.tokens[prefill.sequence_id].token_id))
-        for sequence in list(self._running.values()):
-            self._move_on(sequence)
+        sequence_ids = batch.sequence_ids()
+        self._settle_claims(sequence_ids)
+        self._roster.land(sequence_ids)
+        self._account(batch, result)
+        self._commit.take_in(batch, result)
+        now_s = self._clock()
+        for sequence_id in sequence_ids:
+            sequence = self._roster.running.get(sequence_id)
+            if sequence is not None:
+                sequence.last_result_s = now_s
+                self._commit.move_on(sequence)
 
-    def _commit_token(self, sequence: Sequence, result: BatchResult) -> None:
-        drawn = result.tokens[sequence.sequence_id]
-        end = self._turns.on_text_token(sequence, drawn.token_id)
-        if end.is_answer_token:
-            self._outputs.tokens.append(TokenOutput(sequence.request.request_id, drawn.token_id, drawn.logprob))
-        self._apply(sequence, end)
+    def _settle_claims(self, sequence_ids: list[int]) -> None:
+        for sequence_id in sequence_ids:
+            if sequence_id in self._claims:
+                self.cache.settle(self._claims.pop(sequence_id), are_filled=sequence_id not in self._failed)
+        self._failed.clear()
 
-    def _commit_preview(self, sequence: Sequence, painted: PaintedPreview) -> None:
-        image, request = sequence.image, sequence.request
-        assert image is not None
-        num_steps = len(image.timesteps)
-        step = preview_steps(num_steps, request.image.num_previews)[painted.preview]
-        preview = PreviewOutput(request.request_id, image.index, painted.preview, step, num_steps, painted.picture)
-        self._outputs.previews.append(preview)
+    def _account(self, batch: Batch, result: BatchResult) -> None:
+        """Teach the cost model, and put the step's time on the accounts of those who had rows in it, by their tokens."""
+        self.predicted_s = self.cost.predict(batch.load)
+        self.cost.observe(batch.load, result.execute_s)
+        seconds = result.execute_s or self.predicted_s
+        if batch.load.mixed:
+            self._shares.note_step(seconds)
+        tokens = batch.query_tokens()
+        token_s = seconds / max(1, sum(tokens.values()))
+        for sequence_id, num_tokens in tokens.items():
+            sequence = self._roster.running.get(sequence_id)
+            if sequence is not None:
+                self._shares.charge(sequence, num_tokens * token_s)
 
-    def _commit_denoise(self, sequence: Sequence, step: DenoiseStep, result: BatchResult) -> None:
-        image, request = sequence.image, sequence.request
-        assert image is not None
-        image.step += 1
-        if request.wants_progress:
-            self._outputs.progress.append(ProgressOutput(request.request_id, image.index, image.step, len(image.timesteps)))
-        if step.is_last:
-            picture = result.pictures[sequence.sequence_id]
-            self._outputs.images.append(ImageOutput(request.request_id, image.index, picture))
-            self._apply(sequence, self._turns.on_picture(sequence, picture))
 
-    def _apply(self, sequence: Sequence, end: TurnEnd) -> None:
-        if end.closed_text:
-            self._outputs.closed.append(TextClosed(sequence.request.request_id))
-        if end.finish is not None:
-            self._finish(sequence, end.finish)
+def _load_of(decoding: list[Sequence]) -> Load:
+    """Return the load of one decode row each."""
+    if not decoding:
+        return NO_LOAD
+    num = len(decoding)
+    return Load(und_tokens=num, pairs=num + sum(sequence.full.kv_len for sequence in decoding), rows=num)
 
-    def _move_on(self, sequence: Sequence) -> None:
-        """Follow a sequence through every change that needs no forward pass."""
-        while sequence.phase is Phase.PREFILL and all(fill.is_done for fill in sequence.fills):
-            match sequence.after_fill:
-                case AfterFill.BEGIN_TEXT:
-                    self._turns.begin_text(sequence)
-                case AfterFill.BEGIN_IMAGE:
-                    self._turns.begin_image(sequence)
-                    self._build_branches(sequence)
-                case AfterFill.REBUILD_BRANCHES:
-                    self._build_branches(sequence)
-                case AfterFill.RESUME_TEXT:
-                    sequence.phase = Phase.DECODE
-                case AfterFill.DENOISE:
-                    sequence.phase = Phase.DENOISE
-                case AfterFill.DECIDE:
-                    raise AssertionError("a decision is drawn with the row that completes the context")
 
-    def _build_branches(self, sequence: Sequence) -> None:
-        """Fork each further context of the image from whichever context shares most of it; prefill the rest."""
-        assert sequence.image is not None
-        bases = [sequence.full, *sequence.branches]
-        fresh: list[Context] = []
-        for held in sequence.image.plan.segments[1:]:
-            base = max(bases, key=lambda context: context.common_segments(held))
-            fresh.append(base.fork(self._pool, base.common_segments(held)))
-        sequence.release_branches(self._pool)
-        sequence.branches = fresh
-        sequence.fills = [Fill(context, held) for context, held in zip(fresh, sequence.image.plan.segments[1:], strict=True)]
-        sequence.after_fill = AfterFill.DENOISE
-        sequence.phase = Phase.PREFILL
+def _next_segment(sequence: Sequence) -> tuple[ContextSegment | None, int]:
+    """Return the segment a sequence takes in next, None for an open text, and how many rows stand before it."""
+    fill = next(fill for fill in sequence.fills if not fill.is_done)
+    index = len(fill.context.marks)
+    return (fill.segments[index] if index < len(fill.segments) else None), fill.context.kv_len
+
+
+def _count_cached(sequence: Sequence, start: int, end: int) -> None:
+    """Count the rows ``start .. end-1`` of the prompt as found in the prefix cache."""
+    text = image = place = 0
+    for segment in sequence.history:
+        found = max(0, min(end, place + segment.num_rows) - max(start, place))
+        if isinstance(segment, TextTokens):
+            text += found
+        else:
+            image += found
+        place += segment.num_rows
+    usage = sequence.usage
+    cached_text, cached_image = usage.cached_text_tokens + text, usage.cached_image_tokens + image
+    sequence.usage = replace(usage, cached_text_tokens=cached_text, cached_image_tokens=cached_image)

@@ -1,11 +1,13 @@
 """The segments a context is made of: closed runs of text, ViT tokens or clean VAE tokens (spec 5.2).
 
 A segment knows how many rows it adds to the KV cache and how far it moves the shared position; `uid` identifies it inside its sequence,
-so that two contexts can be compared segment by segment. No tensors here: pictures are 8-bit pixels until the runner encodes them.
+so that two contexts can be compared segment by segment, and a picture's `digest` says whether two requests hold the same one. No tensors
+here: pictures are 8-bit pixels until the runner encodes them.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from server.messages import Picture
@@ -39,6 +41,7 @@ class VitImage:
     picture: Picture
     grid_height: int
     grid_width: int
+    digest: bytes = b""
 
     @property
     def num_rows(self) -> int:
@@ -57,6 +60,7 @@ class VaeImage:
     picture: Picture
     grid_height: int
     grid_width: int
+    digest: bytes = b""
 
     @property
     def num_rows(self) -> int:
@@ -87,6 +91,13 @@ class DroppedImage:
 
 ContextSegment = TextTokens | VitImage | VaeImage | DroppedImage
 """Anything a context can be built from."""
+
+
+def picture_digest(tenant: str, picture: Picture) -> bytes:
+    """Return what stands for a picture's pixels and shape in keys; of no use to other tenants."""
+    salt = hashlib.sha256(tenant.encode()).digest()
+    shape = picture.height.to_bytes(4, "little") + picture.width.to_bytes(4, "little")
+    return hashlib.sha256(salt + shape + picture.rgb).digest()
 
 
 def total_rows(segments: list[ContextSegment]) -> int:

@@ -6,6 +6,7 @@ pages are only a cache of it: they can be dropped and prefilled again.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -13,8 +14,8 @@ from server.engine.context import Context
 from server.engine.grammar import Grammar
 from server.engine.guidance import Branch, BranchPlan
 from server.engine.pages import PagePool
-from server.engine.segments import ContextSegment, TextTokens, VaeImage, VitImage
-from server.messages import ImageSegment, Request, Usage
+from server.engine.segments import ContextSegment, TextTokens, VaeImage, VitImage, picture_digest
+from server.messages import ImageSegment, OutputMode, Request, Usage
 
 
 class Phase(Enum):
@@ -23,6 +24,13 @@ class Phase(Enum):
     DECODE = auto()
     DENOISE = auto()
     FINISHED = auto()
+
+
+class Lane(Enum):
+    """The two kinds of work that share the machine."""
+
+    TEXT = auto()
+    PICTURE = auto()
 
 
 class AfterFill(Enum):
@@ -52,13 +60,18 @@ class Fill:
 
 @dataclass(slots=True)
 class ImageTask:
-    """The image being drawn. ``step`` counts finished Euler steps; latents live in the runner under the sequence's id."""
+    """The image being drawn.
+
+    ``step`` counts finished Euler steps, ``rows_done`` the rows of the next one that earlier passes have computed; latents and velocities
+    live in the runner under the sequence's id.
+    """
 
     index: int
     timesteps: list[float]
     dts: list[float]
     plan: BranchPlan
     step: int = 0
+    rows_done: int = 0
     has_noise: bool = False
 
 
@@ -74,7 +87,11 @@ class Sequence:
         text_ids: every text token of the answer, for penalties and limits.
         full: the full context; branches: the further contexts of the image under way, or of the last one, by plan index - 1.
         fills: what PREFILL still has to take in, in order; after_fill: what comes then.
+        expires_s: when its deadline passes, on the scheduler's clock.
+        last_result_s: when it was let in or a pass last brought it something, on the same clock.
         last_served_step: when the scheduler last gave it work, for fairness.
+        times_overtaken: how often one that came later was let in before it.
+        is_in_flight: whether a pass that has begun and not ended holds rows of it, and so its pages.
         grammar: what the answer's text must be; canon like `text_ids`, whose function it is.
     """
 
@@ -92,7 +109,12 @@ class Sequence:
     branches: list[Context] = field(default_factory=list)
     fills: list[Fill] = field(default_factory=list)
     after_fill: AfterFill = AfterFill.BEGIN_TEXT
+    expires_s: float = math.inf
+    last_result_s: float = 0.0
     last_served_step: int = -1
+    times_overtaken: int = 0
+    num_preemptions: int = 0
+    is_in_flight: bool = False
     usage: Usage = field(default_factory=Usage)
     grammar: Grammar | None = None
     next_uid: int = 1
@@ -117,15 +139,33 @@ class Sequence:
     def append_picture(self, picture: ImageSegment, latent_stride: int, vit_stride: int) -> None:
         """Add a picture to the canon: the VAE segment, if it has one, then the ViT segment (spec 5.2)."""
         vae, vit = picture.vae, picture.vit
+        tenant = self.request.tenant
         if vae is not None:
-            self.history.append(VaeImage(self.take_uid(), vae, vae.height // latent_stride, vae.width // latent_stride))
-        self.history.append(VitImage(self.take_uid(), vit, vit.height // vit_stride, vit.width // vit_stride))
+            grid = (vae.height // latent_stride, vae.width // latent_stride)
+            self.history.append(VaeImage(self.take_uid(), vae, *grid, picture_digest(tenant, vae)))
+        grid = (vit.height // vit_stride, vit.width // vit_stride)
+        self.history.append(VitImage(self.take_uid(), vit, *grid, picture_digest(tenant, vit)))
 
     def fill_history(self, after_fill: AfterFill) -> None:
         """Go to PREFILL until the full context holds the whole history."""
         self.fills = [Fill(self.full, self.history)]
         self.after_fill = after_fill
         self.phase = Phase.PREFILL
+
+    @property
+    def lane(self) -> Lane:
+        """The lane whose time this sequence takes now."""
+        is_picture = self.image is not None or self.request.mode is OutputMode.IMAGE
+        return Lane.PICTURE if is_picture else Lane.TEXT
+
+    @property
+    def holds_pages(self) -> bool:
+        return bool(self.full.pages or self.branches)
+
+    @property
+    def can_be_served(self) -> bool:
+        """Whether a prompt chunk or a denoise step of it could go into the next pass."""
+        return self.phase in (Phase.PREFILL, Phase.DENOISE) and not self.is_in_flight
 
     def context_of(self, branch: Branch) -> Context:
         """Return the context that serves ``branch`` of the image under way."""
@@ -149,6 +189,9 @@ class Sequence:
         """Give back every page but keep the canon; `fill_canon` takes it in again."""
         self.release(pool)
         self.phase = Phase.WAITING
+        self.num_preemptions += 1
+        if self.image is not None:
+            self.image.rows_done = 0
 
     def fill_canon(self) -> None:
         """Go from WAITING to PREFILL: take in the canon, then go on where the sequence was."""

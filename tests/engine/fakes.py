@@ -9,8 +9,9 @@ from model.config import BagelConfig
 from model.profile import Family, FamilyProfile
 from server.engine.batch import Batch, BatchResult, DrawnToken
 from server.engine.options import ModelFacts, SchedulerLimits
+from server.engine.outputs import Outputs
 from server.engine.pages import PagePool
-from server.engine.scheduler import Outputs, Scheduler
+from server.engine.scheduler import Scheduler
 from server.messages import ImageParams, ImageSegment, OutputMode, Picture, Request, SamplingParams, Segment, TextSegment
 
 BOS, EOS, BOI, EOI, END = 1, 2, 3, 4, 5

@@ -21,7 +21,7 @@ from model.tokenizer import Tokenizer
 from model.weights import load_bagel
 from server.engine.batch import Batch, BatchResult
 from server.engine.link import LocalLink
-from server.engine.loop import Engine
+from server.engine.loop import DividedPass, Engine
 from server.engine.options import EngineOptions
 from server.engine.process import LoadedEngine, assemble_engine, model_facts
 from server.messages import (
@@ -71,6 +71,9 @@ class RecordingRunner:
             if step.is_last:
                 self.latents.setdefault(step.sequence_id, []).append(self._runner.latents(step.sequence_id).clone())
         return result
+
+    def begin(self, batch: Batch) -> DividedPass:
+        raise AssertionError("without an inter-token target no pass is divided")
 
     def forget(self, sequence_ids: list[int]) -> None:
         self._runner.forget(sequence_ids)

@@ -17,7 +17,7 @@ import torch
 from model.weights import load_bagel
 from server.engine.batch import Batch, BatchResult
 from server.engine.link import LocalLink
-from server.engine.loop import Engine
+from server.engine.loop import DividedPass, Engine
 from server.engine.options import EngineOptions
 from server.engine.process import assemble_engine, model_facts
 from server.engine.runner import Runner
@@ -49,6 +49,9 @@ class RecordingRunner:
             self.latents.setdefault(self.names[step.sequence_id], []).append(self.runner.latents(step.sequence_id).clone())
         self.mixed_steps += bool(batch.decodes and batch.denoises and batch.prefills)
         return result
+
+    def begin(self, batch: Batch) -> DividedPass:
+        raise AssertionError("without an inter-token target no pass is divided")
 
     def forget(self, sequence_ids: list[int]) -> None:
         self.runner.forget(sequence_ids)

@@ -25,7 +25,7 @@ def packed(batch: Batch) -> PackedBatch:
 
 def denoise(pages: list[int], kv_len: int, rope_pos: int, timestep: float = 0.7) -> DenoiseStep:
     row = DenoiseRow(7, pages, kv_len, rope_pos)
-    return DenoiseStep(7, [row], {Branch.FULL: 0}, ImageParams(32, 32), timestep, 0.1, is_last=False)
+    return DenoiseStep(7, [row], {Branch.FULL: 0}, ImageParams(32, 32), timestep, 0.1, is_last=False, num_row_tokens=6)
 
 
 def decode(token_id: int, pages: list[int], kv_len: int) -> DecodeRow:

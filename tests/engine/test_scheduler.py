@@ -162,7 +162,7 @@ def test_decode_prefill_and_denoise_share_a_step() -> None:
     house.scheduler.submit(make_request("image", mode=OutputMode.IMAGE, image=ImageParams(32, 32, num_timesteps=20)))
     for _ in range(3):
         house.step()
-    house.scheduler.submit(make_request("late", sampling=SamplingParams(max_tokens=3)))
+    house.scheduler.submit(make_request("late", [TextSegment([21, 22])], sampling=SamplingParams(max_tokens=3)))
     house.step()
 
     assert kinds(house)[-1] == "dnp"

@@ -1,0 +1,105 @@
+"""Admission: what is refused at once, who waits, who is let in next, and whose deadline has passed.
+
+The waiting are let in by the order of `fairness`, those that were preempted first. The bound: whoever has been overtaken by
+``MAX_OVERTAKEN`` later ones is next, and nobody is let in before him.
+"""
+
+from __future__ import annotations
+
+import math
+
+from server.engine.options import ModelFacts, SchedulerLimits
+from server.engine.roster import Roster
+from server.engine.segments import total_rows
+from server.engine.sequence import Lane, Sequence
+from server.messages import FinishReason
+
+MAX_OVERTAKEN = 32
+
+
+class Admission:
+    """The door of the engine."""
+
+    def __init__(self, roster: Roster, facts: ModelFacts, limits: SchedulerLimits) -> None:
+        self._roster = roster
+        self._facts = facts
+        self._limits = limits
+        self._next_expiry_s = math.inf
+        self._was_blocked_at = (0, 0, 0)
+        self.num_expired = 0
+        self.num_refused = 0
+
+    def take_in(self, sequence: Sequence, now_s: float) -> None:
+        """Queue a new sequence, or refuse it: for good when it can never fit, for now when too many wait."""
+        self._roster.shares.arrive(sequence)
+        refusal = self._never_fits(sequence)
+        if refusal is not None:
+            self._roster.finish(sequence, FinishReason.ERROR, "context_length_exceeded", refusal)
+        elif len(self._roster.waiting) >= self._limits.max_waiting:
+            self.num_refused += 1
+            message = f"{self._limits.max_waiting} requests are waiting already, as many as the server lets wait"
+            self._roster.finish(sequence, FinishReason.ERROR, "overloaded", message)
+        else:
+            self._watch_deadline(sequence, now_s)
+            self._roster.waiting.append(sequence)
+
+    def _never_fits(self, sequence: Sequence) -> str | None:
+        num_rows = total_rows(sequence.history) + 1
+        capacity = self._roster.pool.num_pages * self._roster.pool.page_size
+        if num_rows > capacity:
+            return f"the prompt needs {num_rows} cache rows, the server has {capacity}"
+        num_positions = sum(segment.num_positions for segment in sequence.history)
+        if num_positions >= self._facts.max_positions:
+            return f"the prompt takes {num_positions} positions, the model has {self._facts.max_positions}"
+        return None
+
+    def _watch_deadline(self, sequence: Sequence, now_s: float) -> None:
+        if sequence.request.deadline_s is not None:
+            sequence.expires_s = now_s + sequence.request.deadline_s
+            self._next_expiry_s = min(self._next_expiry_s, sequence.expires_s)
+
+    def expire(self, now_s: float) -> None:
+        """End every sequence whose deadline has passed, whatever it is doing."""
+        if now_s < self._next_expiry_s:
+            return
+        for sequence in self._roster.sequences():
+            if sequence.expires_s <= now_s:
+                self.num_expired += 1
+                message = f"the request was not done within its deadline of {sequence.request.deadline_s:g} s"
+                self._roster.finish(sequence, FinishReason.ERROR, "deadline_exceeded", message)
+        self._next_expiry_s = min((sequence.expires_s for sequence in self._roster.sequences()), default=math.inf)
+
+    def admit(self, step: int) -> list[Sequence]:
+        """Let waiting sequences in, one after the other, while their canon fits into the free pages; return them."""
+        roster = self._roster
+        admitted: list[Sequence] = []
+        while roster.waiting and len(roster.running) < self._limits.max_running:
+            place = (roster.pool.num_free, len(roster.running), roster.waiting[-1].sequence_id)
+            if place == self._was_blocked_at:
+                break
+            sequence = self._next(step)
+            num_rows = total_rows(sequence.history) + len(sequence.open_ids) + 1
+            if roster.running and roster.pool.pages_for(num_rows) + len(roster.running) > roster.pool.num_free:
+                self._was_blocked_at = place
+                break
+            for other in roster.waiting:
+                other.times_overtaken += other.sequence_id < sequence.sequence_id
+            roster.waiting.remove(sequence)
+            roster.running[sequence.sequence_id] = sequence
+            sequence.last_served_step = step
+            sequence.fill_canon()
+            admitted.append(sequence)
+        return admitted
+
+    def _next(self, step: int) -> Sequence:
+        """Choose who is let in next: the preempted, then whoever has been overtaken too often, then by fairness."""
+        waiting = self._roster.waiting
+        if len(waiting) == 1:
+            return waiting[0]
+        first = min(waiting, key=lambda other: (not other.num_preemptions, other.times_overtaken < MAX_OVERTAKEN, other.sequence_id))
+        if first.num_preemptions or first.times_overtaken >= MAX_OVERTAKEN:
+            return first
+        return self._roster.shares.order(waiting, step)[0]
+
+    def num_waiting(self, lane: Lane) -> int:
+        return sum(sequence.lane is lane for sequence in self._roster.waiting)

@@ -1,0 +1,187 @@
+"""How much goes into a step: goals instead of constants.
+
+While somebody decodes, a step should not take longer than what is left of the inter-token target since the last token; when nobody does,
+it should be just long enough that the fixed cost of a step does not matter, so that what is nearly done is done soon. Without a target a
+step is filled to ``max_batch_tokens``.
+
+A denoise step or a picture of the prompt cannot be cut along its tokens. When it does not fit the target there are two ways, and the cost
+model chooses the one that gets more done:
+
+    ride     rows of one Euler step in several passes, each within the target, decode rows riding along in every one
+    divide   all rows in one long pass without decode rows; between its layers, decode steps are let through as the target demands
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from server.engine.cost_model import NO_LOAD, NUM_STEPS_TRUSTED_BLINDLY, CostModel, Load
+from server.engine.options import SchedulerLimits
+
+MIN_TARGET_DECODES = 2.0
+"""A target below two decode steps' time cannot be kept beside any other work; it counts as two."""
+FIXED_COST_SHARE = 0.05
+"""What share of a step its fixed cost may be before more rows are put in to outweigh it."""
+DIVIDING_GAIN = 1.05
+"""How much faster dividing must be than riding to be chosen."""
+LAYER_SHARE = 0.5
+"""How much of the time between two decode steps one layer of a long pass may take."""
+MIN_WAIT_SHARE = 0.1
+"""Below this share of the target, the time since the last token is not worth a decode step of its own."""
+PROMPT_PIECE = Load(1, 1, und_tokens=16, rows=1)
+"""The least of a prompt that is worth a place in a step."""
+SAFETY = 0.95
+"""Share of the time left that is planned with."""
+
+
+@dataclass(slots=True)
+class StepBudget:
+    """What the step being made may still take on.
+
+    Attributes:
+        tokens: query tokens left; one atomic piece may exceed them in a step that holds nothing yet.
+        seconds: when the step must be over; infinite without a target.
+        enough_tokens: with so many the step is long enough.
+        load: what is in the step.
+    """
+
+    cost: CostModel
+    tokens: int
+    seconds: float
+    enough_tokens: float
+    load: Load = NO_LOAD
+    is_untouched: bool = True
+
+    @property
+    def is_spent(self) -> bool:
+        return self.tokens <= 0 or self.enough_tokens <= 0
+
+    def take(self, load: Load, num_tokens: int) -> None:
+        """Count ``load`` into the step."""
+        self.load = self.load.joined(load)
+        self.tokens -= num_tokens
+        self.enough_tokens -= num_tokens
+        self.is_untouched = False
+
+    def fits(self, load: Load) -> bool:
+        """Tell whether the step would still be over in time with ``load`` in it."""
+        return self.cost.predict(self.load.joined(load)) <= self.seconds
+
+    def take_rows(self, loads: list[Load]) -> int:
+        """Count in the rows of one picture, all or none; into a step that holds nothing yet as many as fit its time, at least one."""
+        whole = NO_LOAD
+        for load in loads:
+            whole = whole.joined(load)
+        if _num_tokens(whole) <= self.tokens and self.fits(whole):
+            self.take(whole, _num_tokens(whole))
+            return len(loads)
+        if not self.is_untouched:
+            return 0
+        count = 0
+        while count < len(loads) and (not count or self.fits(loads[count])):
+            self.take(loads[count], _num_tokens(loads[count]))
+            count += 1
+        return count
+
+    def tokens_for_text(self, kv_len: int) -> int:
+        """Return how many tokens of a prompt that stands at ``kv_len`` rows fit."""
+        if math.isinf(self.seconds):
+            return self.tokens
+        left_s = self.seconds - self.cost.predict(self.load.joined(Load(1, 1, rows=1)))
+        rates = self.cost.coefficients
+        token_s = rates.und_tokens + rates.pairs * (kv_len + 1)
+        fitting = self.tokens if token_s <= 0.0 else int(min(self.tokens, left_s / token_s))
+        return max(fitting, 1) if self.is_untouched else max(fitting, 0)
+
+
+class Goals:
+    """Sets the budget of each step from the target and the cost model."""
+
+    def __init__(self, limits: SchedulerLimits, cost: CostModel, num_layers: int) -> None:
+        self._limits = limits
+        self._cost = cost
+        self._num_layers = num_layers
+
+    @property
+    def has_target(self) -> bool:
+        return self._limits.inter_token_target_s is not None
+
+    def target_s(self, decodes: Load) -> float:
+        """Return the inter-token target that can be kept beside ``decodes``, in seconds."""
+        wanted = self._limits.inter_token_target_s
+        return math.inf if wanted is None else max(wanted, MIN_TARGET_DECODES * self._cost.predict(decodes))
+
+    def decode_s(self, decodes: Load) -> float:
+        return self._cost.predict(decodes)
+
+    def due_s(self, decodes: Load, last_token_s: float) -> float:
+        """Return when the next decode step must begin to be done within the target."""
+        return last_token_s + SAFETY * self.target_s(decodes) - self.decode_s(decodes)
+
+    def prompt_budget(self, seconds: float) -> StepBudget:
+        """Return the budget of a step of prompt chunks alone that is over in ``seconds``."""
+        return StepBudget(self._cost, self._limits.max_batch_tokens, seconds, math.inf)
+
+    def has_room_for_prompt(self, seconds: float) -> bool:
+        """Tell whether a piece of a prompt worth its step fits into ``seconds``."""
+        return self._cost.predict(PROMPT_PIECE) <= seconds
+
+    def budget(self, decodes: Load, num_decodes: int, waited_s: float) -> StepBudget:
+        """Return the budget of a step in which ``decodes`` ride, ``waited_s`` after the last token."""
+        tokens = max(1, self._limits.max_batch_tokens - num_decodes)
+        seconds = SAFETY * (self.target_s(decodes) - waited_s) if num_decodes else math.inf
+        return StepBudget(self._cost, tokens, seconds, self._enough_tokens(), decodes)
+
+    def divided_budget(self, decodes: Load, num_decodes: int) -> StepBudget:
+        """Return the budget of a long pass without decode rows, whose layers leave the target room for them."""
+        between_s = SAFETY * (self.target_s(decodes) - self.decode_s(decodes)) if num_decodes else math.inf
+        seconds = self._num_layers * LAYER_SHARE * between_s
+        return StepBudget(self._cost, self._limits.max_batch_tokens, seconds, self._enough_tokens())
+
+    def _enough_tokens(self) -> float:
+        """Return the tokens beside which a step's fixed cost does not matter."""
+        if not self.has_target or self._cost.num_observed < NUM_STEPS_TRUSTED_BLINDLY:
+            return math.inf
+        rates = self._cost.coefficients
+        fixed_s = rates.steps + rates.mixed + rates.gen_steps
+        token_s = rates.gen_tokens or rates.und_tokens
+        return math.inf if token_s <= 0.0 else max(1.0, fixed_s / (FIXED_COST_SHARE * token_s))
+
+    def should_divide(self, first: list[Load], decodes: Load, num_decodes: int, waited_s: float) -> bool:
+        """Tell whether the work that comes first, as atomic rows, had better go into a long pass of its own."""
+        if not self.has_target or not first:
+            return False
+        predict = self._cost.predict
+        whole = NO_LOAD
+        for load in first:
+            whole = whole.joined(load)
+        target_s = self.target_s(decodes)
+        if not num_decodes:
+            return predict(whole) > target_s
+        left_s = SAFETY * (target_s - waited_s)
+        if predict(decodes.joined(whole)) <= left_s:
+            return False
+        fresh_s = SAFETY * target_s
+        num_riding, riding = 0, decodes
+        for load in first:
+            if predict(riding.joined(load)) > fresh_s:
+                break
+            num_riding, riding = num_riding + 1, riding.joined(load)
+        if not num_riding:
+            return True
+        riding_rate = num_riding / predict(riding)
+        dividing_rate = len(first) / predict(whole) * (1.0 - predict(decodes) / target_s)
+        return dividing_rate > DIVIDING_GAIN * riding_rate
+
+    def must_wait(self, first: list[Load], decodes: Load, waited_s: float) -> bool:
+        """Tell whether the work that comes first fits into a step right after a token, but not into what is left of this target."""
+        target_s = self.target_s(decodes)
+        if waited_s <= MIN_WAIT_SHARE * target_s:
+            return False
+        seconds = self._cost.predict(decodes.joined(first[0] if first else PROMPT_PIECE))
+        return SAFETY * (target_s - waited_s) < seconds <= SAFETY * target_s
+
+
+def _num_tokens(load: Load) -> int:
+    return int(load.und_tokens + load.gen_tokens)

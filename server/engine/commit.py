@@ -1,0 +1,101 @@
+"""Takes in what a step brought: tokens, finished Euler steps and pictures; and moves each sequence on to what it does next."""
+
+from __future__ import annotations
+
+from server.engine.batch import Batch, BatchResult, DenoiseStep, PaintedPreview
+from server.engine.preview_steps import preview_steps
+from server.engine.roster import Roster
+from server.engine.sequence import AfterFill, Fill, Phase, Sequence
+from server.engine.turns import TurnEnd, Turns
+from server.messages import ImageOutput, PreviewOutput, ProgressOutput, TextClosed, TokenOutput
+
+
+class Commit:
+    """Results in, changes of the sequences and outputs out."""
+
+    def __init__(self, roster: Roster, turns: Turns) -> None:
+        self._roster = roster
+        self._turns = turns
+
+    def take_in(self, batch: Batch, result: BatchResult) -> None:
+        """Take in the result of ``batch``; sequences that ended meanwhile are passed over."""
+        running = self._roster.running
+        for row in batch.decodes:
+            if row.sequence_id in running and row.sequence_id in result.tokens:
+                self._take_token(running[row.sequence_id], result)
+        for painted in result.previews:
+            if painted.sequence_id in running:
+                self._take_preview(running[painted.sequence_id], painted)
+        for step in batch.denoises:
+            if step.sequence_id in running and step.completes:
+                self._take_euler_step(running[step.sequence_id], step, result)
+        for prefill in batch.prefills:
+            sequence = running.get(prefill.sequence_id)
+            if sequence is not None and prefill.draw is not None:
+                self._apply(sequence, self._turns.on_decision(sequence, result.tokens[prefill.sequence_id].token_id))
+
+    def _take_token(self, sequence: Sequence, result: BatchResult) -> None:
+        drawn = result.tokens[sequence.sequence_id]
+        end = self._turns.on_text_token(sequence, drawn.token_id)
+        if end.is_answer_token:
+            self._roster.outputs.tokens.append(TokenOutput(sequence.request.request_id, drawn.token_id, drawn.logprob))
+        self._apply(sequence, end)
+
+    def _take_preview(self, sequence: Sequence, painted: PaintedPreview) -> None:
+        image, request = sequence.image, sequence.request
+        assert image is not None
+        num_steps = len(image.timesteps)
+        step = preview_steps(num_steps, request.image.num_previews)[painted.preview]
+        preview = PreviewOutput(request.request_id, image.index, painted.preview, step, num_steps, painted.picture)
+        self._roster.outputs.previews.append(preview)
+
+    def _take_euler_step(self, sequence: Sequence, step: DenoiseStep, result: BatchResult) -> None:
+        image, request = sequence.image, sequence.request
+        assert image is not None
+        image.step += 1
+        if request.wants_progress:
+            progress = ProgressOutput(request.request_id, image.index, image.step, len(image.timesteps))
+            self._roster.outputs.progress.append(progress)
+        if step.is_last:
+            picture = result.pictures[sequence.sequence_id]
+            self._roster.outputs.images.append(ImageOutput(request.request_id, image.index, picture))
+            self._apply(sequence, self._turns.on_picture(sequence, picture))
+
+    def _apply(self, sequence: Sequence, end: TurnEnd) -> None:
+        if end.closed_text:
+            self._roster.outputs.closed.append(TextClosed(sequence.request.request_id))
+        if end.finish is not None:
+            self._roster.finish(sequence, end.finish)
+
+    def move_on(self, sequence: Sequence) -> None:
+        """Follow a sequence through every change that needs no forward pass."""
+        while sequence.phase is Phase.PREFILL and all(fill.is_done for fill in sequence.fills):
+            match sequence.after_fill:
+                case AfterFill.BEGIN_TEXT:
+                    self._turns.begin_text(sequence)
+                case AfterFill.BEGIN_IMAGE:
+                    self._turns.begin_image(sequence)
+                    self._build_branches(sequence)
+                case AfterFill.REBUILD_BRANCHES:
+                    self._build_branches(sequence)
+                case AfterFill.RESUME_TEXT:
+                    sequence.phase = Phase.DECODE
+                case AfterFill.DENOISE:
+                    sequence.phase = Phase.DENOISE
+                case AfterFill.DECIDE:
+                    raise AssertionError("a decision is drawn with the row that completes the context")
+
+    def _build_branches(self, sequence: Sequence) -> None:
+        """Fork each further context of the image from whichever context shares most of it; prefill the rest."""
+        assert sequence.image is not None
+        pool = self._roster.pool
+        bases = [sequence.full, *sequence.branches]
+        fresh = []
+        for held in sequence.image.plan.segments[1:]:
+            base = max(bases, key=lambda context: context.common_segments(held))
+            fresh.append(base.fork(pool, base.common_segments(held)))
+        sequence.release_branches(pool)
+        sequence.branches = fresh
+        sequence.fills = [Fill(context, held) for context, held in zip(fresh, sequence.image.plan.segments[1:], strict=True)]
+        sequence.after_fill = AfterFill.DENOISE
+        sequence.phase = Phase.PREFILL

@@ -1,0 +1,148 @@
+"""The cost model: how long a step will take, learnt from the steps measured so far.
+
+    seconds ≈ a + b·und_tokens + c·gen_tokens + d·pairs + e·rows + …
+
+Every term costs something or nothing, never less. Weighted least squares with exponential forgetting: the sums are kept, the
+coefficients follow by a few rounds of non-negative coordinate descent after each step, starting from where they were. Errors count
+relative to the step's length, so that a decode step of a millisecond weighs as much as a denoise step of a second; a measurement far off
+its prediction is moved to the edge of what has been usual before it is taken in, so that a hiccup of the machine teaches nothing and a
+lasting change does within a few steps.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+from typing import NamedTuple
+
+SHORTEST_S = 1e-6
+PRIOR_SECONDS = (1e-3, 0.0, 0.0, 1e-5, 1e-5, 1e-9, 1e-5, 1e-9, 1e-9)
+"""What is assumed before the first measurement, term by term as in `Load`: a small model on a CPU."""
+FORGETTING = 0.997
+"""What each step leaves of the weight of those before it: about 300 count."""
+HURRIED_FORGETTING = 0.9
+"""The same while predictions are off to one side: the machine has become faster or slower."""
+MAX_BIAS = 0.1
+NUM_BIAS_STEPS = 16
+NUM_SWEEPS = 3
+CLIP_ERRORS = 4.0
+"""How many usual errors a measurement may be off before it is moved."""
+MIN_USUAL_ERROR = 0.05
+NUM_ERRORS_KEPT = 64
+FAMILIAR_STEPS_PER_LESSON = 16
+NUM_STEPS_TRUSTED_BLINDLY = 12
+"""So many measurements are taken in as they are: the first predictions mean nothing."""
+
+
+class Load(NamedTuple):
+    """What a step has to do, term by term; a tuple, because a prediction is made several times a step.
+
+    Attributes:
+        steps: 1, the term of what every step costs.
+        mixed: 1 for a step of more than decode rows; gen_steps: 1 where the generation expert's weights are read too.
+        und_tokens, gen_tokens: query tokens of each expert.
+        pairs: attended pairs of query and key.
+        rows: rows of any kind.
+        encoded_pixels, decoded_pixels: pictures read through the VAE or the ViT, and pictures finished.
+    """
+
+    steps: float = 1.0
+    mixed: float = 0.0
+    gen_steps: float = 0.0
+    und_tokens: float = 0.0
+    gen_tokens: float = 0.0
+    pairs: float = 0.0
+    rows: float = 0.0
+    encoded_pixels: float = 0.0
+    decoded_pixels: float = 0.0
+
+    def joined(self, other: Load) -> Load:
+        """Return the load of both done in one step."""
+        return Load(
+            max(self.steps, other.steps),
+            max(self.mixed, other.mixed),
+            max(self.gen_steps, other.gen_steps),
+            self.und_tokens + other.und_tokens,
+            self.gen_tokens + other.gen_tokens,
+            self.pairs + other.pairs,
+            self.rows + other.rows,
+            self.encoded_pixels + other.encoded_pixels,
+            self.decoded_pixels + other.decoded_pixels,
+        )
+
+
+NO_LOAD = Load(steps=0.0)
+NUM_TERMS = len(NO_LOAD)
+
+
+class CostModel:
+    """Seconds of a step by its load. Starts from an assumption, learns with `observe`."""
+
+    def __init__(self) -> None:
+        self._seconds = list(PRIOR_SECONDS)
+        self._products = [[0.0] * NUM_TERMS for _ in range(NUM_TERMS)]
+        self._targets = [0.0] * NUM_TERMS
+        self._errors: deque[float] = deque(maxlen=NUM_ERRORS_KEPT)
+        self._biases: deque[float] = deque(maxlen=NUM_BIAS_STEPS)
+        self.num_observed = 0
+
+    @property
+    def error(self) -> float:
+        """Median relative error of the latest predictions."""
+        return median(self._errors) if self._errors else 0.0
+
+    @property
+    def coefficients(self) -> Load:
+        """Seconds for one of each term."""
+        return Load(*self._seconds)
+
+    def predict(self, load: Load) -> float:
+        """Return the seconds a step with ``load`` should take."""
+        return max(SHORTEST_S, sum(seconds * amount for seconds, amount in zip(self._seconds, load, strict=True)))
+
+    def observe(self, load: Load, seconds: float) -> None:
+        """Take in that a step with ``load`` took ``seconds``."""
+        if seconds <= 0.0:
+            return
+        predicted = self.predict(load)
+        taken = self._clipped(seconds, predicted)
+        if self.num_observed >= NUM_STEPS_TRUSTED_BLINDLY:
+            self._errors.append(abs(seconds - predicted) / seconds)
+            self._biases.append(seconds / predicted - 1.0)
+        self.num_observed += 1
+        if self._teaches_nothing(load, seconds, predicted):
+            return
+        self._add(load, taken, self._forgetting())
+        for _ in range(NUM_SWEEPS):
+            self._sweep()
+
+    def _teaches_nothing(self, load: Load, seconds: float, predicted: float) -> bool:
+        """Tell whether a decode step, the commonest and the shortest, went as foreseen: most of those are not worth their arithmetic."""
+        is_familiar = not load.mixed and abs(seconds - predicted) < MIN_USUAL_ERROR * seconds
+        return is_familiar and self.num_observed % FAMILIAR_STEPS_PER_LESSON != 0
+
+    def _clipped(self, seconds: float, predicted: float) -> float:
+        if len(self._errors) < NUM_STEPS_TRUSTED_BLINDLY:
+            return seconds
+        width = 1.0 + CLIP_ERRORS * max(self.error, MIN_USUAL_ERROR)
+        return min(max(seconds, predicted / width), predicted * width)
+
+    def _forgetting(self) -> float:
+        if len(self._biases) == NUM_BIAS_STEPS and abs(median(self._biases)) > MAX_BIAS:
+            return HURRIED_FORGETTING
+        return FORGETTING
+
+    def _add(self, load: Load, seconds: float, forgetting: float) -> None:
+        weight = 1.0 / (seconds * seconds)
+        for i, row in enumerate(self._products):
+            scaled = weight * load[i]
+            for j in range(NUM_TERMS):
+                row[j] = forgetting * row[j] + scaled * load[j]
+            self._targets[i] = forgetting * self._targets[i] + scaled * seconds
+
+    def _sweep(self) -> None:
+        """One round of coordinate descent; terms that have not been seen stay as assumed."""
+        for i, row in enumerate(self._products):
+            if row[i] > 0.0:
+                residual = self._targets[i] - sum(product * other for product, other in zip(row, self._seconds, strict=True))
+                self._seconds[i] = max(0.0, self._seconds[i] + residual / row[i])

@@ -1,0 +1,33 @@
+"""How fast requests leave, lane by lane: what a client that is turned away is told to wait."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from server.engine.sequence import Lane
+
+NUM_FINISHES_KEPT = 32
+
+
+class DrainRate:
+    """Requests of each lane finished per second, over the latest ones of a stretch without idleness."""
+
+    def __init__(self) -> None:
+        self._finished_s: dict[Lane, deque[float]] = {lane: deque(maxlen=NUM_FINISHES_KEPT) for lane in Lane}
+        self._per_s = dict.fromkeys(Lane, 0.0)
+
+    def begin_stretch(self) -> None:
+        """Note that there was nothing to do: the time until the next finish says nothing. Rates measured before stand."""
+        for finished in self._finished_s.values():
+            finished.clear()
+
+    def count(self, lane: Lane, now_s: float) -> None:
+        """Count a request that finished at ``now_s``."""
+        finished = self._finished_s[lane]
+        finished.append(now_s)
+        if finished[-1] > finished[0]:
+            self._per_s[lane] = (len(finished) - 1) / (finished[-1] - finished[0])
+
+    def per_s(self, lane: Lane) -> float:
+        """Return the rate; 0 while it is not known."""
+        return self._per_s[lane]

@@ -1,0 +1,127 @@
+"""Who goes first: weighted least attained service over tenants and lanes, then the shortest remaining work.
+
+Every tenant has an account of the seconds its sequences have had, divided by its weight, and below it one for each lane (text, picture).
+Accounts are compared in coarse steps: within one step two tenants, or two lanes, count as equals, and the sequence with least left to do
+goes first, so that a short job does not wait behind a long one. A tenant that comes back starts level with the one that has had least, so
+that nobody saves up for a monopoly.
+
+The bound on starvation: a sequence passed over ``PATIENCE_STEPS`` times goes before all that have been served since, whatever their
+priority. Every step serves the first in order, so among R running sequences each one that can be served gets work at least once in
+``PATIENCE_STEPS + R`` steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from server.engine.segments import total_rows
+from server.engine.sequence import Lane, Phase, Sequence
+
+PATIENCE_STEPS = 64
+QUANTUM_STEPS = 8.0
+"""Within so many typical steps' time, accounts count as equal."""
+MAX_LANE_CREDIT_QUANTA = 2.0
+"""So far a lane without work can fall behind the other: it does not save up either."""
+MAX_IDLE_ACCOUNTS = 1024
+TYPICAL_STEP_MEMORY = 0.95
+
+
+@dataclass(slots=True)
+class Account:
+    """Service had, in seconds over weight, and how many live sequences draw on it."""
+
+    service: float = 0.0
+    num_live: int = 0
+    lanes: dict[Lane, float] = field(default_factory=lambda: dict.fromkeys(Lane, 0.0))
+
+
+class Shares:
+    """The accounts of all tenants."""
+
+    def __init__(self) -> None:
+        self._accounts: OrderedDict[str, Account] = OrderedDict()
+        self._step_s = 0.0
+        self._num_live_tenants = 0
+
+    def arrive(self, sequence: Sequence) -> None:
+        """Open or wake the account of a sequence's tenant."""
+        tenant = sequence.request.tenant
+        account = self._accounts.setdefault(tenant, Account())
+        self._accounts.move_to_end(tenant)
+        if account.num_live == 0:
+            account.service = max(account.service, self._least_service())
+            self._num_live_tenants += 1
+        account.num_live += 1
+
+    def leave(self, sequence: Sequence) -> None:
+        """Let an account rest with its last sequence; the longest idle ones are closed."""
+        account = self._accounts[sequence.request.tenant]
+        account.num_live -= 1
+        if account.num_live:
+            return
+        self._num_live_tenants -= 1
+        idle = [tenant for tenant, other in self._accounts.items() if not other.num_live] if self._is_crowded() else []
+        for tenant in idle[: len(self._accounts) - self._num_live_tenants - MAX_IDLE_ACCOUNTS]:
+            del self._accounts[tenant]
+
+    def _is_crowded(self) -> bool:
+        return len(self._accounts) - self._num_live_tenants > MAX_IDLE_ACCOUNTS
+
+    def charge(self, sequence: Sequence, seconds: float) -> None:
+        """Put ``seconds`` of the machine on the account of a sequence's tenant and lane."""
+        account = self._accounts.get(sequence.request.tenant)
+        if account is None:
+            return
+        account.service += seconds / sequence.request.weight
+        account.lanes[sequence.lane] += seconds / sequence.request.weight
+        floor = account.lanes[sequence.lane] - MAX_LANE_CREDIT_QUANTA * QUANTUM_STEPS * self._step_s
+        for lane, service in account.lanes.items():
+            account.lanes[lane] = max(service, floor)
+
+    def note_step(self, seconds: float) -> None:
+        """Take in how long a step of more than decode rows is, which sets how fine accounts are compared."""
+        self._step_s = seconds if not self._step_s else TYPICAL_STEP_MEMORY * self._step_s + (1 - TYPICAL_STEP_MEMORY) * seconds
+
+    def order(self, sequences: list[Sequence], step: int) -> list[Sequence]:
+        """Sort sequences that could be served in step ``step``, the one to serve first in front."""
+        if len(sequences) < 2:
+            return sequences
+        least = self._least_service()
+
+        def key(sequence: Sequence) -> tuple[float, int, int, int, int, int]:
+            account = self._accounts[sequence.request.tenant]
+            overdue_since = sequence.last_served_step if step - sequence.last_served_step > PATIENCE_STEPS else math.inf
+            return (
+                overdue_since,
+                -sequence.request.priority,
+                self._lag(account.service - least),
+                self._lag(account.lanes[sequence.lane] - min(account.lanes.values())),
+                remaining_tokens(sequence),
+                sequence.sequence_id,
+            )
+
+        return sorted(sequences, key=key)
+
+    def _lag(self, seconds: float) -> int:
+        return int(seconds / (QUANTUM_STEPS * self._step_s)) if self._step_s else 0
+
+    def _least_service(self) -> float:
+        return min((account.service for account in self._accounts.values() if account.num_live), default=0.0)
+
+
+def remaining_tokens(sequence: Sequence) -> int:
+    """Estimate the query tokens a sequence still needs before its text begins or its picture is done."""
+    image, request = sequence.image, sequence.request
+    if sequence.phase is Phase.DENOISE and image is not None:
+        return (len(image.timesteps) - image.step) * len(image.plan.segments) * _picture_tokens(sequence)
+    missing = sum(total_rows(fill.segments) + len(fill.open_ids) - fill.context.kv_len for fill in sequence.fills)
+    if not sequence.fills:
+        missing = total_rows(sequence.history)
+    return missing + (request.image.num_timesteps * _picture_tokens(sequence) if sequence.lane is Lane.PICTURE else 0)
+
+
+def _picture_tokens(sequence: Sequence) -> int:
+    """Pixels over the usual stride's area: only ratios matter here."""
+    return sequence.request.image.height * sequence.request.image.width // 256

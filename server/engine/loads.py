@@ -1,0 +1,55 @@
+"""What rows cost, in the terms of the cost model: tokens of each expert, attended pairs, pixels that pass an encoder or the decoder."""
+
+from __future__ import annotations
+
+from server.engine.batch import DecodeRow, Piece, TextPiece
+from server.engine.cost_model import NO_LOAD, Load
+from server.engine.segments import NUM_MARKERS, VaeImage, VitImage
+from server.messages import Picture
+
+
+def decodes_load(rows: list[DecodeRow]) -> Load:
+    """Return the load of decode rows."""
+    if not rows:
+        return NO_LOAD
+    num = len(rows)
+    return Load(und_tokens=num, pairs=num + sum(row.kv_len for row in rows), rows=num)
+
+
+def denoise_load(num_latents: int, kv_len: int) -> Load:
+    """Return the load of one denoise row over a context of ``kv_len`` rows."""
+    num_tokens = num_latents + NUM_MARKERS
+    return Load(1, 1, 1, NUM_MARKERS, num_latents, num_tokens * (kv_len + num_tokens), 1)
+
+
+def decoder_load(height: int, width: int) -> Load:
+    """Return the load of decoding a finished picture."""
+    return Load(1, 1, 1, decoded_pixels=height * width)
+
+
+def chunk_load(pieces: list[Piece], kv_len: int) -> Load:
+    """Return the load of a prefill row that starts after ``kv_len`` rows."""
+    load = Load(1, 1, rows=1)
+    for piece in pieces:
+        load = load.joined(piece_load(piece, kv_len))
+        kv_len += piece.num_rows
+    return load
+
+
+def piece_load(piece: Piece, kv_len: int) -> Load:
+    """Return the load of one piece of a prefill row, but for the row itself."""
+    num = piece.num_rows
+    match piece:
+        case TextPiece():
+            return Load(1, 1, und_tokens=num, pairs=num * kv_len + num * (num + 1) / 2)
+        case VitImage():
+            return Load(1, 1, und_tokens=num, pairs=num * (kv_len + num), encoded_pixels=_num_pixels(piece.picture))
+        case VaeImage():
+            pixels = _num_pixels(piece.picture)
+            return Load(1, 1, 1, NUM_MARKERS, num - NUM_MARKERS, num * (kv_len + num), encoded_pixels=pixels)
+        case _:
+            return NO_LOAD
+
+
+def _num_pixels(picture: Picture) -> int:
+    return picture.height * picture.width

@@ -1,0 +1,19 @@
+"""What the steps since the last report mean to the outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from server.messages import FinishedOutput, ImageOutput, PreviewOutput, ProgressOutput, TextClosed, TokenOutput
+
+
+@dataclass(slots=True)
+class Outputs:
+    """What a step means to the outside; see `StepReport` for the order."""
+
+    tokens: list[TokenOutput] = field(default_factory=list)
+    closed: list[TextClosed] = field(default_factory=list)
+    progress: list[ProgressOutput] = field(default_factory=list)
+    previews: list[PreviewOutput] = field(default_factory=list)
+    images: list[ImageOutput] = field(default_factory=list)
+    finished: list[FinishedOutput] = field(default_factory=list)

@@ -1,0 +1,69 @@
+"""Pages for rows, and what happens when they run out: the youngest sequence gives up its pages and keeps its canon.
+
+Sequence numbers are in order of arrival, and only a younger one is ever preempted, so the oldest always goes on and every sequence
+becomes the oldest in time.
+"""
+
+from __future__ import annotations
+
+from server.engine.batch import Batch
+from server.engine.context import Context
+from server.engine.pages import OutOfPages
+from server.engine.roster import Roster
+from server.engine.sequence import Phase, Sequence
+from server.messages import FinishReason
+
+
+class Reservations:
+    """Reserves pages for the rows of one batch after the other."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self._pool = roster.pool
+        self.num_preemptions = 0
+
+    def reserve(self, sequence: Sequence, context: Context, num_rows: int, batch: Batch, served: set[int]) -> bool:
+        """Make room for ``num_rows`` rows of ``context``, preempting younger sequences if need be.
+
+        ``served`` are the sequences with rows in ``batch`` already. Returns whether the rows may be scheduled now; a sequence that has
+        the whole pool to itself and still does not fit is ended.
+        """
+        while True:
+            try:
+                batch.copies.extend(context.reserve(self._pool, num_rows))
+                return True
+            except OutOfPages:
+                if not self._preempt_one(sequence, served):
+                    break
+        has_pool_to_itself = self._pool.num_used <= len(_pages_of(sequence))
+        if has_pool_to_itself and not served:
+            self._give_up(sequence)
+        return False
+
+    def _preempt_one(self, sequence: Sequence, served: set[int]) -> bool:
+        """Take the pages of the youngest sequence that is younger than this one and has no row in this batch or in flight."""
+        younger = [
+            other
+            for other in self._roster.running.values()
+            if other.sequence_id > sequence.sequence_id and other.sequence_id not in served and not other.is_in_flight and other.holds_pages
+        ]
+        if not younger:
+            return False
+        victim = max(younger, key=lambda other: other.sequence_id)
+        del self._roster.running[victim.sequence_id]
+        victim.preempt(self._pool)
+        self._roster.waiting.append(victim)
+        self.num_preemptions += 1
+        return True
+
+    def _give_up(self, sequence: Sequence) -> None:
+        capacity = self._pool.num_pages * self._pool.page_size
+        if sequence.phase is Phase.DECODE:
+            self._roster.finish(sequence, FinishReason.LENGTH)
+        else:
+            message = f"the answer outgrew the server's {capacity} cache rows"
+            self._roster.finish(sequence, FinishReason.ERROR, "context_length_exceeded", message)
+
+
+def _pages_of(sequence: Sequence) -> set[int]:
+    return {page for context in (sequence.full, *sequence.branches) for page in context.pages}

@@ -1,0 +1,80 @@
+"""The roster: every sequence the engine has, waiting or running, and the one way out for all of them.
+
+A sequence that ends while a pass still holds rows of it (an abort, a deadline) is answered at once, but keeps its pages until the pass
+lands: nobody else may be given pages that are being written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from server.engine.drain_rate import DrainRate
+from server.engine.fairness import Shares
+from server.engine.outputs import Outputs
+from server.engine.pages import PagePool
+from server.engine.sequence import Phase, Sequence
+from server.messages import FinishedOutput, FinishReason
+
+
+class Roster:
+    """Sequences by where they are, their pages and what became of them."""
+
+    def __init__(self, pool: PagePool, shares: Shares, drain_rate: DrainRate, clock: Callable[[], float]) -> None:
+        self.pool = pool
+        self.shares = shares
+        self.drain_rate = drain_rate
+        self.clock = clock
+        self.waiting: list[Sequence] = []
+        self.running: dict[int, Sequence] = {}
+        self.outputs = Outputs()
+        self._leaving: dict[int, Sequence] = {}
+        self._dropped: list[int] = []
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.waiting or self.running or self._leaving)
+
+    def sequences(self) -> list[Sequence]:
+        """List everyone who has not been answered in full, those waiting first."""
+        return [*self.waiting, *self.running.values()]
+
+    def finish(self, sequence: Sequence, reason: FinishReason, code: str | None = None, message: str | None = None) -> None:
+        """End a sequence: make its terminal output and give back its place, its latents and its pages."""
+        if sequence.phase is Phase.FINISHED:
+            return
+        sequence.phase = Phase.FINISHED
+        self.running.pop(sequence.sequence_id, None)
+        self.waiting = [other for other in self.waiting if other is not sequence]
+        self.shares.leave(sequence)
+        if reason is not FinishReason.ERROR:
+            self.drain_rate.count(sequence.lane, self.clock())
+        usage = replace(sequence.usage, completion_text_tokens=len(sequence.text_ids))
+        self.outputs.finished.append(FinishedOutput(sequence.request.request_id, reason, usage, code, message))
+        if sequence.is_in_flight:
+            self._leaving[sequence.sequence_id] = sequence
+        else:
+            self._let_go(sequence)
+
+    def land(self, sequence_ids: Iterable[int]) -> None:
+        """Note that a pass with rows of these sequences has ended."""
+        for sequence_id in sequence_ids:
+            sequence = self.running.get(sequence_id)
+            if sequence is not None:
+                sequence.is_in_flight = False
+            elif (leaving := self._leaving.pop(sequence_id, None)) is not None:
+                self._let_go(leaving)
+
+    def _let_go(self, sequence: Sequence) -> None:
+        sequence.release(self.pool)
+        self._dropped.append(sequence.sequence_id)
+
+    def take_outputs(self) -> Outputs:
+        """Return what has happened since the last call."""
+        outputs, self.outputs = self.outputs, Outputs()
+        return outputs
+
+    def take_dropped(self) -> list[int]:
+        """Return the sequences whose latents the runner may forget."""
+        dropped, self._dropped = self._dropped, []
+        return dropped

@@ -1,0 +1,50 @@
+"""Puts together what one step did and how full the engine is."""
+
+from __future__ import annotations
+
+from server.engine.batch import Batch, BatchResult
+from server.engine.pages import PagePool
+from server.engine.scheduler import Scheduler
+from server.engine.sequence import Lane
+from server.messages import StepStats
+
+NUM_GUIDANCE_BRANCHES = 3
+"""What an image step costs without elision: full, text-dropped, image-dropped."""
+
+
+def step_stats(step: int, step_s: float, batch: Batch, result: BatchResult, scheduler: Scheduler, pool: PagePool) -> StepStats:
+    """Return the statistics of step number ``step``, which took ``step_s`` seconds."""
+    num_queries, num_hits = scheduler.take_prefix_counts()
+    num_denoise_rows = sum(len(denoise.rows) for denoise in batch.denoises)
+    return StepStats(
+        step=step,
+        step_s=step_s,
+        forward_s=result.forward_s,
+        vae_s=result.vae_s,
+        num_decode_rows=len(batch.decodes),
+        num_prefill_tokens=sum(piece.num_rows for row in batch.prefills for piece in row.pieces),
+        num_denoise_rows=num_denoise_rows,
+        num_branches_elided=sum(NUM_GUIDANCE_BRANCHES - one.first_row - len(one.rows) for one in batch.denoises if one.completes),
+        num_gen_tokens=result.num_gen_tokens,
+        running_text=scheduler.num_running(drawing=False),
+        running_image=scheduler.num_running(drawing=True),
+        waiting=scheduler.num_waiting,
+        pages_used=pool.num_used,
+        pages_total=pool.num_pages,
+        num_preemptions=scheduler.num_preemptions,
+        num_und_tokens=result.num_und_tokens,
+        num_pairs=int(batch.load.pairs),
+        num_rows=int(batch.load.rows),
+        predicted_s=scheduler.predicted_s if not batch.is_empty else 0.0,
+        cost_error=scheduler.cost.error,
+        num_prefix_queries=num_queries,
+        num_prefix_hits=num_hits,
+        num_pictures_encoded=result.num_pictures_encoded,
+        pages_cached=pool.num_idle,
+        num_expired=scheduler.num_expired,
+        num_refused=scheduler.num_refused,
+        waiting_text=scheduler.num_waiting_in(Lane.TEXT),
+        waiting_image=scheduler.num_waiting_in(Lane.PICTURE),
+        text_drain_per_s=scheduler.drain_rate.per_s(Lane.TEXT),
+        image_drain_per_s=scheduler.drain_rate.per_s(Lane.PICTURE),
+    )
