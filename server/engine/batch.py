@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from server.engine.context import PageCopy
-from server.engine.grammar import Grammar
 from server.engine.cost_model import NO_LOAD, Load
+from server.engine.grammar import Grammar
 from server.engine.guidance import Branch
 from server.engine.segments import DroppedImage, VaeImage, VitImage
 from server.messages import ImageParams, Picture, SamplingParams, TokenLogprob

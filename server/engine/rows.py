@@ -16,8 +16,8 @@ from server.engine.cost_model import Load
 from server.engine.guidance import Branch, active_branches
 from server.engine.loads import chunk_load, decoder_load, decodes_load, denoise_load
 from server.engine.options import ModelFacts
-from server.engine.preview_steps import preview_after
 from server.engine.prefix_cache import Claim, Held, PrefixCache
+from server.engine.preview_steps import preview_after
 from server.engine.reservations import Reservations
 from server.engine.segments import NUM_MARKERS, VaeImage, VitImage
 from server.engine.sequence import AfterFill, Fill, Phase, Sequence

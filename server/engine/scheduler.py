@@ -205,12 +205,15 @@ class Scheduler:
                 self._catch_up(sequence)
 
     def _catch_up(self, sequence: Sequence) -> None:
-        start = sequence.full.kv_len
-        num_rows = self._rows.catch_up(sequence)
-        self._prefix_hits += num_rows
-        if num_rows and not (sequence.num_preemptions or sequence.text_ids or sequence.num_images):
-            _count_cached(sequence, start, start + num_rows)
-        self._commit.move_on(sequence)
+        """Let a sequence take over from the prefix cache what it can, also for the branches that this lets it begin."""
+        fills = None
+        while sequence.phase is Phase.PREFILL and sequence.fills is not fills:
+            fills, start = sequence.fills, sequence.full.kv_len
+            num_rows = self._rows.catch_up(sequence)
+            self._prefix_hits += num_rows
+            if num_rows and not (sequence.num_preemptions or sequence.text_ids or sequence.num_images):
+                _count_cached(sequence, start, start + num_rows)
+            self._commit.move_on(sequence)
 
     def _decoding(self) -> list[Sequence]:
         """List the sequences whose next row is a decode row, the oldest first: it is served even when pages are short."""
