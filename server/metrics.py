@@ -220,6 +220,10 @@ class Metrics:
         """Take in a request that was refused."""
         self.rejections.labels(error.code if error.code in KNOWN_CODES else PlaitError.code).inc()
 
+    def observe_store_absence(self, is_absent: bool) -> None:
+        """Take note that the store went away or came back."""
+        self.store_up.set(not is_absent)
+
     def observe_finished(self, reason: FinishReason, usage: Usage, seconds: float) -> None:
         """Take in one completed answer."""
         self.finished.labels(reason.value).inc()
