@@ -210,13 +210,15 @@ class Metrics:
             if phase_s > 0.0:
                 self.phase_seconds.labels(phase.value).observe(phase_s)
 
+    def observe_store_absence(self, is_absent: bool) -> None:
+        """Take note that the store went away or came back."""
+        self.store_absent.set(is_absent)
+        if is_absent:
+            self.store_absences.inc()
+
     def observe_rejection(self, error: PlaitError) -> None:
         """Take in a request that was refused."""
         self.rejections.labels(error.code if error.code in KNOWN_CODES else PlaitError.code).inc()
-
-    def observe_store_absence(self, is_absent: bool) -> None:
-        """Take note that the store went away or came back."""
-        self.store_up.set(not is_absent)
 
     def observe_finished(self, reason: FinishReason, usage: Usage, seconds: float) -> None:
         """Take in one completed answer."""
