@@ -164,7 +164,8 @@ class MemoryStore:
             if ready or left_s <= 0:
                 return ready
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), left_s)
+                async with asyncio.timeout(left_s):
+                    await self._changed.wait()
 
     async def cancel(self, stream_id: str) -> None:
         """Ask the owner to end a stream."""

@@ -7,7 +7,6 @@ a reader that is further behind reads the log instead, so that nobody slow holds
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -140,7 +139,8 @@ class OwnedStream:
                 continue
             if grace_s == 0:
                 return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._readers_changed.wait(), grace_s)
-                continue
-            return
+            try:
+                async with asyncio.timeout(grace_s):
+                    await self._readers_changed.wait()
+            except TimeoutError:
+                return
