@@ -14,11 +14,12 @@ A server for models that write and paint in one answer.
 
 commands:
   serve      serve a model over HTTP, with a page to talk to it at /
+  key        make an API key for a tenant
 
 plait COMMAND --help teaches each of them by example.
 """
 
-NAMES = ("serve",)
+NAMES = ("serve", "key")
 """What a person types. The front starts ``engine`` and ``random-model`` by itself."""
 
 
@@ -69,6 +70,10 @@ def _command(name: str) -> Command | None:
             from server.cli import serve
 
             return serve.COMMAND
+        case "key":
+            from server.cli import key
+
+            return key.COMMAND
         case "engine":
             from server.cli import engine
 

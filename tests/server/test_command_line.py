@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from server.access.keys import KeyRing
 from server.cli.command import ExitStatus
 from server.cli.commands import run
 from server.serving.engine_launch import command_line
@@ -141,3 +142,18 @@ def test_help_imports_no_package_at_all() -> None:
 def test_the_front_never_imports_torch() -> None:
     check = "import sys, server.__main__, server.cli.serve; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+def test_a_key_is_printed_once_and_its_entry_opens_the_door(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(["key", "alice", "--weight", "2", "--requests-per-minute", "60"]) == ExitStatus.OK
+    printed = capsys.readouterr()
+    secret, entry = printed.out.strip(), printed.err.partition(": ")[2]
+    assert secret not in printed.err
+    (tmp_path / "keys.json").write_text(f'{{"keys": [{entry}]}}')
+    tenant = KeyRing.from_file(tmp_path / "keys.json").tenant_of(secret)
+    assert tenant is not None and (tenant.name, tenant.weight, tenant.quota.requests_per_minute) == ("alice", 2.0, 60)
+
+
+def test_a_tenant_with_an_odd_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["key", "a/b"]) == ExitStatus.BAD_INPUT
+    assert "letters, digits" in capsys.readouterr().err
