@@ -75,7 +75,7 @@ SHARES = {Kind.CHAT: 45, Kind.PICTURE_CHAT: 15, Kind.TEXT_TO_IMAGE: 20, Kind.EDI
 """Mostly words, with enough pictures that they are most of the work, as on a server for both."""
 
 MIXES = {
-    "tiny": Mix(SHARES, Range(4, 12), Range(3, 8), Range(1, 3), Range(1, 2), ((32, 32), (32, 48)), 32, (4, 5), Range(1, 2), 0.01),
+    "tiny": Mix(SHARES, Range(4, 12), Range(3, 8), Range(1, 3), Range(1, 2), ((32, 32), (32, 48)), 64, (4, 5), Range(1, 2), 0.01),
     "mid": Mix(
         SHARES,
         Range(16, 160),
@@ -83,7 +83,7 @@ MIXES = {
         Range(2, 4),
         Range(1, 2),
         ((128, 128), (192, 192), (256, 256), (192, 256)),
-        128,
+        256,
         (13, 17),
         Range(2, 2),
         0.5,

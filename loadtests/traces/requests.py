@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from loadtests.traces.sessions import Drawing, Session
 from model.config import BagelConfig
+from model.transforms import resize_size
 from server.messages import ImageParams, ImageSegment, OutputMode, Picture, Request, SamplingParams, Segment, TextSegment
 
 NUM_ORDINARY_IDS = 256
@@ -33,12 +35,27 @@ class Conversation:
         return f"{self.session.session_id}.{self.turn_index}"
 
 
-def build_request(conversation: Conversation, config: BagelConfig) -> Request:
-    """Make the request of the conversation's next turn, with its whole history."""
+Paint = Callable[[int, np.random.Generator], Picture]
+"""(side, random stream) -> a square picture."""
+
+
+def noise(side: int, rng: np.random.Generator) -> Picture:
+    """Return a picture of noise."""
+    return Picture(side, side, rng.integers(0, 256, 3 * side * side, dtype=np.uint8).tobytes())
+
+
+def build_request(conversation: Conversation, config: BagelConfig, paint: Paint = noise) -> Request:
+    """Make the request of the conversation's next turn, with its whole history.
+
+    Args:
+        conversation: what has been said so far.
+        config: the model, whose grids fix how large pictures reach it.
+        paint: makes the pictures of prompts.
+    """
     session, turn = conversation.session, conversation.session.turns[conversation.turn_index]
     segments: list[Segment] = []
     for index in range(conversation.turn_index + 1):
-        segments += _message(session, index, config)
+        segments += _message(session, index, config, paint)
         if index < conversation.turn_index:
             segments.append(TextSegment(conversation.answers[index]))
     sampling = SamplingParams(max_tokens=max(1, turn.answer_tokens), ignore_eos=True, seed=session.seed)
@@ -48,6 +65,7 @@ def build_request(conversation: Conversation, config: BagelConfig) -> Request:
         mode=_mode(turn.drawing, turn.answer_tokens),
         sampling=sampling,
         image=_image_params(turn.drawing, config, session.seed),
+        tenant=session.tenant,
     )
 
 
@@ -72,22 +90,18 @@ def _image_params(drawing: Drawing | None, config: BagelConfig, seed: int) -> Im
     )
 
 
-def _message(session: Session, index: int, config: BagelConfig) -> list[Segment]:
-    """Make the user's message of turn ``index``: its pictures, then its words."""
+def _message(session: Session, index: int, config: BagelConfig, paint: Paint) -> list[Segment]:
+    """Make the user's message of turn ``index``: its pictures after the front's resizes, then its words.
+
+    The VAE's copy of a picture goes along only where one will be drawn.
+    """
     turn = session.turns[index]
     rng = np.random.default_rng([session.seed, index])
     will_draw = any(other.drawing is not None for other in session.turns)
-    segments: list[Segment] = [_picture_segment(side, config, rng, will_draw=will_draw) for side in turn.picture_sides]
+    segments: list[Segment] = []
+    for side in turn.picture_sides:
+        vae_side, _ = resize_size(side, side, config.vae_transform)
+        vit_side, _ = resize_size(vae_side, vae_side, config.vit_transform)
+        segments.append(ImageSegment(vit=paint(vit_side, rng), vae=paint(vae_side, rng) if will_draw else None))
     words = rng.integers(NUM_ORDINARY_IDS, size=turn.prompt_tokens)
     return [*segments, TextSegment([int(word) for word in words])]
-
-
-def _picture_segment(side: int, config: BagelConfig, rng: np.random.Generator, *, will_draw: bool) -> ImageSegment:
-    """Make a picture of noise as it is after the resizes; the VAE's copy only where a picture will be drawn, as the front does."""
-    vit_side = min(side // config.vit.patch_size, config.vit.table_side) * config.vit.patch_size
-    vit = _noise(max(config.vit.patch_size, vit_side), rng)
-    return ImageSegment(vit=vit, vae=_noise(side, rng) if will_draw else None)
-
-
-def _noise(side: int, rng: np.random.Generator) -> Picture:
-    return Picture(side, side, rng.integers(0, 256, 3 * side * side, dtype=np.uint8).tobytes())

@@ -9,18 +9,14 @@ from starlette.responses import Response
 from server.errors import (
     BadKey,
     BodyTooLarge,
-    Cancelled,
     EngineUnavailable,
     GenerationFailed,
-    IdempotencyConflict,
     InvalidRequest,
     MethodNotAllowed,
     ModelNotFound,
     Overloaded,
     PlaitError,
     RouteNotFound,
-    StoreAway,
-    StreamNotFound,
     UnsupportedMediaType,
 )
 
@@ -36,19 +32,17 @@ def status_of(error: PlaitError) -> int:
     match error:
         case BadKey():
             return 401
-        case ModelNotFound() | RouteNotFound() | StreamNotFound():
+        case ModelNotFound() | RouteNotFound():
             return 404
         case MethodNotAllowed():
             return 405
-        case IdempotencyConflict() | Cancelled():
-            return 409
         case BodyTooLarge():
             return 413
         case UnsupportedMediaType():
             return 415
         case InvalidRequest():
             return 400
-        case EngineUnavailable() | Overloaded() | StoreAway():
+        case EngineUnavailable() | Overloaded():
             return 503
         case GenerationFailed():
             return STATUS_BY_CODE.get(error.code, 500)

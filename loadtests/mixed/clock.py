@@ -1,0 +1,45 @@
+"""Two clocks with one face: the machine's, for real engines, and one that only moves when it is told to, for simulated ones."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Seconds since it was made."""
+
+    def now(self) -> float: ...
+
+    def wait_until(self, time_s: float) -> None:
+        """Return once ``now`` is at least ``time_s``."""
+        ...
+
+
+class WorkingClock:
+    """Time as it passes while there is work; idle time is skipped, since nothing happens in it and it would only be waited out."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def now(self) -> float:
+        return time.perf_counter() - self._start
+
+    def wait_until(self, time_s: float) -> None:
+        self._start -= max(0.0, time_s - self.now())
+
+
+class VirtualClock:
+    """Time as it is counted: waiting takes none."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def now(self) -> float:
+        return self._now
+
+    def wait_until(self, time_s: float) -> None:
+        self._now = max(self._now, time_s)
+
+    def advance(self, seconds: float) -> None:
+        self._now += seconds

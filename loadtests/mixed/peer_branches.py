@@ -1,0 +1,41 @@
+"""The denoise rows a peer computes: one for each branch whose scale asks for it, equal contexts or not.
+
+Outside the guidance interval, and at scale 1, BAGEL's own code, vLLM-Omni and Plait alike compute the conditional branch alone. Inside
+it, vLLM-Omni 0.30 (``diffusion/models/bagel/bagel_transformer.py``, ``use_cfg_img = cfg_img_scale > 1.0``) runs the image-dropped branch
+of a text-to-image request although its context is the full one ("cfg_img reuses gen KV for text2img"): three rows where the result needs
+two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from server.engine.batch import Batch, BatchResult, DenoiseRow, DenoiseStep
+from server.engine.loop import DividedPass, Executor
+
+
+def with_every_branch(step: DenoiseStep) -> DenoiseStep:
+    """Give each branch of ``step`` a row of its own."""
+    rows = [_copy(step.rows[index]) for index in step.row_of.values()]
+    return replace(step, rows=rows, row_of={branch: index for index, branch in enumerate(step.row_of)})
+
+
+def _copy(row: DenoiseRow) -> DenoiseRow:
+    """Return an equal row that is another object: the runner tells rows apart by identity."""
+    return replace(row)
+
+
+class PeerBranches:
+    """A runner that computes what a peer would and returns what the batch asked for."""
+
+    def __init__(self, runner: Executor) -> None:
+        self._runner = runner
+
+    def execute(self, batch: Batch) -> BatchResult:
+        return self._runner.execute(replace(batch, denoises=[with_every_branch(step) for step in batch.denoises]))
+
+    def begin(self, batch: Batch) -> DividedPass:
+        raise AssertionError("a peer's engine has no goal that a pass would be divided for")
+
+    def forget(self, sequence_ids: list[int]) -> None:
+        self._runner.forget(sequence_ids)

@@ -1,0 +1,46 @@
+"""A policy: a way to serve a stream of requests on one device, stepped by hand. Plait's is one engine for everything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from server.engine.link import LocalLink
+from server.engine.loop import Engine
+from server.engine.scheduler import Scheduler
+from server.messages import Request, StepReport
+
+
+class Policy(Protocol):
+    """What a replay needs of a server."""
+
+    @property
+    def has_work(self) -> bool: ...
+
+    def submit(self, request: Request) -> None: ...
+
+    def step(self) -> list[StepReport]:
+        """Make one step; return what came out, under the ids of the requests submitted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plait:
+    """One engine, one queue, one batch: words and pictures together."""
+
+    engine: Engine
+    scheduler: Scheduler
+    link: LocalLink
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def submit(self, request: Request) -> None:
+        self.engine.submit(request)
+
+    def step(self) -> list[StepReport]:
+        self.engine.step()
+        reports = list(self.link.reports)
+        self.link.reports.clear()
+        return reports

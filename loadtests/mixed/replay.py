@@ -1,0 +1,109 @@
+"""Replays a trace against a policy: requests go in when they are due, steps are made while there is work, outputs are timed.
+
+A chat's next turn is due a pause after the answer before, with that answer in its history: users of a slow server ask later.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from loadtests.mixed.clock import Clock
+from loadtests.mixed.policy import Policy
+from loadtests.mixed.timeline import Record, Replayed
+from loadtests.traces.requests import Conversation, Paint, build_request, noise
+from loadtests.traces.sessions import Session, Trace
+from model.config import BagelConfig
+from server.messages import FinishedOutput, StepReport, StepStats
+
+Watch = Callable[[float, int, int], None]
+"""(seconds so far, requests finished, requests in all) after every step."""
+
+
+def watch_nothing(now_s: float, num_finished: int, num_requests: int) -> None:
+    """Report no progress."""
+
+
+def at_once(trace: Trace) -> Trace:
+    """Return the trace with every session there from the start and no pauses: what a machine can do at most."""
+
+    def hurried(session: Session) -> Session:
+        return replace(session, arrival_s=0.0, turns=tuple(replace(turn, pause_s=0.0) for turn in session.turns))
+
+    return replace(trace, sessions=tuple(hurried(session) for session in trace.sessions))
+
+
+@dataclass(order=True, slots=True)
+class Due:
+    """The next turn of a conversation and when it comes."""
+
+    time_s: float
+    session_id: int
+    conversation: Conversation = field(compare=False)
+
+
+class Replay:
+    """One trace on its way through one policy."""
+
+    def __init__(self, trace: Trace, policy: Policy, config: BagelConfig, clock: Clock, paint: Paint = noise) -> None:
+        self._policy = policy
+        self._config = config
+        self._paint = paint
+        self._clock = clock
+        self._num_requests = trace.num_requests
+        self._due = [Due(session.arrival_s, session.session_id, Conversation(session)) for session in trace.sessions]
+        heapq.heapify(self._due)
+        self._open: dict[str, Conversation] = {}
+        self._records: dict[str, Record] = {}
+        self._steps: list[StepStats] = []
+
+    def run(self, watch: Watch = watch_nothing) -> Replayed:
+        """Replay the whole trace and return what happened."""
+        start_s = self._clock.now()
+        while self._due or self._policy.has_work:
+            self._submit_due(self._clock.now() - start_s)
+            if self._policy.has_work:
+                reports = self._policy.step()
+                self._take_in(reports, self._clock.now() - start_s)
+                watch(self._clock.now() - start_s, self._num_finished, self._num_requests)
+            else:
+                self._clock.wait_until(start_s + self._due[0].time_s)
+        return Replayed(sorted(self._records.values(), key=lambda record: record.arrival_s), self._steps)
+
+    @property
+    def _num_finished(self) -> int:
+        return len(self._records) - len(self._open)
+
+    def _submit_due(self, now_s: float) -> None:
+        while self._due and self._due[0].time_s <= now_s:
+            due = heapq.heappop(self._due)
+            conversation, session = due.conversation, due.conversation.session
+            request = build_request(conversation, self._config, self._paint)
+            self._open[request.request_id] = conversation
+            self._records[request.request_id] = Record(request.request_id, session.kind, session.tenant, due.time_s)
+            self._policy.submit(request)
+
+    def _take_in(self, reports: Iterable[StepReport], now_s: float) -> None:
+        for report in reports:
+            self._steps.append(report.stats)
+            for token in report.tokens:
+                record = self._records[token.request_id]
+                record.texts[-1].append(now_s)
+                record.token_ids.append(token.token_id)
+            for closed in report.closed:
+                self._records[closed.request_id].texts.append([])
+            for image in report.images:
+                record = self._records[image.request_id]
+                record.picture_times.append(now_s)
+                record.picture_tokens += (image.picture.height * image.picture.width) // self._config.latent_stride**2
+            for end in report.finished:
+                self._finish(end, now_s)
+
+    def _finish(self, end: FinishedOutput, now_s: float) -> None:
+        record, conversation = self._records[end.request_id], self._open.pop(end.request_id)
+        record.finish_s, record.reason, record.usage = now_s, end.reason, end.usage
+        conversation.answers.append(record.token_ids)
+        if not conversation.is_over:
+            pause_s = conversation.session.turns[conversation.turn_index].pause_s
+            heapq.heappush(self._due, Due(now_s + pause_s, conversation.session.session_id, conversation))

@@ -1,0 +1,167 @@
+"""Writes what was found: tables in Markdown, every figure in JSON, distributions as SVG."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+
+from loadtests.charts import Panel, Series, distribution, write_chart
+from loadtests.mixed.compare import Comparison, Outcome, Plan
+from loadtests.mixed.measures import first_picture_waits, first_token_waits, word_gaps
+from loadtests.mixed.second_turn import SecondTurn
+from loadtests.mixed.target import Sweep
+from loadtests.simulate.costs import write_costs
+from loadtests.traces.sessions import write_trace
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the table: a measure, its unit and factor, and whether more of it is better."""
+
+    name: str
+    field: str
+    unit: str
+    is_more_better: bool = False
+
+    @property
+    def factor(self) -> float:
+        return 1000.0 if self.unit == "ms" else 1.0
+
+
+LINES = (
+    Line("throughput, words and latents", "weighted_per_s", "/s", is_more_better=True),
+    Line("words", "tokens_per_s", "/s", is_more_better=True),
+    Line("pictures", "pictures_per_s", "/s", is_more_better=True),
+    Line("time to first token, mean", "first_token_mean_s", "ms"),
+    Line("time to first token, p99", "first_token_p99_s", "ms"),
+    Line("between words, p50", "gap_p50_s", "ms"),
+    Line("between words, p99", "gap_p99_s", "ms"),
+    Line("time to first picture, mean", "first_picture_mean_s", "ms"),
+    Line("time to first picture, p99", "first_picture_p99_s", "ms"),
+)
+
+
+def comparison_table(comparison: Comparison, plan: Plan, machine: str) -> str:
+    """Return the page of a comparison."""
+    text = [
+        f"# Plait against staged engines: {machine}",
+        "",
+        f"{plan.arrivals.value} arrivals, {plan.num_rounds} traces of {plan.num_sessions} sessions for each load, seed {plan.seed}."
+        f" Capacity of Plait: {comparison.capacity.sessions_per_s:.3f} sessions a second; loads are shares of it."
+        f" The image engine of `staged` draws up to {plan.staged_pictures} equal pictures at once.",
+        f" Median error of the engine's cost model over the heaviest load: {comparison.cost_error:.1%}.",
+    ]
+    for load in plan.loads:
+        plait, staged = (outcome for outcome in comparison.outcomes if outcome.load == load)
+        text += ["", f"## {load:.0%} load", "", "| | plait | staged | plait / staged |", "|---|---:|---:|---:|", *_rows(plait, staged)]
+    return "\n".join(text) + "\n"
+
+
+def _rows(plait: Outcome, staged: Outcome) -> list[str]:
+    rows = []
+    mine, theirs = asdict(plait.measures), asdict(staged.measures)
+    for line in LINES:
+        a, b = mine[line.field], theirs[line.field]
+        rows.append(
+            f"| {line.name} ({line.unit}) | {_show(a * line.factor)} | {_show(b * line.factor)} | {_show(a / b if b else math.nan)} |"
+        )
+    for name, field in (("lane", "slowdown_by_lane"), ("tenant", "slowdown_by_tenant")):
+        for key, value in mine[field].items():
+            other = theirs[field][key]
+            rows.append(f"| slowdown, {name} {key} | {_show(value)} | {_show(other)} | {_show(value / other)} |")
+    rows.append(f"| fairness between tenants (Jain) | {_show(mine['fairness'])} | {_show(theirs['fairness'])} | |")
+    rows.append(f"| requests, failed | {mine['num_requests']}, {mine['num_failed']} | {theirs['num_requests']}, {theirs['num_failed']} | |")
+    return rows
+
+
+def _show(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def write_comparison(directory: Path, comparison: Comparison, plan: Plan, machine: str) -> None:
+    """Write the page, the figures, the step costs, the traces and the plots of a comparison."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "compare.md").write_text(comparison_table(comparison, plan, machine))
+    figures = {
+        "machine": machine,
+        "capacity_sessions_per_s": comparison.capacity.sessions_per_s,
+        "cost_model_error": comparison.cost_error,
+        "outcomes": [
+            {"policy": outcome.policy, "load": outcome.load, "measures": asdict(outcome.measures)} for outcome in comparison.outcomes
+        ],
+    }
+    _write_json(directory / "compare.json", figures)
+    write_costs(directory / "costs.json", comparison.capacity.costs)
+    for trace in comparison.traces:
+        write_trace(directory / f"trace-{trace.seed}-{trace.horizon_s:.0f}s.jsonl", trace)
+    for load in plan.loads:
+        outcomes = [outcome for outcome in comparison.outcomes if outcome.load == load]
+        write_chart(directory / f"load-{load * 100:.0f}.svg", f"{machine}, {load:.0%} load", _distributions(outcomes))
+
+
+def _distributions(outcomes: list[Outcome]) -> list[Panel]:
+    records = {outcome.policy: [record for replayed in outcome.replays for record in replayed.records] for outcome in outcomes}
+    kinds = (("between words", word_gaps), ("time to first token", first_token_waits), ("time to first picture", first_picture_waits))
+    return [
+        Panel(title, "seconds", "share of all", [distribution(policy, waits(listed)) for policy, listed in records.items()], True, 1.0)
+        for title, waits in kinds
+    ]
+
+
+def write_sweep(directory: Path, sweep: Sweep, machine: str) -> None:
+    """Write the table, the figures and the plot of a sweep of targets."""
+    directory.mkdir(parents=True, exist_ok=True)
+    text = [
+        f"# The inter-token target, with pictures saturating the machine: {machine}",
+        "",
+        f"A decode step of the chats alone takes {sweep.decode_s * 1000:.2f} ms; without a target pictures advance"
+        f" {sweep.free_steps_per_s:.2f} Euler steps a second.",
+        "",
+        "| target (decode steps) | target (ms) | between words p50 (ms) | p99 (ms) | p99 / target | Euler steps/s | loss |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for kept in sweep.kept:
+        if kept.multiple is None:
+            target, ratio = "none | –", "–"
+        else:
+            target, ratio = f"{kept.multiple:g} | {kept.target_s * 1000:.1f}", f"{kept.p99_over_target:.2f}"
+        gaps = f"{kept.gap_p50_s * 1000:.1f} | {kept.gap_p99_s * 1000:.1f}"
+        text.append(f"| {target} | {gaps} | {ratio} | {kept.euler_steps_per_s:.2f} | {sweep.loss(kept):.1%} |")
+    (directory / "target.md").write_text("\n".join(text) + "\n")
+    _write_json(directory / "target.json", asdict(sweep))
+    aimed = [(kept.multiple, kept) for kept in sweep.kept if kept.multiple is not None]
+    ratios = [(multiple, kept.p99_over_target) for multiple, kept in aimed]
+    losses = [(multiple, sweep.loss(kept)) for multiple, kept in aimed]
+    panels = [
+        Panel("p99 over target", "target in decode steps", "ratio", [Series("p99 / target", ratios)]),
+        Panel("lost pace", "target in decode steps", "share", [Series("loss", losses)]),
+    ]
+    write_chart(directory / "target.svg", machine, panels)
+
+
+def write_second_turn(directory: Path, turns: list[SecondTurn], machine: str) -> None:
+    """Write the table and the figures of the second turn with and without the prefix cache."""
+    directory.mkdir(parents=True, exist_ok=True)
+    without, cached = sorted(turns, key=lambda turn: turn.has_prefix_cache)
+    text = [
+        f"# Second turn of a chat with four pictures: {machine}",
+        "",
+        "| prefix cache | first turn, first token (ms) | second turn, first token (ms) | query tokens of the second prompt |",
+        "|---|---:|---:|---:|",
+        *(
+            f"| {'on' if turn.has_prefix_cache else 'off'} | {turn.first_turn_s * 1000:.1f} | {turn.second_turn_s * 1000:.1f} |"
+            f" {turn.second_turn_prefilled:g} |"
+            for turn in (without, cached)
+        ),
+        "",
+        f"The second turn's first word comes {without.second_turn_s / cached.second_turn_s:.1f} times sooner with the cache.",
+    ]
+    (directory / "second_turn.md").write_text("\n".join(text) + "\n")
+    _write_json(directory / "second_turn.json", [asdict(turn) for turn in turns])
+
+
+def _write_json(path: Path, figures: object) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=1) + b"\n")

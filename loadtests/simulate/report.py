@@ -1,0 +1,91 @@
+"""Writes what the simulation found: tables in Markdown, figures in JSON, plots in SVG."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import msgspec
+
+from loadtests.charts import Panel, Series, write_chart
+from loadtests.simulate.plan import Fared, Router, knee
+from loadtests.simulate.validate import Compared, Validation
+
+FLEET_HEAD = (
+    "| replicas | routing | busy | history found | first word mean / p99 (s) | between words (ms) | first picture mean / p99 (s)"
+    " | replica-hours | per 1,000 requests |\n|---:|---|---:|---:|---:|---:|---:|---:|---:|"
+)
+
+
+def fleet_table(fared: list[Fared]) -> str:
+    """Return the table of tried fleets."""
+    return "\n".join([FLEET_HEAD, *(_fleet_row(one) for one in fared)])
+
+
+def _fleet_row(one: Fared) -> str:
+    figures = one.figures
+    return (
+        f"| {figures.num_replicas:,} | {one.router.value} | {figures.utilisation:.0%} | {figures.hit_rate:.0%}"
+        f" | {_pair(figures.first_word_mean_s, figures.first_word_p99_s)} | {figures.gap_mean_s * 1000:.1f}"
+        f" | {_pair(figures.first_picture_mean_s, figures.first_picture_p99_s)} | {one.replica_hours:,.1f} | {one.price_per_thousand:.3f} |"
+    )
+
+
+def _pair(mean_s: float, p99_s: float) -> str:
+    return f"{mean_s:.3g} / {p99_s:.3g}"
+
+
+def write_plan(directory: Path, name: str, title: str, fared: list[Fared], *, has_knee: bool) -> str:
+    """Write the page, the figures and the plot of tried fleets; return the page."""
+    directory.mkdir(parents=True, exist_ok=True)
+    text = [f"# {title}", "", fleet_table(fared)]
+    if has_knee:
+        knees = ", ".join(f"{knee(fared, router):,} replicas ({router.value})" for router in Router)
+        text += ["", f"The knee, where the 99th percentiles are within twice those of the largest fleet: {knees}."]
+    page = "\n".join(text) + "\n"
+    (directory / f"{name}.md").write_text(page)
+    _write_json(directory / f"{name}.json", [{"router": one.router.value, **asdict(one.figures)} for one in fared])
+    panels = [
+        Panel("first word, p99", "replicas", "seconds", _series(fared, "first_word_p99_s"), log_x=True),
+        Panel("first picture, p99", "replicas", "seconds", _series(fared, "first_picture_p99_s"), log_x=True),
+        Panel("history found where the next turn went", "replicas", "share", _series(fared, "hit_rate"), log_x=True, y_max=1.0),
+    ]
+    write_chart(directory / f"{name}.svg", title, panels)
+    return page
+
+
+def _series(fared: list[Fared], field: str) -> list[Series]:
+    return [
+        Series(router.value, [(one.figures.num_replicas, asdict(one.figures)[field]) for one in fared if one.router is router])
+        for router in Router
+    ]
+
+
+def write_validation(directory: Path, validation: Validation, machine: str) -> str:
+    """Write the page and the figures of a validation; return the page."""
+    directory.mkdir(parents=True, exist_ok=True)
+    text = [
+        f"# Simulation against the engine, one replica: {machine}",
+        "",
+        f"Step costs fitted to {validation.costs.num_steps} steps of another run, median error {validation.costs.median_error:.1%}."
+        " Fine: the real scheduler in virtual time. Coarse: the model that fleets are made of.",
+    ]
+    for load, compared in validation.by_load.items():
+        text += ["", f"## {load:.0%} load", "", "| metric | real | fine | error | coarse | error |", "|---|---:|---:|---:|---:|---:|"]
+        text += [_validation_row(one) for one in compared]
+    page = "\n".join(text) + "\n"
+    (directory / "validate.md").write_text(page)
+    _write_json(
+        directory / "validate.json", {str(load): [asdict(one) for one in compared] for load, compared in validation.by_load.items()}
+    )
+    return page
+
+
+def _validation_row(one: Compared) -> str:
+    coarse, error = ("–", "–") if math.isnan(one.coarse) else (f"{one.coarse:.4g}", f"{one.coarse_error:.1%}")
+    return f"| {one.name} | {one.real:.4g} | {one.fine:.4g} | {one.fine_error:.1%} | {coarse} | {error} |"
+
+
+def _write_json(path: Path, figures: object) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=1) + b"\n")

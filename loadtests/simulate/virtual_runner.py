@@ -1,0 +1,76 @@
+"""A runner that computes nothing and lets a virtual clock run on by what each step would cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loadtests.mixed.clock import VirtualClock
+from loadtests.simulate.costs import Costs
+from server.engine.batch import Batch, BatchResult, DrawnToken
+from server.messages import Picture
+
+NUM_ORDINARY_IDS = 256
+
+
+@dataclass(slots=True)
+class VirtualPass:
+    """A long pass in virtual time, as divisible as the real one: a layer at a time."""
+
+    clock: VirtualClock
+    outcome: BatchResult
+    bit_s: float
+    left_s: float
+    result: BatchResult | None = None
+
+    def advance(self, until_s: float) -> bool:
+        """Go on, at least one layer, and stop before one that would not be over by ``until_s``."""
+        while self.result is None:
+            bit_s = min(self.bit_s, self.left_s)
+            self.clock.advance(bit_s)
+            self.left_s -= bit_s
+            if self.left_s <= 0:
+                self.result = self.outcome
+            elif self.clock.now() + self.bit_s > until_s:
+                return False
+        return True
+
+
+@dataclass(slots=True)
+class VirtualRunner:
+    """Draws tokens of no meaning and pictures of no pixels; ``num_drawn`` keeps the pictures apart in every cache."""
+
+    clock: VirtualClock
+    costs: Costs
+    num_layers: int
+    num_drawn: int = 0
+
+    def execute(self, batch: Batch) -> BatchResult:
+        result = self._result(batch)
+        self.clock.advance(result.execute_s + self.costs.overhead_s)
+        return result
+
+    def begin(self, batch: Batch) -> VirtualPass:
+        result = self._result(batch)
+        self.clock.advance(self.costs.overhead_s)
+        return VirtualPass(self.clock, result, result.execute_s / self.num_layers, result.execute_s)
+
+    def forget(self, sequence_ids: list[int]) -> None:
+        """Nothing is kept, so nothing is forgotten."""
+
+    def _result(self, batch: Batch) -> BatchResult:
+        result = BatchResult(execute_s=self.costs.of(batch.load))
+        for row in batch.decodes:
+            result.tokens[row.sequence_id] = DrawnToken((row.sequence_id * 31 + row.draw.index) % NUM_ORDINARY_IDS)
+        for prefill in batch.prefills:
+            if prefill.draw is not None:
+                result.tokens[prefill.sequence_id] = DrawnToken(prefill.draw.index % NUM_ORDINARY_IDS)
+        for step in batch.denoises:
+            if step.is_last and step.completes:
+                self.num_drawn += 1
+                result.pictures[step.sequence_id] = unpainted(step.params.height, step.params.width, self.num_drawn)
+        return result
+
+
+def unpainted(height: int, width: int, number: int) -> Picture:
+    """Return a picture that has a number for its pixels."""
+    return Picture(height, width, number.to_bytes(16, "little"))
