@@ -10,12 +10,16 @@
     │   ├── ContextLengthExceeded  prompt and answer do not fit the model
     │   ├── ModelNotFound          the request names another model
     │   ├── RouteNotFound          no such address
+    │   ├── StreamNotFound         no such stream, or no longer
+    │   ├── IdempotencyConflict    the key was used for another request
     │   ├── MethodNotAllowed       the address exists, the method does not
     │   ├── UnsupportedMediaType   the body is not said to be JSON
     │   ├── BodyTooLarge           more bytes than the server takes in
     │   └── BadKey                 no key, or none that is known
     ├── EngineUnavailable          loading, restarting or stalled; asking again helps
     ├── Overloaded                 too much in flight; asking again helps
+    ├── StoreAway                  what is asked is in a store that does not answer; asking again helps
+    ├── Cancelled                  accepted, then ended at somebody's wish or for want of a reader
     └── GenerationFailed           accepted, then failed inside
 
 Messages name the field, the value's problem and the bound. They are written by us: no text of a foreign exception and no long piece of
@@ -96,6 +100,18 @@ class RouteNotFound(InvalidRequest):
     code = "not_found"
 
 
+class StreamNotFound(InvalidRequest):
+    """No stream of that id for this client, or no longer."""
+
+    code = "stream_not_found"
+
+
+class IdempotencyConflict(InvalidRequest):
+    """An idempotency key that was used for another request."""
+
+    code = "idempotency_conflict"
+
+
 class MethodNotAllowed(InvalidRequest):
     """The address exists, the method does not."""
 
@@ -132,6 +148,20 @@ class Overloaded(PlaitError):
 
     code = "overloaded"
     is_retryable = True
+
+
+class StoreAway(PlaitError):
+    """The store of streams does not answer."""
+
+    code = "store_unavailable"
+    is_retryable = True
+
+
+class Cancelled(PlaitError):
+    """An answer ended before it was complete because somebody wished it, or nobody read it."""
+
+    code = "cancelled"
+    type = "invalid_request_error"
 
 
 class GenerationFailed(PlaitError):

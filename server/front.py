@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import uuid
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +22,18 @@ from starlette.types import ASGIApp
 from server.access.fetch import FetchRules, PictureFetcher
 from server.access.keys import BadKeys, KeyRing
 from server.api.app import build_app
+from server.api.arrivals import Doorway
 from server.api.chat import ChatRoutes
+from server.api.chat_surface import ChatSurface
 from server.api.health import HealthRoutes, MetricsRoute
 from server.api.home import HomeRoute
 from server.api.http_server import HttpServer, run_in_event_loop, serving_beside
 from server.api.models import ModelRoutes
+from server.api.streams import StreamRoutes
 from server.engine.options import EngineOptions
 from server.logs import configure_logs
 from server.metrics import Metrics
+from server.serving.accepting import Acceptance, Grace
 from server.serving.engine_client import EngineClient, EnginePhase, RestartPolicy
 from server.serving.engine_launch import Launch, command_line, subprocess_launcher
 from server.serving.generation import GenerationService
@@ -36,9 +41,12 @@ from server.serving.picture_files import PictureLimits
 from server.serving.picture_intake import PictureIntake
 from server.serving.picture_readers import PictureReaders
 from server.serving.prepare import Preparer, PromptLimits
+from server.serving.producing import Producer
 from server.serving.served_model import ServedModel
 from server.serving.startup_display import StartupDisplay
 from server.settings import BadSettings, Settings, engine_environment
+from server.store.memory import MemoryBounds, MemoryStore
+from server.streams.hub import StreamHub
 
 ENGINE_STOP_S = 10.0
 """How long the engine may take over its last step before it is ended by force."""
@@ -96,7 +104,7 @@ async def _serve_on(listeners: Listeners, settings: Settings, model: ServedModel
     http = HttpServer(front.app, settings.drain_s)
     http.stop_on_signals()
     display = StartupDisplay(sys.stderr, model.name, _url(listeners.api))
-    engine_task = asyncio.create_task(front.engine.run())
+    engine_task = asyncio.create_task(front.run())
     engine_task.add_done_callback(lambda _: http.stop())
     display_task = asyncio.create_task(display.follow(front.engine))
     try:
@@ -113,13 +121,26 @@ async def _serve_on(listeners: Listeners, settings: Settings, model: ServedModel
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """The HTTP application, that of the metrics port, the client of the engine, whose `run` somebody must await, and the way in for
-    pictures, to be closed."""
+    """The HTTP application, that of the metrics port, the client of the engine and the streams, which `run` keeps going, and the way
+    in for pictures, to be closed."""
 
     app: ASGIApp
     metrics_app: ASGIApp
     engine: EngineClient
     pictures: PictureIntake
+    streams: StreamHub
+
+    async def run(self) -> None:
+        """Keep the engine and the streams going until one of them ends."""
+        tasks = {asyncio.create_task(self.engine.run()), asyncio.create_task(self.streams.run())}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def build_front(settings: Settings, model: ServedModel, launch: Launch, directory: Path) -> Front:
@@ -131,9 +152,12 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
     pictures = PictureIntake(readers, fetcher)
     preparer = Preparer(model, PromptLimits(settings.max_pictures), pictures)
     service = GenerationService(model, preparer, engine, metrics, settings.max_in_flight)
+    hub = StreamHub(MemoryStore(MemoryBounds(ttl_s=settings.stream_ttl_s)), uuid.uuid4().hex, metrics.observe_store_absence)
+    acceptance = Acceptance(service, hub, Producer(service, hub), Grace(settings.resume_grace_s, 0.0))
     routers = [
         HomeRoute(model.name).router(),
-        ChatRoutes(service, model.name, settings.keep_alive_s).router(),
+        ChatRoutes(Doorway(acceptance, settings.keep_alive_s), ChatSurface(model.name)).router(),
+        StreamRoutes(acceptance, settings.keep_alive_s).router(),
         ModelRoutes(model).router(),
     ]
     probes = HealthRoutes(engine, version(), settings.stall_after_s).router()
@@ -141,7 +165,7 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
     public = [probes, series] if settings.serves_metrics_publicly else [probes]
     app = build_app([*routers, *public], metrics, version(), settings.max_body_bytes, key_ring(settings))
     metrics_app = build_app([probes, series], metrics, version(), settings.max_body_bytes, KeyRing())
-    return Front(app, metrics_app, engine, pictures)
+    return Front(app, metrics_app, engine, pictures, hub)
 
 
 def key_ring(settings: Settings) -> KeyRing:

@@ -9,14 +9,18 @@ from starlette.responses import Response
 from server.errors import (
     BadKey,
     BodyTooLarge,
+    Cancelled,
     EngineUnavailable,
     GenerationFailed,
+    IdempotencyConflict,
     InvalidRequest,
     MethodNotAllowed,
     ModelNotFound,
     Overloaded,
     PlaitError,
     RouteNotFound,
+    StoreAway,
+    StreamNotFound,
     UnsupportedMediaType,
 )
 
@@ -32,17 +36,19 @@ def status_of(error: PlaitError) -> int:
     match error:
         case BadKey():
             return 401
-        case ModelNotFound() | RouteNotFound():
+        case ModelNotFound() | RouteNotFound() | StreamNotFound():
             return 404
         case MethodNotAllowed():
             return 405
+        case IdempotencyConflict() | Cancelled():
+            return 409
         case BodyTooLarge():
             return 413
         case UnsupportedMediaType():
             return 415
         case InvalidRequest():
             return 400
-        case EngineUnavailable() | Overloaded():
+        case EngineUnavailable() | Overloaded() | StoreAway():
             return 503
         case GenerationFailed():
             return STATUS_BY_CODE.get(error.code, 500)

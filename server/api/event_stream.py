@@ -1,34 +1,41 @@
-"""Server-sent events: numbered, kept alive while nothing happens, ended when the client leaves."""
+"""Server-sent events: a reader's view of one stream, numbered, kept alive while nothing happens, ended when the client leaves."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from server.api.disconnects import disconnected
 from server.api.errors import error_json
 from server.errors import PlaitError
+from server.serving.accepting import Reading
+from server.serving.surfaces import Piece
+from server.store.store import StoredEvent
 
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no", "content-type": "text/event-stream; charset=utf-8"}
 PING = b": ping\n\n"
 DONE = "[DONE]"
 
 
-class EventStream(Response):
-    """Sends each string of ``payloads`` as an event with a dense ``id`` from 1, then ``[DONE]``.
+def failure_event(error: PlaitError) -> Piece:
+    """Return the event that ends a stream which failed; no ``[DONE]`` follows it."""
+    return Piece(error_json(error), is_final=True)
 
-    An error of ours on the way is sent as an event, after which the stream ends without ``[DONE]``. ``close`` is called however it ends.
+
+class EventStream(Response):
+    """Sends a stream's events under their sequence numbers. The reading is closed however it ends.
+
+    When the stream itself gets out of reach, the connection just ends: the client asks again from where it is.
     """
 
-    def __init__(self, payloads: AsyncIterator[str], close: Callable[[], None], keep_alive_s: float) -> None:
-        super().__init__(headers=HEADERS)
+    def __init__(self, reading: Reading, headers: Mapping[str, str], keep_alive_s: float) -> None:
+        super().__init__(headers={**HEADERS, **headers})
         del self.headers["content-length"]
-        self._payloads = payloads
-        self._close = close
+        self._reading = reading
         self._keep_alive_s = keep_alive_s
-        self._num_events = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.create_task(self._send_all(send))
@@ -36,8 +43,7 @@ class EventStream(Response):
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            # Before anything else: the engine should hear of it within the step.
-            self._close()
+            self._reading.close()
             for task in (sending, leaving):
                 task.cancel()
             results = await asyncio.gather(sending, leaving, return_exceptions=True)
@@ -46,48 +52,37 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        try:
-            async for payload in kept_alive(self._payloads, self._keep_alive_s):
-                await self._send(send, PING if payload is None else self._event(payload))
-            await self._send(send, self._event(DONE))
-        except PlaitError as error:
-            await self._send(send, self._event(error_json(error)))
+        async for event in kept_alive(self._reading.events(), self._keep_alive_s):
+            await send({"type": "http.response.body", "body": PING if event is None else frame(event), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _event(self, payload: str) -> bytes:
-        self._num_events += 1
-        return f"id: {self._num_events}\ndata: {payload}\n\n".encode()
 
-    async def _send(self, send: Send, body: bytes) -> None:
-        await send({"type": "http.response.body", "body": body, "more_body": True})
+def frame(event: StoredEvent) -> bytes:
+    """Return an event as it goes over the wire."""
+    name = f"event: {event.name}\n" if event.name else ""
+    return f"id: {event.sequence}\n{name}data: {event.payload}\n\n".encode()
 
 
-async def kept_alive(payloads: AsyncIterator[str], keep_alive_s: float) -> AsyncIterator[str | None]:
-    """Yield the payloads, and None whenever ``keep_alive_s`` seconds have passed without one."""
-    pending: asyncio.Task[str] | None = None
+async def kept_alive(events: AsyncIterator[StoredEvent], keep_alive_s: float) -> AsyncIterator[StoredEvent | None]:
+    """Yield the events, and None whenever ``keep_alive_s`` seconds have passed without one."""
+    pending: asyncio.Task[StoredEvent] | None = None
     try:
         while True:
-            pending = pending or asyncio.create_task(_next(payloads))
+            pending = pending or asyncio.create_task(_next(events))
             done, _ = await asyncio.wait({pending}, timeout=keep_alive_s)
             if not done:
                 yield None
                 continue
             try:
-                payload = pending.result()
+                event = pending.result()
             except StopAsyncIteration:
                 return
             pending = None
-            yield payload
+            yield event
     finally:
         if pending is not None:
             pending.cancel()
 
 
-async def disconnected(receive: Receive) -> None:
-    """Return when the client is gone; the body must have been read."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _next(payloads: AsyncIterator[str]) -> str:
-    return await anext(payloads)
+async def _next(events: AsyncIterator[StoredEvent]) -> StoredEvent:
+    return await anext(events)

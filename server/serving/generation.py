@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from server.errors import EngineUnavailable, GenerationFailed, Overloaded
 from server.messages import FinishReason
@@ -28,8 +29,8 @@ class GenerationService:
         self._metrics = metrics
         self._max_in_flight = max_in_flight
 
-    async def begin(self, ask: Ask) -> Generation:
-        """Check an ask and send it to the engine.
+    async def prepare(self, ask: Ask) -> Prepared:
+        """Check an ask and make the engine's requests of it.
 
         Raises:
             InvalidRequest: it cannot be done.
@@ -42,8 +43,16 @@ class GenerationService:
         if status.limits is None:
             raise EngineUnavailable(f"The engine is not ready: {status.reason}. Try again shortly.")
         plan = await asyncio.to_thread(self._preparer.prepare, ask, status.limits)
-        outputs = self._engine.submit(plan.requests)
-        return Generation(outputs, self._answers(ask, plan), AnswerTimes(self._metrics, started))
+        return Prepared(ask, plan, started)
+
+    def begin(self, prepared: Prepared) -> Generation:
+        """Send what was prepared to the engine.
+
+        Raises:
+            EngineUnavailable: no engine is ready.
+        """
+        outputs = self._engine.submit(prepared.plan.requests)
+        return Generation(outputs, self._answers(prepared.ask, prepared.plan), AnswerTimes(self._metrics, prepared.started))
 
     def _answers(self, ask: Ask, plan: Plan) -> dict[str, Answer]:
         pictures = ask.pictures or PictureChoices()
@@ -56,6 +65,15 @@ class GenerationService:
             tool_names=[] if ask.tool_use is None else [tool.name for tool in ask.tool_use.tools],
         )
         return {request.request_id: Answer(choice, self._model.tokenizer, style) for choice, request in enumerate(plan.requests)}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An ask that can be done, and the engine's requests for it. ``started``: when it arrived, by the monotonic clock."""
+
+    ask: Ask
+    plan: Plan
+    started: float
 
 
 class AnswerTimes:

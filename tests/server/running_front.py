@@ -81,7 +81,7 @@ def _url(listener: socket.socket) -> str:
 
 
 async def _serve(front: Front, http: HttpServer, listener: socket.socket, metrics_listener: socket.socket) -> None:
-    task = asyncio.create_task(front.engine.run())
+    task = asyncio.create_task(front.run())
     try:
         async with serving_beside(front.metrics_app, metrics_listener):
             await http.serve(listener)

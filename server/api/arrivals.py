@@ -1,0 +1,80 @@
+"""The way in for every surface: from an HTTP request with a JSON body to a stream and a reader of it.
+
+Headers read here: ``Idempotency-Key``, and ``X-Plait-Resumable: true``, by which a client says that it comes back for an answer it lost
+sight of. Headers given: ``x-stream-id``, for ``GET /v1/streams/{id}``, and ``x-plait-durability: live`` while the store is away.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.api.disconnects import CLIENT_GONE, unless_gone
+from server.api.event_stream import EventStream
+from server.api.whole_answer import whole_response
+from server.errors import InvalidValue, UnsupportedMediaType
+from server.serving.accepting import Acceptance, Arrival, Reading
+from server.serving.surfaces import Surface
+
+KEY = re.compile(r"[\x21-\x7e]{1,255}")
+"""What an idempotency key may look like."""
+
+TRUE = frozenset({"1", "true", "yes"})
+
+
+@dataclass(frozen=True, slots=True)
+class Doorway:
+    """Takes requests in and sends answers out."""
+
+    acceptance: Acceptance
+    keep_alive_s: float
+
+    async def answer(self, request: Request, surface: Surface) -> Response:
+        """Answer a request whole or as a stream, as its body says."""
+        reading = await self.accept(request, surface)
+        if reading is None:
+            return Response(status_code=CLIENT_GONE)
+        headers = stream_headers(reading)
+        if reading.is_whole:
+            return await whole_response(reading, headers, request)
+        return EventStream(reading, headers, self.keep_alive_s)
+
+    async def accept(self, request: Request, surface: Surface, *, is_background: bool = False) -> Reading | None:
+        """Accept a request; None when its client has gone meanwhile.
+
+        Raises:
+            PlaitError: it is refused.
+        """
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise UnsupportedMediaType("The body must be JSON, with the header Content-Type: application/json.")
+        arrival = Arrival(
+            surface=surface,
+            body=await request.body(),
+            key=idempotency_key(request),
+            is_resumable=request.headers.get("x-plait-resumable", "").lower() in TRUE,
+            is_background=is_background,
+        )
+        return await unless_gone(self.acceptance.accept(arrival), request.receive)
+
+
+def idempotency_key(request: Request) -> str | None:
+    """Return the client's key.
+
+    Raises:
+        InvalidValue: it has a form no key has.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is not None and KEY.fullmatch(key) is None:
+        raise InvalidValue("Idempotency-Key: expected 1 to 255 visible ASCII characters.", "Idempotency-Key")
+    return key
+
+
+def stream_headers(reading: Reading) -> dict[str, str]:
+    """Return what every answer says about its stream."""
+    headers = {"x-stream-id": reading.stream_id}
+    if reading.is_live_only:
+        headers["x-plait-durability"] = "live"
+    return headers

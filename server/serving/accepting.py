@@ -1,0 +1,198 @@
+"""Requests accepted, read, resumed and cancelled: every answer is a stream that goes its way whoever reads it.
+
+`Acceptance.accept` checks a body, opens a stream and starts the work; readers come and go by the stream's id, here or on any replica
+that shares the store. What nobody reads is given up after a grace period, which is nothing unless the client can come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from server.errors import IdempotencyConflict, Overloaded, StoreAway, StreamNotFound
+from server.serving.generation import GenerationService
+from server.serving.producing import Linger, Producer
+from server.serving.surfaces import Stamp, Surface
+from server.store.store import AlreadyOpen, KeyUse, Opening, StoredEvent, StoreFull, StoreUnavailable
+from server.streams.hub import StreamGone, StreamHub
+from server.streams.owned import OwnedStream
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request as it came in.
+
+    Attributes:
+        surface: the wire format it is in.
+        tenant: whose it is; nobody else can read or cancel it.
+        key: the client's idempotency key.
+        is_resumable: the client says that it comes back for an answer it lost sight of.
+        is_background: the answer is made whether or not anybody reads it.
+    """
+
+    surface: Surface
+    body: bytes
+    tenant: str = ""
+    key: str | None = None
+    is_resumable: bool = False
+    is_background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grace:
+    """How long an answer goes on without a reader. ``by_default`` is for clients that say nothing about coming back; in seconds."""
+
+    resumable_s: float
+    by_default_s: float
+
+
+class Reading:
+    """One reader of one stream, to be closed."""
+
+    def __init__(self, hub: StreamHub, stream_id: str, after: int, owned: OwnedStream | None, *, is_whole: bool = False) -> None:
+        self.stream_id = stream_id
+        self.is_whole = is_whole
+        """The stream has one piece, at its end."""
+        self._hub = hub
+        self._after = after
+        self._owned = owned
+        if owned is not None:
+            owned.join()
+
+    @property
+    def is_live_only(self) -> bool:
+        """Whether the store is away, so that the stream cannot be resumed elsewhere for now."""
+        return self._hub.is_store_absent or (self._owned is not None and not self._owned.is_durable)
+
+    async def events(self) -> AsyncIterator[StoredEvent]:
+        """Yield the events from where the reader is, up to the final one.
+
+        Raises:
+            StreamNotFound: the stream is gone.
+            StoreAway: it can only be read from the store, which does not answer.
+        """
+        try:
+            async for event in self._hub.read(self.stream_id, self._after):
+                yield event
+        except StreamGone as error:
+            raise _not_found(self.stream_id) from error
+        except StoreUnavailable as error:
+            raise _store_away() from error
+
+    async def final(self) -> StoredEvent:
+        """Return the last event once it is there.
+
+        Raises:
+            StreamNotFound, StoreAway: see `events`.
+        """
+        last: StoredEvent | None = None
+        async for event in self.events():
+            last = event
+        if last is None:
+            raise _not_found(self.stream_id)
+        return last
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._owned is not None:
+            self._owned.leave()
+            self._owned = None
+
+
+class Acceptance:
+    """Accepts requests of any surface and gives readers their streams."""
+
+    def __init__(self, service: GenerationService, hub: StreamHub, producer: Producer, grace: Grace) -> None:
+        self._service = service
+        self._hub = hub
+        self._producer = producer
+        self._grace = grace
+
+    async def accept(self, arrival: Arrival) -> Reading:
+        """Begin an answer, or join the one that the same idempotency key began.
+
+        Raises:
+            InvalidRequest: it cannot be done.
+            EngineUnavailable, Overloaded: not now.
+            IdempotencyConflict: the key belongs to another request.
+        """
+        surface = arrival.surface
+        stamp = Stamp(f"{surface.id_prefix}{uuid.uuid4().hex}", int(time.time()), secrets.randbits(63))
+        reply = await asyncio.to_thread(surface.open, arrival.body, stamp)
+        prepared = await self._service.prepare(reply.ask)
+        opening = Opening(stamp.stream_id, arrival.tenant, b"", _use(arrival))
+        try:
+            stream = await self._hub.open(opening)
+        except StoreFull as error:
+            raise Overloaded("The server keeps as many answers as it can hold. Try again shortly.") from error
+        if isinstance(stream, AlreadyOpen):
+            return self._join(stream, opening.key, is_whole=reply.is_whole)
+        reading = Reading(self._hub, stamp.stream_id, 0, stream, is_whole=reply.is_whole)
+        self._producer.start(stream, reply, prepared, self._linger(arrival, is_whole=reply.is_whole))
+        return reading
+
+    def _join(self, stream: AlreadyOpen, key: KeyUse | None, *, is_whole: bool) -> Reading:
+        if key is None or stream.fingerprint != key.fingerprint:
+            raise IdempotencyConflict("This Idempotency-Key was used for another request. Send a new key with a new request.")
+        return Reading(self._hub, stream.stream_id, 0, self._hub.owned_stream(stream.stream_id), is_whole=is_whole)
+
+    async def resume(self, stream_id: str, after: int, tenant: str) -> Reading:
+        """Read a stream from the event after ``after``.
+
+        Raises:
+            StreamNotFound: there is none, or it is somebody else's.
+            StoreAway: only the store could tell.
+        """
+        await self._check(stream_id, tenant)
+        return Reading(self._hub, stream_id, after, self._hub.owned_stream(stream_id))
+
+    async def cancel(self, stream_id: str, tenant: str) -> None:
+        """End a stream, here or wherever it is worked on.
+
+        Raises:
+            StreamNotFound, StoreAway: see `resume`.
+        """
+        await self._check(stream_id, tenant)
+        try:
+            await self._hub.cancel(stream_id)
+        except StoreUnavailable as error:
+            raise _store_away() from error
+
+    async def _check(self, stream_id: str, tenant: str) -> None:
+        """See that a stream exists and belongs to ``tenant``."""
+        try:
+            owner = await self._hub.tenant(stream_id)
+        except StoreUnavailable as error:
+            raise _store_away() from error
+        if owner != tenant:
+            raise _not_found(stream_id)
+
+    def _linger(self, arrival: Arrival, *, is_whole: bool) -> Linger:
+        if arrival.is_background:
+            return Linger(None)
+        if arrival.is_resumable or arrival.key is not None:
+            return Linger(self._grace.resumable_s)
+        return Linger(0.0 if is_whole else self._grace.by_default_s)
+
+
+def _use(arrival: Arrival) -> KeyUse | None:
+    if arrival.key is None:
+        return None
+    digest = hashlib.sha256(arrival.surface.name.encode() + b"\0" + arrival.body).hexdigest()
+    return KeyUse(arrival.tenant, arrival.key, digest)
+
+
+def _not_found(stream_id: str) -> StreamNotFound:
+    return StreamNotFound(f"There is no stream '{stream_id[:64]}', or it is no longer kept.")
+
+
+def _store_away() -> StoreAway:
+    return StoreAway("The store of streams does not answer just now. Try again shortly.")

@@ -1,0 +1,182 @@
+"""All streams as this process sees them: those it writes, and those of others that somebody reads here.
+
+Reading is one thing whoever writes: from any point, live or finished, from memory where the stream is ours and the reader keeps up,
+else from the store's log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from server.store.store import AlreadyOpen, Claim, Lease, Opening, StoredEvent, StoreUnavailable, StreamStore
+from server.streams.journal import Journal
+from server.streams.owned import OwnedStream
+from server.streams.tail import Tail
+
+READ_LIMIT = 32
+"""Events read from the log at once: a picture is one event."""
+
+CHECK_S = 1.0
+"""How often a waiting reader looks again who owns its stream."""
+
+LINGER_S = 30.0
+"""How long a finished stream that no store has is kept for its readers."""
+
+FIRST_FENCE = 1
+
+
+class StreamGone(Exception):
+    """There is no such stream, or no longer."""
+
+
+class StreamHub:
+    """Streams over one store, for the process called ``owner``."""
+
+    def __init__(self, store: StreamStore, owner: str, on_absence: Callable[[bool], None]) -> None:
+        self._store = store
+        self._owner = owner
+        self._owned: dict[str, OwnedStream] = {}
+        self._journal = Journal(store, on_absence)
+        self._tail = Tail(store)
+
+    async def run(self) -> None:
+        """Carry events to and from the store until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._journal.run())
+            tasks.create_task(self._tail.run())
+
+    @property
+    def is_store_absent(self) -> bool:
+        return self._journal.is_store_absent
+
+    @property
+    def owned(self) -> list[OwnedStream]:
+        """The streams this process writes."""
+        return list(self._owned.values())
+
+    # -- writing ------------------------------------------------------------------------------------------------------------
+
+    async def open(self, opening: Opening) -> OwnedStream | AlreadyOpen:
+        """Create a stream to write; without a store, one that is made known to it as soon as it is back.
+
+        Raises:
+            StoreFull: there is no room for another one.
+        """
+        lease = Lease(opening.stream_id, self._owner, FIRST_FENCE)
+        if not self.is_store_absent:
+            try:
+                opened = await self._store.open(opening, self._owner)
+            except StoreUnavailable:
+                self._journal.store_failed()
+            else:
+                if isinstance(opened, AlreadyOpen):
+                    return opened
+                return self._keep(OwnedStream(opened.lease, opening.tenant, 0, self._journal.take))
+        return self._keep(OwnedStream(lease, opening.tenant, 0, self._journal.take, opening))
+
+    def adopt(self, claim: Claim) -> OwnedStream:
+        """Go on writing a stream that was claimed."""
+        return self._keep(OwnedStream(claim.lease, claim.tenant, claim.last, self._journal.take))
+
+    def _keep(self, stream: OwnedStream) -> OwnedStream:
+        self._owned[stream.lease.stream_id] = stream
+        return stream
+
+    async def release(self, stream: OwnedStream) -> None:
+        """Stop being the writer, once what was written is where readers find it."""
+        await self._journal.flushed(stream)
+        if not stream.is_durable:
+            await asyncio.sleep(LINGER_S)
+        if self._owned.get(stream.lease.stream_id) is stream:
+            del self._owned[stream.lease.stream_id]
+
+    # -- reading ------------------------------------------------------------------------------------------------------------
+
+    def owned_stream(self, stream_id: str) -> OwnedStream | None:
+        """Return the stream if this process writes it."""
+        stream = self._owned.get(stream_id)
+        return None if stream is None or stream.is_lost else stream
+
+    async def tenant(self, stream_id: str) -> str | None:
+        """Return whose a stream is; None when there is none.
+
+        Raises:
+            StoreUnavailable
+        """
+        owned = self.owned_stream(stream_id)
+        if owned is not None:
+            return owned.tenant
+        head = await self._store.head(stream_id)
+        return None if head is None else head.tenant
+
+    async def cancel(self, stream_id: str) -> None:
+        """Ask for the end of a stream, whoever writes it.
+
+        Raises:
+            StoreUnavailable
+        """
+        owned = self.owned_stream(stream_id)
+        if owned is not None:
+            owned.cancelled.set()
+        else:
+            await self._store.cancel(stream_id)
+
+    async def abandoned(self, stream: OwnedStream, grace_s: float) -> None:
+        """Return once nobody, here or elsewhere, has read a stream of ours for ``grace_s`` seconds."""
+        while True:
+            await stream.abandoned(grace_s)
+            try:
+                idle_s = await self._store.idle_s(stream.lease.stream_id)
+            except StoreUnavailable:
+                return
+            if idle_s >= grace_s:
+                return
+            await asyncio.sleep(grace_s - idle_s)
+
+    async def read(self, stream_id: str, after: int) -> AsyncIterator[StoredEvent]:
+        """Yield the events after ``after``, waiting for those to come, up to the final one.
+
+        Raises:
+            StreamGone, StoreUnavailable
+        """
+        while True:
+            for event in await self._next_events(stream_id, after):
+                yield event
+                after = event.sequence
+                if event.is_final:
+                    return
+            if await self._is_at_end(stream_id, after):
+                return
+
+    async def _next_events(self, stream_id: str, after: int) -> list[StoredEvent]:
+        """Return some events after ``after``, none if none come within `CHECK_S`."""
+        owned = self.owned_stream(stream_id)
+        if owned is not None and not owned.is_durable and not owned.has_all_after(after):
+            raise StreamGone
+        if owned is None or not owned.has_all_after(after):
+            return await self._store.read(stream_id, after, READ_LIMIT)
+        pulse, events = owned.pulse, owned.after(after)
+        if events:
+            return events
+        await _wait_for(pulse, CHECK_S)
+        return owned.after(after) if owned.has_all_after(after) else []
+
+    async def _is_at_end(self, stream_id: str, after: int) -> bool:
+        """Tell whether nothing can follow ``after``; wait a moment if something can but has not."""
+        if self.owned_stream(stream_id) is not None:
+            return False
+        head = await self._store.head(stream_id)
+        if head is None:
+            raise StreamGone
+        if head.last > after:
+            return False
+        if not head.is_finished:
+            await self._tail.wait(stream_id, after, CHECK_S)
+        return head.is_finished
+
+
+async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:
+    waiting = asyncio.ensure_future(event.wait())
+    await asyncio.wait({waiting}, timeout=timeout_s)
+    waiting.cancel()

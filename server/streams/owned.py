@@ -1,0 +1,146 @@
+"""A stream that this process writes: what its readers may see, what is still on its way to the store, who reads it here.
+
+An event is published to readers when the store has it, or at once while the store is away. Only the newest events stay in memory;
+a reader that is further behind reads the log instead, so that nobody slow holds up the writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from server.store.store import Append, Lease, Opening, StoredEvent
+
+RECENT_BYTES = 4 << 20
+"""How much of the newest events of one stream is kept for its readers."""
+
+
+class OwnedStream:
+    """One stream under its lease. ``opening`` is set while the store does not know the stream yet."""
+
+    def __init__(
+        self, lease: Lease, tenant: str, last: int, on_write: Callable[[OwnedStream], None], opening: Opening | None = None
+    ) -> None:
+        self.lease = lease
+        self.tenant = tenant
+        self.opening = opening
+        self.is_lost = False
+        """Somebody else owns the stream: readers must look into the store."""
+        self.is_durable = True
+        self.is_ended = False
+        """The final event is written."""
+        self.cancelled = asyncio.Event()
+        self._last_written = last
+        self._last_published = last
+        self._recent: deque[StoredEvent] = deque()
+        self._recent_bytes = 0
+        self._unsent: list[StoredEvent] = []
+        self._unsent_canon: list[bytes] = []
+        self._on_write = on_write
+        self._num_readers = 0
+        self._readers_changed = asyncio.Event()
+        self.pulse = asyncio.Event()
+        """Set, and replaced, when there is something new to read."""
+
+    # -- the writer's side --------------------------------------------------------------------------------------------------
+
+    def write(self, name: str, payload: str, canon: Sequence[bytes] = (), *, is_final: bool = False) -> None:
+        """Add the next event; it reaches the store and the readers in order."""
+        self._last_written += 1
+        self._unsent.append(StoredEvent(self._last_written, name, payload, is_final))
+        self.is_ended = is_final
+        self.note(canon)
+
+    def note(self, canon: Sequence[bytes]) -> None:
+        """Add canon that no event has come of yet."""
+        self._unsent_canon += canon
+        self._on_write(self)
+
+    def lose(self) -> None:
+        """Take note that the stream belongs to somebody else: what is unsent is void."""
+        self.is_lost = True
+        self._unsent, self._unsent_canon = [], []
+        self._beat()
+
+    # -- the journal's side -------------------------------------------------------------------------------------------------
+
+    @property
+    def unsent_bytes(self) -> int:
+        return sum(event.num_bytes for event in self._unsent) + sum(map(len, self._unsent_canon))
+
+    def unsent(self) -> Append | None:
+        """Return what the store lacks; None when it has everything."""
+        if not self._unsent and not self._unsent_canon:
+            return None
+        return Append(self.lease, tuple(self._unsent), tuple(self._unsent_canon))
+
+    def sent(self, append: Append) -> None:
+        """Take note that the store has ``append``, and show its events."""
+        del self._unsent[: len(append.events)]
+        del self._unsent_canon[: len(append.canon)]
+        self.publish(append.events)
+        self._beat()
+
+    def publish_unsent(self) -> None:
+        """Show what the store does not have, because it is away."""
+        self.publish(self._unsent)
+
+    def give_up_durability(self) -> None:
+        """Go on for the readers here alone."""
+        self.is_durable = False
+        self.publish_unsent()
+        self._unsent, self._unsent_canon = [], []
+        self._beat()
+
+    def publish(self, events: Sequence[StoredEvent]) -> None:
+        """Show events to the readers, each once."""
+        fresh = [event for event in events if event.sequence > self._last_published]
+        if not fresh:
+            return
+        self._recent += fresh
+        self._last_published = fresh[-1].sequence
+        self._recent_bytes += sum(event.num_bytes for event in fresh)
+        while self._recent_bytes > RECENT_BYTES and len(self._recent) > 1:
+            self._recent_bytes -= self._recent.popleft().num_bytes
+        self._beat()
+
+    def _beat(self) -> None:
+        self.pulse.set()
+        self.pulse = asyncio.Event()
+
+    # -- the readers' side --------------------------------------------------------------------------------------------------
+
+    def has_all_after(self, sequence: int) -> bool:
+        """Tell whether every published event after ``sequence`` is still here."""
+        oldest = self._recent[0].sequence if self._recent else self._last_published + 1
+        return oldest <= sequence + 1
+
+    def after(self, sequence: int) -> list[StoredEvent]:
+        """Return the published events after ``sequence``."""
+        return [event for event in self._recent if event.sequence > sequence]
+
+    def join(self) -> None:
+        """Count a reader in."""
+        self._num_readers += 1
+        self._readers_changed.set()
+
+    def leave(self) -> None:
+        """Count a reader out."""
+        self._num_readers -= 1
+        self._readers_changed.set()
+
+    async def abandoned(self, grace_s: float) -> None:
+        """Return once nobody has read here for ``grace_s`` seconds."""
+        while True:
+            self._readers_changed.clear()
+            if self._num_readers:
+                await self._readers_changed.wait()
+                continue
+            if grace_s == 0:
+                return
+            try:
+                async with asyncio.timeout(grace_s):
+                    await self._readers_changed.wait()
+            except TimeoutError:
+                return
