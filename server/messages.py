@@ -114,6 +114,7 @@ class Request:
         tenant: on whose account it runs; tenants share the machine by weight and never share cached pages.
         weight: the tenant's share against others' (2 is served twice as much as 1).
         priority: higher goes first; equal by default.
+        canon: what another engine has made of the request already: every token drawn, in the answer or not, and every picture, in order.
         deadline_s: seconds from arrival after which it is ended with the error ``deadline_exceeded``, whatever it is doing.
     """
 
@@ -128,6 +129,7 @@ class Request:
     weight: float = 1.0
     priority: int = 0
     deadline_s: float | None = None
+    canon: list[int | Picture] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,14 @@ class TokenOutput:
     request_id: str
     token_id: int
     logprob: TokenLogprob | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SilentDraw:
+    """A drawn token that is no part of the answer: the end of a text, begin-of-image, what follows a turn. Canon like the others."""
+
+    request_id: str
+    token_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +300,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Everything one step produced. For one request the order is: tokens, closed, progress, previews, images, finished, timeline."""
+    """Everything one step produced. A request's are in this order: silent, tokens, closed, progress, previews, images, finished."""
 
     tokens: list[TokenOutput]
     closed: list[TextClosed]
@@ -300,6 +310,7 @@ class StepReport:
     stats: StepStats
     timelines: list[Timeline] = field(default_factory=list)
     previews: list[PreviewOutput] = field(default_factory=list)
+    silent: list[SilentDraw] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from server.messages import (
     ImageSegment,
     LoadProgress,
     OutputMode,
+    Picture,
     Request,
     SamplingParams,
     Segment,
@@ -55,6 +56,7 @@ class _RequestFrame(msgspec.Struct, array_like=True, frozen=True):
     weight: float
     priority: int
     deadline_s: float | None
+    canon: list[int | Picture]
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -155,6 +157,7 @@ def _request_frame(request: Request) -> _RequestFrame:
         weight=request.weight,
         priority=request.priority,
         deadline_s=request.deadline_s,
+        canon=request.canon,
     )
 
 
@@ -179,6 +182,7 @@ def _request(frame: _RequestFrame) -> Request:
         weight=frame.weight,
         priority=frame.priority,
         deadline_s=frame.deadline_s,
+        canon=frame.canon,
     )
 
 

@@ -7,7 +7,7 @@ from server.engine.preview_steps import preview_steps
 from server.engine.roster import Roster
 from server.engine.sequence import AfterFill, Fill, Phase, Sequence
 from server.engine.turns import TurnEnd, Turns
-from server.messages import ImageOutput, PreviewOutput, ProgressOutput, TextClosed, TokenOutput
+from server.messages import ImageOutput, PreviewOutput, ProgressOutput, SilentDraw, TextClosed, TokenOutput
 
 
 class Commit:
@@ -32,14 +32,20 @@ class Commit:
         for prefill in batch.prefills:
             sequence = running.get(prefill.sequence_id)
             if sequence is not None and prefill.draw is not None:
-                self._apply(sequence, self._turns.on_decision(sequence, result.tokens[prefill.sequence_id].token_id))
+                self._take_decision(sequence, result.tokens[prefill.sequence_id].token_id)
 
     def _take_token(self, sequence: Sequence, result: BatchResult) -> None:
         drawn = result.tokens[sequence.sequence_id]
         end = self._turns.on_text_token(sequence, drawn.token_id)
         if end.is_answer_token:
             self._roster.outputs.tokens.append(TokenOutput(sequence.request.request_id, drawn.token_id, drawn.logprob))
+        else:
+            self._roster.outputs.silent.append(SilentDraw(sequence.request.request_id, drawn.token_id))
         self._apply(sequence, end)
+
+    def _take_decision(self, sequence: Sequence, token_id: int) -> None:
+        self._roster.outputs.silent.append(SilentDraw(sequence.request.request_id, token_id))
+        self._apply(sequence, self._turns.on_decision(sequence, token_id))
 
     def _take_preview(self, sequence: Sequence, painted: PaintedPreview) -> None:
         image, request = sequence.image, sequence.request

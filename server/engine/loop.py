@@ -138,7 +138,15 @@ class Engine:
             return None
         stats = step_stats(self._num_steps, time.perf_counter() - started, batch, result, self._scheduler, self._pool)
         report = StepReport(
-            outputs.tokens, outputs.closed, outputs.progress, outputs.images, outputs.finished, stats, timelines, outputs.previews
+            outputs.tokens,
+            outputs.closed,
+            outputs.progress,
+            outputs.images,
+            outputs.finished,
+            stats,
+            timelines,
+            outputs.previews,
+            outputs.silent,
         )
         self._link.send(report)
         return report

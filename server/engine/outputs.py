@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from server.messages import FinishedOutput, ImageOutput, PreviewOutput, ProgressOutput, TextClosed, TokenOutput
+from server.messages import FinishedOutput, ImageOutput, PreviewOutput, ProgressOutput, SilentDraw, TextClosed, TokenOutput
 
 
 @dataclass(slots=True)
 class Outputs:
     """What a step means to the outside; see `StepReport` for the order."""
 
+    silent: list[SilentDraw] = field(default_factory=list)
     tokens: list[TokenOutput] = field(default_factory=list)
     closed: list[TextClosed] = field(default_factory=list)
     progress: list[ProgressOutput] = field(default_factory=list)

@@ -31,7 +31,7 @@ from server.engine.rows import Draft, RowBuilder, is_decoding
 from server.engine.segments import ContextSegment, TextTokens, VaeImage, VitImage, total_rows
 from server.engine.sequence import Lane, Phase, Sequence
 from server.engine.turns import Refeed, Turns
-from server.messages import FinishReason, Request
+from server.messages import FinishReason, Request, TextClosed
 
 SHORT_PROMPT_SHARE = 0.5
 """How much of the target a prompt chunk let through between the layers of a long pass may take."""
@@ -116,7 +116,13 @@ class Scheduler:
             self.drain_rate.begin_stretch()
         sequence = self._turns.start(self._next_id, request)
         self._next_id += 1
+        finish = self._turns.replay(sequence)
         self._admission.take_in(sequence, self._clock())
+        if finish is not None:
+            self._roster.finish(sequence, finish)
+        elif request.canon and not sequence.open_ids:
+            # The other engine may have died between the last draw and saying so.
+            self._roster.outputs.closed.append(TextClosed(request.request_id))
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> None:
         """End a request and free its pages; unknown or finished ids are ignored, since an abort may cross a finish."""

@@ -61,6 +61,33 @@ class Turns:
         sequence.usage = Usage(prompt_text_tokens=text_rows, prompt_image_tokens=image_rows)
         return sequence
 
+    def replay(self, sequence: Sequence) -> FinishReason | None:
+        """Bring a fresh sequence to where its request's canon ends, as if it had been drawn here; say if the answer ends there."""
+        for item in sequence.request.canon:
+            self._begin_turn(sequence)
+            if isinstance(item, Picture):
+                end = self.on_picture(sequence, item)
+            elif sequence.phase is Phase.DECODE:
+                end = self.on_text_token(sequence, item)
+            else:
+                end = self.on_decision(sequence, item)
+            if end.finish is not None:
+                break
+        else:
+            end = TurnEnd()
+        sequence.fills = []
+        sequence.phase = Phase.WAITING
+        return end.finish
+
+    def _begin_turn(self, sequence: Sequence) -> None:
+        """Do what follows a filled context, where it needs no forward pass; the contexts themselves are filled later."""
+        if sequence.phase is Phase.DECODE or sequence.image is not None:
+            return
+        if sequence.after_fill is AfterFill.BEGIN_TEXT:
+            self.begin_text(sequence)
+        elif sequence.after_fill is AfterFill.BEGIN_IMAGE:
+            self.begin_image(sequence)
+
     def begin_text(self, sequence: Sequence) -> None:
         """Open a text turn: the next decode row feeds BOS."""
         sequence.open_ids = [self._facts.bos_id]

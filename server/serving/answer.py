@@ -12,7 +12,17 @@ from dataclasses import dataclass
 
 from model.tokenizer import StreamDecoder, Tokenizer
 from server.errors import EngineUnavailable, GenerationFailed
-from server.messages import FinishedOutput, FinishReason, ImageOutput, PreviewOutput, ProgressOutput, TextClosed, TokenLogprob, TokenOutput
+from server.messages import (
+    FinishedOutput,
+    FinishReason,
+    ImageOutput,
+    PreviewOutput,
+    ProgressOutput,
+    SilentDraw,
+    TextClosed,
+    TokenLogprob,
+    TokenOutput,
+)
 from server.serving.asks import PictureFormat
 from server.serving.events import (
     AlternativeToken,
@@ -81,6 +91,8 @@ class Answer:
                 return []
             case TokenOutput():
                 return self._token(output)
+            case SilentDraw():
+                return []
             case TextClosed():
                 return self._close_text()
             case ProgressOutput():

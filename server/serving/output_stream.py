@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from server.messages import FinishedOutput, ImageOutput, PreviewOutput, ProgressOutput, StepReport, TextClosed, TokenOutput
+from server.messages import FinishedOutput, ImageOutput, PreviewOutput, ProgressOutput, SilentDraw, StepReport, TextClosed, TokenOutput
 
-Output = TokenOutput | TextClosed | ProgressOutput | PreviewOutput | ImageOutput | FinishedOutput
+Output = SilentDraw | TokenOutput | TextClosed | ProgressOutput | PreviewOutput | ImageOutput | FinishedOutput
 
 
 class OutputStream:
@@ -49,6 +49,7 @@ class OutputStream:
 
 def outputs_in_order(report: StepReport) -> Iterable[Output]:
     """Yield a report's outputs so that each request's come in the order they happened."""
+    yield from report.silent
     yield from report.tokens
     yield from report.closed
     yield from report.progress

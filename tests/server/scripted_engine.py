@@ -24,6 +24,7 @@ from server.messages import (
     ProgressOutput,
     Request,
     Shutdown,
+    SilentDraw,
     StepReport,
     StepStats,
     TextClosed,
@@ -32,7 +33,7 @@ from server.messages import (
 )
 from server.serving.engine_link import SocketLink
 
-Output = TokenOutput | TextClosed | ProgressOutput | PreviewOutput | ImageOutput | FinishedOutput
+Output = SilentDraw | TokenOutput | TextClosed | ProgressOutput | PreviewOutput | ImageOutput | FinishedOutput
 Script = Callable[[Request], list[list[Output]]]
 """The steps of a request: what each one says. An empty step says nothing and lasts until `ScriptedEngine.release`."""
 
