@@ -11,6 +11,8 @@
     │   ├── ModelNotFound          the request names another model
     │   ├── RouteNotFound          no such address
     │   ├── StreamNotFound         no such stream, or no longer
+    │   ├── ResponseNotFound       no such response, or no longer
+    │   ├── PreviousResponseNotFound  nothing to continue
     │   ├── IdempotencyConflict    the key was used for another request
     │   ├── MethodNotAllowed       the address exists, the method does not
     │   ├── UnsupportedMediaType   the body is not said to be JSON
@@ -104,6 +106,18 @@ class StreamNotFound(InvalidRequest):
     """No stream of that id for this client, or no longer."""
 
     code = "stream_not_found"
+
+
+class ResponseNotFound(InvalidRequest):
+    """No response of that id for this client, or no longer."""
+
+    code = "response_not_found"
+
+
+class PreviousResponseNotFound(InvalidRequest):
+    """A response that another was to continue, and that is not there, or not done."""
+
+    code = "previous_response_not_found"
 
 
 class IdempotencyConflict(InvalidRequest):

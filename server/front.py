@@ -28,7 +28,12 @@ from server.api.chat_surface import ChatSurface
 from server.api.health import HealthRoutes, MetricsRoute
 from server.api.home import HomeRoute
 from server.api.http_server import HttpServer, run_in_event_loop, serving_beside
+from server.api.image_surfaces import ImageSurface
+from server.api.images import ImageRoutes
 from server.api.models import ModelRoutes
+from server.api.response_records import Records
+from server.api.response_surface import ResponseSurface
+from server.api.responses import ResponseRoutes
 from server.api.streams import StreamRoutes
 from server.engine.options import EngineOptions
 from server.logs import configure_logs
@@ -37,6 +42,7 @@ from server.serving.accepting import Acceptance, Grace
 from server.serving.engine_client import EngineClient, EnginePhase, RestartPolicy
 from server.serving.engine_launch import Launch, command_line, subprocess_launcher
 from server.serving.generation import GenerationService
+from server.serving.notes import Notes
 from server.serving.picture_files import PictureLimits
 from server.serving.picture_intake import PictureIntake
 from server.serving.picture_readers import PictureReaders
@@ -154,9 +160,12 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
     service = GenerationService(model, preparer, engine, metrics, settings.max_in_flight)
     hub = StreamHub(MemoryStore(MemoryBounds(ttl_s=settings.stream_ttl_s)), uuid.uuid4().hex, metrics.observe_store_absence)
     acceptance = Acceptance(service, hub, Producer(service, hub), Grace(settings.resume_grace_s, 0.0))
+    doorway = Doorway(acceptance, settings.keep_alive_s)
     routers = [
         HomeRoute(model.name).router(),
-        ChatRoutes(Doorway(acceptance, settings.keep_alive_s), ChatSurface(model.name)).router(),
+        ChatRoutes(doorway, ChatSurface(model.name)).router(),
+        ImageRoutes(doorway, ImageSurface("image_generation", model.name), ImageSurface("image_edit", model.name)).router(),
+        ResponseRoutes(doorway, ResponseSurface(model.name), Records(Notes(hub), acceptance)).router(),
         StreamRoutes(acceptance, settings.keep_alive_s).router(),
         ModelRoutes(model).router(),
     ]

@@ -1,4 +1,4 @@
-"""The way in for every surface: from an HTTP request with a JSON body to a stream and a reader of it.
+"""The way in for every surface: from an HTTP request to a stream and a reader of it.
 
 Headers read here: ``Idempotency-Key``, and ``X-Plait-Resumable: true``, by which a client says that it comes back for an answer it lost
 sight of. Headers given: ``x-stream-id``, for ``GET /v1/streams/{id}``, and ``x-plait-durability: live`` while the store is away.
@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from server.api.disconnects import CLIENT_GONE, unless_gone
 from server.api.event_stream import EventStream
+from server.api.gate import tenant_of
 from server.api.whole_answer import whole_response
 from server.errors import InvalidValue, UnsupportedMediaType
 from server.serving.accepting import Acceptance, Arrival, Reading
@@ -32,9 +33,9 @@ class Doorway:
     acceptance: Acceptance
     keep_alive_s: float
 
-    async def answer(self, request: Request, surface: Surface) -> Response:
-        """Answer a request whole or as a stream, as its body says."""
-        reading = await self.accept(request, surface)
+    async def answer(self, request: Request, surface: Surface, body: bytes) -> Response:
+        """Answer a request whole or as a stream, as its ``body`` says."""
+        reading = await self.accept(request, surface, body)
         if reading is None:
             return Response(status_code=CLIENT_GONE)
         headers = stream_headers(reading)
@@ -42,22 +43,37 @@ class Doorway:
             return await whole_response(reading, headers, request)
         return EventStream(reading, headers, self.keep_alive_s)
 
-    async def accept(self, request: Request, surface: Surface, *, is_background: bool = False) -> Reading | None:
+    async def accept(self, request: Request, surface: Surface, body: bytes, *, is_background: bool = False) -> Reading | None:
         """Accept a request; None when its client has gone meanwhile.
 
         Raises:
             PlaitError: it is refused.
         """
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise UnsupportedMediaType("The body must be JSON, with the header Content-Type: application/json.")
         arrival = Arrival(
             surface=surface,
-            body=await request.body(),
+            body=body,
+            tenant=tenant_of(request).name,
             key=idempotency_key(request),
             is_resumable=request.headers.get("x-plait-resumable", "").lower() in TRUE,
             is_background=is_background,
         )
         return await unless_gone(self.acceptance.accept(arrival), request.receive)
+
+
+async def json_body(request: Request) -> bytes:
+    """Return the body of a request that is said to be JSON.
+
+    Raises:
+        UnsupportedMediaType: it is said to be something else.
+    """
+    if media_type(request) != "application/json":
+        raise UnsupportedMediaType("The body must be JSON, with the header Content-Type: application/json.")
+    return await request.body()
+
+
+def media_type(request: Request) -> str:
+    """Return what the body is said to be, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def idempotency_key(request: Request) -> str | None:

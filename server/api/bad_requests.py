@@ -32,11 +32,29 @@ async def read_body(body: bytes, schema: type[ObjectT]) -> ObjectT:
 
 def checked(body: bytes, schema: type[ObjectT]) -> ObjectT:
     """Parse and check a request body in this thread; see `read_body`."""
+    return fitted(parsed(body), schema)
+
+
+def parsed(body: bytes) -> object:
+    """Parse a request body.
+
+    Raises:
+        InvalidRequest: it is not JSON.
+    """
     try:
         # NaN and Infinity are let through so that the schema refuses them by the field's name.
-        value = pydantic_core.from_json(body, allow_inf_nan=True)
+        value: object = pydantic_core.from_json(body, allow_inf_nan=True)
     except ValueError as error:
         raise InvalidRequest("The body is not valid JSON, or nested too deeply.") from error
+    return value
+
+
+def fitted(value: object, schema: type[ObjectT]) -> ObjectT:
+    """Check a parsed body.
+
+    Raises:
+        InvalidRequest: it is not what the schema says.
+    """
     try:
         return schema.model_validate(value)
     except ValidationError as error:

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api.arrivals import Doorway
+from server.api.arrivals import Doorway, json_body
 from server.api.chat_surface import ChatSurface
 
 
@@ -27,4 +27,4 @@ class ChatRoutes:
 
     async def complete(self, request: Request) -> Response:
         """Answer a chat completion, streaming or not."""
-        return await self.doorway.answer(request, self.surface)
+        return await self.doorway.answer(request, self.surface, await json_body(request))

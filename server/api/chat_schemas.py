@@ -269,7 +269,7 @@ class ChatRequest(WireObject):
             n=self.n,
             seed=self.seed,
             thinks=self.think,
-            tenant=_tenant(self.safety_identifier or self.user),
+            tenant=tenant_of(self.safety_identifier or self.user),
             priority=-self.priority,
             tool_use=tool_use(self.tools, self.tool_choice, is_parallel=self.parallel_tool_calls),
             json_form=None if self.response_format is None else self.response_format.form(),
@@ -294,6 +294,6 @@ class ChatRequest(WireObject):
         )
 
 
-def _tenant(user: str | None) -> str:
+def tenant_of(user: str | None) -> str:
     """Return a key for whose request it is; a hash, so that nobody's name travels on."""
     return "" if user is None else hashlib.sha256(user.encode()).hexdigest()[:32]

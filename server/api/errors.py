@@ -18,6 +18,7 @@ from server.errors import (
     ModelNotFound,
     Overloaded,
     PlaitError,
+    ResponseNotFound,
     RouteNotFound,
     StoreAway,
     StreamNotFound,
@@ -36,7 +37,7 @@ def status_of(error: PlaitError) -> int:
     match error:
         case BadKey():
             return 401
-        case ModelNotFound() | RouteNotFound() | StreamNotFound():
+        case ModelNotFound() | RouteNotFound() | StreamNotFound() | ResponseNotFound():
             return 404
         case MethodNotAllowed():
             return 405

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from server.api.arrivals import stream_headers
 from server.api.event_stream import EventStream
+from server.api.gate import tenant_of
 from server.errors import InvalidValue
 from server.serving.accepting import Acceptance
 
@@ -39,12 +40,12 @@ class StreamRoutes:
 
     async def resume(self, request: Request, stream_id: str) -> Response:
         """Send a stream's events after ``Last-Event-ID`` or ``starting_after``, from the first one if neither is given."""
-        reading = await self.acceptance.resume(stream_id, position(request), "")
+        reading = await self.acceptance.resume(stream_id, position(request), tenant_of(request).name)
         return EventStream(reading, stream_headers(reading), self.keep_alive_s)
 
-    async def cancel(self, stream_id: str) -> CancelledStream:
+    async def cancel(self, request: Request, stream_id: str) -> CancelledStream:
         """End a stream, wherever it is worked on."""
-        await self.acceptance.cancel(stream_id, "")
+        await self.acceptance.cancel(stream_id, tenant_of(request).name)
         return CancelledStream(id=stream_id)
 
 

@@ -154,6 +154,20 @@ class Acceptance:
         await self._check(stream_id, tenant)
         return Reading(self._hub, stream_id, after, self._hub.owned_stream(stream_id))
 
+    async def ending(self, stream_id: str, tenant: str) -> StoredEvent | None:
+        """Return the final event of a stream; None while it has none.
+
+        Raises:
+            StreamNotFound, StoreAway: see `resume`.
+        """
+        await self._check(stream_id, tenant)
+        try:
+            return await self._hub.ending(stream_id)
+        except StreamGone as error:
+            raise _not_found(stream_id) from error
+        except StoreUnavailable as error:
+            raise _store_away() from error
+
     async def cancel(self, stream_id: str, tenant: str) -> None:
         """End a stream, here or wherever it is worked on.
 

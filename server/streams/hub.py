@@ -110,6 +110,21 @@ class StreamHub:
         head = await self._store.head(stream_id)
         return None if head is None else head.tenant
 
+    async def ending(self, stream_id: str) -> StoredEvent | None:
+        """Return the final event of a stream; None while it has none.
+
+        Raises:
+            StreamGone, StoreUnavailable
+        """
+        owned = self.owned_stream(stream_id)
+        if owned is not None:
+            newest = owned.after(0)[-1:]
+            return newest[0] if newest and newest[0].is_final else None
+        head = await self._store.head(stream_id)
+        if head is None:
+            raise StreamGone
+        return (await self._store.read(stream_id, head.last - 1, 1))[0] if head.is_finished else None
+
     async def cancel(self, stream_id: str) -> None:
         """Ask for the end of a stream, whoever writes it.
 

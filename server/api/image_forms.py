@@ -1,0 +1,88 @@
+"""An edit sent as ``multipart/form-data``, the way the official clients do, made into the JSON object the schema reads.
+
+Files become data URIs, numbers and flags what they look like; the schema then judges as if they had been sent so. Names of files are
+never looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+from collections.abc import Sequence
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from server.api.image_schemas import MAX_EDITED_PICTURES, MAX_PROMPT_CHARS
+from server.errors import InvalidRequest, InvalidValue
+
+PICTURE_FIELDS = frozenset({"image", "image[]"})
+NUMBER_FIELDS = frozenset(
+    {"n", "output_compression", "partial_images", "seed", "num_inference_steps", "text_scale", "image_scale"},
+)
+FLAG_FIELDS = frozenset({"stream"})
+FLAGS = {"true": True, "false": False}
+NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
+
+MAX_FIELDS = 64
+MAX_FIELD_BYTES = 4 * MAX_PROMPT_CHARS
+"""The longest prompt in the longest characters."""
+
+Value = str | int | float | bool | list[dict[str, str]]
+
+
+async def json_of_form(request: Request) -> bytes:
+    """Read a form and return it as JSON.
+
+    Raises:
+        InvalidRequest: it is no form, has too many or too large parts, or a part twice that can be there once.
+    """
+    # One file beyond the bound, so that the schema can name it.
+    parser = MultiPartParser(
+        request.headers, request.stream(), max_files=MAX_EDITED_PICTURES + 1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        message = (
+            f"The form cannot be read: expected multipart/form-data with a boundary and named parts, at most {MAX_EDITED_PICTURES} files, "
+            f"{MAX_FIELDS} other fields and {MAX_FIELD_BYTES} bytes in each of those."
+        )
+        raise InvalidRequest(message) from error
+    try:
+        return await asyncio.to_thread(_json, form.multi_items())
+    finally:
+        await form.close()
+
+
+def _json(parts: Sequence[tuple[str, UploadFile | str]]) -> bytes:
+    fields: dict[str, Value] = {}
+    pictures: list[dict[str, str]] = []
+    for name, value in parts:
+        if name in PICTURE_FIELDS:
+            pictures.append({"image_url": _data_uri(name, value)})
+        elif name in fields:
+            raise InvalidValue(f"{name[:64]}: is there twice.", name[:64])
+        else:
+            fields[name] = _typed(name, value) if isinstance(value, str) else ""
+    if pictures:
+        fields["images"] = pictures
+    return json.dumps(fields).encode()
+
+
+def _data_uri(name: str, value: UploadFile | str) -> str:
+    if isinstance(value, str):
+        raise InvalidValue(f"{name}: expected a file.", name)
+    return "data:image/png;base64," + base64.b64encode(value.file.read()).decode("ascii")
+
+
+def _typed(name: str, text: str) -> Value:
+    """Return what a field's text stands for; what it cannot stand for is left for the schema to refuse."""
+    if name in FLAG_FIELDS:
+        return FLAGS.get(text.lower(), text)
+    if name in NUMBER_FIELDS and NUMBER.fullmatch(text):
+        return float(text) if "." in text else int(text)
+    return text

@@ -1,0 +1,181 @@
+"""The bodies of ``POST /v1/images/generations`` and ``/v1/images/edits``: OpenAI's fields, and a few of ours for how pictures are drawn.
+
+An edit sent as a form becomes the same object; see `server.api.image_forms`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from server.api.chat_schemas import MAX_PREVIEWS, Scale, Seed, tenant_of
+from server.api.message_schemas import MAX_URL_CHARS
+from server.api.wire_object import WireObject, invalid, unsupported
+from server.serving.asks import Ask, Effort, Message, Modality, ParamNames, PictureChoices, PictureFormat, PicturePart, TextPart
+
+MAX_PROMPT_CHARS = 32_000
+MAX_EDITED_PICTURES = 16
+
+QualityName = Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"]
+
+EFFORT_BY_QUALITY = {
+    "low": Effort.LOW,
+    "medium": Effort.MEDIUM,
+    "standard": Effort.MEDIUM,
+    "auto": Effort.MEDIUM,
+    "high": Effort.HIGH,
+    "hd": Effort.HIGH,
+    "xhigh": Effort.XHIGH,
+    "max": Effort.MAX,
+}
+
+NAMES = ParamNames(messages="prompt", max_tokens="n", size="size", negative_prompt="negative_prompt")
+
+Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
+Percent = Annotated[int, Field(ge=0, le=100)]
+Steps = Annotated[int, Field(ge=2, le=1000)]
+
+
+def check_size(size: str | None) -> None:
+    """Refuse a size that is not written as one."""
+    if size not in (None, "auto") and re.fullmatch(r"[0-9]{1,5}x[0-9]{1,5}", size or "") is None:
+        raise invalid("expected 'auto' or WIDTHxHEIGHT in pixels, such as '1024x768'", "size")
+
+
+def check_picture_file(background: str | None, output_format: str, output_compression: int | None) -> None:
+    """Refuse files that are not made here."""
+    if background == "transparent":
+        raise unsupported("pictures are opaque; use 'opaque' or 'auto'", "background")
+    if output_format in ("gif", "svg"):
+        raise unsupported("pictures are sent as png, webp or jpeg", "output_format")
+    if output_compression not in (None, 100) and output_format == "png":
+        raise unsupported("png loses nothing; use output_format webp or jpeg", "output_compression")
+
+
+def size_of(size: str | None) -> tuple[int, int] | None:
+    """Return (width, height); None where the model decides."""
+    if size is None or size == "auto":
+        return None
+    width, height = size.split("x")
+    return int(width), int(height)
+
+
+class PictureRequest(WireObject):
+    """What generations and edits have in common."""
+
+    prompt: Prompt
+    model: Annotated[str, Field(max_length=256)] | None = None
+    n: Annotated[int, Field(ge=1, le=10)] = 1
+    size: Annotated[str, Field(max_length=11)] | None = None
+    quality: QualityName | None = None
+    background: Literal["transparent", "opaque", "auto"] | None = None
+    output_format: Literal["png", "webp", "jpeg", "gif", "svg"] = "png"
+    output_compression: Percent | None = None
+    response_format: Literal["b64_json", "url"] = "b64_json"
+    stream: bool = False
+    partial_images: Annotated[int, Field(ge=0, le=MAX_PREVIEWS)] = 0
+    user: Annotated[str, Field(max_length=512)] | None = None
+    safety_identifier: Annotated[str, Field(max_length=512)] | None = None
+    seed: Seed | None = None
+    num_inference_steps: Steps | None = None
+    text_scale: Scale | None = None
+    image_scale: Scale | None = None
+    negative_prompt: Prompt | None = None
+
+    REFUSED: ClassVar[dict[str, str]] = {
+        "svg": "pictures are pixels; use output_format png, webp or jpeg",
+        "complexity": "planning cannot be chosen; use quality or num_inference_steps",
+        "frame_count": "pictures do not move",
+        "frame_duration_ms": "pictures do not move",
+    }
+    SYNONYMS: ClassVar[dict[str, str]] = {
+        "guidance_scale": "text_scale",
+        "cfg_scale": "text_scale",
+        "cfg_text_scale": "text_scale",
+        "cfg_img_scale": "image_scale",
+        "steps": "num_inference_steps",
+        "num_timesteps": "num_inference_steps",
+        "width": "size",
+        "height": "size",
+        "format": "output_format",
+    }
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        check_size(self.size)
+        check_picture_file(self.background, self.output_format, self.output_compression)
+        if self.quality is not None and self.num_inference_steps is not None:
+            raise invalid("stands for a number of steps too; leave one of the two out", "quality")
+        if self.partial_images and not self.stream:
+            raise unsupported("partial_images needs stream=true", "partial_images")
+        if self.response_format == "url" and self.stream:
+            raise unsupported("streams carry pictures as b64_json", "response_format")
+        return self
+
+    def _ask(self, pictures: list[PicturePart]) -> Ask:
+        """Return what is asked: the pictures to be read, then the words."""
+        return Ask(
+            messages=[Message([*pictures, TextPart(self.prompt)], "prompt")],
+            modalities=frozenset({Modality.IMAGE}),
+            pictures=PictureChoices(
+                size=size_of(self.size),
+                num_timesteps=self.num_inference_steps,
+                effort=EFFORT_BY_QUALITY[self.quality or "auto"],
+                text_scale=self.text_scale,
+                image_scale=self.image_scale,
+                negative_prompt=self.negative_prompt,
+                max_images=1,
+                num_previews=self.partial_images,
+                output_format=PictureFormat(self.output_format),
+                encoder_quality=None if self.output_format == "png" else self.output_compression,
+            ),
+            n=self.n,
+            seed=self.seed,
+            tenant=tenant_of(self.safety_identifier or self.user),
+            names=NAMES,
+        )
+
+
+class GenerationRequest(PictureRequest):
+    """The body of a generation. ``moderation`` and ``style`` are accepted and have no effect: this server has neither."""
+
+    moderation: Literal["low", "auto"] | None = None
+    style: Literal["vivid", "natural"] | None = None
+
+    REFUSED: ClassVar[dict[str, str]] = {
+        **PictureRequest.REFUSED,
+        "image": "use /v1/images/edits to give pictures",
+        "images": "use /v1/images/edits to give pictures",
+    }
+
+    def ask(self) -> Ask:
+        """Return what is asked, freed of its wire format."""
+        return self._ask([])
+
+
+class ImageReference(WireObject):
+    """A picture to be read, by its address."""
+
+    image_url: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)]
+
+    REFUSED: ClassVar[dict[str, str]] = {"file_id": "give the picture itself, as image_url"}
+
+
+class EditRequest(PictureRequest):
+    """The body of an edit."""
+
+    images: Annotated[list[ImageReference], Field(min_length=1, max_length=MAX_EDITED_PICTURES)]
+
+    REFUSED: ClassVar[dict[str, str]] = {
+        **PictureRequest.REFUSED,
+        "mask": "the model edits whole pictures; say in the prompt what must stay",
+        "markup": "the model edits whole pictures; say in the prompt where to change what",
+        "input_fidelity": "use image_scale: the higher, the closer to the pictures given",
+    }
+    SYNONYMS: ClassVar[dict[str, str]] = {**PictureRequest.SYNONYMS, "image": "images", "image_url": "images"}
+
+    def ask(self) -> Ask:
+        """Return what is asked, freed of its wire format."""
+        return self._ask([PicturePart(image.image_url, f"images[{place}].image_url") for place, image in enumerate(self.images)])

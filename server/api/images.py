@@ -1,0 +1,49 @@
+"""``POST /v1/images/generations`` and ``POST /v1/images/edits``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.api.arrivals import Doorway, json_body, media_type
+from server.api.image_forms import json_of_form
+from server.api.image_surfaces import ImageSurface
+from server.errors import UnsupportedMediaType
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRoutes:
+    """The endpoints for pictures alone."""
+
+    doorway: Doorway
+    generations: ImageSurface
+    edits: ImageSurface
+
+    def router(self) -> APIRouter:
+        """Return the routes."""
+        router = APIRouter()
+        router.add_api_route("/v1/images/generations", self.generate, methods=["POST"], response_class=Response)
+        router.add_api_route("/v1/images/edits", self.edit, methods=["POST"], response_class=Response)
+        return router
+
+    async def generate(self, request: Request) -> Response:
+        """Draw pictures from words."""
+        return await self.doorway.answer(request, self.generations, await json_body(request))
+
+    async def edit(self, request: Request) -> Response:
+        """Draw pictures from pictures and words, sent as a form or as JSON.
+
+        Raises:
+            UnsupportedMediaType: it is neither.
+        """
+        match media_type(request):
+            case "multipart/form-data":
+                body = await json_of_form(request)
+            case "application/json":
+                body = await request.body()
+            case _:
+                raise UnsupportedMediaType("The body must be a form (multipart/form-data) or JSON (application/json).")
+        return await self.doorway.answer(request, self.edits, body)

@@ -1,0 +1,148 @@
+"""The input of ``POST /v1/responses``: what was said so far, in every shape that our own output has, and OpenAI's."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from server.api.message_schemas import MAX_PARTS, MAX_URL_CHARS, Text
+from server.api.wire_object import WireObject
+from server.serving.asks import Message, PicturePart, TextPart
+
+MAX_ITEMS = 1024
+MAX_ID_CHARS = 128
+
+ItemId = Annotated[str, Field(max_length=MAX_ID_CHARS)]
+Status = Literal["in_progress", "completed", "incomplete", "generating", "failed"]
+Base64 = Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)]
+
+
+class InputText(WireObject):
+    """Words of the user; ``output_text`` is what the model wrote, as it came."""
+
+    type: Literal["input_text", "output_text", "reasoning_text", "summary_text"]
+    text: Text
+    annotations: Annotated[list[object], Field(max_length=0)] | None = None
+    logprobs: list[object] | None = None
+
+    REFUSED: ClassVar[dict[str, str]] = {"prompt_cache_breakpoint": "prompts are cached while there is room; leave the field out"}
+
+
+class InputImage(WireObject):
+    """A picture. ``detail`` has no effect: every picture is read at the one resolution that the model takes."""
+
+    type: Literal["input_image"]
+    image_url: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)]
+    detail: Literal["auto", "low", "high", "original"] | None = None
+
+    REFUSED: ClassVar[dict[str, str]] = {
+        "file_id": "give the picture itself, as image_url",
+        "prompt_cache_breakpoint": "prompts are cached while there is room; leave the field out",
+    }
+
+
+def _kind_of_part(value: object) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind in ("input_text", "output_text"):
+        return "(text)"
+    return "(image)" if kind == "input_image" else None
+
+
+InputPart = Annotated[
+    Annotated[InputText, Tag("(text)")] | Annotated[InputImage, Tag("(image)")],
+    Discriminator(
+        _kind_of_part,
+        custom_error_type="invalid_value",
+        custom_error_message="expected a part of type 'input_text', 'output_text' or 'input_image'",
+    ),
+]
+
+
+def _kind_of_content(value: object) -> str | None:
+    if isinstance(value, str):
+        return "(string)"
+    return "(parts)" if isinstance(value, list) else None
+
+
+InputContent = Annotated[
+    Annotated[Text, Tag("(string)")] | Annotated[list[InputPart], Field(max_length=MAX_PARTS), Tag("(parts)")],
+    Discriminator(_kind_of_content, custom_error_type="invalid_value", custom_error_message="expected a string or a list of parts"),
+]
+
+
+class MessageItem(WireObject):
+    """What somebody said."""
+
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: InputContent
+    id: ItemId | None = None
+    status: Status | None = None
+    phase: Literal["commentary", "final_answer"] | None = None
+
+    def message(self, param: str) -> Message | None:
+        """Return the message in order; ``param`` is where it stood."""
+        if isinstance(self.content, str):
+            return Message([TextPart(self.content)], param)
+        parts = [_part(part, f"{param}.content[{place}]") for place, part in enumerate(self.content)]
+        return Message(parts, param)
+
+
+def _part(part: InputText | InputImage, param: str) -> TextPart | PicturePart:
+    if isinstance(part, InputText):
+        return TextPart(part.text)
+    return PicturePart(part.image_url, f"{param}.image_url")
+
+
+class PictureItem(WireObject):
+    """A picture the model drew earlier, as it came."""
+
+    type: Literal["image_generation_call"]
+    result: Base64
+    id: ItemId | None = None
+    status: Status | None = None
+    action: Literal["generate", "edit", "auto"] | None = None
+    background: Literal["opaque", "auto"] | None = None
+    output_format: Literal["png", "webp", "jpeg"] | None = None
+    quality: Annotated[str, Field(max_length=16)] | None = None
+    size: Annotated[str, Field(max_length=16)] | None = None
+    revised_prompt: Text | None = None
+
+    def message(self, param: str) -> Message | None:
+        """Return the picture as something said; the bytes tell their format themselves."""
+        return Message([PicturePart(f"data:image/png;base64,{self.result}", f"{param}.result")], param)
+
+
+class ReasoningItem(WireObject):
+    """A plan the model made earlier: accepted because answers have it, and left out, since plans are not part of the history."""
+
+    type: Literal["reasoning"]
+    summary: Annotated[list[InputText], Field(max_length=MAX_PARTS)] | None = None
+    content: Annotated[list[InputText], Field(max_length=MAX_PARTS)] | None = None
+    encrypted_content: Text | None = None
+    id: ItemId | None = None
+    status: Status | None = None
+
+    def message(self, param: str) -> Message | None:
+        """Return nothing."""
+        return None
+
+
+def _kind_of_item(value: object) -> str | None:
+    if not isinstance(value, dict):
+        return None
+    kind = value.get("type")
+    known = {None: "(message)", "message": "(message)", "image_generation_call": "(picture)", "reasoning": "(reasoning)"}
+    return known.get(kind) if kind is None or isinstance(kind, str) else None
+
+
+InputItem = Annotated[
+    Annotated[MessageItem, Tag("(message)")] | Annotated[PictureItem, Tag("(picture)")] | Annotated[ReasoningItem, Tag("(reasoning)")],
+    Discriminator(
+        _kind_of_item,
+        custom_error_type="invalid_value",
+        custom_error_message="expected an item of type 'message', 'image_generation_call' or 'reasoning'; this server keeps no others",
+    ),
+]
+Items = Annotated[list[InputItem], Field(max_length=MAX_ITEMS)]

@@ -1,0 +1,93 @@
+"""A response's input as the API lists it: every item with an id and in its full form, however briefly it was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, JsonValue
+
+from server.api.response_items import InputImage, InputItem, InputText, MessageItem, PictureItem, ReasoningItem
+from server.api.response_schemas import ResponseRequest
+from server.api.wire_object import WireObject
+from server.errors import InvalidValue
+
+JsonObject = dict[str, JsonValue]
+
+
+class ListQuery(WireObject):
+    """Which part of the list is wanted."""
+
+    after: Annotated[str, Field(max_length=256)] | None = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "desc"
+
+
+class ItemListOut(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[JsonObject]
+    first_id: str
+    last_id: str
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListedInput:
+    """The input of the response whose id ends in ``key``."""
+
+    key: str
+    items: Sequence[InputItem]
+
+    def page(self, query: ListQuery) -> ItemListOut:
+        """Return a part of the list.
+
+        Raises:
+            InvalidValue: ``after`` is no item of it.
+        """
+        listed = [self._listed(place, item) for place, item in enumerate(self.items)]
+        if query.order == "desc":
+            listed.reverse()
+        ids = [str(item["id"]) for item in listed]
+        if query.after is not None and query.after not in ids:
+            raise InvalidValue("after: is no item of this list.", "after")
+        start = 0 if query.after is None else ids.index(query.after) + 1
+        shown = listed[start : start + query.limit]
+        shown_ids = ids[start : start + query.limit] or [""]
+        return ItemListOut(data=shown, first_id=shown_ids[0], last_id=shown_ids[-1], has_more=start + query.limit < len(listed))
+
+    def _listed(self, place: int, item: InputItem) -> JsonObject:
+        match item:
+            case MessageItem():
+                own: JsonObject = {"role": item.role, "content": _content(item), "status": "completed"}
+                prefix = "msg"
+            case PictureItem():
+                own, prefix = {"result": item.result, "status": "completed"}, "ig"
+            case ReasoningItem():
+                own, prefix = {"summary": [], "status": "completed"}, "rs"
+        return {"id": item.id or f"{prefix}_{self.key}_in{place}", "type": item.type, **own}
+
+
+def _content(item: MessageItem) -> list[JsonValue]:
+    if isinstance(item.content, str):
+        return [_words(item.content, item.role)]
+    return [_part(part, item.role) for part in item.content]
+
+
+def _part(part: InputText | InputImage, role: str) -> JsonObject:
+    if isinstance(part, InputText):
+        return _words(part.text, role)
+    return {"type": "input_image", "image_url": part.image_url, "detail": part.detail or "auto"}
+
+
+def _words(text: str, role: str) -> JsonObject:
+    if role == "assistant":
+        return {"type": "output_text", "text": text, "annotations": []}
+    return {"type": "input_text", "text": text}
+
+
+def input_items(request: ResponseRequest) -> list[InputItem]:
+    """Return a request's input as items."""
+    if isinstance(request.input, str):
+        return [MessageItem(role="user", content=request.input)]
+    return request.input

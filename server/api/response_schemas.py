@@ -1,0 +1,215 @@
+"""The body of ``POST /v1/responses``: every field with its bounds, and what is said about fields that are not honoured."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
+
+from server.api.chat_schemas import MAX_TOKENS, Seed, TokenCount, Unit, tenant_of
+from server.api.message_schemas import Text
+from server.api.response_items import InputItem, Items
+from server.api.response_tools import ImageTool, Tool, ToolChoice
+from server.api.wire_object import WireObject, invalid, unsupported
+from server.serving.asks import Ask, JsonForm, Message, Modality, ParamNames, TextChoices, TextPart
+
+LOGPROBS = "message.output_text.logprobs"
+
+NAMES = ParamNames(messages="input", max_tokens="max_output_tokens", size="tools[0].size", negative_prompt="tools[0].negative_prompt")
+
+
+class TextFormat(WireObject):
+    """What the answer's text must be. ``name``, ``description`` and ``strict`` have no effect."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    description: Annotated[str, Field(max_length=10_000)] | None = None
+    json_schema: dict[str, JsonValue] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise invalid("expected exactly with type 'json_schema'", "schema")
+        return self
+
+    def form(self) -> JsonForm | None:
+        """Return what the answer's text must be; None when anything will do."""
+        if self.type == "text":
+            return None
+        return JsonForm({"type": "object"} if self.json_schema is None else self.json_schema, "text.format")
+
+
+class TextOptions(WireObject):
+    """``verbosity`` has no effect: the model takes no such setting."""
+
+    format: TextFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class ReasoningOptions(WireObject):
+    """No effect: effort cannot be measured out, and plans are shown whole; ``think`` lets the model plan first."""
+
+    effort: Annotated[str, Field(max_length=16)] | None = None
+    summary: Annotated[str, Field(max_length=16)] | None = None
+    generate_summary: Annotated[str, Field(max_length=16)] | None = None
+
+
+class StreamOptions(WireObject):
+    """No effect: events are not padded."""
+
+    include_obfuscation: bool | None = None
+
+
+def _kind_of_input(value: object) -> str | None:
+    if isinstance(value, str):
+        return "(string)"
+    return "(items)" if isinstance(value, list) else None
+
+
+Input = Annotated[
+    Annotated[Text, Tag("(string)")] | Annotated[Items, Tag("(items)")],
+    Discriminator(_kind_of_input, custom_error_type="invalid_value", custom_error_message="expected a string or a list of items"),
+]
+
+
+class ResponseRequest(WireObject):
+    """The whole body.
+
+    Accepted without effect: ``parallel_tool_calls``, ``prompt_cache_key``, ``prompt_cache_retention``, ``reasoning``, ``service_tier``,
+    ``stream_options``, ``text.verbosity``. Ours: ``top_k``, ``min_p``, ``seed``, ``think``.
+    """
+
+    input: Input
+    model: Annotated[str, Field(max_length=256)]
+    instructions: Text | None = None
+    tools: Annotated[list[Tool], Field(max_length=8)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    max_tool_calls: Annotated[int, Field(ge=1, le=1000)] | None = None
+    text: TextOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    min_p: Unit | None = None
+    seed: Seed | None = None
+    think: bool = False
+    max_output_tokens: TokenCount | None = None
+    include: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=16)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
+    previous_response_id: Annotated[str, Field(max_length=128)] | None = None
+    store: bool = True
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    background: bool = False
+    truncation: Literal["auto", "disabled"] | None = None
+    reasoning: ReasoningOptions | None = None
+    service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
+    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+    safety_identifier: Annotated[str, Field(max_length=512)] | None = None
+
+    REFUSED: ClassVar[dict[str, str]] = {
+        "conversation": "use previous_response_id, or send the items",
+        "prompt": "there are no stored prompts; send the items",
+        "moderation": "this server does not moderate",
+        "context_management": "the context is not shortened; send what should be read",
+        "background_options": "background work is done as soon as possible",
+        "prompt_cache_options": "prompts are cached while there is room; leave the field out",
+        "access_programs": "there are none here",
+        "image": "pictures are drawn by the tool image_generation; put its options there",
+        "modalities": "use tools and tool_choice",
+    }
+    SYNONYMS: ClassVar[dict[str, str]] = {
+        "messages": "input",
+        "max_tokens": "max_output_tokens",
+        "max_completion_tokens": "max_output_tokens",
+        "response_format": "text",
+        "size": "tools",
+        "system": "instructions",
+    }
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if len(self.tools or []) > 1:
+            raise invalid("expected image_generation at most once", "tools")
+        if self.tool_choice not in (None, "none", "auto") and not self.tools:
+            raise invalid("needs the tool in tools", "tool_choice")
+        if self.background and not self.store:
+            raise invalid("needs store=true, or nobody could fetch the answer", "background")
+        if self.truncation == "auto":
+            raise unsupported("the context is not shortened; only 'disabled' is accepted", "truncation")
+        if self.service_tier not in (None, "auto", "default"):
+            raise unsupported("there is one tier; only 'auto' and 'default' are accepted", "service_tier")
+        self._check_include()
+        tool = self.tool
+        if tool is not None and tool.partial_images and not self.stream:
+            raise unsupported("partial_images needs stream=true", "tools[0].partial_images")
+        if tool is not None and tool.model not in (None, self.model):
+            raise unsupported("the model that answers draws too", "tools[0].model")
+        return self
+
+    def _check_include(self) -> None:
+        for place, name in enumerate(self.include or []):
+            if name not in (LOGPROBS, "reasoning.encrypted_content", "message.input_image.image_url"):
+                raise unsupported(f"only '{LOGPROBS}' can be included", f"include[{place}]")
+
+    @property
+    def tool(self) -> ImageTool | None:
+        """The tool, if the request has it."""
+        return next((tool for tool in self.tools or [] if isinstance(tool, ImageTool)), None)
+
+    @property
+    def drawing_tool(self) -> ImageTool | None:
+        """The tool, if it may be used."""
+        return None if self.tool_choice == "none" else self.tool
+
+    def items(self) -> list[InputItem]:
+        """Return the input as items."""
+        return self.input if isinstance(self.input, list) else []
+
+    def ask(self, history: list[InputItem]) -> Ask:
+        """Return what is asked after ``history``, freed of its wire format."""
+        tool = self.drawing_tool
+        return Ask(
+            messages=self._messages(history),
+            modalities=self._modalities(),
+            text=TextChoices(
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                min_p=self.min_p,
+                max_tokens=self.max_output_tokens,
+                logprobs=(self.top_logprobs or 0) if self.wants_logprobs else None,
+            ),
+            pictures=None if tool is None else tool.choices(self.max_tool_calls),
+            seed=self.seed,
+            thinks=self.think,
+            wants_progress=self.stream and tool is not None,
+            names=NAMES,
+            tenant=tenant_of(self.safety_identifier or self.user),
+            json_form=None if self.text is None or self.text.format is None else self.text.format.form(),
+        )
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return LOGPROBS in (self.include or []) or self.top_logprobs is not None
+
+    def _modalities(self) -> frozenset[Modality]:
+        if self.drawing_tool is None:
+            return frozenset({Modality.TEXT})
+        if self.tool_choice in (None, "auto"):
+            return frozenset({Modality.TEXT, Modality.IMAGE})
+        return frozenset({Modality.IMAGE})
+
+    def _messages(self, history: list[InputItem]) -> list[Message]:
+        """Return instructions, history and input in order."""
+        told = [] if self.instructions is None else [Message([TextPart(self.instructions)], "instructions")]
+        earlier = [item.message("previous_response_id") for item in history]
+        if isinstance(self.input, str):
+            said: list[Message | None] = [Message([TextPart(self.input)], "input")]
+        else:
+            said = [item.message(f"input[{place}]") for place, item in enumerate(self.input)]
+        return [*told, *(message for message in (*earlier, *said) if message is not None)]

@@ -1,0 +1,50 @@
+"""Texts kept beside streams, as long as the store keeps those: each a stream of one event, so that every home of streams has them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from server.errors import StoreAway
+from server.store.store import AlreadyOpen, Opening, StoreFull, StoreUnavailable
+from server.streams.hub import StreamGone, StreamHub
+from server.streams.owned import OwnedStream
+
+
+class Notes:
+    """Keeps notes and finds them again, here or on any replica that shares the store."""
+
+    def __init__(self, hub: StreamHub) -> None:
+        self._hub = hub
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def keep(self, note_id: str, tenant: str, text: str) -> None:
+        """Keep a text; where there is no room, it is not kept."""
+        try:
+            stream = await self._hub.open(Opening(note_id, tenant, b""))
+        except StoreFull:
+            return
+        assert not isinstance(stream, AlreadyOpen), "only a key can lead to an open stream"
+        stream.write("", text, is_final=True)
+        self._release(stream)
+
+    def _release(self, stream: OwnedStream) -> None:
+        task = asyncio.create_task(self._hub.release(stream))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def find(self, note_id: str, tenant: str) -> str | None:
+        """Return a text of ``tenant``; None when there is none, or no longer.
+
+        Raises:
+            StoreAway: only the store could tell.
+        """
+        try:
+            if await self._hub.tenant(note_id) != tenant:
+                return None
+            async for event in self._hub.read(note_id, 0):
+                return event.payload
+        except StreamGone:
+            return None
+        except StoreUnavailable as error:
+            raise StoreAway("The store of streams does not answer just now. Try again shortly.") from error
+        return None
