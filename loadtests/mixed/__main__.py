@@ -15,11 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from loadtests.mixed.compare import Plan, compare
+from loadtests.mixed.compare import Plan, compare, measure_capacity
 from loadtests.mixed.engines import Bench, load_bench
 from loadtests.mixed.machine_name import machine_name
 from loadtests.mixed.replay import Watch
-from loadtests.mixed.report import write_comparison, write_second_turn, write_sweep
+from loadtests.mixed.report import terms_of, write_comparison, write_second_turn, write_sweep
 from loadtests.mixed.second_turn import measure_second_turn
 from loadtests.mixed.target import Crowd, sweep_targets
 from loadtests.progress import Progress
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     progress = Progress()
     with tempfile.TemporaryDirectory() as scratch:
         progress.say(f"loading {options.model}")
-        bench = load_bench(options.model, Path(scratch), _engine_options(options))
+        bench = load_bench(options.model, Path(scratch), _engine_options(options), options.staged_pictures)
         machine = options.machine or machine_name(bench)
         directory = options.out or RESULTS / machine
         if options.what in ("compare", "all"):
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     replayed.add_argument("--sessions", type=int, default=20, help="sessions of a trace (default: %(default)s)")
     replayed.add_argument("--rounds", type=int, default=2, help="traces for each load (default: %(default)s)")
     replayed.add_argument("--seed", type=int, default=1)
-    replayed.add_argument("--staged-pictures", type=int, default=4, help="equal pictures the image engine may draw at once")
+    replayed.add_argument("--staged-pictures", type=int, default=1, help="equal pictures the image engine may draw at once")
     crowd = parser.add_argument_group("target, second-turn")
     crowd.add_argument("--targets", type=float, nargs="+", default=[2, 3, 4, 6, 8, 10], help="in decode steps (default: 2 3 4 6 8 10)")
     crowd.add_argument("--seconds", type=float, default=10.0, help="length of each target's run (default: %(default)s)")
@@ -97,14 +97,16 @@ def _compare(bench: Bench, options: argparse.Namespace, directory: Path, progres
         options.sessions,
         options.rounds,
         options.seed,
-        options.staged_pictures,
     )
 
     def say(part: str) -> Watch:
         progress.say(part)
         return lambda now_s, num_done, num_all: progress.watch(part, num_done, num_all)
 
-    write_comparison(directory, compare(bench, plan, say), plan, options.machine or machine_name(bench))
+    capacity = measure_capacity(bench, plan, say)
+    comparison = compare(bench, bench.replica(capacity.costs).alone, plan, capacity, say)
+    terms = terms_of(bench.options.inter_token_target_s, options.staged_pictures)
+    write_comparison(directory, comparison, plan, options.machine or machine_name(bench), terms)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loadtests.mixed.clock import Clock
+from loadtests.mixed.clock import Clock, WorkingClock
 from loadtests.mixed.metered import MeteredRunner
 from loadtests.mixed.peer_branches import PeerBranches
 from loadtests.mixed.picture_queue import PictureQueue
-from loadtests.mixed.policy import Plait
+from loadtests.mixed.policy import MeteredPlait, Plait
+from loadtests.mixed.replay import Replay, Watch
 from loadtests.mixed.staged import Staged
+from loadtests.mixed.stand import Served, Way
 from loadtests.simulate.costs import Costs
 from loadtests.simulate.replica import Replica
+from loadtests.traces.sessions import Trace
 from model.bagel import Bagel
 from model.config import BagelConfig
 from model.profile import FamilyProfile
@@ -29,24 +32,29 @@ NAMED_SIZES = ("tiny", "mid", "bagel-7b")
 
 
 @dataclass(frozen=True, slots=True)
-class MeteredPlait:
-    """Plait's policy and the notes of its runner."""
-
-    policy: Plait
-    runner: MeteredRunner
-
-
-@dataclass(frozen=True, slots=True)
 class Bench:
-    """A loaded model and what engines over it are made with."""
+    """A loaded model and what engines over it are made with.
+
+    Attributes:
+        staged_pictures: how many equal pictures the peers' image engine draws at once.
+    """
 
     model: Bagel
     facts: ModelFacts
     options: EngineOptions
+    staged_pictures: int = 1
 
     @property
     def config(self) -> BagelConfig:
         return self.model.config
+
+    def serve(self, way: Way, trace: Trace, watch: Watch) -> Served:
+        """Replay ``trace`` on fresh engines, in real time but for the idle."""
+        clock = WorkingClock()
+        if way is Way.STAGED:
+            return Served(Replay(trace, self.staged(clock), self.config, clock).run(watch), [])
+        metered = self.plait()
+        return Served(Replay(trace, metered.policy, self.config, clock).run(watch), metered.runner.samples)
 
     def plait(self, options: EngineOptions | None = None) -> MeteredPlait:
         """Build one engine for everything, as served."""
@@ -55,10 +63,10 @@ class Bench:
         runner = MeteredRunner(loaded.runner, loaded.scheduler.cost)
         return MeteredPlait(Plait(Engine(loaded.scheduler, runner, loaded.pool, link), loaded.scheduler, link), runner)
 
-    def staged(self, clock: Clock, max_pictures: int) -> Staged:
+    def staged(self, clock: Clock) -> Staged:
         """Build a text engine and an image engine, as the peers'; see `staged`."""
         options = as_peers(self.options)
-        queue = PictureQueue(max_pictures)
+        queue = PictureQueue(self.staged_pictures)
         return Staged(
             self._engine(options, lambda runner: runner),
             self._engine(options, PeerBranches),
@@ -74,7 +82,7 @@ class Bench:
         limits = SchedulerLimits(
             options.max_batch_tokens, options.max_running, options.max_waiting, options.inter_token_target_s, options.has_prefix_cache
         )
-        return Replica(self.config, costs, options.num_pages, options.page_size, limits)
+        return Replica(self.config, costs, options.num_pages, options.page_size, limits, self.staged_pictures)
 
     def _engine(self, options: EngineOptions, wrap: Callable[[Executor], Executor]) -> Plait:
         link = LocalLink()
@@ -92,7 +100,7 @@ def as_peers(options: EngineOptions) -> EngineOptions:
     return replace(options, inter_token_target_s=None, has_prefix_cache=False)
 
 
-def load_bench(model: str, scratch: Path, options: EngineOptions) -> Bench:
+def load_bench(model: str, scratch: Path, options: EngineOptions, staged_pictures: int = 1) -> Bench:
     """Load a model directory, or write and load a random one of a named size; ``options`` says how, but for the path."""
     path = Path(model)
     if model in NAMED_SIZES:
@@ -102,4 +110,4 @@ def load_bench(model: str, scratch: Path, options: EngineOptions) -> Bench:
     loaded = load_engine(options, LocalLink())
     profile = FamilyProfile.from_directory(path, loaded.model.config, None)
     facts = model_facts(loaded.model, Tokenizer.from_directory(path, profile), profile)
-    return Bench(loaded.model, facts, options)
+    return Bench(loaded.model, facts, options, staged_pictures)

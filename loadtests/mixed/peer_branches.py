@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from server.engine.batch import Batch, BatchResult, DenoiseRow, DenoiseStep
+from server.engine.loads import denoise_load
 from server.engine.loop import DividedPass, Executor
+from server.engine.segments import NUM_MARKERS
 
 
 def with_every_branch(step: DenoiseStep) -> DenoiseStep:
@@ -32,7 +34,12 @@ class PeerBranches:
         self._runner = runner
 
     def execute(self, batch: Batch) -> BatchResult:
-        return self._runner.execute(replace(batch, denoises=[with_every_branch(step) for step in batch.denoises]))
+        steps = [with_every_branch(step) for step in batch.denoises]
+        load = batch.load
+        for thrifty, whole in zip(batch.denoises, steps, strict=True):
+            for row in whole.rows[len(thrifty.rows) :]:
+                load = load.joined(denoise_load(whole.num_row_tokens - NUM_MARKERS, row.kv_len))
+        return self._runner.execute(replace(batch, denoises=steps, load=load))
 
     def begin(self, batch: Batch) -> DividedPass:
         raise AssertionError("a peer's engine has no goal that a pass would be divided for")

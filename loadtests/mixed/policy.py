@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from loadtests.mixed.metered import MeteredRunner
 from server.engine.link import LocalLink
 from server.engine.loop import Engine
 from server.engine.scheduler import Scheduler
@@ -44,3 +45,11 @@ class Plait:
         reports = list(self.link.reports)
         self.link.reports.clear()
         return reports
+
+
+@dataclass(frozen=True, slots=True)
+class MeteredPlait:
+    """Plait's policy and the notes of its runner."""
+
+    policy: Plait
+    runner: MeteredRunner

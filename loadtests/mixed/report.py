@@ -12,6 +12,7 @@ from loadtests.charts import Panel, Series, distribution, write_chart
 from loadtests.mixed.compare import Comparison, Outcome, Plan
 from loadtests.mixed.measures import first_picture_waits, first_token_waits, word_gaps
 from loadtests.mixed.second_turn import SecondTurn
+from loadtests.mixed.stand import Way
 from loadtests.mixed.target import Sweep
 from loadtests.simulate.costs import write_costs
 from loadtests.traces.sessions import write_trace
@@ -44,18 +45,24 @@ LINES = (
 )
 
 
-def comparison_table(comparison: Comparison, plan: Plan, machine: str) -> str:
-    """Return the page of a comparison."""
+def terms_of(target_s: float | None, staged_pictures: int) -> str:
+    """Say what the two ways were given."""
+    goal = "no inter-token target" if target_s is None else f"an inter-token target of {target_s * 1000:g} ms"
+    return f"Plait has {goal}; the image engine of `staged` draws up to {staged_pictures} equal pictures at once."
+
+
+def comparison_table(comparison: Comparison, plan: Plan, machine: str, terms: str) -> str:
+    """Return the page of a comparison; ``terms`` is what else the reader must know."""
     text = [
         f"# Plait against staged engines: {machine}",
         "",
         f"{plan.arrivals.value} arrivals, {plan.num_rounds} traces of {plan.num_sessions} sessions for each load, seed {plan.seed}."
         f" Capacity of Plait: {comparison.capacity.sessions_per_s:.3f} sessions a second; loads are shares of it."
-        f" The image engine of `staged` draws up to {plan.staged_pictures} equal pictures at once.",
+        f" {terms}",
         f" Median error of the engine's cost model over the heaviest load: {comparison.cost_error:.1%}.",
     ]
     for load in plan.loads:
-        plait, staged = (outcome for outcome in comparison.outcomes if outcome.load == load)
+        plait, staged = (next(one for one in comparison.outcomes if (one.way, one.load) == (way, load)) for way in Way)
         text += ["", f"## {load:.0%} load", "", "| | plait | staged | plait / staged |", "|---|---:|---:|---:|", *_rows(plait, staged)]
     return "\n".join(text) + "\n"
 
@@ -81,16 +88,16 @@ def _show(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def write_comparison(directory: Path, comparison: Comparison, plan: Plan, machine: str) -> None:
-    """Write the page, the figures, the step costs, the traces and the plots of a comparison."""
+def write_comparison(directory: Path, comparison: Comparison, plan: Plan, machine: str, terms: str) -> None:
+    """Write the page, the figures, the costs, the traces and the plots of a comparison; ``terms`` is what else to know."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "compare.md").write_text(comparison_table(comparison, plan, machine))
+    (directory / "compare.md").write_text(comparison_table(comparison, plan, machine, terms))
     figures = {
         "machine": machine,
         "capacity_sessions_per_s": comparison.capacity.sessions_per_s,
         "cost_model_error": comparison.cost_error,
         "outcomes": [
-            {"policy": outcome.policy, "load": outcome.load, "measures": asdict(outcome.measures)} for outcome in comparison.outcomes
+            {"way": outcome.way.value, "load": outcome.load, "measures": asdict(outcome.measures)} for outcome in comparison.outcomes
         ],
     }
     _write_json(directory / "compare.json", figures)
@@ -103,10 +110,10 @@ def write_comparison(directory: Path, comparison: Comparison, plan: Plan, machin
 
 
 def _distributions(outcomes: list[Outcome]) -> list[Panel]:
-    records = {outcome.policy: [record for replayed in outcome.replays for record in replayed.records] for outcome in outcomes}
+    records = {outcome.way.value: [record for replayed in outcome.replays for record in replayed.records] for outcome in outcomes}
     kinds = (("between words", word_gaps), ("time to first token", first_token_waits), ("time to first picture", first_picture_waits))
     return [
-        Panel(title, "seconds", "share of all", [distribution(policy, waits(listed)) for policy, listed in records.items()], True, 1.0)
+        Panel(title, "seconds", "share of all", [distribution(way, waits(listed)) for way, listed in records.items()], True, 1.0)
         for title, waits in kinds
     ]
 

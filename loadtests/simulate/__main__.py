@@ -2,7 +2,7 @@
 
     python -m loadtests.simulate plan --sessions-per-s 20      fleets of growing size under one hour of traffic, and the knee
     python -m loadtests.simulate scale --load 0.7              1 to 10,000 replicas under the same load each
-    python -m loadtests.simulate replica --sessions 500        the real scheduler on one replica, in virtual time
+    python -m loadtests.simulate compare --sessions 500        what `loadtests.mixed compare` does, in virtual time
     python -m loadtests.simulate validate                      the real engine against the simulation, one replica
 
 Tables (Markdown), figures (JSON) and plots (SVG) go to loadtests/results/simulate/MACHINE.
@@ -14,14 +14,13 @@ import argparse
 import math
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
-from loadtests.mixed.compare import Plan
+from loadtests.mixed.compare import Capacity, Plan, Say, compare, measure_capacity
 from loadtests.mixed.engines import load_bench
 from loadtests.mixed.machine_name import machine_name
-from loadtests.mixed.measures import measure
-from loadtests.mixed.replay import Watch, at_once
+from loadtests.mixed.replay import Watch
+from loadtests.mixed.report import terms_of, write_comparison
 from loadtests.progress import Progress
 from loadtests.simulate.costs import Costs, read_costs
 from loadtests.simulate.fleet import Watch as FleetWatch
@@ -30,7 +29,7 @@ from loadtests.simulate.replica import Replica
 from loadtests.simulate.report import write_plan, write_validation
 from loadtests.simulate.validate import validate
 from loadtests.traces.arrivals import Arrivals
-from loadtests.traces.mix import Mix, make_trace
+from loadtests.traces.mix import Mix
 from model.config import BagelConfig
 from server.engine.options import EngineOptions, SchedulerLimits
 
@@ -45,8 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     progress = Progress()
     if options.what == "validate":
         _validate(options, progress)
-    elif options.what == "replica":
-        _replica(options, progress)
+    elif options.what == "compare":
+        _compare(options, progress)
     else:
         _fleets(options, progress)
     return 0
@@ -56,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m loadtests.simulate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=["plan", "scale", "replica", "validate"], help="what to simulate")
+    parser.add_argument("what", choices=["plan", "scale", "compare", "validate"], help="what to simulate")
     parser.add_argument("--model", default="mid", help="tiny, mid or bagel-7b; validate takes a directory too")
     parser.add_argument("--mix", default=None, help="sizes of the traffic: tiny, mid, bagel-7b (default: the model's)")
     parser.add_argument("--costs", type=Path, default=None, help="costs.json of a measured machine (default: the only one in the results)")
@@ -64,16 +63,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--inter-token-ms", type=float, default=None, help="inter-token target (default: none)")
     parser.add_argument("--arrivals", default=None, choices=[arrivals.value for arrivals in Arrivals])
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--load", type=float, default=0.7, help="scale, replica, validate: share of the capacity (default: %(default)s)")
+    parser.add_argument("--load", type=float, default=0.7, help="scale, compare, validate: share of the capacity (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=None, help="directory of the results (default: by the machine)")
     fleets = parser.add_argument_group("plan, scale")
     fleets.add_argument("--sessions-per-s", type=float, default=10.0, help="plan: sessions a second on average (default: %(default)s)")
     fleets.add_argument("--minutes", type=float, default=60.0, help="how much traffic (default: %(default)s)")
     fleets.add_argument("--replicas", type=int, nargs="+", default=None, help="fleet sizes (default: around the need; 1 to 10,000)")
     fleets.add_argument("--price", type=float, default=1.0, help="price of a replica for an hour, in any currency (default: %(default)s)")
-    one = parser.add_argument_group("replica, validate")
+    one = parser.add_argument_group("compare, validate")
     one.add_argument("--sessions", type=int, default=20, help="sessions of a trace (default: %(default)s)")
-    one.add_argument("--rounds", type=int, default=2, help="validate: traces (default: %(default)s)")
+    one.add_argument("--rounds", type=int, default=2, help="traces (default: %(default)s)")
+    one.add_argument("--staged-pictures", type=int, default=1, help="compare: equal pictures the peers' image engine may draw at once")
     one.add_argument("--threads", type=int, default=None, help="validate: CPU threads of the forward pass (default: all cores)")
     return parser
 
@@ -122,44 +122,40 @@ def _fleets(options: argparse.Namespace, progress: Progress) -> None:
     print(write_plan(options.out or RESULTS / "simulate" / name, options.what, title, fared, has_knee=is_plan))
 
 
-def _replica(options: argparse.Namespace, progress: Progress) -> None:
-    costs, name = _costs(options)
-    limits = SchedulerLimits(EngineOptions("").max_batch_tokens, EngineOptions("").max_running, inter_token_target_s=_target_s(options))
-    replica = Replica(BagelConfig.named(options.model), costs, options.pages, EngineOptions("").page_size, limits)
+def _plan(options: argparse.Namespace) -> Plan:
     arrivals = Arrivals(options.arrivals or Arrivals.POISSON.value)
-    probe = make_trace(_mix(options), arrivals, options.sessions, 1.0, options.seed + 1000)
-    progress.say("capacity")
-    sessions_per_s = options.sessions / replica.replay(at_once(probe)).span_s
-    trace = make_trace(_mix(options), arrivals, options.sessions, options.sessions / (options.load * sessions_per_s), options.seed)
-    replayed = replica.replay(trace, lambda now_s, num_done, num_all: progress.watch(f"{now_s:.0f} virtual s", num_done, num_all))
-    alone_s = replica.alone(trace)
-    for record in replayed.records:
-        record.alone_s = alone_s[record.request_id]
-    print(f"{options.model} on {name}: {sessions_per_s:.3f} sessions a second at most; {options.load:.0%} of it:")
-    for field, value in asdict(measure([replayed])).items():
-        print(f"  {field:22} {value}")
+    return Plan(_mix(options), arrivals, (options.load,), options.sessions, options.rounds, options.seed)
+
+
+def _announcer(progress: Progress) -> Say:
+    def say(part: str) -> Watch:
+        progress.say(part)
+        return lambda now_s, num_done, num_all: progress.watch(f"{part}, {now_s:.0f} s", num_done, num_all)
+
+    return say
+
+
+def _compare(options: argparse.Namespace, progress: Progress) -> None:
+    costs, name = _costs(options)
+    engine = EngineOptions("")
+    limits = SchedulerLimits(engine.max_batch_tokens, engine.max_running, inter_token_target_s=_target_s(options))
+    replica = Replica(BagelConfig.named(options.model), costs, options.pages, engine.page_size, limits, options.staged_pictures)
+    say = _announcer(progress)
+    plan = _plan(options)
+    found = measure_capacity(replica, plan, say)
+    capacity = Capacity(found.sessions_per_s, costs)
+    directory = options.out or RESULTS / "simulate" / name
+    terms = terms_of(_target_s(options), options.staged_pictures)
+    write_comparison(directory, compare(replica, replica.alone, plan, capacity, say), plan, f"{name}, in virtual time", terms)
+    print((directory / "compare.md").read_text())
 
 
 def _validate(options: argparse.Namespace, progress: Progress) -> None:
-    plan = Plan(
-        _mix(options),
-        Arrivals(options.arrivals or Arrivals.POISSON.value),
-        (options.load,),
-        options.sessions,
-        options.rounds,
-        options.seed,
-        staged_pictures=1,
-    )
-
-    def say(part: str) -> Watch:
-        progress.say(part)
-        return lambda now_s, num_done, num_all: progress.watch(part, num_done, num_all)
-
     engine = EngineOptions(options.model, num_pages=options.pages, num_threads=options.threads, inter_token_target_s=_target_s(options))
     with tempfile.TemporaryDirectory() as scratch:
         bench = load_bench(options.model, Path(scratch), engine)
         name = machine_name(bench)
-        print(write_validation(options.out or RESULTS / "simulate" / name, validate(bench, plan, say), name))
+        print(write_validation(options.out or RESULTS / "simulate" / name, validate(bench, _plan(options), _announcer(progress)), name))
 
 
 if __name__ == "__main__":

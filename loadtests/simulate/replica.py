@@ -7,8 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loadtests.mixed.clock import VirtualClock
-from loadtests.mixed.policy import Plait
+from loadtests.mixed.metered import MeteredRunner
+from loadtests.mixed.peer_branches import PeerBranches
+from loadtests.mixed.picture_queue import PictureQueue
+from loadtests.mixed.policy import MeteredPlait, Plait
 from loadtests.mixed.replay import Replay, Watch, watch_nothing
+from loadtests.mixed.staged import Staged
+from loadtests.mixed.stand import Served, Way
 from loadtests.mixed.timeline import Replayed
 from loadtests.simulate.costs import Costs
 from loadtests.simulate.virtual_runner import VirtualRunner
@@ -17,7 +22,7 @@ from model.config import BagelConfig
 from model.profile import Family, FamilyProfile
 from model.transforms import resize_size
 from server.engine.link import LocalLink
-from server.engine.loop import Engine
+from server.engine.loop import Engine, Executor
 from server.engine.options import ModelFacts, SchedulerLimits
 from server.engine.pages import PagePool
 from server.engine.scheduler import Scheduler
@@ -36,25 +41,44 @@ class Replica:
     num_pages: int
     page_size: int
     limits: SchedulerLimits
+    staged_pictures: int = 1
 
-    def replay(self, trace: Trace, watch: Watch = watch_nothing) -> Replayed:
-        """Replay ``trace`` on a fresh replica, in virtual time."""
+    def serve(self, way: Way, trace: Trace, watch: Watch) -> Served:
+        """Replay ``trace`` on fresh simulated engines."""
         clock = VirtualClock()
-        return Replay(trace, self._engine(clock), self.config, clock, paint_number).run(watch)
+        if way is Way.STAGED:
+            return Served(Replay(trace, self._staged(clock), self.config, clock, paint_number).run(watch), [])
+        metered = self._plait(clock)
+        return Served(Replay(trace, metered.policy, self.config, clock, paint_number).run(watch), metered.runner.samples)
 
     def alone(self, trace: Trace) -> dict[str, float]:
         """Return how long each request of ``trace`` takes when its session has a replica to itself."""
         return {record.request_id: record.latency_s for session in trace.sessions for record in self._replay_one(session).records}
 
     def _replay_one(self, session: Session) -> Replayed:
-        return self.replay(Trace(0, 0.0, (replace(session, arrival_s=0.0),)))
+        return self.serve(Way.PLAIT, Trace(0, 0.0, (replace(session, arrival_s=0.0),)), watch_nothing).replayed
 
-    def _engine(self, clock: VirtualClock) -> Plait:
-        pool = PagePool(self.num_pages, self.page_size)
-        scheduler = Scheduler(pool, facts_of(self.config), self.limits, self._refeed, clock=clock.now)
-        link = LocalLink()
-        runner = VirtualRunner(clock, self.costs, self.config.num_layers)
+    def _plait(self, clock: VirtualClock) -> MeteredPlait:
+        link, pool = LocalLink(), PagePool(self.num_pages, self.page_size)
+        scheduler = self._scheduler(self.limits, pool, clock)
+        runner = MeteredRunner(self._runner(clock), scheduler.cost)
+        return MeteredPlait(Plait(Engine(scheduler, runner, pool, link), scheduler, link), runner)
+
+    def _staged(self, clock: VirtualClock) -> Staged:
+        limits = replace(self.limits, inter_token_target_s=None, has_prefix_cache=False)
+        text, pictures = (self._peer(limits, clock, runner) for runner in (self._runner(clock), PeerBranches(self._runner(clock))))
+        return Staged(text, pictures, PictureQueue(self.staged_pictures), self._refeed, clock)
+
+    def _peer(self, limits: SchedulerLimits, clock: VirtualClock, runner: Executor) -> Plait:
+        link, pool = LocalLink(), PagePool(self.num_pages, self.page_size)
+        scheduler = self._scheduler(limits, pool, clock)
         return Plait(Engine(scheduler, runner, pool, link), scheduler, link)
+
+    def _scheduler(self, limits: SchedulerLimits, pool: PagePool, clock: VirtualClock) -> Scheduler:
+        return Scheduler(pool, facts_of(self.config), limits, self._refeed, clock=clock.now)
+
+    def _runner(self, clock: VirtualClock) -> VirtualRunner:
+        return VirtualRunner(clock, self.costs, self.config.num_layers)
 
     def _refeed(self, picture: Picture) -> ImageSegment:
         """Make a drawn picture an input picture of the sizes that the real resizes would give."""

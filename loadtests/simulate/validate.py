@@ -7,18 +7,17 @@ import math
 from dataclasses import dataclass
 from statistics import mean
 
-from loadtests.mixed.clock import WorkingClock
-from loadtests.mixed.compare import Plan, Say, measure_capacity
+from loadtests.mixed.compare import Plan, Say, measure_capacity, trace_of
 from loadtests.mixed.engines import Bench
 from loadtests.mixed.measures import average, first_picture_waits, first_token_waits, percentile, word_gaps
-from loadtests.mixed.replay import Replay
+from loadtests.mixed.replay import watch_nothing
+from loadtests.mixed.stand import Way
 from loadtests.mixed.timeline import Replayed
 from loadtests.simulate.costs import Costs
 from loadtests.simulate.demands import DemandReader
 from loadtests.simulate.fleet import Crowd, Fleet, FleetFigures
 from loadtests.simulate.routing import LeastLoaded
 from loadtests.simulate.station import Station
-from loadtests.traces.mix import make_trace
 from loadtests.traces.sessions import Trace
 
 
@@ -54,11 +53,10 @@ def validate(bench: Bench, plan: Plan, say: Say) -> Validation:
     capacity = measure_capacity(bench, plan, say)
     by_load: dict[float, list[Compared]] = {}
     for load in plan.loads:
-        horizon_s = plan.num_sessions / (load * capacity.sessions_per_s)
-        traces = [make_trace(plan.mix, plan.arrivals, plan.num_sessions, horizon_s, plan.seed + n) for n in range(plan.num_rounds)]
+        traces = [trace_of(plan, load, number, capacity) for number in range(plan.num_rounds)]
         watch = say(f"load {load:g}, real")
-        real = [Replay(trace, bench.plait().policy, bench.config, WorkingClock()).run(watch) for trace in traces]
-        fine = [bench.replica(capacity.costs).replay(trace) for trace in traces]
+        real = [bench.serve(Way.PLAIT, trace, watch).replayed for trace in traces]
+        fine = [bench.replica(capacity.costs).serve(Way.PLAIT, trace, watch_nothing).replayed for trace in traces]
         coarse = [run_coarse(bench, capacity.costs, trace) for trace in traces]
         by_load[load] = compared(real, fine, coarse)
     return Validation(capacity.costs, by_load)

@@ -7,17 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtests.mixed.replay import at_once
+from loadtests.mixed.replay import at_once, watch_nothing
+from loadtests.mixed.stand import Way
+from loadtests.mixed.timeline import Replayed
 from loadtests.simulate.costs import Costs, fit_costs, read_costs, write_costs
-from loadtests.traces.sessions import Kind
+from loadtests.simulate.replica import Replica
+from loadtests.traces.sessions import Kind, Trace
 from server.engine.cost_model import Load
 from tests.loadtests.virtual import COSTS, replica, tiny_trace
 
 
-@pytest.mark.parametrize("target_s", [None, 0.01])
-def test_every_request_ends_once_with_all_it_asked_for(target_s: float | None) -> None:
+def replayed_by(replica: Replica, trace: Trace, way: Way = Way.PLAIT) -> Replayed:
+    return replica.serve(way, trace, watch_nothing).replayed
+
+
+@pytest.mark.parametrize(("way", "target_s"), [(Way.PLAIT, None), (Way.PLAIT, 0.01), (Way.STAGED, None)])
+def test_every_request_ends_once_with_all_it_asked_for(way: Way, target_s: float | None) -> None:
     trace = tiny_trace()
-    replayed = replica(target_s=target_s).replay(trace)
+    replayed = replayed_by(replica(target_s=target_s), trace, way)
     by_id = {record.request_id: record for record in replayed.records}
     assert len(by_id) == len(replayed.records) == trace.num_requests
     for session in trace.sessions:
@@ -29,19 +36,19 @@ def test_every_request_ends_once_with_all_it_asked_for(target_s: float | None) -
 
 
 def test_equal_traces_take_equal_time_to_the_last_digit() -> None:
-    ends = [[record.finish_s for record in replica().replay(tiny_trace()).records] for _ in range(2)]
+    ends = [[record.finish_s for record in replayed_by(replica(), tiny_trace()).records] for _ in range(2)]
     assert ends[0] == ends[1]
 
 
 def test_nothing_happens_before_its_time() -> None:
-    for record in replica().replay(tiny_trace()).records:
+    for record in replayed_by(replica(), tiny_trace()).records:
         times = [time for text in record.texts for time in text] + record.picture_times
         assert record.arrival_s < min(times) and max(times) <= record.finish_s
 
 
 def test_a_later_turn_comes_after_the_answer_before_and_its_pause() -> None:
     trace = tiny_trace()
-    by_id = {record.request_id: record for record in replica().replay(trace).records}
+    by_id = {record.request_id: record for record in replayed_by(replica(), trace).records}
     for session in trace.sessions:
         for index, turn in enumerate(session.turns[1:], start=1):
             before, after = by_id[f"{session.session_id}.{index - 1}"], by_id[f"{session.session_id}.{index}"]
@@ -51,7 +58,7 @@ def test_a_later_turn_comes_after_the_answer_before_and_its_pause() -> None:
 def test_alone_nobody_waits_for_anybody() -> None:
     trace = at_once(tiny_trace())
     alone_s = replica().alone(trace)
-    together = replica().replay(trace).records
+    together = replayed_by(replica(), trace).records
     assert {record.request_id for record in together} == alone_s.keys()
     assert sum(record.latency_s for record in together) > 2 * sum(alone_s.values())
 

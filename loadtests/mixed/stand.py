@@ -1,0 +1,33 @@
+"""Where traces are served, one fresh set of engines for each: on real engines (`engines`) or on simulated ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from loadtests.mixed.metered import Sample
+from loadtests.mixed.replay import Watch
+from loadtests.mixed.timeline import Replayed
+from loadtests.traces.sessions import Trace
+
+
+class Way(Enum):
+    """How requests are served: Plait's way, or the peers' (`staged`)."""
+
+    PLAIT = "plait"
+    STAGED = "staged"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a replay was, and a sample of each step of Plait's engine; none of the peers'."""
+
+    replayed: Replayed
+    samples: list[Sample]
+
+
+class Stand(Protocol):
+    """Serves a trace in one way or the other."""
+
+    def serve(self, way: Way, trace: Trace, watch: Watch) -> Served: ...
