@@ -1,7 +1,7 @@
 """Plait and the peers' way on one trace, one after the other on the same model in the same process.
 
-First the machine's capacity: a trace with everybody there at once, served by Plait. It gives the sessions per second that loads are
-shares of, and the step times that the cost of a request alone is fitted to. Then, for each load, a few traces, each served in both
+First the capacity: a trace with everybody there at once. Plait's gives the sessions per second that loads are shares of, and the step
+times that the cost of a request alone is fitted to. Then, for each load, a few traces, each served in both
 ways, which take turns in going first, since a machine drifts.
 """
 
@@ -35,9 +35,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What Plait does at most: sessions per second, and what its steps cost."""
+    """Sessions per second that Plait does at most, and the peers' way; what Plait's steps cost."""
 
     sessions_per_s: float
+    staged_sessions_per_s: float
     costs: Costs
 
 
@@ -75,7 +76,7 @@ def compare(stand: Stand, alone: Alone, plan: Plan, capacity: Capacity, say: Say
     samples: list[Sample] = []
     for load in plan.loads:
         for number in range(plan.num_rounds):
-            trace = trace_of(plan, load, number, capacity)
+            trace = trace_of(plan, load, number, capacity.sessions_per_s)
             traces.append(trace)
             alone_s = alone(trace)
             for way in Way if number % 2 == 0 else reversed(Way):
@@ -88,17 +89,23 @@ def compare(stand: Stand, alone: Alone, plan: Plan, capacity: Capacity, say: Say
     return Comparison(capacity, traces, outcomes, median_error(samples))
 
 
-def trace_of(plan: Plan, load: float, number: int, capacity: Capacity) -> Trace:
-    """Draw trace ``number`` of a load."""
-    horizon_s = plan.num_sessions / (load * capacity.sessions_per_s)
+def trace_of(plan: Plan, load: float, number: int, sessions_per_s: float) -> Trace:
+    """Draw trace ``number`` of a load, a share of ``sessions_per_s``."""
+    horizon_s = plan.num_sessions / (load * sessions_per_s)
     return make_trace(plan.mix, plan.arrivals, plan.num_sessions, horizon_s, plan.seed + number)
 
 
 def measure_capacity(stand: Stand, plan: Plan, say: Say) -> Capacity:
-    """Serve a trace of everybody at once, as fast as Plait can."""
-    trace = at_once(make_trace(plan.mix, plan.arrivals, plan.num_sessions, 1.0, plan.seed + 1000))
-    served = stand.serve(Way.PLAIT, trace, say("capacity"))
-    return Capacity(len(trace.sessions) / served.replayed.span_s, costs_of(served))
+    """Serve a trace of everybody at once, as fast as either way can."""
+    trace = busy_trace(plan)
+    plait, staged = (stand.serve(way, trace, say(f"capacity, {way.value}")) for way in Way)
+    num = len(trace.sessions)
+    return Capacity(num / plait.replayed.span_s, num / staged.replayed.span_s, costs_of(plait))
+
+
+def busy_trace(plan: Plan) -> Trace:
+    """Draw a trace with everybody there at once, other sessions than those of the loads."""
+    return at_once(make_trace(plan.mix, plan.arrivals, plan.num_sessions, 1.0, plan.seed + 1000))
 
 
 def costs_of(served: Served) -> Costs:

@@ -53,11 +53,14 @@ def terms_of(target_s: float | None, staged_pictures: int) -> str:
 
 def comparison_table(comparison: Comparison, plan: Plan, machine: str, terms: str) -> str:
     """Return the page of a comparison; ``terms`` is what else the reader must know."""
+    capacity = comparison.capacity
     text = [
         f"# Plait against staged engines: {machine}",
         "",
         f"{plan.arrivals.value} arrivals, {plan.num_rounds} traces of {plan.num_sessions} sessions for each load, seed {plan.seed}."
-        f" Capacity of Plait: {comparison.capacity.sessions_per_s:.3f} sessions a second; loads are shares of it."
+        f" With everybody there at once Plait serves {capacity.sessions_per_s:.3f} sessions a second, `staged`"
+        f" {capacity.staged_sessions_per_s:.3f}: {capacity.sessions_per_s / capacity.staged_sessions_per_s:.2f} times as many."
+        " Loads are shares of the former."
         f" {terms}",
         f" Median error of the engine's cost model over the heaviest load: {comparison.cost_error:.1%}.",
     ]
@@ -94,7 +97,10 @@ def write_comparison(directory: Path, comparison: Comparison, plan: Plan, machin
     (directory / "compare.md").write_text(comparison_table(comparison, plan, machine, terms))
     figures = {
         "machine": machine,
-        "capacity_sessions_per_s": comparison.capacity.sessions_per_s,
+        "capacity_sessions_per_s": {
+            "plait": comparison.capacity.sessions_per_s,
+            "staged": comparison.capacity.staged_sessions_per_s,
+        },
         "cost_model_error": comparison.cost_error,
         "outcomes": [
             {"way": outcome.way.value, "load": outcome.load, "measures": asdict(outcome.measures)} for outcome in comparison.outcomes

@@ -14,9 +14,10 @@ import argparse
 import math
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
-from loadtests.mixed.compare import Capacity, Plan, Say, compare, measure_capacity
+from loadtests.mixed.compare import Plan, Say, compare, measure_capacity
 from loadtests.mixed.engines import load_bench
 from loadtests.mixed.machine_name import machine_name
 from loadtests.mixed.replay import Watch
@@ -142,8 +143,7 @@ def _compare(options: argparse.Namespace, progress: Progress) -> None:
     replica = Replica(BagelConfig.named(options.model), costs, options.pages, engine.page_size, limits, options.staged_pictures)
     say = _announcer(progress)
     plan = _plan(options)
-    found = measure_capacity(replica, plan, say)
-    capacity = Capacity(found.sessions_per_s, costs)
+    capacity = replace(measure_capacity(replica, plan, say), costs=costs)
     directory = options.out or RESULTS / "simulate" / name
     terms = terms_of(_target_s(options), options.staged_pictures)
     write_comparison(directory, compare(replica, replica.alone, plan, capacity, say), plan, f"{name}, in virtual time", terms)

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from statistics import mean
 
-from loadtests.mixed.compare import Plan, Say, measure_capacity, trace_of
+from loadtests.mixed.compare import Plan, Say, busy_trace, costs_of, trace_of
 from loadtests.mixed.engines import Bench
 from loadtests.mixed.measures import average, first_picture_waits, first_token_waits, percentile, word_gaps
 from loadtests.mixed.replay import watch_nothing
@@ -50,16 +50,17 @@ class Validation:
 
 def validate(bench: Bench, plan: Plan, say: Say) -> Validation:
     """Replay each load of ``plan`` in every way."""
-    capacity = measure_capacity(bench, plan, say)
+    busy = bench.serve(Way.PLAIT, busy_trace(plan), say("capacity"))
+    sessions_per_s, costs = plan.num_sessions / busy.replayed.span_s, costs_of(busy)
     by_load: dict[float, list[Compared]] = {}
     for load in plan.loads:
-        traces = [trace_of(plan, load, number, capacity) for number in range(plan.num_rounds)]
+        traces = [trace_of(plan, load, number, sessions_per_s) for number in range(plan.num_rounds)]
         watch = say(f"load {load:g}, real")
         real = [bench.serve(Way.PLAIT, trace, watch).replayed for trace in traces]
-        fine = [bench.replica(capacity.costs).serve(Way.PLAIT, trace, watch_nothing).replayed for trace in traces]
-        coarse = [run_coarse(bench, capacity.costs, trace) for trace in traces]
+        fine = [bench.replica(costs).serve(Way.PLAIT, trace, watch_nothing).replayed for trace in traces]
+        coarse = [run_coarse(bench, costs, trace) for trace in traces]
         by_load[load] = compared(real, fine, coarse)
-    return Validation(capacity.costs, by_load)
+    return Validation(costs, by_load)
 
 
 def run_coarse(bench: Bench, costs: Costs, trace: Trace) -> FleetFigures:
