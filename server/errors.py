@@ -17,6 +17,8 @@
     │   ├── MethodNotAllowed       the address exists, the method does not
     │   ├── UnsupportedMediaType   the body is not said to be JSON
     │   ├── BodyTooLarge           more bytes than the server takes in
+    │   ├── HeadersTooLarge        more headers than the server takes in
+    │   ├── RequestTimeout         the request itself came too slowly
     │   └── BadKey                 no key, or none that is known
     ├── EngineUnavailable          loading, restarting or stalled; asking again helps
     ├── Overloaded                 too much in flight; asking again helps
@@ -142,6 +144,18 @@ class BodyTooLarge(InvalidRequest):
     """More bytes in the body than the server takes in."""
 
     code = "body_too_large"
+
+
+class HeadersTooLarge(InvalidRequest):
+    """More headers than the server takes in."""
+
+    code = "headers_too_large"
+
+
+class RequestTimeout(InvalidRequest):
+    """The request came too slowly to wait for its end."""
+
+    code = "request_timeout"
 
 
 class BadKey(InvalidRequest):

@@ -15,6 +15,7 @@ from server.access.keys import KeyRing
 from server.api.errors import error_response
 from server.api.gate import Gate
 from server.api.middleware import Edge
+from server.api.request_body import BodyBounds
 from server.errors import InvalidRequest, MethodNotAllowed, PlaitError, RouteNotFound
 from server.metrics import Metrics
 
@@ -35,7 +36,7 @@ def build_app(routers: Sequence[APIRouter], metrics: Metrics, version: str, max_
     refusals = _Refusals(metrics)
     app.add_exception_handler(PlaitError, refusals.answer)
     app.add_exception_handler(HTTPException, refusals.answer)
-    return Edge(Gate(app, keys), metrics, max_body_bytes)
+    return Edge(Gate(app, keys), metrics, BodyBounds(max_body_bytes))
 
 
 @dataclass(frozen=True, slots=True)

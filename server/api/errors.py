@@ -12,6 +12,7 @@ from server.errors import (
     Cancelled,
     EngineUnavailable,
     GenerationFailed,
+    HeadersTooLarge,
     IdempotencyConflict,
     InvalidRequest,
     MethodNotAllowed,
@@ -19,6 +20,7 @@ from server.errors import (
     Overloaded,
     PlaitError,
     ResponseNotFound,
+    RequestTimeout,
     RouteNotFound,
     StoreAway,
     StreamNotFound,
@@ -43,8 +45,12 @@ def status_of(error: PlaitError) -> int:
             return 405
         case IdempotencyConflict() | Cancelled():
             return 409
+        case RequestTimeout():
+            return 408
         case BodyTooLarge():
             return 413
+        case HeadersTooLarge():
+            return 431
         case UnsupportedMediaType():
             return 415
         case InvalidRequest():

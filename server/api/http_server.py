@@ -12,6 +12,8 @@ from typing import TypeVar
 import uvicorn
 from starlette.types import ASGIApp
 
+from server.api.http_protocol import BoundedHttpProtocol
+
 StatusT = TypeVar("StatusT")
 
 
@@ -27,6 +29,7 @@ class HttpServer:
     def __init__(self, app: ASGIApp, drain_s: float) -> None:
         config = uvicorn.Config(
             app,
+            http=BoundedHttpProtocol,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -12,7 +12,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.errors import error_response
-from server.errors import BodyTooLarge, PlaitError
+from server.api.request_body import BodyBounds
+from server.errors import PlaitError
 from server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -28,10 +29,10 @@ PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 class Edge:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, bounds: BodyBounds) -> None:
         self._app = app
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
+        self._bounds = bounds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -39,7 +40,7 @@ class Edge:
             return
         visit = _Visit(scope, send)
         try:
-            await self._app(scope, self._limited(scope, receive), visit.send)
+            await self._app(scope, self._bounds.apply(scope, receive), visit.send)
         except Exception as error:
             logger.exception("request %s failed", visit.request_id)
             if visit.status is None:
@@ -50,24 +51,6 @@ class Edge:
             self._metrics.http_requests.labels(visit.route, str(visit.status or 0)).inc()
             level = logging.DEBUG if visit.route in PROBES else logging.INFO
             logger.log(level, "%s %s %s %.1f ms %s", scope["method"], visit.route, visit.status, visit.elapsed_ms, visit.request_id)
-
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """Return a ``receive`` that refuses a body beyond the limit, by its announced length or as it comes."""
-        announced = Headers(scope=scope).get("content-length", "0")
-        too_large = BodyTooLarge(f"The body has more than {self._max_body_bytes} bytes, as many as this server takes.")
-        num_bytes = 0
-
-        async def limited() -> Message:
-            nonlocal num_bytes
-            if announced.isdecimal() and int(announced) > self._max_body_bytes:
-                raise too_large
-            message = await receive()
-            num_bytes += len(message.get("body", b""))
-            if num_bytes > self._max_body_bytes:
-                raise too_large
-            return message
-
-        return limited
 
 
 class _Visit:

@@ -1,0 +1,86 @@
+"""uvicorn's HTTP protocol with bounds on what comes before a request is known: how long its head may take, and how large it may be.
+
+Without them a client that sends a byte now and then holds a connection for ever, and one that sends headers without end fills the memory
+before any route is asked. What is refused here has reached no application, so the answer is made by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from server.api.errors import error_json, status_of
+from server.errors import HeadersTooLarge, InvalidRequest, PlaitError, RequestTimeout
+
+MAX_HEAD_BYTES = 32 << 10
+"""Request line and headers together."""
+MAX_HEADERS = 100
+HEAD_TIMEOUT_S = 15.0
+"""From the first byte, or from the connection, to the end of the headers."""
+
+
+class TooMuchHead(Exception):
+    """Thrown through the parser to stop it."""
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._num_head_bytes = 0
+        self._head_is_complete = False
+        self._refusal: PlaitError = InvalidRequest("This is not a valid HTTP request.")
+        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT_S, self._head_took_too_long)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._head_is_complete:
+            self._num_head_bytes += len(data)
+        super().data_received(data)
+        if not self._head_is_complete and self._num_head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(HeadersTooLarge(f"The headers have more than {MAX_HEAD_BYTES} bytes."))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._num_head_bytes = 0
+        self._head_is_complete = False
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_took_too_long)
+
+    def on_headers_complete(self) -> None:
+        self._head_is_complete = True
+        self._stop_head_timer()
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
+            message = f"The headers are more than {MAX_HEADERS}, or have more than {MAX_HEAD_BYTES} bytes."
+            self._refusal = HeadersTooLarge(message)
+            raise TooMuchHead
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what the parser refuses; it calls this by its own name for every reason."""
+        self._refuse(self._refusal)
+
+    def _head_took_too_long(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self._refuse(RequestTimeout(f"The headers took more than {HEAD_TIMEOUT_S:g} seconds."))
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, error: PlaitError) -> None:
+        body = error_json(error).encode()
+        head = [
+            STATUS_LINE[status_of(error)],
+            b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body),
+        ]
+        self.transport.write(b"".join([*head, body]))
+        self.transport.close()

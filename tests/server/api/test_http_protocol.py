@@ -1,0 +1,144 @@
+"""What a hostile client can do before a request is known: little, for a short time, and at nobody else's cost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from starlette.types import Message
+
+from server.api.http_protocol import HEAD_TIMEOUT_S, MAX_HEAD_BYTES, MAX_HEADERS
+from server.api.request_body import BodyBounds
+from server.errors import RequestTimeout
+from tests.server.api.chats import error_of, hello, user
+from tests.server.running_front import RunningFront, running_front
+from tests.server.scripted_engine import ScriptedEngine
+
+
+@pytest.fixture(scope="module")
+def front() -> Iterator[RunningFront]:
+    with running_front(ScriptedEngine(hello)) as front:
+        yield front
+
+
+def connect(front: RunningFront) -> socket.socket:
+    address = httpx.URL(front.url)
+    return socket.create_connection((address.host, address.port or 80), timeout=HEAD_TIMEOUT_S + 10)
+
+
+def answer_to(front: RunningFront, *pieces: bytes) -> tuple[int, dict[str, dict[str, str | None]]]:
+    """Send bytes as they are; return status and body of the answer."""
+    with connect(front) as connection:
+        for piece in pieces:
+            try:
+                connection.sendall(piece)
+            except (BrokenPipeError, ConnectionResetError):
+                break
+        return read_answer(connection)
+
+
+def read_answer(connection: socket.socket) -> tuple[int, dict[str, dict[str, str | None]]]:
+    received = b""
+    while chunk := connection.recv(65536):
+        received += chunk
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+def test_headers_beyond_the_bound_are_refused_in_openais_shape(front: RunningFront) -> None:
+    status, body = answer_to(front, b"GET /livez HTTP/1.1\r\nhost: x\r\nx: " + b"a" * (MAX_HEAD_BYTES + 1) + b"\r\n\r\n")
+    assert status == 431 and body["error"]["code"] == "headers_too_large"
+
+
+def test_a_header_without_an_end_is_cut_off_as_it_grows(front: RunningFront) -> None:
+    """It must not gather in memory until its end, which never comes."""
+    with connect(front) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nx: ")
+        sent = 0
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            while sent < 64 << 20:
+                sent += connection.send(b"a" * 4096)
+    assert sent < 16 << 20, "what the kernel buffers, not what the server keeps"
+
+
+def test_too_many_headers_are_refused(front: RunningFront) -> None:
+    lines = b"".join(b"x-%d: y\r\n" % number for number in range(MAX_HEADERS + 1))
+    status, body = answer_to(front, b"GET /livez HTTP/1.1\r\n" + lines + b"\r\n")
+    assert status == 431 and body["error"]["code"] == "headers_too_large"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /livez HTTP/9.9\r\n\r\n",
+        b"NONSENSE\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+        b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /livez HTTP/1.1\r\nbad header: x\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nx: a\x00b\r\n\r\n",
+        b"GET /live\x00z HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_refused_in_openais_shape(front: RunningFront, head: bytes) -> None:
+    status, body = answer_to(front, head)
+    assert status in (400, 505) and body["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.slow
+def test_connections_that_drip_are_closed_and_hold_up_nobody(front: RunningFront) -> None:
+    dripping = [connect(front) for _ in range(50)]
+    started = time.monotonic()
+    for connection in dripping:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nx: ")
+    with front.http() as http:
+        assert http.post("/v1/chat/completions", json={"model": "tiny_a", "messages": [user("hi")]}).status_code == 200
+    answers = [read_answer(connection) for connection in dripping]
+    assert {(status, body["error"]["code"]) for status, body in answers} == {(408, "request_timeout")}
+    assert HEAD_TIMEOUT_S - 1 < time.monotonic() - started < HEAD_TIMEOUT_S + 8
+    for connection in dripping:
+        connection.close()
+
+
+def test_a_connection_kept_alive_is_used_again(front: RunningFront) -> None:
+    with front.http() as http:
+        assert [http.get("/livez").status_code for _ in range(3)] == [200] * 3
+
+
+async def test_a_body_that_drips_is_given_up() -> None:
+    async def drip() -> Message:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    receive = BodyBounds(max_bytes=1000, timeout_s=0.2).apply({"type": "http", "headers": []}, drip)
+    with pytest.raises(RequestTimeout, match=r"0\.2 seconds"):
+        for _ in range(100):
+            await receive()
+
+
+async def test_a_complete_body_leaves_the_wait_for_the_client_untimed() -> None:
+    messages: list[Message] = [{"type": "http.request", "body": b"x"}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        await asyncio.sleep(0.2)
+        return {"type": "http.disconnect"}
+
+    bounded = BodyBounds(max_bytes=1000, timeout_s=0.05).apply({"type": "http", "headers": []}, receive)
+    assert (await bounded())["type"] == "http.request"
+    assert (await bounded())["type"] == "http.disconnect"
+
+
+def test_a_compressed_body_is_refused(front: RunningFront) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    with front.http() as http:
+        response = http.post("/v1/chat/completions", content=b"\x1f\x8b", headers=headers)
+    assert response.status_code == 415 and error_of(response)["code"] == "unsupported_media_type"
