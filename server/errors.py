@@ -22,6 +22,7 @@
     │   └── BadKey                 no key, or none that is known
     ├── EngineUnavailable          loading, restarting or stalled; asking again helps
     ├── Overloaded                 too much in flight; asking again helps
+    ├── QuotaExceeded              this tenant has used what it may; waiting helps
     ├── StoreAway                  what is asked is in a store that does not answer; asking again helps
     ├── Cancelled                  accepted, then ended at somebody's wish or for want of a reader
     └── GenerationFailed           accepted, then failed inside
@@ -42,6 +43,8 @@ class PlaitError(Exception):
     code: str = "server_error"
     type: str = "server_error"
     is_retryable: bool = False
+    retry_after_s: float | None = None
+    """When asking again may help, where that is known."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -176,6 +179,18 @@ class Overloaded(PlaitError):
 
     code = "overloaded"
     is_retryable = True
+
+
+class QuotaExceeded(PlaitError):
+    """A tenant has used what it may for now; waiting helps."""
+
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
+    is_retryable = True
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class StoreAway(PlaitError):

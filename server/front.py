@@ -48,6 +48,7 @@ from server.serving.picture_intake import PictureIntake
 from server.serving.picture_readers import PictureReaders
 from server.serving.prepare import Preparer, PromptLimits
 from server.serving.producing import Producer
+from server.serving.quotas import Quotas
 from server.serving.served_model import ServedModel
 from server.serving.startup_display import StartupDisplay
 from server.settings import BadSettings, Settings, engine_environment
@@ -158,8 +159,10 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
     pictures = PictureIntake(readers, fetcher)
     preparer = Preparer(model, PromptLimits(settings.max_pictures), pictures)
     service = GenerationService(model, preparer, engine, metrics, settings.max_in_flight)
-    hub = StreamHub(MemoryStore(MemoryBounds(ttl_s=settings.stream_ttl_s)), uuid.uuid4().hex, metrics.observe_store_absence)
-    acceptance = Acceptance(service, hub, Producer(service, hub), Grace(settings.resume_grace_s, 0.0))
+    store = MemoryStore(MemoryBounds(ttl_s=settings.stream_ttl_s))
+    hub = StreamHub(store, uuid.uuid4().hex, metrics.observe_store_absence)
+    quotas = Quotas(store)
+    acceptance = Acceptance(service, hub, Producer(service, hub, quotas), quotas, Grace(settings.resume_grace_s, 0.0))
     doorway = Doorway(acceptance, settings.keep_alive_s)
     routers = [
         HomeRoute(model.name).router(),

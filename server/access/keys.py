@@ -48,7 +48,7 @@ class Tenant:
     quota: Quota = Quota()
 
 
-ANYONE = Tenant("anyone")
+ANYONE = Tenant("")
 """Who asks where no keys are set."""
 
 

@@ -1,7 +1,8 @@
 """The way in for every surface: from an HTTP request to a stream and a reader of it.
 
 Headers read here: ``Idempotency-Key``, and ``X-Plait-Resumable: true``, by which a client says that it comes back for an answer it lost
-sight of. Headers given: ``x-stream-id``, for ``GET /v1/streams/{id}``, and ``x-plait-durability: live`` while the store is away.
+sight of. Headers given: ``x-stream-id``, for ``GET /v1/streams/{id}``, ``x-ratelimit-*`` where the key has bounds, and
+``x-plait-durability: live`` while the store is away.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from server.api.gate import tenant_of
 from server.api.whole_answer import whole_response
 from server.errors import InvalidValue, UnsupportedMediaType
 from server.serving.accepting import Acceptance, Arrival, Reading
+from server.serving.quotas import Standing
 from server.serving.surfaces import Surface
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -52,7 +54,7 @@ class Doorway:
         arrival = Arrival(
             surface=surface,
             body=body,
-            tenant=tenant_of(request).name,
+            tenant=tenant_of(request),
             key=idempotency_key(request),
             is_resumable=request.headers.get("x-plait-resumable", "").lower() in TRUE,
             is_background=is_background,
@@ -93,4 +95,14 @@ def stream_headers(reading: Reading) -> dict[str, str]:
     headers = {"x-stream-id": reading.stream_id}
     if reading.is_live_only:
         headers["x-plait-durability"] = "live"
+    if reading.account is not None:
+        headers |= _limit_headers("requests", reading.account.requests) | _limit_headers("tokens", reading.account.tokens)
     return headers
+
+
+def _limit_headers(kind: str, standing: Standing | None) -> dict[str, str]:
+    """Return OpenAI's headers for one bound of the tenant; nothing where there is none."""
+    if standing is None:
+        return {}
+    values = {"limit": str(standing.limit), "remaining": str(standing.remaining), "reset": f"{standing.reset_s:.3f}s"}
+    return {f"x-ratelimit-{name}-{kind}": value for name, value in values.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 from starlette.responses import Response
 
@@ -19,8 +20,9 @@ from server.errors import (
     ModelNotFound,
     Overloaded,
     PlaitError,
-    ResponseNotFound,
+    QuotaExceeded,
     RequestTimeout,
+    ResponseNotFound,
     RouteNotFound,
     StoreAway,
     StreamNotFound,
@@ -55,6 +57,8 @@ def status_of(error: PlaitError) -> int:
             return 415
         case InvalidRequest():
             return 400
+        case QuotaExceeded():
+            return 429
         case EngineUnavailable() | Overloaded() | StoreAway():
             return 503
         case GenerationFailed():
@@ -72,7 +76,9 @@ def error_response(error: PlaitError) -> Response:
     """Return the whole answer to a request that failed."""
     headers = {"x-should-retry": "true" if error.is_retryable else "false"}
     if error.is_retryable:
-        headers["retry-after"] = str(RETRY_AFTER_S)
+        wait_s = RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
+        headers["retry-after"] = str(math.ceil(wait_s))
+        headers["retry-after-ms"] = str(math.ceil(1000 * wait_s))
     if isinstance(error, BadKey):
         headers["www-authenticate"] = "Bearer"
     return Response(error_json(error), status_of(error), headers, "application/json")

@@ -13,12 +13,16 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 
+from server.access.keys import ANYONE, Tenant
 from server.errors import IdempotencyConflict, Overloaded, StoreAway, StreamNotFound
-from server.serving.generation import GenerationService
+from server.serving.asks import Ask
+from server.serving.generation import GenerationService, Prepared
 from server.serving.producing import Linger, Producer
-from server.serving.surfaces import Stamp, Surface
+from server.serving.quotas import Account, Quotas
+from server.serving.surfaces import Reply, Stamp, Surface
 from server.store.store import AlreadyOpen, KeyUse, Opening, StoredEvent, StoreFull, StoreUnavailable
 from server.streams.hub import StreamGone, StreamHub
 from server.streams.owned import OwnedStream
@@ -40,7 +44,7 @@ class Arrival:
 
     surface: Surface
     body: bytes
-    tenant: str = ""
+    tenant: Tenant = ANYONE
     key: str | None = None
     is_resumable: bool = False
     is_background: bool = False
@@ -61,6 +65,8 @@ class Reading:
         self.stream_id = stream_id
         self.is_whole = is_whole
         """The stream has one piece, at its end."""
+        self.account: Account | None = None
+        """The part of its tenant's quota that the answer took, where this reader began it."""
         self._hub = hub
         self._after = after
         self._owned = owned
@@ -110,8 +116,9 @@ class Reading:
 class Acceptance:
     """Accepts requests of any surface and gives readers their streams."""
 
-    def __init__(self, service: GenerationService, hub: StreamHub, producer: Producer, grace: Grace) -> None:
+    def __init__(self, service: GenerationService, hub: StreamHub, producer: Producer, quotas: Quotas, grace: Grace) -> None:
         self._service = service
+        self._quotas = quotas
         self._hub = hub
         self._producer = producer
         self._grace = grace
@@ -127,8 +134,17 @@ class Acceptance:
         surface = arrival.surface
         stamp = Stamp(f"{surface.id_prefix}{uuid.uuid4().hex}", int(time.time()), secrets.randbits(63))
         reply = await asyncio.to_thread(surface.open, arrival.body, stamp)
-        prepared = await self._service.prepare(reply.ask)
-        opening = Opening(stamp.stream_id, arrival.tenant, b"", _use(arrival))
+        prepared = await self._service.prepare(_on_account(reply.ask, arrival.tenant))
+        account = await self._quotas.admit(arrival.tenant, prepared.plan.requests)
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._quotas.settle, account)
+            reading = await self._open(arrival, stamp, reply, prepared, account)
+            if reading.account is account:
+                undo.pop_all()
+            return reading
+
+    async def _open(self, arrival: Arrival, stamp: Stamp, reply: Reply, prepared: Prepared, account: Account) -> Reading:
+        opening = Opening(stamp.stream_id, arrival.tenant.name, b"", _use(arrival))
         try:
             stream = await self._hub.open(opening)
         except StoreFull as error:
@@ -136,7 +152,8 @@ class Acceptance:
         if isinstance(stream, AlreadyOpen):
             return self._join(stream, opening.key, is_whole=reply.is_whole)
         reading = Reading(self._hub, stamp.stream_id, 0, stream, is_whole=reply.is_whole)
-        self._producer.start(stream, reply, prepared, self._linger(arrival, is_whole=reply.is_whole))
+        reading.account = account
+        self._producer.start(stream, reply, prepared, self._linger(arrival, is_whole=reply.is_whole), account)
         return reading
 
     def _join(self, stream: AlreadyOpen, key: KeyUse | None, *, is_whole: bool) -> Reading:
@@ -201,7 +218,12 @@ def _use(arrival: Arrival) -> KeyUse | None:
     if arrival.key is None:
         return None
     digest = hashlib.sha256(arrival.surface.name.encode() + b"\0" + arrival.body).hexdigest()
-    return KeyUse(arrival.tenant, arrival.key, digest)
+    return KeyUse(arrival.tenant.name, arrival.key, digest)
+
+
+def _on_account(ask: Ask, tenant: Tenant) -> Ask:
+    """Put an ask on its tenant's account. Where nobody has a key, whom the client names is believed."""
+    return ask if tenant is ANYONE else replace(ask, tenant=tenant.name, weight=tenant.weight)
 
 
 def _not_found(stream_id: str) -> StreamNotFound:

@@ -153,6 +153,7 @@ class Ask:
         n: how many answers.
         thinks: whether the model plans in words first (spec 6.5).
         tenant: on whose account it runs; empty for everybody who does not say.
+        weight: the tenant's share of the engine beside others'.
         priority: higher is served earlier.
     """
 
@@ -166,6 +167,7 @@ class Ask:
     wants_progress: bool = False
     names: ParamNames = ParamNames()
     tenant: str = ""
+    weight: float = 1.0
     priority: int = 0
     json_form: JsonForm | None = None
     tool_use: ToolUse | None = None

@@ -88,6 +88,7 @@ class Preparer:
             generated_text_is_thought=ask.thinks and mode is OutputMode.ALTERNATE,
             wants_progress=ask.wants_progress,
             tenant=ask.tenant,
+            weight=ask.weight,
             priority=ask.priority,
         )
         fitted = ContextBudget(self._model.config, ready).fit(request, ask)

@@ -232,7 +232,7 @@ class MemoryStore:
         level = self._levels.pop(bucket.name, None) or _Level(bucket.capacity, now)
         amount = min(bucket.capacity, level.amount + (now - level.at) * bucket.per_second)
         is_granted = cost <= amount
-        self._levels[bucket.name] = _Level(amount - cost if is_granted else amount, now)
+        self._levels[bucket.name] = _Level(min(bucket.capacity, amount - cost) if is_granted else amount, now)
         if len(self._levels) > self._bounds.max_buckets:
             self._levels.popitem(last=False)
         if is_granted:

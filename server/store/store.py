@@ -213,7 +213,7 @@ class RateStore(Protocol):
     """Token buckets that all replicas draw from."""
 
     async def take(self, bucket: Bucket, cost: float) -> RateDecision:
-        """Take ``cost`` from a bucket if it holds that much."""
+        """Take ``cost`` from a bucket if it holds that much; a negative cost gives back, up to its capacity."""
         ...
 
 

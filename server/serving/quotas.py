@@ -1,0 +1,164 @@
+"""What a tenant may use: requests, tokens and pictures in a minute, and answers under way at once.
+
+Minutes are token buckets of the store, so that all replicas draw from one. Tokens and pictures are taken in advance, as many as the
+answer may need, and what it did not use is given back when it ends; so nobody is over its bound, however many answers run at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from server.access.keys import Tenant
+from server.errors import QuotaExceeded
+from server.messages import OutputMode, Request, TextSegment
+from server.serving.events import Event, FinishedEvent, PictureEvent, TextEvent, ThoughtEvent
+from server.store.store import Bucket, RateStore, StoreUnavailable
+
+MINUTE_S = 60.0
+AT_ONCE_RETRY_S = 1.0
+"""What a tenant with too many answers under way is told to wait: one may end any moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Tokens (prompt and answer together) and drawn pictures."""
+
+    tokens: int = 0
+    pictures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a bound stands after a request was let in. ``reset_s``: seconds until it is untouched again."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+@dataclass(slots=True)
+class Account:
+    """One request's part of its tenant's quota, from its admission to `settle`.
+
+    Attributes:
+        requests, tokens: how the tenant stands, None where there is no bound.
+    """
+
+    tenant: Tenant
+    num_answers: int
+    reserved: Use
+    requests: Standing | None = None
+    tokens: Standing | None = None
+    _used: dict[int, Use] = field(default_factory=dict)
+    _is_settled: bool = False
+
+    async def watch(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+        """Pass events on and count what they cost: by the usage of finished answers, by what was seen of others."""
+        async for event in events:
+            self._count(event)
+            yield event
+
+    def _count(self, event: Event) -> None:
+        match event:
+            case FinishedEvent():
+                usage = event.usage
+                tokens = usage.prompt_text_tokens + usage.prompt_image_tokens + usage.completion_text_tokens
+                self._used[event.choice] = Use(tokens, usage.num_images)
+            case TextEvent() | ThoughtEvent():
+                before = self._used.get(event.choice, Use())
+                self._used[event.choice] = Use(before.tokens + 1, before.pictures)
+            case PictureEvent():
+                before = self._used.get(event.choice, Use())
+                self._used[event.choice] = Use(before.tokens, before.pictures + 1)
+            case _:
+                pass
+
+    def close(self) -> Use | None:
+        """Return what was reserved and not used; None when that was done before."""
+        if self._is_settled:
+            return None
+        self._is_settled = True
+        used = Use(sum(use.tokens for use in self._used.values()), sum(use.pictures for use in self._used.values()))
+        return Use(max(0, self.reserved.tokens - used.tokens), max(0, self.reserved.pictures - used.pictures))
+
+
+class Quotas:
+    """Lets requests in within their tenants' bounds."""
+
+    def __init__(self, rates: RateStore) -> None:
+        self._rates = rates
+        self._in_flight: Counter[str] = Counter()
+
+    async def admit(self, tenant: Tenant, requests: list[Request]) -> Account:
+        """Take what ``requests``, the answers of one ask, may need.
+
+        Raises:
+            QuotaExceeded: too much in this minute, or at once.
+        """
+        quota, need = tenant.quota, _need(requests)
+        account = Account(tenant, len(requests), Use())
+        if quota.max_in_flight is not None and self._in_flight[tenant.name] + len(requests) > quota.max_in_flight:
+            raise QuotaExceeded(f"This key may have {quota.max_in_flight} answers under way at once.", AT_ONCE_RETRY_S)
+        self._in_flight[tenant.name] += len(requests)
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self.settle, account)
+            account.requests = await self._take(tenant, "requests", quota.requests_per_minute, 1)
+            account.tokens = await self._take(tenant, "tokens", quota.tokens_per_minute, need.tokens)
+            account.reserved = Use(need.tokens, 0)
+            await self._take(tenant, "pictures", quota.pictures_per_minute, need.pictures)
+            account.reserved = need
+            undo.pop_all()
+        return account
+
+    async def settle(self, account: Account) -> None:
+        """Give back what an answer did not use; doing it twice does nothing."""
+        unused = account.close()
+        if unused is None:
+            return
+        tenant = account.tenant
+        self._in_flight[tenant.name] -= account.num_answers
+        if not self._in_flight[tenant.name]:
+            del self._in_flight[tenant.name]
+        await asyncio.shield(self._give_back(tenant, unused))
+
+    async def _give_back(self, tenant: Tenant, unused: Use) -> None:
+        quota = tenant.quota
+        for kind, limit, amount in (
+            ("tokens", quota.tokens_per_minute, unused.tokens),
+            ("pictures", quota.pictures_per_minute, unused.pictures),
+        ):
+            if limit is not None and amount:
+                try:
+                    await self._rates.take(_bucket(tenant, kind, limit), -min(amount, limit))
+                except StoreUnavailable:
+                    return
+
+    async def _take(self, tenant: Tenant, kind: str, limit: int | None, cost: int) -> Standing | None:
+        """Take from one of a tenant's buckets. One request may cost a whole minute, never more; with the store away it costs nothing."""
+        if limit is None:
+            return None
+        try:
+            decision = await self._rates.take(_bucket(tenant, kind, limit), min(cost, limit))
+        except StoreUnavailable:
+            return None
+        if not decision.is_granted:
+            raise QuotaExceeded(f"This key may use {limit} {kind} in a minute, and this needs {min(cost, limit)}.", decision.retry_after_s)
+        remaining = int(decision.remaining)
+        return Standing(limit, remaining, (limit - remaining) * MINUTE_S / limit)
+
+
+def _bucket(tenant: Tenant, kind: str, limit: int) -> Bucket:
+    return Bucket(f"{tenant.name}:{kind}", float(limit), limit / MINUTE_S)
+
+
+def _need(requests: list[Request]) -> Use:
+    tokens = pictures = 0
+    for request in requests:
+        tokens += sum(len(segment.token_ids) for segment in request.segments if isinstance(segment, TextSegment))
+        tokens += 0 if request.mode is OutputMode.IMAGE else request.sampling.max_tokens
+        pictures += 0 if request.mode is OutputMode.TEXT else request.image.max_images
+    return Use(tokens, pictures)
