@@ -25,6 +25,7 @@
     ├── QuotaExceeded              this tenant has used what it may; waiting helps
     ├── StoreAway                  what is asked is in a store that does not answer; asking again helps
     ├── Cancelled                  accepted, then ended at somebody's wish or for want of a reader
+    ├── DeadlineExceeded           not done within the time the request was given
     └── GenerationFailed           accepted, then failed inside
 
 Messages name the field, the value's problem and the bound. They are written by us: no text of a foreign exception and no long piece of
@@ -50,6 +51,8 @@ class PlaitError(Exception):
         super().__init__(message)
         self.message = message[:MAX_MESSAGE_CHARS]
         self.param = param
+        self.retry_after_s: int | None = None
+        """Where it is known, after how long asking again makes sense."""
 
 
 class InvalidRequest(PlaitError):
@@ -175,10 +178,20 @@ class EngineUnavailable(PlaitError):
 
 
 class Overloaded(PlaitError):
-    """Too many requests are in flight."""
+    """Too many requests are in flight; ``retry_after_s`` seconds from now there should be room."""
 
     code = "overloaded"
     is_retryable = True
+
+    def __init__(self, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(PlaitError):
+    """The request was not done within the time it was given."""
+
+    code = "deadline_exceeded"
 
 
 class QuotaExceeded(PlaitError):

@@ -35,7 +35,7 @@ from server.api.response_records import Records
 from server.api.response_surface import ResponseSurface
 from server.api.responses import ResponseRoutes
 from server.api.streams import StreamRoutes
-from server.engine.options import EngineOptions
+from server.engine.options import AUTO, EngineOptions
 from server.logs import configure_logs
 from server.metrics import Metrics
 from server.serving.accepting import Acceptance, Grace
@@ -216,6 +216,9 @@ def _engine_options(settings: Settings, path: Path) -> str:
         num_pages=settings.num_pages,
         max_batch_tokens=settings.max_batch_tokens,
         max_running=settings.max_running,
+        max_waiting=settings.max_waiting,
+        inter_token_target_s=AUTO if settings.inter_token_target_ms is None else settings.inter_token_target_ms / 1000,
+        has_prefix_cache=settings.prefix_cache,
         num_threads=settings.num_threads,
         cache_dir=str(settings.cache_dir.expanduser()),
     )

@@ -323,6 +323,7 @@ class EngineReady:
     num_pages: int
     dtype: str
     device: str
+    max_waiting: int = 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,14 @@ class Settings(BaseSettings):
     num_pages: Size | None = Field(default=None, ge=1, le=1 << 30, description="pages in the cache; default: sized from free memory")
     max_batch_tokens: Size = Field(default=4096, ge=1, le=1 << 20, description="tokens one engine step aims not to exceed")
     max_running: int = Field(default=128, ge=1, le=65_536, description="requests that may hold cache pages at once")
+    max_waiting: int = Field(default=512, ge=1, le=65_536, description="requests that may wait for their turn; more are told to come back")
+    inter_token_target_ms: float | None = Field(
+        default=None,
+        gt=0,
+        le=60_000,
+        description="milliseconds between two tokens to stay below while pictures are drawn; default: 50, or five decode steps",
+    )
+    prefix_cache: bool = Field(default=True, description="compute every prompt anew, even what was computed before")
     num_threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of the forward pass; default: PyTorch's choice")
     cache_dir: Path = Field(default=Path("~/.cache/plait"), description="where what is computed once for a model is kept")
     max_in_flight: int = Field(default=512, ge=1, le=65_536, description="requests taken in at once; more are told to come back")
@@ -137,7 +145,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` one option for each setting."""
     for name, field in Settings.model_fields.items():
         if field.annotation is bool:
-            parser.add_argument(f"--{name.replace('_', '-')}", dest=name, action="store_const", const=True, help=field.description)
+            switch = f"--{'no-' if field.default else ''}{name.replace('_', '-')}"
+            parser.add_argument(switch, dest=name, action="store_const", const=not field.default, help=field.description)
             continue
         default = field.default.value if isinstance(field.default, Enum) else field.default
         shown = "" if default in (None, "") else f" (default: {default})"

@@ -11,6 +11,7 @@ from server.errors import (
     BadKey,
     BodyTooLarge,
     Cancelled,
+    DeadlineExceeded,
     EngineUnavailable,
     GenerationFailed,
     HeadersTooLarge,
@@ -30,7 +31,7 @@ from server.errors import (
 )
 
 RETRY_AFTER_S = 2
-"""What a client is told to wait before it asks again."""
+"""What a client is told to wait before it asks again, where nothing better is known."""
 
 STATUS_BY_CODE = {"context_length_exceeded": 400}
 """Errors that only the engine could find, by its word for them."""
@@ -61,6 +62,8 @@ def status_of(error: PlaitError) -> int:
             return 429
         case EngineUnavailable() | Overloaded() | StoreAway():
             return 503
+        case DeadlineExceeded():
+            return 504
         case GenerationFailed():
             return STATUS_BY_CODE.get(error.code, 500)
         case _:

@@ -21,6 +21,8 @@ from server.engine.options import SchedulerLimits
 
 MIN_TARGET_DECODES = 2.0
 """A target below two decode steps' time cannot be kept beside any other work; it counts as two."""
+DEFAULT_TARGET_S, DEFAULT_TARGET_DECODES = 0.05, 5.0
+"""The automatic target: faster than anybody reads, and pictures keep four fifths of a slow machine."""
 FIXED_COST_SHARE = 0.05
 """What share of a step its fixed cost may be before more rows are put in to outweigh it."""
 DIVIDING_GAIN = 1.05
@@ -110,7 +112,11 @@ class Goals:
     def target_s(self, decodes: Load) -> float:
         """Return the inter-token target that can be kept beside ``decodes``, in seconds."""
         wanted = self._limits.inter_token_target_s
-        return math.inf if wanted is None else max(wanted, MIN_TARGET_DECODES * self._cost.predict(decodes))
+        if wanted is None:
+            return math.inf
+        if isinstance(wanted, str):
+            return max(DEFAULT_TARGET_S, DEFAULT_TARGET_DECODES * self._cost.predict(decodes))
+        return max(wanted, MIN_TARGET_DECODES * self._cost.predict(decodes))
 
     def decode_s(self, decodes: Load) -> float:
         return self._cost.predict(decodes)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from model.profile import FamilyProfile
 
+AUTO = "auto"
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
@@ -24,8 +26,8 @@ class EngineOptions:
         num_threads: CPU threads of the forward pass; None leaves PyTorch's choice.
         has_prefix_cache: whether pages of earlier prompts are found again.
         max_waiting: requests that may wait for a place; more are turned away.
-        inter_token_target_s: seconds between two tokens of an answer that steps aim to stay below; None fills every step to
-            ``max_batch_tokens`` instead.
+        inter_token_target_s: seconds between two tokens of an answer that steps aim to stay below; "auto": 0.05 or five decode steps,
+            whichever is longer; None fills every step to ``max_batch_tokens`` instead.
     """
 
     model_path: str
@@ -40,7 +42,7 @@ class EngineOptions:
     cache_dir: str | None = None
     has_prefix_cache: bool = True
     max_waiting: int = 1024
-    inter_token_target_s: float | None = None
+    inter_token_target_s: float | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class SchedulerLimits:
     max_batch_tokens: int
     max_running: int
     max_waiting: int = 1024
-    inter_token_target_s: float | None = None
+    inter_token_target_s: float | str | None = None
     has_prefix_cache: bool = True
 
 

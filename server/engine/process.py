@@ -163,6 +163,7 @@ def assemble_engine(
         num_pages=num_pages,
         dtype=str(dtype).removeprefix("torch."),
         device=str(device),
+        max_waiting=options.max_waiting,
     )
     return LoadedEngine(Engine(scheduler, runner, pool, link), scheduler, runner, pool, model, ready)
 

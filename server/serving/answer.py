@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.tokenizer import StreamDecoder, Tokenizer
-from server.errors import EngineUnavailable, GenerationFailed
+from server.errors import DeadlineExceeded, EngineUnavailable, GenerationFailed, Overloaded, PlaitError
 from server.messages import (
     FinishedOutput,
     FinishReason,
@@ -82,7 +82,7 @@ class Answer:
         """Return the events an output gives rise to.
 
         Raises:
-            GenerationFailed, EngineUnavailable: the engine reports that the request failed.
+            PlaitError: the engine reports that the request failed.
         """
         match output:
             case FinishedOutput():
@@ -157,10 +157,7 @@ class Answer:
         if self.is_stopped:
             return FinishedEvent(self._choice, FinishReason.STOP, output.usage, self._num_thought_tokens, self._num_calls)
         if output.reason is FinishReason.ERROR:
-            message = output.error_message or "the request failed"
-            if output.error_code == EngineUnavailable.code:
-                raise EngineUnavailable(message)
-            raise GenerationFailed(message, output.error_code or "server_error")
+            raise _failure(output.error_message or "the request failed", output.error_code or PlaitError.code)
         return FinishedEvent(self._choice, output.reason, output.usage, self._num_thought_tokens, self._num_calls)
 
     def _scored(self, logprob: TokenLogprob) -> ScoredToken:
@@ -170,3 +167,11 @@ class Answer:
     def _alternative(self, token_id: int, logprob: float) -> AlternativeToken:
         utf8 = self._tokenizer.token_bytes(token_id)
         return AlternativeToken(utf8.decode("utf-8", errors="replace"), utf8, logprob)
+
+
+def _failure(message: str, code: str) -> PlaitError:
+    """Return the engine's word that a request failed as an error of ours."""
+    for kind in (EngineUnavailable, Overloaded, DeadlineExceeded):
+        if code == kind.code:
+            return kind(message)
+    return GenerationFailed(message, code)

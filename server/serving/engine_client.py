@@ -29,6 +29,7 @@ from server.messages import (
     Request,
     Shutdown,
     StepReport,
+    StepStats,
     Usage,
 )
 from server.serving.engine_launch import EngineProcess, Launch
@@ -92,6 +93,8 @@ class EngineClient:
         self.num_engines = 0
         """Engine processes started so far."""
         self.status = EngineStatus()
+        self.latest = StepStats()
+        """The statistics of the engine's latest step."""
 
     @property
     def num_in_flight(self) -> int:
@@ -223,6 +226,7 @@ class EngineClient:
         self._last_sign_of_life = time.monotonic()
         match message:
             case StepReport():
+                self.latest = message.stats
                 self._on_report(message)
                 self._hand_out(message)
             case EngineReady():

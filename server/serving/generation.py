@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from server.errors import EngineUnavailable, GenerationFailed, Overloaded
+from server.errors import EngineUnavailable, Overloaded, PlaitError
 from server.messages import FinishReason
 from server.metrics import Metrics
 from server.serving.answer import Answer, AnswerStyle
@@ -16,6 +16,7 @@ from server.serving.engine_client import EngineClient
 from server.serving.events import Event, FinishedEvent, PictureEvent, TextEvent, ThoughtEvent
 from server.serving.output_stream import OutputStream
 from server.serving.prepare import Plan, Preparer
+from server.serving.retry_after import retry_after_s
 from server.serving.served_model import ServedModel
 
 
@@ -38,10 +39,12 @@ class GenerationService:
         """
         started = time.monotonic()
         if self._engine.num_in_flight + ask.n > self._max_in_flight:
-            raise Overloaded(f"The server has {self._max_in_flight} requests in flight, as many as it takes. Try again shortly.")
+            raise self._overloaded(ask, f"The server has {self._max_in_flight} requests in flight, as many as it takes.")
         status = self._engine.status
         if status.limits is None:
             raise EngineUnavailable(f"The engine is not ready: {status.reason}. Try again shortly.")
+        if self._engine.latest.waiting >= status.limits.max_waiting:
+            raise self._overloaded(ask, f"{status.limits.max_waiting} requests are waiting, as many as the server lets wait.")
         plan = await asyncio.to_thread(self._preparer.prepare, ask, status.limits)
         return Prepared(ask, plan, started)
 
@@ -53,6 +56,10 @@ class GenerationService:
         """
         outputs = self._engine.submit(prepared.plan.requests)
         return Generation(outputs, self._answers(prepared.ask, prepared.plan), AnswerTimes(self._metrics, prepared.started))
+
+    def _overloaded(self, ask: Ask, why: str) -> Overloaded:
+        seconds = retry_after_s(self._engine.latest, wants_pictures=ask.pictures is not None)
+        return Overloaded(f"{why} Try again in {seconds} s.", seconds)
 
     def _answers(self, ask: Ask, plan: Plan) -> dict[str, Answer]:
         pictures = ask.pictures or PictureChoices()
@@ -127,7 +134,7 @@ class Generation:
         """Yield the events of all answers, each one's in order; ends when all are complete.
 
         Raises:
-            GenerationFailed, EngineUnavailable: one answer failed inside; the others are given up with it.
+            PlaitError: one answer failed inside; the others are given up with it.
         """
         while not self._outputs.is_finished:
             output = await self._outputs.next()
@@ -135,7 +142,7 @@ class Generation:
             was_stopped = answer.is_stopped
             try:
                 events = await answer.events(output)
-            except (GenerationFailed, EngineUnavailable):
+            except PlaitError:
                 self._times.observe_failure()
                 raise
             if answer.is_stopped and not was_stopped:

@@ -57,3 +57,8 @@ def test_a_value_out_of_bounds_is_refused_with_its_name_and_the_bound(arguments:
 
 def test_every_setting_says_what_it_is_for() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_the_prefix_cache_is_on_unless_it_is_switched_off() -> None:
+    assert parse().prefix_cache
+    assert not parse("--no-prefix-cache").prefix_cache
