@@ -35,7 +35,7 @@ from server.api.response_records import Records
 from server.api.response_surface import ResponseSurface
 from server.api.responses import ResponseRoutes
 from server.api.streams import StreamRoutes
-from server.engine.options import AUTO, EngineOptions
+from server.engine.options import EngineOptions
 from server.logs import configure_logs
 from server.metrics import Metrics
 from server.serving.accepting import Acceptance, Grace
@@ -200,6 +200,12 @@ def listening_socket(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=2048)
 
 
+DEFAULT_TARGET_MS, DEFAULT_TARGET_DECODES = 50.0, 5.0
+"""Between two tokens, where no target is set: faster than anybody reads, and pictures keep four fifths of a slow machine."""
+LEAST_TARGET_DECODES = 2.0
+"""A target below two decode steps' time cannot be kept beside any other work."""
+
+
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -217,7 +223,8 @@ def _engine_options(settings: Settings, path: Path) -> str:
         max_batch_tokens=settings.max_batch_tokens,
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,
-        inter_token_target_s=AUTO if settings.inter_token_target_ms is None else settings.inter_token_target_ms / 1000,
+        inter_token_target_s=(settings.inter_token_target_ms or DEFAULT_TARGET_MS) / 1000,
+        min_target_decodes=DEFAULT_TARGET_DECODES if settings.inter_token_target_ms is None else LEAST_TARGET_DECODES,
         has_prefix_cache=settings.prefix_cache,
         num_threads=settings.num_threads,
         cache_dir=str(settings.cache_dir.expanduser()),

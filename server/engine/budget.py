@@ -19,10 +19,6 @@ from dataclasses import dataclass
 from server.engine.cost_model import NO_LOAD, NUM_STEPS_TRUSTED_BLINDLY, CostModel, Load
 from server.engine.options import SchedulerLimits
 
-MIN_TARGET_DECODES = 2.0
-"""A target below two decode steps' time cannot be kept beside any other work; it counts as two."""
-DEFAULT_TARGET_S, DEFAULT_TARGET_DECODES = 0.05, 5.0
-"""The automatic target: faster than anybody reads, and pictures keep four fifths of a slow machine."""
 FIXED_COST_SHARE = 0.05
 """What share of a step its fixed cost may be before more rows are put in to outweigh it."""
 DIVIDING_GAIN = 1.05
@@ -114,9 +110,7 @@ class Goals:
         wanted = self._limits.inter_token_target_s
         if wanted is None:
             return math.inf
-        if isinstance(wanted, str):
-            return max(DEFAULT_TARGET_S, DEFAULT_TARGET_DECODES * self._cost.predict(decodes))
-        return max(wanted, MIN_TARGET_DECODES * self._cost.predict(decodes))
+        return max(wanted, self._limits.min_target_decodes * self._cost.predict(decodes))
 
     def decode_s(self, decodes: Load) -> float:
         return self._cost.predict(decodes)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from model.profile import FamilyProfile
 
-AUTO = "auto"
-
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
@@ -26,8 +24,9 @@ class EngineOptions:
         num_threads: CPU threads of the forward pass; None leaves PyTorch's choice.
         has_prefix_cache: whether pages of earlier prompts are found again.
         max_waiting: requests that may wait for a place; more are turned away.
-        inter_token_target_s: seconds between two tokens of an answer that steps aim to stay below; "auto": 0.05 or five decode steps,
-            whichever is longer; None fills every step to ``max_batch_tokens`` instead.
+        inter_token_target_s: seconds between two tokens of an answer that steps aim to stay below; None fills every step to
+            ``max_batch_tokens`` instead.
+        min_target_decodes: a target shorter than so many decode steps counts as that many; 2 is the least that leaves time for pictures.
     """
 
     model_path: str
@@ -42,7 +41,8 @@ class EngineOptions:
     cache_dir: str | None = None
     has_prefix_cache: bool = True
     max_waiting: int = 1024
-    inter_token_target_s: float | str | None = None
+    inter_token_target_s: float | None = None
+    min_target_decodes: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,9 @@ class SchedulerLimits:
     max_batch_tokens: int
     max_running: int
     max_waiting: int = 1024
-    inter_token_target_s: float | str | None = None
+    inter_token_target_s: float | None = None
     has_prefix_cache: bool = True
+    min_target_decodes: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)

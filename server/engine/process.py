@@ -152,7 +152,12 @@ def assemble_engine(
     runner = Runner(model, cache, Markers(facts.boi_id, facts.eoi_id, facts.latent_stride), painter, noise)
     pool = PagePool(num_pages, options.page_size)
     limits = SchedulerLimits(
-        options.max_batch_tokens, options.max_running, options.max_waiting, options.inter_token_target_s, options.has_prefix_cache
+        options.max_batch_tokens,
+        options.max_running,
+        options.max_waiting,
+        options.inter_token_target_s,
+        options.has_prefix_cache,
+        options.min_target_decodes,
     )
     facts = replace(facts, model_id=options.model_path)
     scheduler = Scheduler(pool, facts, limits, lambda picture: input_picture(picture, model.config), grammars)
