@@ -51,8 +51,6 @@ class PlaitError(Exception):
         super().__init__(message)
         self.message = message[:MAX_MESSAGE_CHARS]
         self.param = param
-        self.retry_after_s: int | None = None
-        """Where it is known, after how long asking again makes sense."""
 
 
 class InvalidRequest(PlaitError):
