@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kernels import reference
+from kernels import reference, training
 from kernels.native_kernels import native_kernels, qk_norm_rope_fits
 
 
@@ -22,4 +22,7 @@ def qk_norm_rope(
     angles = (cos, sin)
     if qk_norm_rope_fits(q, k, q_weight, angles) and (native := native_kernels()) is not None:
         return native.qk_norm_rope(q, k, q_weight, k_weight, angles, eps)
+    if torch.is_grad_enabled() and q.requires_grad:
+        normed_q, normed_k = training.rms_norm(q, q_weight, eps), training.rms_norm(k, k_weight, eps)
+        return reference.rotate_half_rope(normed_q, cos, sin), reference.rotate_half_rope(normed_k, cos, sin)
     return reference.qk_norm_rope(q, k, q_weight, k_weight, cos, sin, eps=eps)

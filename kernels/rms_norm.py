@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kernels import reference
+from kernels import reference, training
 from kernels.native_kernels import is_dense, native_kernels
 
 
@@ -17,6 +17,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         from kernels.rms_norm_triton import rms_norm_with_triton  # a machine without CUDA need not have Triton
 
         return rms_norm_with_triton(x, weight, eps)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return training.rms_norm(x, weight, eps)
     if is_dense(x, weight) and (native := native_kernels()) is not None:
         return native.rms_norm(x, weight, eps)
     return reference.rms_norm(x, weight, eps)

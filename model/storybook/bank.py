@@ -14,12 +14,12 @@ from model.storybook.vae_training import to_pixels
 from model.transforms import resize
 from model.vae import Vae
 
-MAX_SCENES = 60_000
+MAX_SCENES = 150_000
 """Scenes kept, about 3 kB each for the latents and 9 kB for the patches; beyond, everything is forgotten and made again."""
 
 
 class Bank:
-    """Latent tokens and ViT patches by scene."""
+    """Latent tokens and ViT patches by scene. Threads may share one: at worst both make the same thing."""
 
     def __init__(self, vae: Vae, patch_size: int, device: torch.device) -> None:
         self._vae = vae.eval()
@@ -31,27 +31,32 @@ class Bank:
     @torch.no_grad()
     def latents(self, scenes: list[Scene]) -> Tensor:
         """Return the scaled mean latents of scenes of one format as tokens, ``[n, num_latents, p*p*C]`` float32."""
-        missing = [scene for scene in scenes if scene not in self._latents]
+        known = {scene: self._latents[scene] for scene in scenes if scene in self._latents}
+        missing = [scene for scene in scenes if scene not in known]
         if len(self._latents) + len(missing) > MAX_SCENES:
-            self._latents.clear()
-            missing = scenes
+            self._latents = {}
         if missing:
-            pictures = np.stack([draw(scene) for scene in missing])
-            encoded = self._vae.encode(to_pixels(pictures).to(self._device))
-            for scene, latent in zip(missing, encoded, strict=True):
-                self._latents[scene] = patchify(latent, self._patch_size)
-        return torch.stack([self._latents[scene] for scene in scenes])
+            made = dict(zip(missing, self._encode(missing), strict=True))
+            self._latents.update(made)
+            known.update(made)
+        return torch.stack([known[scene] for scene in scenes])
+
+    def _encode(self, scenes: list[Scene]) -> list[Tensor]:
+        pixels = to_pixels(np.stack([draw(scene) for scene in scenes])).to(self._device)
+        with torch.autocast(self._device.type, enabled=False):
+            return [patchify(latent, self._patch_size) for latent in self._vae.encode(pixels)]
 
     def patches(self, scenes: list[Scene]) -> Tensor:
         """Return the ViT patches of scenes of one format, ``[n, num_patches, 588]`` float32."""
         if len(self._patches) > MAX_SCENES:
-            self._patches.clear()
+            self._patches = {}
         return torch.stack([self._patches_of(scene) for scene in scenes]).to(self._device).float().div(127.5).sub(1.0)
 
     def _patches_of(self, scene: Scene) -> Tensor:
-        if scene not in self._patches:
-            self._patches[scene] = byte_patches(draw(scene))
-        return self._patches[scene]
+        patches = self._patches.get(scene)
+        if patches is None:
+            patches = self._patches[scene] = byte_patches(draw(scene))
+        return patches
 
 
 def byte_patches(picture: np.ndarray) -> Tensor:

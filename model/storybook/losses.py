@@ -6,6 +6,7 @@ The model is `model.bagel.Bagel` itself; attention is dense over each padded epi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,10 +47,10 @@ class Noised:
     velocity: Tensor
 
 
-def compute_losses(model: Bagel, bank: Bank, batch: Batch, geometry: Geometry) -> Losses:
-    """Run a batch, already on the model's device, and return its losses."""
-    noised = add_noise(bank.latents(batch.scenes), batch) if batch.num_gen else None
-    hidden = hidden_states(model, bank, batch, geometry, noised)
+def compute_losses(model: Bagel, bank: Bank, batch: Batch, geometry: Geometry, generator: torch.Generator) -> Losses:
+    """Run a batch, already on the model's device, and return its losses. ``generator`` gives all noise."""
+    noised = add_noise(bank.latents(batch.scenes), batch, generator) if batch.num_gen else None
+    hidden = hidden_states(model, bank, batch, geometry, noised, generator)
     num_und_rows = batch.num_episodes * batch.num_und
     flow = words = None
     if noised is not None and batch.num_copies:
@@ -61,30 +62,37 @@ def compute_losses(model: Bagel, bank: Bank, batch: Batch, geometry: Geometry) -
     return Losses(flow=flow, words=words)
 
 
-def hidden_states(model: Bagel, bank: Bank, batch: Batch, geometry: Geometry, noised: Noised | None) -> Tensor:
-    """Embed every token and run the layers; hidden states in packed order."""
+def hidden_states(
+    model: Bagel, bank: Bank, batch: Batch, geometry: Geometry, noised: Noised | None, generator: torch.Generator | None = None
+) -> Tensor:
+    """Embed every token and run the layers; hidden states in packed order, zeros for padding. Without ``generator`` pictures are read clean."""
     embedded = model.embed_text(batch.ids)
     if batch.vit_scenes:
-        embedded = embedded.index_copy(0, batch.vit_rows, _embed_pictures(model, bank, batch, geometry).to(embedded.dtype))
+        embedded = embedded.index_copy(0, batch.vit_rows, _embed_pictures(model, bank, batch, geometry, generator).to(embedded.dtype))
+    real = embedded.index_select(0, batch.und_rows)
+    rows, number = batch.und_rows, len(embedded)
     if noised is not None:
         ids = latent_position_ids(*geometry.latent_grid, model.config.latent_table_side, device=model.device)
         latents = model.embed_latents(noised.x_t, noised.timestep, ids[batch.latent_index])
-        embedded = torch.cat([embedded, latents.to(embedded.dtype)])
-    tokens = PackedTokens(hidden=embedded, positions=batch.positions, num_und=batch.num_episodes * batch.num_und)
-    hidden: Tensor = model(tokens, dense_attention(batch))
-    return hidden
+        real = torch.cat([real, latents.index_select(0, batch.gen_rows).to(embedded.dtype)])
+        rows, number = torch.cat([rows, number + batch.gen_rows]), number + len(latents)
+    positions = batch.positions.index_select(0, rows)
+    tokens = PackedTokens(hidden=real, positions=positions, num_und=len(batch.und_rows))
+    return to_rows(model(tokens, dense_attention(batch)), rows, number)
 
 
-def _embed_pictures(model: Bagel, bank: Bank, batch: Batch, geometry: Geometry) -> Tensor:
+def _embed_pictures(model: Bagel, bank: Bank, batch: Batch, geometry: Geometry, generator: torch.Generator | None) -> Tensor:
     pictures = bank.patches([batch.scenes[index] for index in batch.vit_scenes])
-    patches = (pictures + PIXEL_NOISE * torch.randn_like(pictures)).flatten(0, 1)
+    if generator is not None:
+        pictures += PIXEL_NOISE * _noise_like(pictures, generator)
+    patches = pictures.flatten(0, 1)
     number = len(batch.vit_scenes)
     ids = vit_position_ids(*geometry.vit_grid, model.config.vit.table_side, device=model.device).repeat(number)
     bounds = torch.arange(0, (number + 1) * geometry.num_patches, geometry.num_patches, dtype=torch.int32)
     return model.embed_vit(patches, ids, bounds)
 
 
-def add_noise(latents: Tensor, batch: Batch) -> Noised:
+def add_noise(latents: Tensor, batch: Batch, generator: torch.Generator) -> Noised:
     """Give each noisy copy its own flow time and noise: ``x_t = (1 - t) x_0 + t noise``, velocity ``noise - x_0`` (spec 6).
 
     Times are spread evenly over the copies of the batch and shifted. Clean tokens stay at time 0, with a little noise of their own.
@@ -92,12 +100,13 @@ def add_noise(latents: Tensor, batch: Batch) -> Noised:
     clean = latents[batch.latent_scene, batch.latent_index]
     number = max(1, batch.num_copies)
     device = clean.device
-    even = (torch.randperm(number, device=device) + torch.rand(number, device=device)) / number
+    order = torch.randperm(number, generator=generator, device=device)
+    even = (order + torch.rand(number, generator=generator, device=device)) / number
     times = TRAINING_SHIFT * even / (1.0 + (TRAINING_SHIFT - 1.0) * even)
     is_noisy = batch.copy != PADDING
     timestep = torch.where(is_noisy, times[batch.copy.clamp(min=0)], torch.zeros((), device=device))
-    noise = torch.randn_like(clean)
-    blur = CONTEXT_NOISE * torch.rand(len(batch.scenes), device=device)[batch.latent_scene]
+    noise = _noise_like(clean, generator)
+    blur = CONTEXT_NOISE * torch.rand(len(batch.scenes), generator=generator, device=device)[batch.latent_scene]
     noisy = (1.0 - timestep[:, None]) * clean + timestep[:, None] * noise
     return Noised(
         x_t=torch.where(is_noisy[:, None], noisy, clean + blur[:, None] * noise),
@@ -106,20 +115,72 @@ def add_noise(latents: Tensor, batch: Batch) -> Noised:
     )
 
 
-def dense_attention(batch: Batch) -> Attend:
-    """Return attention over each episode of the batch with its mask; queries of padding see padding."""
-    mask = batch.mask[:, None]
-    num_und_rows = batch.num_episodes * batch.num_und
+def _noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(x.shape, generator=generator, device=x.device)
 
-    def by_episode(x: Tensor) -> Tensor:
-        und = x[:num_und_rows].unflatten(0, (batch.num_episodes, batch.num_und))
-        gen = x[num_und_rows:].unflatten(0, (batch.num_episodes, batch.num_gen))
-        return torch.cat([und, gen], dim=1).transpose(1, 2)
+
+def dense_attention(batch: Batch) -> Attend:
+    """Return attention over each episode of the batch with its mask.
+
+    Written out, not fused: for these short episodes in bfloat16 the fused backward pass takes four times as long on a CPU.
+    """
+    rows, num_episodes, num_tokens = batch.grid_rows(), batch.num_episodes, batch.num_tokens
+    bias = torch.zeros(batch.mask.shape, device=batch.mask.device).masked_fill_(~batch.mask, -torch.inf)[:, None]
 
     def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        group = q.shape[1] // k.shape[1]
-        keys, values = (by_episode(x).repeat_interleave(group, dim=1) for x in (k, v))
-        out = F.scaled_dot_product_attention(by_episode(q), keys, values, attn_mask=mask).transpose(1, 2)
-        return torch.cat([out[:, : batch.num_und].flatten(0, 1), out[:, batch.num_und :].flatten(0, 1)])
+        num_heads, head_dim = q.shape[1:]
+        num_groups = k.shape[1]
+        per_group = num_heads // num_groups
+        grid = (num_episodes, num_tokens, num_groups, -1, head_dim)
+        queries, keys, values = (to_rows(x, rows, num_episodes * num_tokens).view(grid) for x in (q * head_dim**-0.5, k, v))
+        queries = queries.permute(0, 2, 3, 1, 4).reshape(num_episodes * num_groups, per_group * num_tokens, head_dim)
+        keys, values = (x.transpose(1, 2).reshape(num_episodes * num_groups, num_tokens, head_dim) for x in (keys, values))
+        scores = (queries @ keys.mT).view(num_episodes, num_heads, num_tokens, num_tokens)
+        weights = torch.softmax(scores + bias.to(scores.dtype), dim=-1).view(*queries.shape[:2], num_tokens)
+        out = (weights @ values).view(num_episodes, num_groups, per_group, num_tokens, head_dim)
+        return from_rows(out.permute(0, 3, 1, 2, 4).reshape(-1, num_heads, head_dim), rows)
 
-    return attend
+    def attend_without_autocast(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with torch.autocast(q.device.type, enabled=False):
+            return attend(layer, q, k, v)
+
+    return attend_without_autocast
+
+
+def to_rows(x: Tensor, rows: Tensor, number: int) -> Tensor:
+    """Put each of ``x`` into its row of ``number`` rows; the others are zero."""
+    placed: Tensor = _ToRows.apply(x, rows, number)  # type: ignore[no-untyped-call]
+    return placed
+
+
+def from_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """Take distinct ``rows`` of ``x``."""
+    taken: Tensor = _FromRows.apply(x, rows)  # type: ignore[no-untyped-call]
+    return taken
+
+
+class _ToRows(torch.autograd.Function):
+    """Rows are distinct, so that each direction's backward pass is a copy in the other."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor, number: int) -> Tensor:
+        ctx.save_for_backward(rows)
+        return x.new_zeros(number, *x.shape[1:]).index_copy_(0, rows, x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (rows,) = ctx.saved_tensors
+        return gradients[0].index_select(0, rows), None, None
+
+
+class _FromRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.shape = x.shape
+        return x.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        return gradients[0].new_zeros(ctx.shape).index_copy_(0, rows, gradients[0]), None

@@ -8,6 +8,7 @@ orthogonalised in one batched product. All state is in named tensors, so that a 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import torch
@@ -54,15 +55,20 @@ class Optimiser:
                 self.state[f"square.{name}"] = torch.zeros_like(parameter)
 
     @torch.no_grad()
-    def step(self, rate_factor: float) -> float:
-        """Move every parameter by its gradient at ``learning_rate * rate_factor``, clear the gradients, return their norm."""
+    def step(self, rate_factor: float, workers: Executor | None = None) -> float:
+        """Move every parameter by its gradient at ``learning_rate * rate_factor``, clear the gradients, return their norm.
+
+        ``workers`` share the matrices.
+        """
         self.num_steps += 1
         gradients = {name: parameter.grad for name, parameter in self.parameters.items() if parameter.grad is not None}
         norm = torch.nn.utils.get_total_norm(gradients.values())
         torch._foreach_mul_(list(gradients.values()), (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))
         rate = self.config.learning_rate * rate_factor
         self._move_vectors([name for name in gradients if name not in self.matrix_names], rate)
-        self._move_matrices([name for name in gradients if name in self.matrix_names], rate)
+        alike = self._by_shape([name for name in gradients if name in self.matrix_names])
+        for _ in (map if workers is None else workers.map)(lambda names: self._move_matrices(names, rate), alike):
+            pass
         self._average()
         for parameter in self.parameters.values():
             parameter.grad = None
@@ -93,20 +99,26 @@ class Optimiser:
         torch._foreach_add_(denominators, EPS)
         torch._foreach_addcdiv_(parameters, means, denominators, -rate / (1 - BETAS[0] ** self.num_steps))
 
-    def _move_matrices(self, names: list[str], rate: float) -> None:
+    def _by_shape(self, names: list[str]) -> list[list[str]]:
+        """Group matrices of one shape, the most work first."""
         by_shape: dict[tuple[int, int], list[str]] = {}
         for name in names:
             by_shape.setdefault(_matrix_shape(self.parameters[name]), []).append(name)
-        for (rows, columns), alike in by_shape.items():
-            parameters = [self.parameters[name] for name in alike]
-            gradients = [_gradient(parameter) for parameter in parameters]
-            momenta = [self.state[f"momentum.{name}"] for name in alike]
-            torch._foreach_lerp_(momenta, gradients, 1 - MUON_MOMENTUM)
-            ahead = torch._foreach_lerp(gradients, momenta, MUON_MOMENTUM)
-            moves = orthogonalise(torch.stack([move.reshape(rows, columns) for move in ahead]))
-            torch._foreach_mul_(parameters, 1 - rate * self.config.weight_decay)
-            scaled = (-rate * RMS_OF_ADAMW * max(rows, columns) ** 0.5) * moves
-            torch._foreach_add_(parameters, [move.view_as(parameter) for move, parameter in zip(scaled, parameters, strict=True)])
+        return sorted(by_shape.values(), key=lambda alike: -len(alike) * self.parameters[alike[0]].numel())
+
+    @torch.no_grad()
+    def _move_matrices(self, alike: list[str], rate: float) -> None:
+        """Move matrices of one shape."""
+        parameters = [self.parameters[name] for name in alike]
+        rows, columns = _matrix_shape(parameters[0])
+        gradients = [_gradient(parameter) for parameter in parameters]
+        momenta = [self.state[f"momentum.{name}"] for name in alike]
+        torch._foreach_lerp_(momenta, gradients, 1 - MUON_MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, MUON_MOMENTUM)
+        moves = orthogonalise(torch.stack([move.reshape(rows, columns) for move in ahead]))
+        torch._foreach_mul_(parameters, 1 - rate * self.config.weight_decay)
+        scaled = (-rate * RMS_OF_ADAMW * max(rows, columns) ** 0.5) * moves
+        torch._foreach_add_(parameters, [move.view_as(parameter) for move, parameter in zip(scaled, parameters, strict=True)])
 
     def _average(self) -> None:
         """Follow the parameters; at first, while few steps have been made, faster."""
@@ -116,23 +128,23 @@ class Optimiser:
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Return ``[n, rows, columns]`` with singular values near 1, by Newton-Schulz iteration in float32.
-
-    All iterates are polynomials of the Gram matrix times the input, so they are followed on the small square side alone.
-    """
+    """Return ``[n, rows, columns]`` with singular values near 1, by Newton-Schulz iteration in bfloat16 where that is fast."""
     a, b, c = NEWTON_SCHULZ
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.mT if is_tall else matrices).float()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    gram = x @ x.mT
-    unit = torch.eye(gram.shape[1], device=x.device)
-    product = unit.expand_as(gram)
+    if multiplies_bfloat16(x.device):
+        x = x.bfloat16()
     for _ in range(NEWTON_SCHULZ_STEPS):
-        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + a * unit
-        gram = factor @ gram @ factor
-        product = factor @ product
-    result: Tensor = product @ x
-    return (result.mT if is_tall else result).to(matrices.dtype)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    result: Tensor = x.to(matrices.dtype)
+    return result.mT if is_tall else result
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for products in bfloat16, four to ten times as fast as float32's."""
+    return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 def _gradient(parameter: Tensor) -> Tensor:

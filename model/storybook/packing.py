@@ -76,6 +76,7 @@ class Batch:
         vit_rows, vit_scenes: understanding rows of the ViT tokens, picture by picture, and the picture's scene.
         latent_scene, latent_index: for each generation row, its scene and its token in the picture.
         copy: for each generation row, the number of the noisy copy it belongs to, or -1 (clean or padding).
+        und_rows, gen_rows: the understanding and generation rows that are not padding.
         mask: what each token sees, ``[num_episodes, num_und + num_gen, num_und + num_gen]``.
     """
 
@@ -93,7 +94,20 @@ class Batch:
     latent_scene: Tensor
     latent_index: Tensor
     copy: Tensor
+    und_rows: Tensor
+    gen_rows: Tensor
     mask: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of each episode, padding included."""
+        return self.num_und + self.num_gen
+
+    def grid_rows(self) -> Tensor:
+        """Return the place of each token that is not padding, in packed order, in ``[num_episodes * num_tokens]``."""
+        und = self.und_rows + self.und_rows // self.num_und * self.num_gen
+        gen = self.gen_rows + (self.gen_rows // max(1, self.num_gen) + 1) * self.num_und
+        return torch.cat([und, gen])
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on a device."""
@@ -107,6 +121,8 @@ class Batch:
             latent_scene=self.latent_scene.to(device),
             latent_index=self.latent_index.to(device),
             copy=self.copy.to(device),
+            und_rows=self.und_rows.to(device),
+            gen_rows=self.gen_rows.to(device),
             mask=self.mask.to(device),
         )
 
@@ -186,6 +202,8 @@ class Packer:
         labels = _padded([stream.label_or_copy for stream in und], num_und, NO_LABEL).flatten()
         label_rows = (labels != NO_LABEL).nonzero()[:, 0]
         tokens = _padded([stream.token for stream in und], num_und, PADDING).flatten()
+        views = _views(und, gen, num_und, num_gen)
+        is_real = views.segment != PADDING
         positions = [_padded([stream.position for stream in streams], size, 0) for streams, size in ((und, num_und), (gen, num_gen))]
         return Batch(
             num_episodes=len(episodes),
@@ -202,7 +220,9 @@ class Packer:
             latent_scene=_padded([stream.source for stream in gen], num_gen, 0).flatten(),
             latent_index=_padded([stream.token for stream in gen], num_gen, 0).flatten(),
             copy=_padded([stream.label_or_copy for stream in gen], num_gen, PADDING).flatten(),
-            mask=_views(und, gen, num_und, num_gen).mask(),
+            und_rows=is_real[:, :num_und].flatten().nonzero()[:, 0],
+            gen_rows=is_real[:, num_und:].flatten().nonzero()[:, 0],
+            mask=views.mask(),
         )
 
 

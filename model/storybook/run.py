@@ -109,10 +109,9 @@ class Means:
         return means
 
 
-def rate_factor(step: int, num_steps: int, num_warm: int, decay_from: float) -> float:
-    """Learning-rate factor: up over ``num_warm`` steps, flat, from the share ``decay_from`` of the steps on straight down to 0."""
-    left = (num_steps - step) / (num_steps * (1.0 - decay_from))
-    return max(0.0, min(1.0, (step + 1) / num_warm, left))
+def rate_factor(step: int, num_steps: int, num_warm: int, num_decay: int) -> float:
+    """Learning-rate factor: up over ``num_warm`` steps, flat, straight down to 0 over the last ``num_decay``."""
+    return max(0.0, min(1.0, (step + 1) / num_warm, (num_steps - step) / num_decay))
 
 
 def _machine() -> str:

@@ -54,7 +54,9 @@ def main() -> None:
         case Stage.VAE:
             make_vae(directory, replace(VaeSettings(), seed=options.seed), options.steps)
         case Stage.TRANSFORMER:
-            make_transformer(directory, replace(TransformerSettings(), seed=options.seed), ModelSize(), options.steps)
+            settings = TransformerSettings(seed=options.seed)
+            settings = replace(settings, num_steps=options.steps or settings.num_steps, num_decay=options.decay or settings.num_decay)
+            make_transformer(directory, settings, ModelSize())
         case Stage.EXPORT:
             export(directory, ModelSize(), Path(options.scores) if options.scores else None)
 
@@ -70,9 +72,8 @@ def make_vae(directory: Path, settings: VaeSettings, num_steps: int | None = Non
     save_file(weights, directory / "vae" / "vae.safetensors", {"shift": repr(mean), "scale": repr(1.0 / deviation)})
 
 
-def make_transformer(directory: Path, settings: TransformerSettings, size: ModelSize, num_steps: int | None = None) -> None:
+def make_transformer(directory: Path, settings: TransformerSettings, size: ModelSize) -> None:
     """Train the transformer on the finished tokenizer and VAE, and export the model."""
-    settings = replace(settings, num_steps=num_steps or settings.num_steps)
     model, tokenizer = fresh_model(directory, size, settings.seed)
     model.to(_device())
     TransformerTraining(model, tokenizer, settings).run(Run(directory / "transformer", settings.num_steps, _command()))
@@ -132,6 +133,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stage", choices=[stage.value for stage in Stage], required=True)
     parser.add_argument("--out", required=True, help="directory of the whole training")
     parser.add_argument("--steps", type=int, help="steps of the stage in all, instead of its default")
+    parser.add_argument("--decay", type=int, help="transformer: last steps, over which the learning rate falls to 0, instead of the default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scores", help="export: JSON file of loadtests.storybook.evaluate for the model card")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")

@@ -1,12 +1,13 @@
 """The transformer's stage: ViT and both experts learn every task together, drawing first, from single things to all scenes.
 
-A step is one batch of pictures from text, with several noises for each text, and one batch of another task in turn. Gradients of both
-are added. Every step's random numbers follow from the seed and the step's number, so that a stopped run goes on as it would have.
+A step is one batch of pictures from text, with several noises for each text, and one batch of another task in turn; on a CPU each has a
+thread of its own, which waits for the other once a step. Gradients of both are added. Every step's random numbers follow from the seed and the step's number, so that a stopped run goes on as it would have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from random import Random
 
@@ -17,7 +18,7 @@ from model.bagel import Bagel
 from model.storybook.bank import Bank
 from model.storybook.episodes import Episode, PicturePart, Role, Task, make_episode, without_pictures, without_texts
 from model.storybook.losses import Losses, compute_losses
-from model.storybook.optimiser import Optimiser, OptimiserConfig
+from model.storybook.optimiser import Optimiser, OptimiserConfig, multiplies_bfloat16
 from model.storybook.packing import Geometry, Packer
 from model.storybook.probes import Prober
 from model.storybook.run import Means, Run, rate_factor
@@ -25,13 +26,12 @@ from model.tokenizer import Tokenizer
 
 SQUARE = Geometry(latent_grid=(2, 2), vit_grid=(4, 4))
 WIDE = Geometry(latent_grid=(2, 3), vit_grid=(4, 6))
+NUM_BATCHES = 2
+"""Batches of a step."""
 WIDE_SHARE = 0.15
 """Share of the batches in the wide format."""
-EASY_UNTIL = 0.06
-"""Share of the training in which only single things are drawn, and nothing else is learnt."""
 DROP_TEXTS, DROP_PICTURES = 0.06, 0.04
 """Shares of edits and stories shown without any text, or without the pictures, for guidance (spec 8.4, 6.3)."""
-DECAY_FROM = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Share:
 SHARES = (
     Share(Task.EDIT, weight=4, num_episodes=20, num_copies=4),
     Share(Task.ASK, weight=4, num_episodes=32, num_copies=1),
-    Share(Task.STORY, weight=4, num_episodes=5, num_copies=4),
+    Share(Task.STORY, weight=4, num_episodes=4, num_copies=4),
     Share(Task.CHAT, weight=2, num_episodes=14, num_copies=4),
     Share(Task.THINK, weight=1, num_episodes=12, num_copies=4),
     Share(Task.TALK, weight=1, num_episodes=32, num_copies=1),
@@ -56,10 +56,15 @@ SHARES = (
 
 @dataclass(frozen=True, slots=True)
 class TransformerSettings:
-    """How the transformer is trained. ``batch_size`` texts a step, ``num_copies`` noises for each."""
+    """How the transformer is trained: ``batch_size`` texts a step, ``num_copies`` noises for each.
 
-    num_steps: int = 6000
-    batch_size: int = 24
+    In the first ``num_easy`` steps only single things are drawn. The learning rate is constant but for the last ``num_decay`` steps, so a run may be resumed with another number of steps.
+    """
+
+    num_steps: int = 12_000
+    num_decay: int = 4000
+    num_easy: int = 300
+    batch_size: int = 32
     num_copies: int = 8
     words_weight: float = 0.3
     num_warm: int = 50
@@ -80,6 +85,7 @@ class TransformerTraining:
         model.vae.requires_grad_(False)
         learnt = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.optimiser = Optimiser(learnt, _matrix_names(learnt), settings.optimiser)
+        self._workers = ThreadPoolExecutor(1 if model.device.type == "cuda" else NUM_BATCHES, initializer=torch.set_num_threads, initargs=(1,))
 
     def run(self, run: Run) -> None:
         """Train from the run's checkpoint to the last step, and leave the averaged weights in the model."""
@@ -97,26 +103,35 @@ class TransformerTraining:
         """Make one step and return its losses by name."""
         number, settings = self.optimiser.num_steps, self._settings
         rng = Random(f"{settings.seed} transformer {number}")
-        torch.manual_seed(rng.getrandbits(60))
-        is_easy = number < EASY_UNTIL * settings.num_steps
-        first = Share(Task.DRAW_EASY if is_easy else Task.DRAW, 1, settings.batch_size, settings.num_copies)
-        figures = self._accumulate(first, rng)
-        if not is_easy:
-            figures |= self._accumulate(rng.choices(SHARES, [share.weight for share in SHARES])[0], rng)
-        norm = self.optimiser.step(rate_factor(number, settings.num_steps, settings.num_warm, DECAY_FROM))
-        return figures | {"gradient": norm}
+        is_easy = number < settings.num_easy
+        draw = Share(Task.DRAW_EASY if is_easy else Task.DRAW, 1, settings.batch_size, settings.num_copies)
+        other = draw if is_easy else rng.choices(SHARES, [share.weight for share in SHARES])[0]
+        seeds = (rng.getrandbits(60), rng.getrandbits(60))
+        figures: dict[str, float] = {}
+        for batch_figures, gradients in self._workers.map(self._gradients, (draw, other), seeds):
+            figures |= batch_figures
+            self._add(gradients)
+        rate = rate_factor(number, settings.num_steps, settings.num_warm, settings.num_decay)
+        return figures | {"gradient": self.optimiser.step(rate, self._workers)}
 
-    def _accumulate(self, share: Share, rng: Random) -> dict[str, float]:
-        """Add the gradients of one batch of a task."""
+    def _add(self, gradients: tuple[Tensor | None, ...]) -> None:
+        for parameter, gradient in zip(self.optimiser.parameters.values(), gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+    def _gradients(self, share: Share, seed: int) -> tuple[dict[str, float], tuple[Tensor | None, ...]]:
+        """Return the losses and gradients of one batch of a task. Called by several threads: changes nothing but the bank."""
+        rng, device = Random(seed), self._model.device
+        generator = torch.Generator(device).manual_seed(seed)
         wide = rng.random() < WIDE_SHARE
         geometry = WIDE if wide else SQUARE
         number = max(1, share.num_episodes * SQUARE.num_latents // geometry.num_latents)
         episodes = [_thinned(make_episode(share.task, rng, wide), share.task, rng) for _ in range(number)]
-        batch = Packer(self._tokenizer, geometry, share.num_copies).pack(episodes, rng).to(self._model.device)
-        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._model.device.type == "cuda"):
-            losses = compute_losses(self._model, self._bank, batch, geometry)
-        losses.total(self._settings.words_weight).backward()
-        return _figures(share.task, losses)
+        batch = Packer(self._tokenizer, geometry, share.num_copies).pack(episodes, rng).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bfloat16(device), cache_enabled=False):
+            losses = compute_losses(self._model, self._bank, batch, geometry, generator)
+        total = losses.total(self._settings.words_weight)
+        return _figures(share.task, losses), torch.autograd.grad(total, list(self.optimiser.parameters.values()), allow_unused=True)
 
     def probe(self) -> dict[str, float]:
         """Judge the averaged weights on held-out scenes, then put the trained ones back."""

@@ -36,6 +36,8 @@ ANY_COLOUR_SHARE = 0.4
 """Share of the pictures whose things have any colours: so that the VAE learns outlines and colours apart, not a list of known things."""
 AVOIDED_DISTANCE = 90.0
 """RGB distance that such a colour keeps from the one held out for the thing's shape."""
+DECAY_SHARE = 0.6
+"""Share of the training, at its end, over which the learning rate falls."""
 THING_WEIGHT = 3.0
 """Weight of a thing's pixels, background pixels weighing 1."""
 
@@ -67,7 +69,7 @@ def train_vae(vae: Vae, run: Run, settings: VaeSettings, device: torch.device) -
         loss, figures = _loss(vae, pixels, weight, divergence_weight)
         loss.backward()
         means.add(figures)
-        optimiser.step(rate_factor(step, settings.num_steps, num_warm=20, decay_from=0.4))
+        optimiser.step(rate_factor(step, settings.num_steps, num_warm=20, num_decay=round(DECAY_SHARE * settings.num_steps)))
         if (step + 1) % settings.report_every == 0 or step + 1 == settings.num_steps:
             run.report(step + 1, means.take() | _judged(vae, optimiser, settings.num_probes))
             run.save(optimiser)
