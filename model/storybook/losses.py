@@ -65,7 +65,10 @@ def compute_losses(model: Bagel, bank: Bank, batch: Batch, geometry: Geometry, g
 def hidden_states(
     model: Bagel, bank: Bank, batch: Batch, geometry: Geometry, noised: Noised | None, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Embed every token and run the layers; hidden states in packed order, zeros for padding. Without ``generator`` pictures are read clean."""
+    """Embed every token and run the layers; hidden states in packed order, zeros for padding.
+
+    Without ``generator`` pictures are read clean.
+    """
     embedded = model.embed_text(batch.ids)
     if batch.vit_scenes:
         embedded = embedded.index_copy(0, batch.vit_rows, _embed_pictures(model, bank, batch, geometry, generator).to(embedded.dtype))

@@ -133,7 +133,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stage", choices=[stage.value for stage in Stage], required=True)
     parser.add_argument("--out", required=True, help="directory of the whole training")
     parser.add_argument("--steps", type=int, help="steps of the stage in all, instead of its default")
-    parser.add_argument("--decay", type=int, help="transformer: last steps, over which the learning rate falls to 0, instead of the default")
+    parser.add_argument(
+        "--decay", type=int, help="transformer: last steps, over which the learning rate falls to 0, instead of the default"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scores", help="export: JSON file of loadtests.storybook.evaluate for the model card")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")

@@ -1,7 +1,8 @@
 """The transformer's stage: ViT and both experts learn every task together, drawing first, from single things to all scenes.
 
 A step is one batch of pictures from text, with several noises for each text, and one batch of another task in turn; on a CPU each has a
-thread of its own, which waits for the other once a step. Gradients of both are added. Every step's random numbers follow from the seed and the step's number, so that a stopped run goes on as it would have.
+thread of its own, which waits for the other once a step. Gradients of both are added. Every step's random numbers follow from the seed
+and the step's number, so that a stopped run goes on as it would have.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ SHARES = (
 class TransformerSettings:
     """How the transformer is trained: ``batch_size`` texts a step, ``num_copies`` noises for each.
 
-    In the first ``num_easy`` steps only single things are drawn. The learning rate is constant but for the last ``num_decay`` steps, so a run may be resumed with another number of steps.
+    In the first ``num_easy`` steps only single things are drawn. The learning rate is constant but for the last ``num_decay`` steps, so
+    that a run may be resumed with another number of steps.
     """
 
     num_steps: int = 12_000
@@ -85,7 +87,8 @@ class TransformerTraining:
         model.vae.requires_grad_(False)
         learnt = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.optimiser = Optimiser(learnt, _matrix_names(learnt), settings.optimiser)
-        self._workers = ThreadPoolExecutor(1 if model.device.type == "cuda" else NUM_BATCHES, initializer=torch.set_num_threads, initargs=(1,))
+        num_workers = 1 if model.device.type == "cuda" else NUM_BATCHES
+        self._workers = ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,))
 
     def run(self, run: Run) -> None:
         """Train from the run's checkpoint to the last step, and leave the averaged weights in the model."""
