@@ -116,5 +116,5 @@ def rate_factor(step: int, num_steps: int, num_warm: int, num_decay: int) -> flo
 
 def _machine() -> str:
     """Name what the training ran on."""
-    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
-    return f"{platform.machine()} {platform.system()}, torch {torch.__version__}, {accelerator}"
+    processor = f"{torch.get_num_threads()} cores of {torch.cpu.get_capabilities().get('cpu_name', platform.machine())}"
+    return f"{torch.cuda.get_device_name() if torch.cuda.is_available() else processor}, torch {torch.__version__}"

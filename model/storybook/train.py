@@ -1,5 +1,7 @@
 """Train storybook, stage by stage: ``python -m model.storybook.train --stage tokenizer|vae|transformer|export --out DIR``.
 
+To train a finished model further: ``--stage transformer --out NEW_DIR --from MODEL_DIR``, with a fresh optimiser.
+
 The same command runs on a CPU and on a GPU, and goes on from the last checkpoint in DIR if it was stopped. See `model.storybook.run`
 for the files of a stage; ``--stage export`` writes the finished model directory DIR/model from what the other stages left.
 """
@@ -10,6 +12,7 @@ import argparse
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -17,6 +20,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from model.bagel import Bagel
 from model.profile import FamilyProfile
@@ -28,7 +32,7 @@ from model.storybook.transformer_training import TransformerSettings, Transforme
 from model.storybook.vae_training import VaeSettings, latent_statistics, train_vae, vae_config
 from model.tokenizer import Tokenizer
 from model.vae import Vae
-from model.weights import save_bagel
+from model.weights import load_bagel, save_bagel
 
 
 class Stage(Enum):
@@ -38,6 +42,8 @@ class Stage(Enum):
     EXPORT = "export"
 
 
+START = "start.safetensors"
+"""Weights that the transformer starts from, if it does not start afresh."""
 STATISTICS_SCENES = 512
 """Scenes whose latents fix the VAE's shift and scale."""
 
@@ -56,6 +62,8 @@ def main() -> None:
         case Stage.TRANSFORMER:
             settings = TransformerSettings(seed=options.seed)
             settings = replace(settings, num_steps=options.steps or settings.num_steps, num_decay=options.decay or settings.num_decay)
+            if options.start:
+                unpack_model(Path(options.start), directory)
             make_transformer(directory, settings, ModelSize())
         case Stage.EXPORT:
             export(directory, ModelSize(), Path(options.scores) if options.scores else None)
@@ -66,7 +74,7 @@ def make_vae(directory: Path, settings: VaeSettings, num_steps: int | None = Non
     settings = replace(settings, num_steps=num_steps or settings.num_steps)
     device = _device()
     vae = Vae(vae_config())
-    train_vae(vae, Run(directory / "vae", settings.num_steps, _command()), settings, device)
+    train_vae(vae, Run(directory / "vae", settings.num_steps, _command(directory)), settings, device)
     mean, deviation = latent_statistics(vae, settings.seed, STATISTICS_SCENES, device)
     weights = {name: values.detach().cpu().contiguous() for name, values in vae.state_dict().items()}
     save_file(weights, directory / "vae" / "vae.safetensors", {"shift": repr(mean), "scale": repr(1.0 / deviation)})
@@ -75,8 +83,11 @@ def make_vae(directory: Path, settings: VaeSettings, num_steps: int | None = Non
 def make_transformer(directory: Path, settings: TransformerSettings, size: ModelSize) -> None:
     """Train the transformer on the finished tokenizer and VAE, and export the model."""
     model, tokenizer = fresh_model(directory, size, settings.seed)
+    if (directory / START).exists():
+        _fill(model, load_file(directory / START))
+        settings = replace(settings, num_easy=0)
     model.to(_device())
-    TransformerTraining(model, tokenizer, settings).run(Run(directory / "transformer", settings.num_steps, _command()))
+    TransformerTraining(model, tokenizer, settings).run(Run(directory / "transformer", settings.num_steps, _command(directory)))
     _write_model(model, directory, None)
 
 
@@ -84,11 +95,29 @@ def export(directory: Path, size: ModelSize, scores: Path | None = None) -> None
     """Write ``model/`` from the transformer's last checkpoint: the running average of the weights, and the model card."""
     model, _ = fresh_model(directory, size, seed=0)
     saved = load_file(directory / "transformer" / "checkpoint.safetensors")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if f"average.{name}" in saved:
-                parameter.copy_(saved[f"average.{name}"])
+    _fill(model, {name.removeprefix("average."): values for name, values in saved.items() if name.startswith("average.")})
     _write_model(model, directory, scores)
+
+
+def unpack_model(source: Path, directory: Path) -> None:
+    """Lay a finished model out as the stages would have left it: tokenizer, VAE, and the weights to start the transformer from."""
+    model = load_bagel(source)
+    vae = {name.removeprefix("vae."): values for name, values in model.state_dict().items() if name.startswith("vae.")}
+    others = {name: values for name, values in model.state_dict().items() if not name.startswith("vae.")}
+    for name in ("tokenizer", "vae", "transformer"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    for path in source.glob("*token*.json"):
+        shutil.copy(path, directory / "tokenizer")
+    statistics = {"shift": repr(model.config.vae.shift_factor), "scale": repr(model.config.vae.scale_factor)}
+    save_file(vae, directory / "vae" / "vae.safetensors", statistics)
+    save_file(others, directory / START)
+
+
+@torch.no_grad()
+def _fill(model: Bagel, weights: Mapping[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, values in weights.items():
+        parameters[name].copy_(values)
 
 
 def fresh_model(directory: Path, size: ModelSize, seed: int) -> tuple[Bagel, Tokenizer]:
@@ -107,11 +136,10 @@ def fresh_model(directory: Path, size: ModelSize, seed: int) -> tuple[Bagel, Tok
 
 
 def _write_model(model: Bagel, directory: Path, scores: Path | None) -> None:
-    """Write the model directory: the VAE in float32, the rest in bfloat16, tokenizer, profile, card and plots."""
-    vae = {name: values.detach().clone() for name, values in model.vae.named_parameters()}
+    """Write the model directory: the VAE in float16, the rest in bfloat16, tokenizer, profile, card and plots."""
+    vae = {name: values.detach().half() for name, values in model.vae.named_parameters()}
     half = model.to("cpu", torch.bfloat16)
-    with torch.no_grad():
-        half.vae.float().load_state_dict(vae)
+    half.vae.half().load_state_dict(vae)
     save_bagel(half, directory / "model")
     shutil.copytree(directory / "tokenizer", directory / "model", dirs_exist_ok=True)
     stages = [stage for stage in ("vae", "transformer") if (directory / stage / "log.jsonl").exists()]
@@ -124,8 +152,10 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _command() -> str:
-    return f"python -m model.storybook.train {shlex.join(sys.argv[1:])}"
+def _command(directory: Path) -> str:
+    """Name the command for the record, without the place of the directory."""
+    given = ["DIR" if word == str(directory) else word for word in sys.argv[1:]]
+    return f"python -m model.storybook.train {shlex.join(given)}"
 
 
 def _options() -> argparse.Namespace:
@@ -137,6 +167,7 @@ def _options() -> argparse.Namespace:
         "--decay", type=int, help="transformer: last steps, over which the learning rate falls to 0, instead of the default"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--from", dest="start", help="transformer: model directory to start from")
     parser.add_argument("--scores", help="export: JSON file of loadtests.storybook.evaluate for the model card")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     return parser.parse_args()

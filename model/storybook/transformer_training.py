@@ -1,8 +1,8 @@
 """The transformer's stage: ViT and both experts learn every task together, drawing first, from single things to all scenes.
 
-A step is one batch of pictures from text, with several noises for each text, and one batch of another task in turn; on a CPU each has a
-thread of its own, which waits for the other once a step. Gradients of both are added. Every step's random numbers follow from the seed
-and the step's number, so that a stopped run goes on as it would have.
+A step is one batch of pictures from text, with several noises for each text, or of questions about pictures, in turn, and one batch of
+another task; on a CPU each has a thread of its own, which waits for the other once a step. Gradients of both are added. Every step's
+random numbers follow from the seed and the step's number, so that a stopped run goes on as it would have.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ class Share:
     num_copies: int
 
 
+ASK = Share(Task.ASK, weight=1, num_episodes=32, num_copies=1)
 SHARES = (
-    Share(Task.EDIT, weight=4, num_episodes=20, num_copies=4),
-    Share(Task.ASK, weight=4, num_episodes=32, num_copies=1),
+    ASK,
+    Share(Task.EDIT, weight=5, num_episodes=20, num_copies=4),
     Share(Task.STORY, weight=4, num_episodes=4, num_copies=4),
     Share(Task.CHAT, weight=2, num_episodes=14, num_copies=4),
     Share(Task.THINK, weight=1, num_episodes=12, num_copies=4),
@@ -68,7 +69,7 @@ class TransformerSettings:
     num_easy: int = 300
     batch_size: int = 32
     num_copies: int = 8
-    words_weight: float = 0.3
+    words_weight: float = 1.0
     num_warm: int = 50
     report_every: int = 250
     num_probes: int = 24
@@ -108,10 +109,11 @@ class TransformerTraining:
         rng = Random(f"{settings.seed} transformer {number}")
         is_easy = number < settings.num_easy
         draw = Share(Task.DRAW_EASY if is_easy else Task.DRAW, 1, settings.batch_size, settings.num_copies)
-        other = draw if is_easy else rng.choices(SHARES, [share.weight for share in SHARES])[0]
+        first = draw if is_easy or number % 2 == 0 else ASK
+        second = draw if is_easy else rng.choices(SHARES, [share.weight for share in SHARES])[0]
         seeds = (rng.getrandbits(60), rng.getrandbits(60))
         figures: dict[str, float] = {}
-        for batch_figures, gradients in self._workers.map(self._gradients, (draw, other), seeds):
+        for batch_figures, gradients in self._workers.map(self._gradients, (first, second), seeds):
             figures |= batch_figures
             self._add(gradients)
         rate = rate_factor(number, settings.num_steps, settings.num_warm, settings.num_decay)
