@@ -14,6 +14,9 @@ from PIL import Image
 Pixels = npt.NDArray[np.uint8]
 Json = dict[str, object]
 
+MAX_PANELS = 6
+"""Pictures that an answer may hold where the model decides."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -44,7 +47,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Asks a server for its ``model``. ``image_options`` is the ``image`` field of every request, without size and seed."""
+    """Asks a server for its ``model``. ``image_options`` is the ``image`` field of every request, without size, number and seed."""
 
     http: httpx.AsyncClient
     model: str
@@ -80,7 +83,8 @@ class Client:
         if question.modalities is not None:
             body["modalities"] = list(question.modalities)
         if question.modalities is None or "image" in question.modalities:
-            body["image"] = {"seed": question.seed, **self.image_options}
+            max_images = MAX_PANELS if question.modalities is None else 1
+            body["image"] = {"seed": question.seed, "max_images": max_images, **self.image_options}
         if question.thinks:
             body["think"] = True
         return body

@@ -135,7 +135,7 @@ def image_options(options: argparse.Namespace) -> Json:
         "image_scale": options.image_scale,
         "shift": options.shift,
     }
-    return {"max_images": 6, **{name: value for name, value in given.items() if value is not None}}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def parse_options() -> argparse.Namespace:
