@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import socket
-import subprocess
 import sys
 import tempfile
 import uuid
@@ -19,6 +18,7 @@ from pathlib import Path
 import msgspec
 from starlette.types import ASGIApp
 
+from model.shipped import STORYBOOK
 from server.access.fetch import FetchRules, PictureFetcher
 from server.access.keys import BadKeys, KeyRing
 from server.api.app import build_app
@@ -40,7 +40,7 @@ from server.logs import configure_logs
 from server.metrics import Metrics
 from server.serving.accepting import Acceptance, Grace
 from server.serving.engine_client import EngineClient, EnginePhase, RestartPolicy
-from server.serving.engine_launch import Launch, command_line, subprocess_launcher
+from server.serving.engine_launch import Launch, subprocess_launcher
 from server.serving.generation import GenerationService
 from server.serving.notes import Notes
 from server.serving.picture_files import PictureLimits
@@ -58,9 +58,6 @@ from server.streams.hub import StreamHub
 ENGINE_STOP_S = 10.0
 """How long the engine may take over its last step before it is ended by force."""
 
-RANDOM_MODEL_NAME = "plait"
-"""What clients call the model that is served when none is given."""
-
 
 class EngineCannotStart(Exception):
     """The engine gave up; the message is for the operator."""
@@ -74,7 +71,7 @@ def serve(settings: Settings) -> None:
         EngineCannotStart: the engine gave up.
     """
     with tempfile.TemporaryDirectory(prefix="plait-") as directory:
-        path = settings.model or _random_model(Path(directory) / RANDOM_MODEL_NAME)
+        path = settings.model or STORYBOOK
         name = settings.model_name or path.resolve().name
         model = ServedModel.from_directory(path, name, settings.family)
         with _listener(settings.host, settings.port) as listener, _metrics_listener(settings) as metrics_listener:
@@ -234,17 +231,6 @@ def _engine_options(settings: Settings, path: Path) -> str:
 
 def _logging_arguments(settings: Settings) -> list[str]:
     return ["--log-level", settings.log_level, "--log-format", settings.log_format.value]
-
-
-def _random_model(directory: Path) -> Path:
-    """Make a model to serve when none is given, and say so."""
-    print(
-        "plait: NO MODEL GIVEN. Serving a small RANDOM model: its words and pictures are noise.\n"
-        "plait: serve a real one with  plait serve --model DIR",
-        file=sys.stderr,
-    )
-    subprocess.run(command_line(["random-model", str(directory)]), check=True)
-    return directory
 
 
 def version() -> str:

@@ -32,9 +32,7 @@ async def sweep(url: str, number: int, concurrency: int) -> list[Curve]:
         for name, mode, image_scale in cases:
             points = []
             for text_scale in TEXT_SCALES:
-                client = await Client.of_server(
-                    http, {"guidance": mode, "text_scale": text_scale, "image_scale": image_scale}
-                )
+                client = await Client.of_server(http, {"guidance": mode, "text_scale": text_scale, "image_scale": image_scale})
                 score = await score_row(rows[name], client, number, concurrency, seed=1)
                 points.append((text_scale, score.passed["right"] / score.num_items))
             curves.append(Curve(f"{name} {mode} image {image_scale:g}", points))

@@ -20,7 +20,7 @@ plait COMMAND --help teaches each of them by example.
 """
 
 NAMES = ("serve", "key")
-"""What a person types. The front starts ``engine`` and ``random-model`` by itself."""
+"""What a person types. The front starts ``engine`` by itself."""
 
 
 def run(arguments: list[str]) -> int:

@@ -14,7 +14,7 @@ LESSON = """\
 Serve a model over HTTP, as OpenAI's chat completions with pictures.
 
 examples:
-  plait serve                                  a small random model: shows that everything works, draws noise
+  plait serve                                  storybook, the small model that comes with Plait
   plait serve --model ./BAGEL-7B-MoT           a checkpoint directory (ema.safetensors, ae.safetensors, *.json)
   plait serve --model DIR --family interleaved --port 9000
   PLAIT_MODEL=DIR PLAIT_LOG_FORMAT=json plait serve

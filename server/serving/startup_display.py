@@ -14,12 +14,12 @@ PERCENT_PER_LINE = 20
 
 
 def curl_line(url: str, model_name: str) -> str:
-    """Return a command that asks the server for words and one picture."""
+    """Return a command that asks the server for words and pictures."""
     body = {
         "model": model_name,
         "modalities": ["text", "image"],
         "stream": True,
-        "messages": [{"role": "user", "content": "Tell me of a red circle, and draw it."}],
+        "messages": [{"role": "user", "content": "Tell a story about a small red star."}],
     }
     return f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
 

@@ -1,10 +1,11 @@
-"""One real server for the whole directory: `plait serve` as a process, the real engine, the golden checkpoint."""
+"""Real servers: `plait serve` as a process with the real engine, on the golden checkpoint, and on the model it comes with."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -17,9 +18,23 @@ CHECKPOINT = Path(__file__).parents[1] / "golden" / "tiny_a"
 
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
-    """Serve the golden checkpoint on a free port; the address is read from what the server prints."""
-    arguments = ["serve", "--model", str(CHECKPOINT), "--port", "0", "--num-threads", "1", "--num-pages", "4000"]
-    with subprocess.Popen(command_line(arguments), stderr=subprocess.PIPE, text=True) as process:
+    """Serve the golden checkpoint."""
+    with serving("--model", str(CHECKPOINT)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def storybook_url() -> Iterator[str]:
+    """Serve what is served when nothing is asked for."""
+    with serving() as url:
+        yield url
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[str]:
+    """Serve on a free port; the address is read from what the server prints."""
+    command = command_line(["serve", "--port", "0", "--num-threads", "1", "--num-pages", "4000", *arguments])
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
             yield _address(process.stderr)
