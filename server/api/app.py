@@ -15,6 +15,7 @@ from server.access.keys import KeyRing
 from server.api.errors import error_response
 from server.api.gate import Gate
 from server.api.middleware import Edge
+from server.api.openapi import complete_document
 from server.api.request_body import BodyBounds
 from server.errors import InvalidRequest, MethodNotAllowed, PlaitError, RouteNotFound
 from server.metrics import Metrics
@@ -33,6 +34,7 @@ def build_app(routers: Sequence[APIRouter], metrics: Metrics, version: str, max_
     )
     for router in routers:
         app.include_router(router)
+    complete_document(app.openapi())
     refusals = _Refusals(metrics)
     app.add_exception_handler(PlaitError, refusals.answer)
     app.add_exception_handler(HTTPException, refusals.answer)
@@ -48,7 +50,11 @@ class _Refusals:
     async def answer(self, request: Request, error: Exception) -> Response:
         refused = error if isinstance(error, PlaitError) else _as_plait_error(error)
         self.metrics.observe_rejection(refused)
-        return error_response(refused)
+        response = error_response(refused)
+        if isinstance(error, HTTPException):
+            # The router's own headers: which methods an address does take.
+            response.headers.update(error.headers or {})
+        return response
 
 
 def _as_plait_error(error: Exception) -> PlaitError:

@@ -9,7 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.arrivals import Doorway, json_body
+from server.api.chat_answers import ChatCompletionOut, ChunkOut
+from server.api.chat_schemas import ChatRequest
 from server.api.chat_surface import ChatSurface
+from server.api.openapi import Operation, operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,8 @@ class ChatRoutes:
     def router(self) -> APIRouter:
         """Return the routes."""
         router = APIRouter()
-        router.add_api_route("/v1/chat/completions", self.complete, methods=["POST"], response_class=Response)
+        described = operation(Operation(ChatRequest, ChatCompletionOut, ChunkOut, model_name=self.surface.model_name))
+        router.add_api_route("/v1/chat/completions", self.complete, methods=["POST"], response_class=Response, openapi_extra=described)
         return router
 
     async def complete(self, request: Request) -> Response:

@@ -107,6 +107,7 @@ class MessageOut(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: None = None
+    annotations: list[str] = Field(default_factory=list, max_length=0)
     images: list[ImageOut]
     content_parts: list[PartOut]
     reasoning_content: IfSaid[str] = None

@@ -9,8 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.arrivals import Doorway, json_body, media_type
+from server.api.image_answers import PictureEventOut, PicturesOut
 from server.api.image_forms import json_of_form
+from server.api.image_schemas import EditRequest, GenerationRequest
 from server.api.image_surfaces import ImageSurface
+from server.api.openapi import Operation, operation
 from server.errors import UnsupportedMediaType
 
 
@@ -25,8 +28,10 @@ class ImageRoutes:
     def router(self) -> APIRouter:
         """Return the routes."""
         router = APIRouter()
-        router.add_api_route("/v1/images/generations", self.generate, methods=["POST"], response_class=Response)
-        router.add_api_route("/v1/images/edits", self.edit, methods=["POST"], response_class=Response)
+        drawn = operation(Operation(GenerationRequest, PicturesOut, PictureEventOut))
+        edited = operation(Operation(EditRequest, PicturesOut, PictureEventOut, content_types=("application/json", "multipart/form-data")))
+        router.add_api_route("/v1/images/generations", self.generate, methods=["POST"], response_class=Response, openapi_extra=drawn)
+        router.add_api_route("/v1/images/edits", self.edit, methods=["POST"], response_class=Response, openapi_extra=edited)
         return router
 
     async def generate(self, request: Request) -> Response:

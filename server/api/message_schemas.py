@@ -104,7 +104,7 @@ class PromptMessage(WireObject):
 
 
 class AssistantMessage(WireObject):
-    """What the model said earlier. ``reasoning_content`` is accepted because answers have it; a plan is not part of the history."""
+    """What the model said earlier. A plan in ``reasoning_content`` is accepted because answers have it, and is not part of the history."""
 
     role: Literal["assistant"]
     content: Content | None = None
@@ -112,12 +112,12 @@ class AssistantMessage(WireObject):
     content_parts: Parts | None = None
     reasoning_content: Text | None = None
     tool_calls: Annotated[list[PastCall], Field(max_length=MAX_TOOLS)] | None = None
+    annotations: Annotated[list[str], Field(max_length=0)] | None = None
 
     REFUSED: ClassVar[dict[str, str]] = {
         "name": "the model has no place for names; put it into the text",
         "refusal": "this server makes no refusals; put the text into content",
         "audio": "this server has no audio",
-        "annotations": "this server makes no annotations",
         "function_call": "send it as tool_calls",
         "parsed": "send the text as content",
     }

@@ -16,6 +16,8 @@ from server.api.bad_requests import fitted, read_body
 from server.api.disconnects import CLIENT_GONE
 from server.api.event_stream import EventStream
 from server.api.gate import tenant_of
+from server.api.openapi import Operation, operation
+from server.api.response_answers import EventOut, ResponseOut
 from server.api.response_listing import ItemListOut, ListedInput, ListQuery
 from server.api.response_records import Records
 from server.api.response_schemas import ResponseRequest
@@ -46,10 +48,14 @@ class ResponseRoutes:
         """Return the routes."""
         router = APIRouter()
         one = "/v1/responses/{response_id}"
-        router.add_api_route("/v1/responses", self.create, methods=["POST"], response_class=Response)
-        router.add_api_route(one, self.retrieve, methods=["GET"], response_class=Response)
+        begun = operation(Operation(ResponseRequest, ResponseOut, EventOut))
+        read = operation(Operation(answer=ResponseOut, event=EventOut))
+        router.add_api_route("/v1/responses", self.create, methods=["POST"], response_class=Response, openapi_extra=begun)
+        router.add_api_route(one, self.retrieve, methods=["GET"], response_class=Response, openapi_extra=read)
         router.add_api_route(one, self.delete, methods=["DELETE"])
-        router.add_api_route(f"{one}/cancel", self.cancel, methods=["POST"], response_class=Response)
+        router.add_api_route(
+            f"{one}/cancel", self.cancel, methods=["POST"], response_class=Response, openapi_extra=operation(Operation(answer=ResponseOut))
+        )
         router.add_api_route(f"{one}/input_items", self.input_items, methods=["GET"])
         return router
 

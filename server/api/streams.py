@@ -10,8 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.arrivals import stream_headers
+from server.api.chat_answers import ChunkOut
 from server.api.event_stream import EventStream
 from server.api.gate import tenant_of
+from server.api.openapi import Operation, operation
 from server.errors import InvalidValue
 from server.serving.accepting import Acceptance
 
@@ -34,7 +36,13 @@ class StreamRoutes:
     def router(self) -> APIRouter:
         """Return the routes."""
         router = APIRouter()
-        router.add_api_route("/v1/streams/{stream_id}", self.resume, methods=["GET"], response_class=Response)
+        router.add_api_route(
+            "/v1/streams/{stream_id}",
+            self.resume,
+            methods=["GET"],
+            response_class=Response,
+            openapi_extra=operation(Operation(event=ChunkOut)),
+        )
         router.add_api_route("/v1/streams/{stream_id}", self.cancel, methods=["DELETE"])
         return router
 

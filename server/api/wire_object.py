@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 UNKNOWN = "unknown_parameter"
 UNSUPPORTED = "unsupported_parameter"
@@ -49,6 +50,17 @@ class WireObject(BaseModel):
         return {name: given for name, given in value.items() if given is not None}
 
     @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Say that null counts as absent: it may stand for every field that need not be there."""
+        schema = handler(core_schema)
+        own = handler.resolve_ref_schema(schema)
+        required = own.get("required", [])
+        for name, field in own.get("properties", {}).items():
+            if name not in required:
+                own["properties"][name] = _nullable(field)
+        return schema
+
+    @classmethod
     def known_names(cls) -> list[str]:
         """Return the fields as clients spell them."""
         return [field.alias or name for name, field in cls.model_fields.items()]
@@ -58,6 +70,13 @@ class WireObject(BaseModel):
         if name in cls.SYNONYMS:
             return cls.SYNONYMS[name]
         return next(iter(difflib.get_close_matches(name[:MAX_NAME_CHARS], cls.known_names(), n=1)), None)
+
+
+def _nullable(field: JsonSchemaValue) -> JsonSchemaValue:
+    if any(choice == {"type": "null"} for choice in field.get("anyOf", [])):
+        return field
+    said: JsonSchemaValue = {key: field[key] for key in ("default", "title", "description") if key in field}
+    return {**said, "anyOf": [{key: value for key, value in field.items() if key not in said}, {"type": "null"}]}
 
 
 def unknown(name: str, nearest: str | None) -> PydanticCustomError:
