@@ -39,6 +39,7 @@ ERRORS: Mapping[int, str] = {
     401: "A key is needed.",
     404: "There is no such model or address.",
     408: "The body did not arrive in time.",
+    409: "The idempotency key is in use for another body, or was in a request that still runs.",
     413: "The body has more bytes than the server takes in.",
     415: "The body is not said to be of a type that is read here.",
     429: "This key's share is used up; `retry-after` says when to come back.",
@@ -47,7 +48,7 @@ ERRORS: Mapping[int, str] = {
     504: "The deadline of the request has passed.",
 }
 ERRORS_OF_ALL = (401, 429, 500)
-ERRORS_OF_BODIES = (400, 404, 408, 413, 415, 503, 504)
+ERRORS_OF_BODIES = (400, 404, 408, 409, 413, 415, 503, 504)
 
 HEADERS: Json = {
     "x-request-id": {"description": "Names this request in the server's log.", "schema": {"type": "string"}},
