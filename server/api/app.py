@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from server.access.keys import KeyRing
@@ -35,7 +36,7 @@ def build_app(routers: Sequence[APIRouter], metrics: Metrics, version: str, max_
     for router in routers:
         app.include_router(router)
     complete_document(app.openapi())
-    refusals = _Refusals(metrics)
+    refusals = _Refusals(metrics, [route for router in routers for route in router.routes if isinstance(route, Route)])
     app.add_exception_handler(PlaitError, refusals.answer)
     app.add_exception_handler(HTTPException, refusals.answer)
     return Edge(Gate(app, keys), metrics, BodyBounds(max_body_bytes))
@@ -46,15 +47,19 @@ class _Refusals:
     """Answers and counts what is refused."""
 
     metrics: Metrics
+    routes: Sequence[Route]
 
     async def answer(self, request: Request, error: Exception) -> Response:
         refused = error if isinstance(error, PlaitError) else _as_plait_error(error)
         self.metrics.observe_rejection(refused)
         response = error_response(refused)
-        if isinstance(error, HTTPException):
-            # The router's own headers: which methods an address does take.
-            response.headers.update(error.headers or {})
+        if isinstance(refused, MethodNotAllowed):
+            response.headers["allow"] = ", ".join(self._methods_of(request.url.path))
         return response
+
+    def _methods_of(self, path: str) -> list[str]:
+        """Return the methods that an address takes: each may be a route of its own, where the router names those of one."""
+        return sorted({method for route in self.routes if route.path_regex.match(path) for method in route.methods or ()})
 
 
 def _as_plait_error(error: Exception) -> PlaitError:

@@ -212,6 +212,15 @@ def test_a_body_that_is_not_said_to_be_json_is_refused(front: RunningFront) -> N
     assert response.status_code == 415 and error_of(response)["code"] == "unsupported_media_type"
 
 
+def test_a_wrong_method_is_told_which_methods_there_are(front: RunningFront) -> None:
+    with front.http() as http:
+        for path, allowed in (("/v1/chat/completions", "POST"), ("/v1/streams/x", "DELETE, GET"), ("/v1/models/a", "GET")):
+            response = http.request("OPTIONS", path)
+            assert (response.status_code, response.headers["allow"]) == (405, allowed)
+            assert error_of(response)["code"] == "method_not_allowed"
+            assert_is_catalogued(response)
+
+
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_a_body_beyond_the_limit_is_refused(is_chunked: bool) -> None:
     with running_front(ScriptedEngine(hello), Settings(max_body_bytes=100_000)) as front, front.http() as http:
