@@ -39,7 +39,13 @@ def build_app(routers: Sequence[APIRouter], metrics: Metrics, version: str, max_
     refusals = _Refusals(metrics, [route for router in routers for route in router.routes if isinstance(route, Route)])
     app.add_exception_handler(PlaitError, refusals.answer)
     app.add_exception_handler(HTTPException, refusals.answer)
+    app.add_exception_handler(Exception, _answer_defect)
     return Edge(Gate(app, keys), metrics, BodyBounds(max_body_bytes))
+
+
+async def _answer_defect(request: Request, error: Exception) -> Response:
+    """Answer when the server is at fault; the error goes on to the edge, which logs it under the request's id."""
+    return error_response(PlaitError("The server failed on this request; its log names the cause under the x-request-id of this answer."))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""One front for the whole directory, all real but the engine, which answers in words, or with a call where one may come."""
+"""One front for the whole directory, all real but the engine, which answers in words, with a picture, or with a call, as it may."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.messages import Request
-from tests.server.api.chats import hello, tokens
+from server.messages import OutputMode, Request
+from tests.server.api.chats import hello, picture, tokens
 from tests.server.running_front import RunningFront, running_front
 from tests.server.scripted_engine import Output, ScriptedEngine, finish
 
@@ -18,7 +18,7 @@ def agreeable(request: Request) -> list[list[Output]]:
     """Call the tool that the grammar speaks of; else say hello."""
     if "get_weather" in (request.sampling.grammar or ""):
         return [*tokens(request, CALL), [finish(request)]]
-    return hello(request)
+    return [*picture(request, 0), [finish(request)]] if request.mode is OutputMode.IMAGE else hello(request)
 
 
 @pytest.fixture(scope="session")
