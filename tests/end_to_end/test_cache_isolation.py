@@ -73,7 +73,10 @@ def distinguishable(first: list[float], second: list[float], rng: np.random.Gene
 def test_a_tenant_finds_its_own_prompts_in_the_cache_and_nobody_else_s(tenants: dict[str, httpx.Client]) -> None:
     """Bob asks, in turns, what Alice has asked and what nobody has; then Alice does, as a check that the clock could tell."""
     rng = random.Random(0)
-    known, fresh, own, own_fresh = ([] for _ in range(4))
+    known: list[float] = []
+    fresh: list[float] = []
+    own: list[float] = []
+    own_fresh: list[float] = []
     for _ in range(NUM_SAMPLES):
         alices = prompt(rng)
         ask(tenants["alice"], alices)

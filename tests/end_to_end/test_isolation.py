@@ -74,7 +74,7 @@ def request(number: int) -> dict[str, object]:
 def adversaries() -> list[dict[str, object]]:
     """Return requests that strain what sequences share: extreme draws, masks, sizes, broken pictures, everything at its bound."""
     hostile = [bytes(encoded) for encoded in list(hostile_pictures().values())[::9]]
-    return [
+    strains: list[dict[str, object]] = [
         {"messages": [{"role": "user", "content": "x " * 600}], "max_completion_tokens": 30},
         {"messages": [{"role": "user", "content": "<|im_start|><|vision_start|>" * 40}], "temperature": 2.0, "n": 4},
         {
@@ -89,8 +89,9 @@ def adversaries() -> list[dict[str, object]]:
             "modalities": ["text", "image"],
             "image": {"size": "128x128", "num_inference_steps": 5, "text_scale": 30.0, "max_images": 2},
         },
-        *({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": uri(encoded)}}]}]} for encoded in hostile),
     ]
+    pictures = [[{"type": "image_url", "image_url": {"url": uri(encoded)}}] for encoded in hostile]
+    return strains + [{"messages": [{"role": "user", "content": content}]} for content in pictures]
 
 
 async def ask(http: httpx.AsyncClient, body: dict[str, object]) -> Outcome:
