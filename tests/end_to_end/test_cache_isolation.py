@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import time
 from collections.abc import Iterator
 
@@ -13,8 +12,7 @@ import numpy as np
 import pytest
 
 from server.access.keys import digest_of
-from server.serving.engine_launch import command_line
-from tests.end_to_end.conftest import CHECKPOINT, address_from
+from tests.end_to_end.conftest import CHECKPOINT
 
 SECRETS = {name: f"plait-{name}-{'x' * 40}" for name in ("alice", "bob")}
 NUM_SAMPLES = 16
@@ -29,15 +27,8 @@ TOLD_APART = 0.05
 def tenants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, httpx.Client]]:
     keys = tmp_path_factory.mktemp("keys") / "keys.json"
     keys.write_text(json.dumps({"keys": [{"tenant": name, "sha256": digest_of(secret)} for name, secret in SECRETS.items()]}))
-    arguments = ["serve", "--model", str(CHECKPOINT), "--port", "0", "--num-threads", "1", "--num-pages", "4000", "--keys-file", str(keys)]
-    with subprocess.Popen(command_line(arguments), stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            url = address_from(process.stderr)
-            yield {name: client(url, secret) for name, secret in SECRETS.items()}
-        finally:
-            process.terminate()
-            process.stderr.read()
+    with serving("--model", str(CHECKPOINT), "--keys-file", str(keys)) as url:
+        yield {name: client(url, secret) for name, secret in SECRETS.items()}
 
 
 def client(url: str, secret: str) -> httpx.Client:
