@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from server.access.keys import digest_of
-from tests.end_to_end.conftest import CHECKPOINT
+from tests.end_to_end.conftest import CHECKPOINT, serving
 
 SECRETS = {name: f"plait-{name}-{'x' * 40}" for name in ("alice", "bob")}
 NUM_SAMPLES = 16
