@@ -11,6 +11,7 @@
     │   ├── ModelNotFound          the request names another model
     │   ├── RouteNotFound          no such address
     │   ├── StreamNotFound         no such stream, or no longer
+    │   ├── FileNotKept            no such file, or no longer
     │   ├── ResponseNotFound       no such response, or no longer
     │   ├── PreviousResponseNotFound  nothing to continue
     │   ├── IdempotencyConflict    the key was used for another request
@@ -112,6 +113,12 @@ class StreamNotFound(InvalidRequest):
     """No stream of that id for this client, or no longer."""
 
     code = "stream_not_found"
+
+
+class FileNotKept(InvalidRequest):
+    """No file of that id for this client, or no longer."""
+
+    code = "file_not_found"
 
 
 class ResponseNotFound(InvalidRequest):

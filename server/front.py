@@ -25,6 +25,7 @@ from server.api.app import build_app
 from server.api.arrivals import Doorway
 from server.api.chat import ChatRoutes
 from server.api.chat_surface import ChatSurface
+from server.api.files import FileRoutes
 from server.api.health import HealthRoutes, MetricsRoute
 from server.api.home import HomeRoute
 from server.api.http_server import HttpServer, run_in_event_loop, serving_beside
@@ -45,6 +46,7 @@ from server.serving.generation import GenerationService
 from server.serving.notes import Notes
 from server.serving.picture_files import PictureLimits
 from server.serving.picture_intake import PictureIntake
+from server.serving.picture_links import PictureLinks
 from server.serving.picture_readers import PictureReaders
 from server.serving.prepare import Preparer, PromptLimits
 from server.serving.producing import Producer
@@ -159,12 +161,14 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
     store = MemoryStore(MemoryBounds(ttl_s=settings.stream_ttl_s))
     hub = StreamHub(store, uuid.uuid4().hex, metrics.observe_store_absence)
     quotas = Quotas(store)
-    acceptance = Acceptance(service, hub, Producer(service, hub, quotas), quotas, Grace(settings.resume_grace_s, 0.0))
-    doorway = Doorway(acceptance, settings.keep_alive_s)
+    links = PictureLinks(store)
+    acceptance = Acceptance(service, hub, Producer(service, hub, quotas), quotas, links, Grace(settings.resume_grace_s, 0.0))
+    doorway = Doorway(acceptance, settings.keep_alive_s, settings.public_url)
     routers = [
         HomeRoute(model.name).router(),
-        ChatRoutes(doorway, ChatSurface(model.name)).router(),
-        ImageRoutes(doorway, ImageSurface("image_generation", model.name), ImageSurface("image_edit", model.name)).router(),
+        ChatRoutes(doorway, ChatSurface(model.name, links)).router(),
+        ImageRoutes(doorway, ImageSurface("image_generation", model.name, links), ImageSurface("image_edit", model.name, links)).router(),
+        FileRoutes(links).router(),
         ResponseRoutes(doorway, ResponseSurface(model.name), Records(Notes(hub), acceptance)).router(),
         StreamRoutes(acceptance, settings.keep_alive_s).router(),
         ModelRoutes(model).router(),

@@ -88,6 +88,11 @@ class Settings(BaseSettings):
     keep_alive_s: Seconds = Field(default=15.0, description="seconds of silence after which a stream is pinged")
     stall_after_s: Seconds = Field(default=300.0, description="seconds without progress after which a busy engine counts as stalled")
     drain_s: Seconds = Field(default=30.0, description="seconds that running answers get to finish when the server is told to stop")
+    public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/?#]+$",
+        description="how clients reach this server, for links; default: as they did",
+    )
     stream_ttl_s: Seconds = Field(default=600.0, description="seconds for which a finished answer can be read again")
     resume_grace_s: Seconds = Field(default=30.0, description="seconds for which a resumable answer goes on without a reader")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="what is worth a line")

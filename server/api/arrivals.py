@@ -30,10 +30,11 @@ TRUE = frozenset({"1", "true", "yes"})
 
 @dataclass(frozen=True, slots=True)
 class Doorway:
-    """Takes requests in and sends answers out."""
+    """Takes requests in and sends answers out. ``public_url`` is how clients reach this server, where their Host header does not say."""
 
     acceptance: Acceptance
     keep_alive_s: float
+    public_url: str | None = None
 
     async def answer(self, request: Request, surface: Surface, body: bytes) -> Response:
         """Answer a request whole or as a stream, as its ``body`` says."""
@@ -55,6 +56,7 @@ class Doorway:
             surface=surface,
             body=body,
             tenant=tenant_of(request),
+            base_url=self.public_url or str(request.base_url).rstrip("/"),
             key=idempotency_key(request),
             is_resumable=request.headers.get("x-plait-resumable", "").lower() in TRUE,
             is_background=is_background,

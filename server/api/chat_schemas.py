@@ -51,6 +51,7 @@ class ImageOptions(WireObject):
     progress: bool = False
     partial_images: Annotated[int, Field(ge=0, le=MAX_PREVIEWS)] = 0
     output_format: Literal["png", "webp", "jpeg"] = "png"
+    response_format: Literal["b64_json", "url"] = "b64_json"
 
     SYNONYMS: ClassVar[dict[str, str]] = {
         "guidance_scale": "text_scale",

@@ -13,6 +13,7 @@ from server.errors import (
     Cancelled,
     DeadlineExceeded,
     EngineUnavailable,
+    FileNotKept,
     GenerationFailed,
     HeadersTooLarge,
     IdempotencyConflict,
@@ -42,7 +43,7 @@ def status_of(error: PlaitError) -> int:
     match error:
         case BadKey():
             return 401
-        case ModelNotFound() | RouteNotFound() | StreamNotFound() | ResponseNotFound():
+        case ModelNotFound() | RouteNotFound() | StreamNotFound() | ResponseNotFound() | FileNotKept():
             return 404
         case MethodNotAllowed():
             return 405

@@ -14,6 +14,7 @@ from server.api.chat_schemas import MAX_PREVIEWS, Scale, Seed, tenant_of
 from server.api.message_schemas import MAX_URL_CHARS
 from server.api.wire_object import WireObject, invalid, unsupported
 from server.serving.asks import Ask, Effort, Message, Modality, ParamNames, PictureChoices, PictureFormat, PicturePart, TextPart
+from server.serving.picture_links import address_of
 
 MAX_PROMPT_CHARS = 32_000
 MAX_EDITED_PICTURES = 16
@@ -156,11 +157,22 @@ class GenerationRequest(PictureRequest):
 
 
 class ImageReference(WireObject):
-    """A picture to be read, by its address."""
+    """A picture to be read, by its address or, where it is one of our own, its id."""
 
-    image_url: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)]
+    image_url: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)] | None = None
+    file_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
 
-    REFUSED: ClassVar[dict[str, str]] = {"file_id": "give the picture itself, as image_url"}
+    @model_validator(mode="after")
+    def _names_one_picture(self) -> Self:
+        if (self.image_url is None) == (self.file_id is None):
+            raise invalid("expected either image_url or file_id", "image_url")
+        return self
+
+    def part(self, param: str) -> PicturePart:
+        """Return the picture; ``param`` is where it stood."""
+        if self.image_url is not None:
+            return PicturePart(self.image_url, f"{param}.image_url")
+        return PicturePart(address_of(self.file_id or ""), f"{param}.file_id")
 
 
 class EditRequest(PictureRequest):
@@ -178,4 +190,4 @@ class EditRequest(PictureRequest):
 
     def ask(self) -> Ask:
         """Return what is asked, freed of its wire format."""
-        return self._ask([PicturePart(image.image_url, f"images[{place}].image_url") for place, image in enumerate(self.images)])
+        return self._ask([image.part(f"images[{place}]") for place, image in enumerate(self.images)])

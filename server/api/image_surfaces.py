@@ -12,6 +12,7 @@ from server.api.image_writer import Kind, PictureHeading, write_picture_events, 
 from server.api.whole_answer import failed_answer, whole_answer
 from server.errors import ModelNotFound
 from server.serving.events import Event
+from server.serving.picture_links import PictureLinks
 from server.serving.surfaces import Piece, Reply, Stamp
 
 
@@ -21,6 +22,7 @@ class ImageSurface:
 
     kind: Kind
     model_name: str
+    links: PictureLinks
 
     @property
     def name(self) -> str:
@@ -38,8 +40,10 @@ class ImageSurface:
         heading = PictureHeading.of(request, self.kind, stamp.created)
         if request.stream:
             return Reply(request.ask(), lambda events: write_picture_events(events, heading), failure_event)
+        if request.response_format == "url":
+            return Reply(request.ask(), lambda events: _whole(self.links.linked(events, stamp), heading), failed_answer, is_whole=True)
         return Reply(request.ask(), lambda events: _whole(events, heading), failed_answer, is_whole=True)
 
 
 async def _whole(events: AsyncIterator[Event], heading: PictureHeading) -> AsyncIterator[Piece]:
-    yield whole_answer(await write_pictures(events, heading, None))
+    yield whole_answer(await write_pictures(events, heading))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,9 +24,6 @@ from server.serving.events import Event, FinishedEvent, PictureEvent, PreviewEve
 from server.serving.surfaces import Piece
 
 Kind = Literal["image_generation", "image_edit"]
-
-AddressOf = Callable[[PictureEvent], Awaitable[str]]
-"""Keeps a picture and returns where it can be had."""
 
 FORMAT_SHOWN: dict[PictureFormat, FormatOut] = {PictureFormat.PNG: "png", PictureFormat.WEBP: "webp", PictureFormat.JPEG: "jpeg"}
 
@@ -59,8 +56,8 @@ def _quality(request: PictureRequest) -> QualityOut | None:
             return "medium"
 
 
-async def write_pictures(events: AsyncIterator[Event], heading: PictureHeading, address_of: AddressOf | None) -> str:
-    """Collect all pictures and return the answer as JSON; with ``address_of``, addresses stand in for the bytes.
+async def write_pictures(events: AsyncIterator[Event], heading: PictureHeading) -> str:
+    """Collect all pictures and return the answer as JSON; where they are kept, addresses stand in for the bytes.
 
     Raises:
         GenerationFailed, EngineUnavailable: from ``events``.
@@ -79,13 +76,13 @@ async def write_pictures(events: AsyncIterator[Event], heading: PictureHeading, 
         output_format=FORMAT_SHOWN[first.output_format],
         quality=heading.quality,
         size=size_text(first),
-        data=[await _picture(pictures[choice], address_of) for choice in sorted(pictures)],
+        data=[_picture(pictures[choice]) for choice in sorted(pictures)],
         usage=usage_of(usages),
     ).model_dump_json()
 
 
-async def _picture(event: PictureEvent, address_of: AddressOf | None) -> PictureOut:
-    return PictureOut(b64_json=event.base64) if address_of is None else PictureOut(url=await address_of(event))
+def _picture(event: PictureEvent) -> PictureOut:
+    return PictureOut(b64_json=event.base64) if event.address is None else PictureOut(url=event.address)
 
 
 async def write_picture_events(events: AsyncIterator[Event], heading: PictureHeading) -> AsyncIterator[Piece]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from server.api.message_schemas import MAX_PARTS, MAX_URL_CHARS, Text
-from server.api.wire_object import WireObject
+from server.api.wire_object import WireObject, invalid
 from server.serving.asks import Message, PicturePart, TextPart
+from server.serving.picture_links import address_of
 
 MAX_ITEMS = 1024
 MAX_ID_CHARS = 128
@@ -30,16 +31,25 @@ class InputText(WireObject):
 
 
 class InputImage(WireObject):
-    """A picture. ``detail`` has no effect: every picture is read at the one resolution that the model takes."""
+    """A picture, by its address or, where it is one of our own, its id.
+
+    ``detail`` has no effect: every picture is read at the one resolution that the model takes.
+    """
 
     type: Literal["input_image"]
-    image_url: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)]
+    image_url: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)] | None = None
+    file_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     detail: Literal["auto", "low", "high", "original"] | None = None
 
     REFUSED: ClassVar[dict[str, str]] = {
-        "file_id": "give the picture itself, as image_url",
         "prompt_cache_breakpoint": "prompts are cached while there is room; leave the field out",
     }
+
+    @model_validator(mode="after")
+    def _names_one_picture(self) -> Self:
+        if (self.image_url is None) == (self.file_id is None):
+            raise invalid("expected either image_url or file_id", "image_url")
+        return self
 
 
 def _kind_of_part(value: object) -> str | None:
@@ -92,7 +102,9 @@ class MessageItem(WireObject):
 def _part(part: InputText | InputImage, param: str) -> TextPart | PicturePart:
     if isinstance(part, InputText):
         return TextPart(part.text)
-    return PicturePart(part.image_url, f"{param}.image_url")
+    if part.image_url is not None:
+        return PicturePart(part.image_url, f"{param}.image_url")
+    return PicturePart(address_of(part.file_id or ""), f"{param}.file_id")
 
 
 class PictureItem(WireObject):

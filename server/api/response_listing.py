@@ -77,7 +77,8 @@ def _content(item: MessageItem) -> list[JsonValue]:
 def _part(part: InputText | InputImage, role: str) -> JsonObject:
     if isinstance(part, InputText):
         return _words(part.text, role)
-    return {"type": "input_image", "image_url": part.image_url, "detail": part.detail or "auto"}
+    where: JsonObject = {"image_url": part.image_url} if part.image_url is not None else {"file_id": part.file_id}
+    return {"type": "input_image", **where, "detail": part.detail or "auto"}
 
 
 def _words(text: str, role: str) -> JsonObject:

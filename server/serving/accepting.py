@@ -20,6 +20,7 @@ from server.access.keys import ANYONE, Tenant
 from server.errors import IdempotencyConflict, Overloaded, StoreAway, StreamNotFound
 from server.serving.asks import Ask
 from server.serving.generation import GenerationService, Prepared
+from server.serving.picture_links import PictureLinks
 from server.serving.producing import Linger, Producer
 from server.serving.quotas import Account, Quotas
 from server.serving.surfaces import Reply, Stamp, Surface
@@ -37,6 +38,7 @@ class Arrival:
     Attributes:
         surface: the wire format it is in.
         tenant: whose it is; nobody else can read or cancel it.
+        base_url: how its client reached this server.
         key: the client's idempotency key.
         is_resumable: the client says that it comes back for an answer it lost sight of.
         is_background: the answer is made whether or not anybody reads it.
@@ -45,6 +47,7 @@ class Arrival:
     surface: Surface
     body: bytes
     tenant: Tenant = ANYONE
+    base_url: str = ""
     key: str | None = None
     is_resumable: bool = False
     is_background: bool = False
@@ -116,8 +119,11 @@ class Reading:
 class Acceptance:
     """Accepts requests of any surface and gives readers their streams."""
 
-    def __init__(self, service: GenerationService, hub: StreamHub, producer: Producer, quotas: Quotas, grace: Grace) -> None:
+    def __init__(
+        self, service: GenerationService, hub: StreamHub, producer: Producer, quotas: Quotas, links: PictureLinks, grace: Grace
+    ) -> None:
         self._service = service
+        self._links = links
         self._quotas = quotas
         self._hub = hub
         self._producer = producer
@@ -132,9 +138,11 @@ class Acceptance:
             IdempotencyConflict: the key belongs to another request.
         """
         surface = arrival.surface
-        stamp = Stamp(f"{surface.id_prefix}{uuid.uuid4().hex}", int(time.time()), secrets.randbits(63))
+        stamp = Stamp(
+            f"{surface.id_prefix}{uuid.uuid4().hex}", int(time.time()), secrets.randbits(63), arrival.tenant.name, arrival.base_url
+        )
         reply = await asyncio.to_thread(surface.open, arrival.body, stamp)
-        prepared = await self._service.prepare(_on_account(reply.ask, arrival.tenant))
+        prepared = await self._service.prepare(await self._with_pictures(reply.ask, arrival.tenant))
         account = await self._quotas.admit(arrival.tenant, prepared.plan.requests)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._quotas.settle, account)
@@ -142,6 +150,13 @@ class Acceptance:
             if reading.account is account:
                 undo.pop_all()
             return reading
+
+    async def _with_pictures(self, ask: Ask, tenant: Tenant) -> Ask:
+        """Return an ask on its tenant's account, with the pictures it names by address."""
+        try:
+            return await self._links.resolved(_on_account(ask, tenant), tenant.name)
+        except StoreUnavailable as error:
+            raise _store_away() from error
 
     async def _open(self, arrival: Arrival, stamp: Stamp, reply: Reply, prepared: Prepared, account: Account) -> Reading:
         opening = Opening(stamp.stream_id, arrival.tenant.name, b"", _use(arrival))

@@ -61,7 +61,7 @@ class CallEvent:
 
 @dataclass(frozen=True, slots=True)
 class PictureEvent:
-    """Picture ``index`` of the answer, whole, as a file. ``size`` is (width, height)."""
+    """Picture ``index`` of the answer, whole, as a file. ``size`` is (width, height); ``address`` is where it can be had, if kept."""
 
     choice: int
     part: int
@@ -69,11 +69,12 @@ class PictureEvent:
     encoded: bytes
     output_format: PictureFormat
     size: tuple[int, int]
+    address: str | None = None
 
     @property
     def url(self) -> str:
-        """The picture as a data URI."""
-        return f"data:{self.output_format.media_type};base64,{self.base64}"
+        """Where the picture is: its address, else a data URI."""
+        return self.address or f"data:{self.output_format.media_type};base64,{self.base64}"
 
     @property
     def base64(self) -> str:

@@ -17,11 +17,20 @@ from server.serving.events import Event
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What a request is given when it is accepted. ``created`` in Unix seconds; ``seed`` is for a client that chose none."""
+    """What a request is given when it is accepted.
+
+    Attributes:
+        created: in Unix seconds.
+        seed: for a client that chose none.
+        tenant: whose it is.
+        base_url: how its client reached this server, without a slash at the end.
+    """
 
     stream_id: str
     created: int
     seed: int
+    tenant: str = ""
+    base_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)

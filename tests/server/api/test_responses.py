@@ -336,7 +336,7 @@ def test_a_crash_ends_a_stream_with_response_failed(waiting: RunningFront) -> No
         (
             {"input": said({"type": "input_image", "file_id": "x"})},
             "input[0].content[0].file_id",
-            "unsupported_parameter",
+            "invalid_image",
         ),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "unsupported_parameter"),
         ({"tools": [{**TOOL, "size": "big"}]}, "tools[0].size", "invalid_value"),
