@@ -9,6 +9,13 @@ from kernels.native_kernels import attention_fits, native_kernels
 from kernels.plan import AttentionPlan
 
 
+def attention_backend(device: torch.device) -> str:
+    """Return which kernels `interleaved_attention` runs on ``device``: ``triton``, ``native`` (C) or ``torch``."""
+    if device.type == "cuda":
+        return "triton"
+    return "torch" if native_kernels() is None else "native"
+
+
 def interleaved_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, plan: AttentionPlan
 ) -> torch.Tensor:

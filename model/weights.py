@@ -46,15 +46,27 @@ def load_bagel(
     """
     directory = Path(path)
     config = BagelConfig.from_directory(directory)
-    main, vae = main_tensors(directory), vae_tensors(directory)
-    _refuse_without_vit(main)
     lines = [*main_table(config), *vae_table(config.vae)]
-    _check_names(main, main_table(config), directory / MAIN_NAMES[0])
-    _check_names(vae, vae_table(config.vae), directory / VAE_NAME)
+    stored = check_weights(directory)
     model = _uninitialised(config, torch.device(device), dtype)
     with torch.no_grad():
-        _fill(model, lines, {**main, **vae}, progress)
+        _fill(model, lines, stored, progress)
     return model.eval()
+
+
+def check_weights(path: str | Path) -> dict[str, StoredTensor]:
+    """Return the place of every tensor of a model directory, having seen that they are those its configuration asks for.
+
+    Raises:
+        CheckpointError: as `load_bagel`; the bytes of the tensors are not read.
+    """
+    directory = Path(path)
+    config = BagelConfig.from_directory(directory)
+    main, vae = main_tensors(directory), vae_tensors(directory)
+    _refuse_without_vit(main)
+    _check_names(main, main_table(config), directory / MAIN_NAMES[0])
+    _check_names(vae, vae_table(config.vae), directory / VAE_NAME)
+    return {**main, **vae}
 
 
 def save_bagel(model: Bagel, path: str | Path) -> None:

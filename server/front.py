@@ -27,7 +27,7 @@ from server.api.chat import ChatRoutes
 from server.api.chat_surface import ChatSurface
 from server.api.files import FileRoutes
 from server.api.health import HealthRoutes, MetricsRoute
-from server.api.home import HomeRoute
+from server.api.home import HomeRoutes
 from server.api.http_server import HttpServer, run_in_event_loop, serving_beside
 from server.api.image_surfaces import ImageSurface
 from server.api.images import ImageRoutes
@@ -109,7 +109,7 @@ async def _serve_on(listeners: Listeners, settings: Settings, model: ServedModel
     front = build_front(settings, model, launch, directory)
     http = HttpServer(front.app, settings.drain_s)
     http.stop_on_signals()
-    display = StartupDisplay(sys.stderr, model.name, _url(listeners.api))
+    display = StartupDisplay(sys.stderr, model, _url(listeners.api), settings.max_running)
     engine_task = asyncio.create_task(front.run())
     engine_task.add_done_callback(lambda _: http.stop())
     display_task = asyncio.create_task(display.follow(front.engine))
@@ -164,8 +164,9 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
     links = PictureLinks(store)
     acceptance = Acceptance(service, hub, Producer(service, hub, quotas), quotas, links, Grace(settings.resume_grace_s, 0.0))
     doorway = Doorway(acceptance, settings.keep_alive_s, settings.public_url)
+    home = HomeRoutes.of_this_package()
     routers = [
-        HomeRoute(model.name).router(),
+        home.router(),
         ChatRoutes(doorway, ChatSurface(model.name, links)).router(),
         ImageRoutes(doorway, ImageSurface("image_generation", model.name, links), ImageSurface("image_edit", model.name, links)).router(),
         FileRoutes(links).router(),
@@ -176,7 +177,7 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
     probes = HealthRoutes(engine, version(), settings.stall_after_s).router()
     series = MetricsRoute(engine, metrics, model.name).router()
     public = [probes, series] if settings.serves_metrics_publicly else [probes]
-    app = build_app([*routers, *public], metrics, version(), settings.max_body_bytes, key_ring(settings))
+    app = build_app([*routers, *public], metrics, version(), settings.max_body_bytes, key_ring(settings), home.paths)
     metrics_app = build_app([probes, series], metrics, version(), settings.max_body_bytes, KeyRing())
     return Front(app, metrics_app, engine, pictures, hub)
 

@@ -324,6 +324,8 @@ class EngineReady:
     dtype: str
     device: str
     max_waiting: int = 1024
+    attention: str = "torch"
+    """Which kernels attend: ``triton``, ``native`` (C) or plain ``torch``."""
 
 
 @dataclass(frozen=True, slots=True)

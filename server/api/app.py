@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastapi import APIRouter, FastAPI
@@ -22,8 +22,13 @@ from server.errors import InvalidRequest, MethodNotAllowed, PlaitError, RouteNot
 from server.metrics import Metrics
 
 
-def build_app(routers: Sequence[APIRouter], metrics: Metrics, version: str, max_body_bytes: int, keys: KeyRing) -> ASGIApp:
-    """Return the application: the routes inside, the door round them, errors and limits round that."""
+def build_app(
+    routers: Sequence[APIRouter], metrics: Metrics, version: str, max_body_bytes: int, keys: KeyRing, public_paths: Iterable[str] = ()
+) -> ASGIApp:
+    """Return the application: the routes inside, the door round them, errors and limits round that.
+
+    ``public_paths`` need no key, nor do the probes.
+    """
     app = FastAPI(
         title="Plait",
         version=version,
@@ -40,7 +45,7 @@ def build_app(routers: Sequence[APIRouter], metrics: Metrics, version: str, max_
     app.add_exception_handler(PlaitError, refusals.answer)
     app.add_exception_handler(HTTPException, refusals.answer)
     app.add_exception_handler(Exception, _answer_defect)
-    return Edge(Gate(app, keys), metrics, BodyBounds(max_body_bytes))
+    return Edge(Gate(app, keys, public_paths), metrics, BodyBounds(max_body_bytes))
 
 
 async def _answer_defect(request: Request, error: Exception) -> Response:

@@ -15,11 +15,12 @@ A server for models that write and paint in one answer.
 commands:
   serve      serve a model over HTTP, with a page to talk to it at /
   key        make an API key for a tenant
+  doctor     look at machine, model and services, and name what is wrong
 
 plait COMMAND --help teaches each of them by example.
 """
 
-NAMES = ("serve", "key")
+NAMES = ("serve", "doctor", "key")
 """What a person types. The front starts ``engine`` by itself."""
 
 
@@ -74,6 +75,10 @@ def _command(name: str) -> Command | None:
             from server.cli import key
 
             return key.COMMAND
+        case "doctor":
+            from server.cli.doctor import command as doctor
+
+            return doctor.COMMAND
         case "engine":
             from server.cli import engine
 

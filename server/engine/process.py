@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kernels.attention import attention_backend
 from model.bagel import Bagel
 from model.preview_files import load_or_fit_preview
 from model.profile import Family, FamilyProfile
@@ -18,6 +19,7 @@ from model.weights import load_bagel
 from server.engine.grammar import NO_GRAMMARS, Grammars
 from server.engine.link import Link, LocalLink
 from server.engine.loop import Engine
+from server.engine.memory_plan import page_bytes, pages_that_fit
 from server.engine.options import EngineOptions, ModelFacts, SchedulerLimits
 from server.engine.packer import Markers
 from server.engine.pages import PagePool
@@ -37,12 +39,6 @@ from server.messages import (
     SamplingParams,
     TextSegment,
 )
-
-CPU_POOL_FRACTION = 0.25
-"""Share of free host memory the page pool may take; pages are committed only when first written."""
-CPU_POOL_MAX_BYTES = 4 << 30
-GPU_POOL_FRACTION = 0.8
-"""Share of the memory left after loading; the rest is for activations and the VAE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +165,7 @@ def assemble_engine(
         dtype=str(dtype).removeprefix("torch."),
         device=str(device),
         max_waiting=options.max_waiting,
+        attention=attention_backend(device),
     )
     return LoadedEngine(Engine(scheduler, runner, pool, link), scheduler, runner, pool, model, ready)
 
@@ -195,12 +192,8 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 def _num_pages(model: Bagel, page_size: int) -> int:
     """Size the pool from what memory is free once the model is loaded."""
-    llm = model.config.llm
-    page_bytes = llm.num_layers * 2 * page_size * llm.num_kv_heads * llm.head_dim * model.dtype.itemsize
+    bytes_per_page = page_bytes(model.config.llm, page_size, model.dtype.itemsize)
     if model.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(model.device)
-        budget = int(free * GPU_POOL_FRACTION)
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        budget = min(int(free * CPU_POOL_FRACTION), CPU_POOL_MAX_BYTES)
-    return max(1, budget // page_bytes)
+        return pages_that_fit(free, bytes_per_page, is_gpu=True)
+    return pages_that_fit(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), bytes_per_page, is_gpu=False)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import TextIO
 
-from server.messages import LoadProgress
+from server.engine.memory_plan import PictureRoom
+from server.messages import EngineReady, LoadProgress
 from server.serving.engine_client import EngineClient, EnginePhase, EngineStatus
+from server.serving.served_model import ServedModel
 
 BAR_CHARS = 30
 PERCENT_PER_LINE = 20
@@ -25,17 +27,18 @@ def curl_line(url: str, model_name: str) -> str:
 
 
 class StartupDisplay:
-    """Writes to ``out`` as the engine's status changes."""
+    """Writes to ``out`` as the engine's status changes; ``max_running`` requests may hold pages at once."""
 
-    def __init__(self, out: TextIO, model_name: str, url: str) -> None:
+    def __init__(self, out: TextIO, model: ServedModel, url: str, max_running: int) -> None:
         self._out = out
-        self._model_name = model_name
+        self._model = model
         self._url = url
+        self._max_running = max_running
         self._last_percent = -PERCENT_PER_LINE
 
     async def follow(self, engine: EngineClient) -> None:
         """Show every change; runs until cancelled."""
-        self._line(f"loading {self._model_name}; {self._url} answers, {self._url}/readyz says when it is ready")
+        self._line(f"loading {self._model.name}; {self._url} answers, {self._url}/readyz says when it is ready")
         phase = engine.status.phase
         while True:
             status = await engine.status_change()
@@ -61,10 +64,18 @@ class StartupDisplay:
             self._out.write("\n")
         limits = status.limits
         if limits is not None:
-            rows = f"{limits.num_pages} pages of {limits.page_size} rows"
-            self._line(f"ready on {limits.device} in {limits.dtype}: {rows}, context up to {limits.max_positions} positions")
-        self._line(f"serving {self._model_name} at {self._url}   (Ctrl-C stops)")
-        self._line(f"try:  {curl_line(self._url, self._model_name)}")
+            self._show_plan(limits)
+        self._line(f"serving {self._model.name} at {self._url}   (Ctrl-C stops)")
+        self._line(f"open {self._url} in a browser, or")
+        self._line(f"try:  {curl_line(self._url, self._model.name)}")
+
+    def _show_plan(self, limits: EngineReady) -> None:
+        room = PictureRoom.of_model(self._model.config, self._model.profile)
+        at_once = room.how_many(limits.num_pages, limits.page_size, self._max_running)
+        context = min(limits.max_positions, limits.max_context_rows)
+        self._line(f"ready on {limits.device} in {limits.dtype}, attention by {limits.attention} kernels")
+        self._line(f"plan: {limits.num_pages:,} pages of {limits.page_size} rows, context up to {context:,} rows,")
+        self._line(f"      {at_once} pictures of {room.size} at once, {self._max_running} requests in all")
 
     def _line(self, text: str) -> None:
         self._out.write(f"plait: {text}\n")

@@ -94,7 +94,7 @@ class ThreadProcess:
 
 @dataclass
 class ScriptedEngine:
-    """Plays ``script`` for each request. ``failure`` makes every start fail with that message."""
+    """Plays ``script`` for each request, a step every ``pace_s`` seconds. ``failure`` makes every start fail with that message."""
 
     script: Script
     ready: EngineReady = READY
@@ -102,6 +102,7 @@ class ScriptedEngine:
     requests: list[Request] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     num_starts: int = 0
+    pace_s: float = 0.002
     _is_released: threading.Event = field(default_factory=threading.Event)
     _must_crash: threading.Event = field(default_factory=threading.Event)
 
@@ -136,7 +137,7 @@ class ScriptedEngine:
                 if self._must_crash.is_set():
                     self._must_crash.clear()
                     return -9
-                for message in link.receive(0.002):
+                for message in link.receive(self.pace_s):
                     match message:
                         case Request():
                             self.requests.append(message)

@@ -75,7 +75,10 @@ def test_every_route_of_the_schema_is_closed_without_a_key(front: RunningFront) 
         "/docs",
         "/redoc",
         "/nowhere",
-        "/",
+        "/static/../v1/models",
+        "/static/none.js",
+        "/static/",
+        "//",
         "*",
     ],
 )
@@ -87,6 +90,11 @@ def test_no_spelling_of_a_path_gets_round_the_key(front: RunningFront, target: s
 @pytest.mark.parametrize("host", ["livez", "a/?x=", "x:1/livez", "127.0.0.1@livez"])
 def test_the_host_header_opens_nothing(front: RunningFront, host: str) -> None:
     assert raw_status(front, "GET", "/v1/models", f"x-forwarded-host: {host}", "x-original-url: /livez", "x-rewrite-url: /livez") == 401
+
+
+@pytest.mark.parametrize("path", ["/", "/static/app.js", "/static/style.css"])
+def test_the_page_is_open_so_that_it_can_ask_for_the_key(front: RunningFront, path: str) -> None:
+    assert raw_status(front, "GET", path) == 200
 
 
 @pytest.mark.parametrize("path", PUBLIC)

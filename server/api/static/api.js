@@ -1,0 +1,108 @@
+/** The public API, and nothing else of the server: models, one streamed answer, its resumption, its cancellation. */
+
+import { eventsOf } from "/static/sse.js";
+
+const RECONNECT_MS = [300, 800, 2000, 4000, 8000];
+
+/** An answer of the server that is an error; `status` is 0 when there was no answer. */
+export class ApiError extends Error {
+  constructor(message, status, code, param, isGone = false) {
+    super(message);
+    Object.assign(this, { status, code, param, isGone });
+  }
+}
+
+export class Api {
+  /** @param {() => string} readKey returns the API key, or "" */
+  constructor(readKey) {
+    this.readKey = readKey;
+  }
+
+  async models() {
+    return (await (await this.#fetch("/v1/models")).json()).data;
+  }
+
+  async isReady() {
+    try {
+      return (await fetch("/readyz")).ok;
+    } catch {
+      return false;
+    }
+  }
+
+  /** Ask; `onStream(id)` is told the stream's id as soon as it is known, `onChunk(chunk)` every chunk, in order, once. */
+  async ask(body, { signal, onStream, onChunk }) {
+    const response = await this.#fetch("/v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal });
+    const streamId = response.headers.get("x-stream-id");
+    if (streamId) onStream(streamId);
+    await this.#follow(response, streamId, 0, { signal, onChunk });
+  }
+
+  /** Read a stream again, from event `after` on. */
+  async resume(streamId, after, { signal, onChunk }) {
+    await this.#follow(await this.#reopen(streamId, after, signal), streamId, after, { signal, onChunk });
+  }
+
+  /** End a stream for good. A stream that is over, or a server that keeps none, is no error. */
+  async cancel(streamId) {
+    await fetch(`/v1/streams/${encodeURIComponent(streamId)}`, { method: "DELETE", headers: this.#headers() }).catch(() => {});
+  }
+
+  /** Read a response to its end; when the line breaks, open the stream again where it broke. */
+  async #follow(response, streamId, after, { signal, onChunk }) {
+    let last = after;
+    for (let failures = 0; ; ) {
+      try {
+        for await (const event of eventsOf(response.body)) {
+          failures = 0;
+          const number = Number(event.id);
+          if (number && number <= last) continue;
+          last = number || last;
+          if (event.data === "[DONE]") return;
+          const chunk = JSON.parse(event.data);
+          if (chunk.error) throw new ApiError(chunk.error.message, 500, chunk.error.code, chunk.error.param);
+          onChunk(chunk);
+        }
+        throw new ApiError("The connection ended before the answer did.", 0);
+      } catch (error) {
+        const isBroken = error instanceof TypeError || error.status === 0;
+        if (signal.aborted || !isBroken || !streamId || failures >= RECONNECT_MS.length) throw error;
+        await new Promise((resolve) => setTimeout(resolve, RECONNECT_MS[failures++]));
+        response = await this.#reopen(streamId, last, signal).catch((reopened) => {
+          if (reopened.status !== 0) throw reopened;
+          return new Response(new Blob([]));
+        });
+      }
+    }
+  }
+
+  async #reopen(streamId, after, signal) {
+    try {
+      return await this.#fetch(`/v1/streams/${encodeURIComponent(streamId)}?starting_after=${after}`, { signal });
+    } catch (error) {
+      if (error.status === 404 || error.status === 410) {
+        throw new ApiError("The server no longer has this answer.", error.status, error.code, null, true);
+      }
+      throw error;
+    }
+  }
+
+  #headers() {
+    const key = this.readKey();
+    return { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
+  }
+
+  async #fetch(path, options = {}) {
+    let response;
+    try {
+      response = await fetch(path, { ...options, headers: this.#headers() });
+    } catch (error) {
+      if (options.signal?.aborted) throw error;
+      throw new ApiError("The server does not answer.", 0);
+    }
+    if (response.ok) return response;
+    const told = await response.json().catch(() => null);
+    const error = told?.error ?? { message: `The server answered with status ${response.status}.` };
+    throw new ApiError(error.message, response.status, error.code, error.param);
+  }
+}

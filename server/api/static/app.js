@@ -1,0 +1,295 @@
+/** The page: one conversation with the server it came from. Wires the parts; each of them is in a module of its own. */
+
+import { asMessage, emptyAnswer, spoken, take } from "/static/answer.js";
+import { Api } from "/static/api.js";
+import { Composer } from "/static/composer.js";
+import { openDialogs, showCode, showHistory, showPicture } from "/static/dialogs.js";
+import { examplesFor } from "/static/examples.js";
+import { History } from "/static/history.js";
+import { drawIcons } from "/static/icons.js";
+import { Settings } from "/static/settings.js";
+import { Speed } from "/static/speed.js";
+import { TurnView, make } from "/static/view.js";
+
+const CURRENT = "plait.conversation";
+const READY_POLL_MS = 1500;
+const TITLE_CHARS = 80;
+
+const $ = (id) => document.getElementById(id);
+
+class Page {
+  constructor() {
+    this.settings = new Settings($("settings-form"));
+    this.api = new Api(() => this.settings.key);
+    this.history = new History();
+    this.views = new Map();
+    this.conversation = newConversation();
+    this.running = null;
+    this.composer = new Composer({
+      onSend: (content, isEdit) => this.send(content, isEdit),
+      onStop: () => this.stop(),
+      onTrouble: (message) => this.toast(message),
+    });
+    this.actions = {
+      edit: (url) => this.edit(url),
+      retry: (turn) => this.retry(turn),
+      showCode: (turn) => showCode(this.#body(turn), this.settings.key !== ""),
+      view: (url) => showPicture(url),
+    };
+  }
+
+  async start() {
+    drawIcons(document);
+    openDialogs();
+    this.settings.offer(null);
+    $("new").addEventListener("click", () => this.open(newConversation()));
+    $("open-history").addEventListener("click", () => this.#openHistory());
+    $("open-settings").addEventListener("click", () => $("settings").showModal());
+    $("settings").addEventListener("close", () => this.card || this.connect());
+    await this.history.open();
+    const last = localStorage.getItem(CURRENT);
+    const kept = last && (await this.history.load(last));
+    if (kept) this.open(kept);
+    this.composer.focus();
+    await this.connect();
+  }
+
+  /** Learn what the server serves; wait for it while it loads. */
+  async connect() {
+    try {
+      [this.card] = await this.api.models();
+    } catch (error) {
+      this.#showState("error", error.message);
+      if (error.status === 401) $("settings").showModal();
+      return;
+    }
+    this.settings.offer(this.card);
+    this.#showExamples();
+    while (!(await this.api.isReady())) {
+      this.#showState("waiting", `${this.card.id} is loading`);
+      await new Promise((resolve) => setTimeout(resolve, READY_POLL_MS));
+    }
+    this.#showState("ready", this.card.id);
+  }
+
+  /** Show a conversation, and take up its answer where a reload interrupted it. */
+  open(conversation) {
+    this.running?.controller.abort();
+    this.running = null;
+    this.composer.setBusy(false);
+    this.conversation = conversation;
+    localStorage.setItem(CURRENT, conversation.id);
+    this.views.clear();
+    $("log").replaceChildren();
+    for (const turn of conversation.turns) this.#show(turn);
+    this.#showWelcome();
+    const last = conversation.turns.at(-1);
+    if (last?.isRunning) this.#takeUp(last);
+    this.composer.focus();
+  }
+
+  send(content, isEdit) {
+    if (this.running) return;
+    const options = this.#options(isEdit);
+    const size = options.image?.size ?? this.card?.image?.default_size;
+    const remembers = this.settings.remembers;
+    const turn = { content, isEdit, options, size, remembers, answer: emptyAnswer(), isRunning: true, isStopped: false, streamId: null };
+    this.conversation.turns.push(turn);
+    this.conversation.title ||= titleOf(content);
+    this.#show(turn);
+    this.#showWelcome();
+    this.#run(turn, (hooks) => this.api.ask(this.#body(turn), hooks));
+  }
+
+  /** Ask the same again; with the seed left free it comes out differently. */
+  retry(turn) {
+    if (this.running) return;
+    const place = this.conversation.turns.indexOf(turn);
+    for (const later of this.conversation.turns.splice(place)) {
+      this.views.get(later).element.remove();
+      this.views.delete(later);
+    }
+    this.send(turn.content, turn.isEdit);
+  }
+
+  edit(url) {
+    this.composer.addPicture(url, true);
+    this.#say("The picture is attached. Say what to change.");
+  }
+
+  stop() {
+    if (!this.running) return;
+    const { turn, controller } = this.running;
+    turn.isStopped = true;
+    if (turn.streamId) this.api.cancel(turn.streamId);
+    controller.abort();
+  }
+
+  async #takeUp(turn) {
+    if (!turn.streamId) {
+      turn.answer.error = "The page was left before the server took the question.";
+      this.#finish(turn);
+      return;
+    }
+    const asked = turn.answer.startedAt;
+    turn.answer = { ...emptyAnswer(), startedAt: asked };
+    this.views.get(turn).clear();
+    await this.#run(turn, (hooks) => this.api.resume(turn.streamId, 0, hooks));
+  }
+
+  /** Follow one answer from its first chunk to its last, whatever becomes of it. */
+  async #run(turn, follow) {
+    const controller = new AbortController();
+    const speed = new Speed();
+    this.running = { turn, controller };
+    this.composer.setBusy(true);
+    turn.answer.startedAt ||= Date.now();
+    await this.#save();
+    const paint = painter(() => this.#paint(turn, speed.live()));
+    const clock = setInterval(paint, 500);
+    try {
+      await follow({
+        signal: controller.signal,
+        onStream: (id) => {
+          turn.streamId = id;
+          this.#save();
+        },
+        onChunk: (chunk) => {
+          const pictures = countPictures(turn);
+          take(turn.answer, chunk, Date.now());
+          speed.note(performance.now(), turn.answer.chunks, turn.answer.steps);
+          if (countPictures(turn) > pictures) this.#say(`Picture ${countPictures(turn)} is finished.`);
+          paint();
+        },
+      });
+    } catch (error) {
+      if (!turn.isStopped && !(controller.signal.aborted && this.running?.turn !== turn)) turn.answer.error = error.message;
+    }
+    clearInterval(clock);
+    // Aborted because another conversation was opened: the stream runs on, and is taken up when this one is opened again.
+    if (controller.signal.aborted && !turn.isStopped) return;
+    if (this.running?.turn === turn) this.running = null;
+    this.#finish(turn);
+  }
+
+  #finish(turn) {
+    turn.isRunning = false;
+    turn.answer.drawing = null;
+    turn.answer.endedAt = Date.now();
+    this.composer.setBusy(false);
+    this.#paint(turn, "");
+    this.#say(turn.answer.error ?? `Answer: ${spoken(turn.answer)}`);
+    this.#save();
+  }
+
+  #paint(turn, speed) {
+    const isAtEnd = window.innerHeight + window.scrollY >= document.body.scrollHeight - 120;
+    this.views.get(turn)?.update(speed);
+    if (isAtEnd) window.scrollTo({ top: document.body.scrollHeight });
+  }
+
+  #show(turn) {
+    const view = new TurnView(turn, this.actions);
+    this.views.set(turn, view);
+    $("log").append(view.element);
+    window.scrollTo({ top: document.body.scrollHeight });
+  }
+
+  #options(isEdit) {
+    const options = { model: this.card?.id, stream: true, stream_options: { include_usage: true } };
+    this.settings.applyTo(options, isEdit);
+    return options;
+  }
+
+  /** The whole request of a turn: what came before it in the conversation, and its own message. */
+  #body(turn) {
+    const earlier = turn.remembers ? this.conversation.turns.slice(0, this.conversation.turns.indexOf(turn)) : [];
+    const messages = earlier
+      .filter(({ answer }) => !answer.error && answer.parts.length)
+      .flatMap(({ content, answer }) => [{ role: "user", content: simplest(content) }, asMessage(answer)]);
+    const { model, ...others } = turn.options;
+    return { model, messages: [...messages, { role: "user", content: simplest(turn.content) }], ...others };
+  }
+
+  #showWelcome() {
+    $("welcome").hidden = this.conversation.turns.length > 0;
+  }
+
+  #showExamples() {
+    $("examples").replaceChildren(
+      ...examplesFor(this.card).map((text) => {
+        const item = make("li", "");
+        const button = make("button", "example", text);
+        button.type = "button";
+        button.addEventListener("click", () => this.send([{ type: "text", text }], false));
+        item.append(button);
+        return item;
+      }),
+    );
+  }
+
+  async #openHistory() {
+    showHistory(await this.history.all(), {
+      open: (conversation) => this.open(conversation),
+      remove: (conversation) => this.history.remove(conversation.id),
+      clear: async () => {
+        await this.history.clear();
+        this.open(newConversation());
+      },
+    });
+  }
+
+  async #save() {
+    if (!this.conversation.turns.length) return;
+    await this.history.save(this.conversation).catch(() => this.toast("This browser has no room left for the history."));
+  }
+
+  #showState(state, text) {
+    $("dot").className = `dot ${state}`;
+    $("model").textContent = text;
+  }
+
+  #say(text) {
+    $("status").textContent = text;
+  }
+
+  toast(message) {
+    $("toast").textContent = message;
+    $("toast").hidden = false;
+    clearTimeout(this.toastTimer);
+    this.toastTimer = setTimeout(() => ($("toast").hidden = true), 6000);
+  }
+}
+
+function newConversation() {
+  return { id: crypto.randomUUID?.() ?? String(Math.random()), title: "", turns: [] };
+}
+
+function titleOf(content) {
+  const words = content.find((part) => part.type === "text")?.text ?? "A picture";
+  return words.length > TITLE_CHARS ? `${words.slice(0, TITLE_CHARS)}…` : words;
+}
+
+/** Words alone are sent as a string, as anybody would write them. */
+function simplest(content) {
+  return content.length === 1 && content[0].type === "text" ? content[0].text : content;
+}
+
+function countPictures(turn) {
+  return turn.answer.parts.filter((part) => part?.kind === "picture").length;
+}
+
+/** Return a function that calls `paint` once in the next frame, however often it is called before. */
+function painter(paint) {
+  let isDue = false;
+  return () => {
+    if (isDue) return;
+    isDue = true;
+    requestAnimationFrame(() => {
+      isDue = false;
+      paint();
+    });
+  };
+}
+
+new Page().start();

@@ -1,0 +1,41 @@
+"""What the doctor says of one thing it looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Verdict(Enum):
+    OK = "ok"
+    WARNING = "warning"
+    """It will work, but not as well as it could."""
+    FAULT = "fault"
+    """The server would not start, or would lose what it promises to keep."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``says`` names what was found with its numbers; ``remedy`` what to do about it, empty when all is well."""
+
+    check: str
+    verdict: Verdict
+    says: str
+    remedy: str = ""
+
+
+def fine(check: str, says: str) -> Finding:
+    return Finding(check, Verdict.OK, says)
+
+
+def warning(check: str, says: str, remedy: str) -> Finding:
+    return Finding(check, Verdict.WARNING, says, remedy)
+
+
+def fault(check: str, says: str, remedy: str) -> Finding:
+    return Finding(check, Verdict.FAULT, says, remedy)
+
+
+def gigabytes(num_bytes: int) -> str:
+    """Return a number of bytes as a person reads it."""
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 10_000_000 else f"{num_bytes / 1e6:,.2f} MB"

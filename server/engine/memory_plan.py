@@ -1,0 +1,62 @@
+"""How memory is divided: what weights take, what a page takes, how many pages fit, how many pictures can be drawn at once.
+
+Plain arithmetic, so that the engine, the start-up display and ``plait doctor`` say the same. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model.config import BagelConfig
+from model.profile import FamilyProfile
+from model.sizes import LlmConfig
+from model.transforms import resize_size
+
+CPU_POOL_FRACTION = 0.25
+"""Share of free host memory the page pool may take; pages are committed only when first written."""
+CPU_POOL_MAX_BYTES = 4 << 30
+GPU_POOL_FRACTION = 0.8
+"""Share of the memory left after loading; the rest is for activations and the VAE."""
+
+NUM_MARKERS = 2
+"""Begin and end of a picture are rows of its context."""
+
+TYPICAL_PROMPT_ROWS = 64
+"""Rows of words beside a picture, for saying how many pictures fit."""
+
+
+def page_bytes(llm: LlmConfig, page_size: int, element_bytes: int) -> int:
+    """Return what one page takes: keys and values of ``page_size`` rows in every layer."""
+    return llm.num_layers * 2 * page_size * llm.num_kv_heads * llm.head_dim * element_bytes
+
+
+def pages_that_fit(free_bytes: int, bytes_per_page: int, *, is_gpu: bool) -> int:
+    """Return how many pages the pool gets when ``free_bytes`` are left after loading."""
+    budget = int(free_bytes * GPU_POOL_FRACTION) if is_gpu else min(int(free_bytes * CPU_POOL_FRACTION), CPU_POOL_MAX_BYTES)
+    return max(1, budget // bytes_per_page)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRoom:
+    """What one picture of the default size takes of the page pool, once it is part of the context.
+
+    Attributes:
+        size: ``WIDTHxHEIGHT`` in pixels.
+        rows: rows of its latents, of its patches as the ViT sees them, of its markers, and of a typical prompt.
+    """
+
+    size: str
+    rows: int
+
+    @classmethod
+    def of_model(cls, config: BagelConfig, profile: FamilyProfile) -> PictureRoom:
+        height, width = profile.defaults.image_size
+        latents = (height // config.latent_stride) * (width // config.latent_stride)
+        seen_width, seen_height = resize_size(width, height, profile.vit_transform)
+        patches = (seen_width // config.vit.patch_size) * (seen_height // config.vit.patch_size)
+        return cls(f"{width}x{height}", latents + patches + 2 * NUM_MARKERS + TYPICAL_PROMPT_ROWS)
+
+    def how_many(self, num_pages: int, page_size: int, max_running: int) -> int:
+        """Return how many requests can each draw such a picture at once."""
+        pages_each = -(-self.rows // page_size)
+        return min(max_running, num_pages // pages_each)
