@@ -16,7 +16,9 @@ from server.serving.surfaces import Piece
 from server.store.store import StoredEvent
 
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no", "content-type": "text/event-stream; charset=utf-8"}
-PING = b": ping\n\n"
+PING = b": ping\n"
+"""A comment that the next event will carry. With an empty line of its own the official Python client takes it for an event without data,
+once any event has had an id (openai 3.54: ``SSEDecoder.decode``), and fails on it."""
 DONE = "[DONE]"
 
 

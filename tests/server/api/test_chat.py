@@ -317,3 +317,16 @@ def test_more_requests_than_the_server_takes_are_told_to_come_back() -> None:
     with running_front(ScriptedEngine(by_prompt), settings) as front, front.http() as http:
         response = http.post("/v1/chat/completions", json={"model": "tiny_a", "messages": HI, "n": 3})
     assert response.status_code == 503 and error_of(response)["code"] == "overloaded"
+
+
+def test_the_official_client_reads_on_after_a_silence() -> None:
+    """A keep-alive with an empty line of its own was taken for an event without data, and ended the client's stream with an error."""
+    with running_front(ScriptedEngine(by_prompt), Settings(keep_alive_s=0.02)) as front, front.http() as http:
+        chunks = front.openai().chat.completions.create(model="tiny_a", messages=[{"role": "user", "content": "wait"}], stream=True)
+        first = next(iter(chunks))
+        with http.stream("POST", "/v1/chat/completions", json={"model": "tiny_a", "messages": [user("wait")], "stream": True}) as other:
+            lines = other.iter_lines()
+            assert [next(line for line in lines if line.startswith(":")) for _ in range(3)] == [": ping"] * 3
+        front.engine.release()
+        rest = list(chunks)
+    assert first.choices[0].delta.content == "" and rest[-1].choices[0].finish_reason == "length"
