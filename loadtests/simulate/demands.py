@@ -61,9 +61,13 @@ class DemandReader:
 
     @property
     def fixed_s(self) -> float:
-        """Seconds of a step but for its rows."""
-        seconds = self._costs.seconds
-        return seconds.steps + seconds.mixed + self._costs.overhead_s
+        """Seconds of a step of words but for its rows."""
+        return self._costs.seconds.steps + self._costs.overhead_s
+
+    @property
+    def mixed_s(self) -> float:
+        """Seconds that a step with anything else takes besides."""
+        return self._costs.seconds.mixed + self._costs.seconds.gen_steps
 
     def demands(self, session: Session) -> tuple[Demand, ...]:
         """Return the demand of each turn."""
@@ -74,7 +78,7 @@ class DemandReader:
             message = self._message(turn, kv_len, will_draw=will_draw)
             history_s = self._seconds(_text(kv_len, 0)) if kv_len else 0.0
             num_pictures += len(turn.picture_sides)
-            walk = _Walk(kv_len + _rows(message), num_pictures, self.fixed_s + self._seconds(message))
+            walk = _Walk(kv_len + _rows(message), num_pictures, self._seconds(message))
             stages = self._stages(turn, walk, history_s)
             kv_len = walk.kv_len
             demands.append(Demand(tuple(stages), kv_len, turn.pause_s))
@@ -98,7 +102,7 @@ class DemandReader:
         per_token = Load(0, und_tokens=1, rows=1, pairs=walk.kv_len + num_tokens / 2)
         stage = Stage(False, walk.prefill_s + history_s, walk.prefill_s, num_tokens, self._seconds([per_token]))
         walk.kv_len += num_tokens + NUM_TEXT_MARKERS
-        walk.prefill_s = self.fixed_s
+        walk.prefill_s = self._seconds(_text(1, walk.kv_len))
         return stage
 
     def _picture(self, drawing: Drawing, walk: _Walk) -> Stage:
@@ -114,7 +118,7 @@ class DemandReader:
         encoded = self._encoded(drawing.height, drawing.width, walk.kv_len, will_draw=True)
         walk.kv_len += _rows(encoded)
         walk.num_pictures += 1
-        walk.prefill_s = self.fixed_s + self._seconds(encoded)
+        walk.prefill_s = self._seconds(encoded)
         return stage
 
     def _message(self, turn: Turn, kv_len: int, *, will_draw: bool) -> list[Load]:

@@ -7,6 +7,7 @@ thousand replicas needs no more memory than its arrivals.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -44,16 +45,18 @@ class Visit:
     replica: int = -1
     asked_s: float = 0.0
     first_word_s: float = -1.0
+    text_began_s: float = 0.0
     is_warm: bool = False
 
 
 @dataclass(slots=True)
 class Tally:
-    """What the fleet's requests met with: seconds to the first word and to the first picture, seconds between words."""
+    """What the fleet's requests met with: seconds to the first word and to the first picture, all gaps between words together."""
 
     first_words: list[float] = field(default_factory=list)
     first_pictures: list[float] = field(default_factory=list)
-    gaps: list[float] = field(default_factory=list)
+    gaps_s: float = 0.0
+    num_gaps: int = 0
     num_requests: int = 0
     num_returns: int = 0
     num_hits: int = 0
@@ -153,8 +156,9 @@ class Fleet:
         begun, ended = station.take_done()
         for job in begun:
             visit = self._visits[job.owner]
+            visit.text_began_s = now_s
             if visit.first_word_s < 0:
-                visit.first_word_s = now_s + station.tick_s
+                visit.first_word_s = now_s + station.pace().step_s
                 self._tally.first_words.append(visit.first_word_s - visit.asked_s)
         for job in ended:
             self._end_stage(self._visits[job.owner], now_s)
@@ -167,8 +171,9 @@ class Fleet:
         if stage.is_picture:
             if not any(earlier.is_picture for earlier in demand.stages[: visit.stage]):
                 self._tally.first_pictures.append(now_s - visit.asked_s)
-        elif len(demand.stages) == 1 and stage.num_steps > 1:
-            self._tally.gaps.append((now_s - visit.first_word_s) / (stage.num_steps - 1))
+        else:
+            self._tally.gaps_s += now_s - visit.text_began_s
+            self._tally.num_gaps += stage.num_steps
         visit.stage += 1
         if visit.stage < len(demand.stages):
             self._stations[visit.replica].add(demand.stages[visit.stage], visit.key, is_warm=True)
@@ -200,7 +205,7 @@ class Fleet:
             hit_rate=tally.num_hits / tally.num_returns if tally.num_returns else 0.0,
             first_word_mean_s=average(tally.first_words),
             first_word_p99_s=percentile(tally.first_words, 99),
-            gap_mean_s=average(tally.gaps),
+            gap_mean_s=tally.gaps_s / tally.num_gaps if tally.num_gaps else math.nan,
             first_picture_mean_s=average(tally.first_pictures),
             first_picture_p99_s=percentile(tally.first_pictures, 99),
         )

@@ -100,7 +100,7 @@ class Planner:
         machine = self._machine
         fleet = Fleet(
             num_replicas,
-            lambda: Station(self._reader.fixed_s, machine.target_s),
+            lambda: Station(self._reader.fixed_s, self._reader.mixed_s, machine.target_s),
             self._routing(num_replicas, router, traffic.seed),
             machine.cache_rows,
         )

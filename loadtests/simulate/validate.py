@@ -74,7 +74,8 @@ def run_coarse(bench: Bench, costs: Costs, trace: Trace) -> FleetFigures:
     options = bench.options
     assert options.num_pages is not None, "a simulated engine needs to know its pages"
     target_s = options.inter_token_target_s or math.inf
-    return Fleet(1, lambda: Station(reader.fixed_s, target_s), LeastLoaded(1, 0), options.num_pages * options.page_size).run(crowd)
+    cache_rows = options.num_pages * options.page_size
+    return Fleet(1, lambda: Station(reader.fixed_s, reader.mixed_s, target_s), LeastLoaded(1, 0), cache_rows).run(crowd)
 
 
 def compared(real: list[Replayed], fine: list[Replayed], coarse: list[FleetFigures]) -> list[Compared]:
