@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from loadtests.mixed.compare import Plan, compare, measure_capacity
-from loadtests.mixed.engines import Bench, load_bench
+from loadtests.mixed.engines import Bench, as_served, load_bench
 from loadtests.mixed.machine_name import machine_name
 from loadtests.mixed.replay import Watch
 from loadtests.mixed.report import terms_of, write_comparison, write_second_turn, write_sweep
@@ -78,14 +79,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _engine_options(options: argparse.Namespace) -> EngineOptions:
-    target_s = None if options.inter_token_ms is None else options.inter_token_ms / 1000
-    return EngineOptions(
-        options.model,
+    return replace(
+        as_served(options.inter_token_ms),
         device=options.device,
         dtype=options.dtype,
         num_threads=options.threads,
         num_pages=options.pages,
-        inter_token_target_s=target_s,
     )
 
 
@@ -105,7 +104,7 @@ def _compare(bench: Bench, options: argparse.Namespace, directory: Path, progres
 
     capacity = measure_capacity(bench, plan, say)
     comparison = compare(bench, bench.replica(capacity.costs).alone, plan, capacity, say)
-    terms = terms_of(bench.options.inter_token_target_s, options.staged_pictures)
+    terms = terms_of(bench.options, options.staged_pictures)
     write_comparison(directory, comparison, plan, options.machine or machine_name(bench), terms)
 
 

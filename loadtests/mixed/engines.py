@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from loadtests.mixed.clock import Clock, WorkingClock
+from loadtests.mixed.clock import WorkingClock
 from loadtests.mixed.metered import MeteredRunner
 from loadtests.mixed.peer_branches import PeerBranches
 from loadtests.mixed.picture_queue import PictureQueue
-from loadtests.mixed.policy import MeteredPlait, Plait
+from loadtests.mixed.policy import MeteredPlait, Plait, Policy
 from loadtests.mixed.replay import Replay, Watch
 from loadtests.mixed.staged import Staged
 from loadtests.mixed.stand import Served, Way
 from loadtests.simulate.costs import Costs
-from loadtests.simulate.replica import Replica
+from loadtests.simulate.replica import Replica, limits_of
 from loadtests.traces.sessions import Trace
 from model.bagel import Bagel
 from model.config import BagelConfig
@@ -24,75 +24,84 @@ from model.random_checkpoint import write_random_checkpoint
 from model.tokenizer import Tokenizer
 from server.engine.link import LocalLink
 from server.engine.loop import Engine, Executor
-from server.engine.options import EngineOptions, ModelFacts, SchedulerLimits
+from server.engine.options import EngineOptions, ModelFacts
 from server.engine.pictures import input_picture
 from server.engine.process import LoadedEngine, assemble_engine, load_engine, model_facts, warm_up
+from server.front import DEFAULT_TARGET_DECODES, DEFAULT_TARGET_MS, LEAST_TARGET_DECODES
 
 NAMED_SIZES = ("tiny", "mid", "bagel-7b")
 
 
-@dataclass(frozen=True, slots=True)
 class Bench:
-    """A loaded model and what engines over it are made with.
+    """A loaded model and the engines over it: one set for all traces, warm and learnt as a server's are, and others on request."""
 
-    Attributes:
-        staged_pictures: how many equal pictures the peers' image engine draws at once.
-    """
+    def __init__(self, model: Bagel, facts: ModelFacts, options: EngineOptions, staged_pictures: int) -> None:
+        """Build the engines.
 
-    model: Bagel
-    facts: ModelFacts
-    options: EngineOptions
-    staged_pictures: int = 1
+        Args:
+            model: the model all engines share.
+            facts: what their schedulers know of it.
+            options: how Plait's engine is made; the peers' are made `as_peers`.
+            staged_pictures: how many equal pictures the peers' image engine draws at once.
+        """
+        self.model = model
+        self.options = options
+        self._facts = facts
+        self._staged_pictures = staged_pictures
+        self._clock = WorkingClock()
+        self._plait = self.plait(options)
+        self._staged = self._build_staged()
 
     @property
     def config(self) -> BagelConfig:
         return self.model.config
 
     def serve(self, way: Way, trace: Trace, watch: Watch) -> Served:
-        """Replay ``trace`` on fresh engines, in real time but for the idle."""
-        clock = WorkingClock()
-        if way is Way.STAGED:
-            return Served(Replay(trace, self.staged(clock), self.config, clock).run(watch), [])
-        metered = self.plait()
-        return Served(Replay(trace, metered.policy, self.config, clock).run(watch), metered.runner.samples)
+        """Replay ``trace`` in real time but for the idle."""
+        policy: Policy = self._plait.policy if way is Way.PLAIT else self._staged
+        samples = self._plait.runner.samples
+        num_before = len(samples)
+        replayed = Replay(trace, policy, self.config, self._clock).run(watch)
+        return Served(replayed, samples[num_before:])
 
-    def plait(self, options: EngineOptions | None = None) -> MeteredPlait:
-        """Build one engine for everything, as served."""
+    def plait(self, options: EngineOptions) -> MeteredPlait:
+        """Build one engine for everything."""
         link = LocalLink()
-        loaded = self._assemble(options or self.options, link)
+        loaded = self._assemble(options, link)
         runner = MeteredRunner(loaded.runner, loaded.scheduler.cost)
         return MeteredPlait(Plait(Engine(loaded.scheduler, runner, loaded.pool, link), loaded.scheduler, link), runner)
 
-    def staged(self, clock: Clock) -> Staged:
+    def _build_staged(self) -> Staged:
         """Build a text engine and an image engine, as the peers'; see `staged`."""
-        options = as_peers(self.options)
-        queue = PictureQueue(self.staged_pictures)
         return Staged(
-            self._engine(options, lambda runner: runner),
-            self._engine(options, PeerBranches),
-            queue,
+            self._peer(lambda runner: runner),
+            self._peer(PeerBranches),
+            PictureQueue(self._staged_pictures),
             lambda picture: input_picture(picture, self.config),
-            clock,
+            self._clock,
         )
+
+    def _peer(self, wrap: Callable[[Executor], Executor]) -> Plait:
+        link = LocalLink()
+        loaded = self._assemble(as_peers(self.options), link)
+        return Plait(Engine(loaded.scheduler, wrap(loaded.runner), loaded.pool, link), loaded.scheduler, link)
 
     def replica(self, costs: Costs) -> Replica:
         """Describe a simulated engine with this one's model and limits."""
         options = self.options
         assert options.num_pages is not None, "a simulated engine needs to know its pages"
-        limits = SchedulerLimits(
-            options.max_batch_tokens, options.max_running, options.max_waiting, options.inter_token_target_s, options.has_prefix_cache
-        )
-        return Replica(self.config, costs, options.num_pages, options.page_size, limits, self.staged_pictures)
-
-    def _engine(self, options: EngineOptions, wrap: Callable[[Executor], Executor]) -> Plait:
-        link = LocalLink()
-        loaded = self._assemble(options, link)
-        return Plait(Engine(loaded.scheduler, wrap(loaded.runner), loaded.pool, link), loaded.scheduler, link)
+        return Replica(self.config, costs, options.num_pages, options.page_size, limits_of(options), self._staged_pictures)
 
     def _assemble(self, options: EngineOptions, link: LocalLink) -> LoadedEngine:
-        loaded = assemble_engine(self.model, self.facts, options, link)
+        loaded = assemble_engine(self.model, self._facts, options, link)
         warm_up(loaded)
         return loaded
+
+
+def as_served(inter_token_ms: float | None) -> EngineOptions:
+    """Return the options of an engine as `plait serve` starts it, with its own inter-token target or another."""
+    options = EngineOptions("", inter_token_target_s=(inter_token_ms or DEFAULT_TARGET_MS) / 1000)
+    return replace(options, min_target_decodes=DEFAULT_TARGET_DECODES if inter_token_ms is None else LEAST_TARGET_DECODES)
 
 
 def as_peers(options: EngineOptions) -> EngineOptions:

@@ -16,6 +16,7 @@ from loadtests.mixed.stand import Way
 from loadtests.mixed.target import Sweep
 from loadtests.simulate.costs import write_costs
 from loadtests.traces.sessions import write_trace
+from server.engine.options import EngineOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,11 @@ LINES = (
 )
 
 
-def terms_of(target_s: float | None, staged_pictures: int) -> str:
+def terms_of(options: EngineOptions, staged_pictures: int) -> str:
     """Say what the two ways were given."""
-    goal = "no inter-token target" if target_s is None else f"an inter-token target of {target_s * 1000:g} ms"
-    return f"Plait has {goal}; the image engine of `staged` draws up to {staged_pictures} equal pictures at once."
+    assert options.inter_token_target_s is not None, "served engines have a target"
+    goal = f"{options.inter_token_target_s * 1000:g} ms, or {options.min_target_decodes:g} decode steps if that is longer"
+    return f"Plait's inter-token target is {goal}; the image engine of `staged` draws up to {staged_pictures} equal pictures at once."
 
 
 def comparison_table(comparison: Comparison, plan: Plan, machine: str, terms: str) -> str:

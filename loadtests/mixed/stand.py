@@ -1,4 +1,4 @@
-"""Where traces are served, one fresh set of engines for each: on real engines (`engines`) or on simulated ones."""
+"""Where traces are served: on real engines (`engines`) or on simulated ones."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from loadtests.mixed.clock import WorkingClock
 from loadtests.mixed.engines import Bench
 from loadtests.mixed.measures import percentile
 from loadtests.mixed.policy import Plait
+from server.front import LEAST_TARGET_DECODES
 from server.messages import ImageParams, OutputMode, Request, SamplingParams, StepReport, TextSegment
 
 PROMPT_TOKENS = 32
@@ -73,7 +74,7 @@ def sweep_targets(bench: Bench, crowd: Crowd, multiples: tuple[float, ...], say:
 
 
 def _decode_seconds(bench: Bench, crowd: Crowd) -> float:
-    policy = bench.plait().policy
+    policy = bench.plait(bench.options).policy
     for number in range(crowd.num_chats):
         policy.submit(_chat(number))
     steps = [report.stats for _ in range(NUM_DECODE_STEPS) for report in policy.step()]
@@ -83,7 +84,8 @@ def _decode_seconds(bench: Bench, crowd: Crowd) -> float:
 def _run(bench: Bench, crowd: Crowd, multiple: float | None, decode_s: float, say: Callable[[str], None]) -> Kept:
     say("no target" if multiple is None else f"a target of {multiple:g} decode steps")
     target_s = decode_s * (multiple or 1.0)
-    options = replace(bench.options, inter_token_target_s=None if multiple is None else target_s)
+    goal_s = None if multiple is None else target_s
+    options = replace(bench.options, inter_token_target_s=goal_s, min_target_decodes=LEAST_TARGET_DECODES)
     gaps, num_steps, seconds = _serve(bench.plait(options).policy, crowd)
     return Kept(multiple, target_s, percentile(gaps, 50), percentile(gaps, 99), num_steps / seconds)
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from loadtests.mixed.compare import Plan, Say, compare, measure_capacity
-from loadtests.mixed.engines import load_bench
+from loadtests.mixed.engines import as_served, load_bench
 from loadtests.mixed.machine_name import machine_name
 from loadtests.mixed.replay import Watch
 from loadtests.mixed.report import terms_of, write_comparison
@@ -26,13 +26,12 @@ from loadtests.progress import Progress
 from loadtests.simulate.costs import Costs, read_costs
 from loadtests.simulate.fleet import Watch as FleetWatch
 from loadtests.simulate.plan import Machine, Planner, Traffic, fleet_sizes, try_fleets
-from loadtests.simulate.replica import Replica
+from loadtests.simulate.replica import Replica, limits_of
 from loadtests.simulate.report import write_plan, write_validation
 from loadtests.simulate.validate import validate
 from loadtests.traces.arrivals import Arrivals
 from loadtests.traces.mix import Mix
 from model.config import BagelConfig
-from server.engine.options import EngineOptions, SchedulerLimits
 
 RESULTS = Path(__file__).parents[1] / "results"
 SCALES = (1, 10, 100, 1000, 10_000)
@@ -61,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mix", default=None, help="sizes of the traffic: tiny, mid, bagel-7b (default: the model's)")
     parser.add_argument("--costs", type=Path, default=None, help="costs.json of a measured machine (default: the only one in the results)")
     parser.add_argument("--pages", type=int, default=4096, help="pages of a replica (default: %(default)s)")
-    parser.add_argument("--inter-token-ms", type=float, default=None, help="inter-token target (default: none)")
+    parser.add_argument("--inter-token-ms", type=float, default=None, help="inter-token target (default: the server's)")
     parser.add_argument("--arrivals", default=None, choices=[arrivals.value for arrivals in Arrivals])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--load", type=float, default=0.7, help="scale, compare, validate: share of the capacity (default: %(default)s)")
@@ -91,14 +90,12 @@ def _costs(options: argparse.Namespace) -> tuple[Costs, str]:
     return read_costs(found[0]), found[0].parent.name
 
 
-def _target_s(options: argparse.Namespace) -> float | None:
-    return None if options.inter_token_ms is None else float(options.inter_token_ms) / 1000
-
-
 def _fleets(options: argparse.Namespace, progress: Progress) -> None:
     costs, name = _costs(options)
-    page_rows = EngineOptions("").page_size * options.pages
-    machine = Machine(BagelConfig.named(options.model), costs, page_rows, _target_s(options) or math.inf)
+    engine = as_served(options.inter_token_ms)
+    target_s = engine.inter_token_target_s or math.inf
+    cache_rows = engine.page_size * options.pages
+    machine = Machine(BagelConfig.named(options.model), costs, cache_rows, target_s, engine.min_target_decodes)
     mix, arrivals = _mix(options), Arrivals(options.arrivals or Arrivals.DIURNAL.value)
     planner = Planner(machine, mix, options.seed)
     is_plan = options.what == "plan"
@@ -138,20 +135,20 @@ def _announcer(progress: Progress) -> Say:
 
 def _compare(options: argparse.Namespace, progress: Progress) -> None:
     costs, name = _costs(options)
-    engine = EngineOptions("")
-    limits = SchedulerLimits(engine.max_batch_tokens, engine.max_running, inter_token_target_s=_target_s(options))
-    replica = Replica(BagelConfig.named(options.model), costs, options.pages, engine.page_size, limits, options.staged_pictures)
+    engine = as_served(options.inter_token_ms)
+    config = BagelConfig.named(options.model)
+    replica = Replica(config, costs, options.pages, engine.page_size, limits_of(engine), options.staged_pictures)
     say = _announcer(progress)
     plan = _plan(options)
     capacity = replace(measure_capacity(replica, plan, say), costs=costs)
     directory = options.out or RESULTS / "simulate" / name
-    terms = terms_of(_target_s(options), options.staged_pictures)
+    terms = terms_of(engine, options.staged_pictures)
     write_comparison(directory, compare(replica, replica.alone, plan, capacity, say), plan, f"{name}, in virtual time", terms)
     print((directory / "compare.md").read_text())
 
 
 def _validate(options: argparse.Namespace, progress: Progress) -> None:
-    engine = EngineOptions(options.model, num_pages=options.pages, num_threads=options.threads, inter_token_target_s=_target_s(options))
+    engine = replace(as_served(options.inter_token_ms), num_pages=options.pages, num_threads=options.threads)
     with tempfile.TemporaryDirectory() as scratch:
         bench = load_bench(options.model, Path(scratch), engine)
         name = machine_name(bench)

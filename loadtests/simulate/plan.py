@@ -38,12 +38,14 @@ class Router(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A replica in the coarse model: the model's sizes, its costs, the rows of its cache, the inter-token target."""
+    """A replica in the coarse model: the model's sizes, its costs, the rows of its cache, the inter-token target and the
+    decode steps it counts as at least."""
 
     config: BagelConfig
     costs: Costs
     cache_rows: int
     target_s: float
+    min_decodes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class Planner:
         machine = self._machine
         fleet = Fleet(
             num_replicas,
-            lambda: Station(self._reader.fixed_s, self._reader.mixed_s, machine.target_s),
+            lambda: Station(self._reader.fixed_s, self._reader.mixed_s, machine.target_s, machine.min_decodes),
             self._routing(num_replicas, router, traffic.seed),
             machine.cache_rows,
         )

@@ -21,15 +21,29 @@ from loadtests.traces.sessions import Session, Trace
 from model.config import BagelConfig
 from model.profile import Family, FamilyProfile
 from model.transforms import resize_size
+from server.engine.cost_model import Load
 from server.engine.link import LocalLink
 from server.engine.loop import Engine, Executor
-from server.engine.options import ModelFacts, SchedulerLimits
+from server.engine.options import EngineOptions, ModelFacts, SchedulerLimits
 from server.engine.pages import PagePool
 from server.engine.scheduler import Scheduler
 from server.messages import ImageSegment, Picture
 
 FIRST_MARKER_ID = 256
 """The ids of the markers of an imaginary vocabulary: after the 256 bytes."""
+
+KNOWN_LOADS = tuple(
+    load
+    for num in (1, 2, 4, 8, 16, 32)
+    for load in (
+        Load(und_tokens=num, pairs=64 * num, rows=num),
+        Load(1, 1, und_tokens=16 * num, pairs=128 * num * num, rows=1),
+        Load(1, 1, 1, 2, 16 * num, 256 * num * num, 1),
+        Load(1, 1, 1, num, 16 * num, 256 * num * num, num, encoded_pixels=4096 * num),
+        Load(1, 1, 1, num, 16 * num, 256 * num * num, num, decoded_pixels=4096 * num),
+    )
+)
+"""Steps of every kind that the engine's cost model has seen before the simulation begins, as one that has served for a while has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +89,10 @@ class Replica:
         return Plait(Engine(scheduler, runner, pool, link), scheduler, link)
 
     def _scheduler(self, limits: SchedulerLimits, pool: PagePool, clock: VirtualClock) -> Scheduler:
-        return Scheduler(pool, facts_of(self.config), limits, self._refeed, clock=clock.now)
+        scheduler = Scheduler(pool, facts_of(self.config), limits, self._refeed, clock=clock.now)
+        for load in KNOWN_LOADS:
+            scheduler.cost.observe(load, self.costs.of(load))
+        return scheduler
 
     def _runner(self, clock: VirtualClock) -> VirtualRunner:
         return VirtualRunner(clock, self.costs, self.config.num_layers)
@@ -85,6 +102,18 @@ class Replica:
         vae = resize_size(picture.width, picture.height, self.config.vae_transform)
         vit = resize_size(*vae, self.config.vit_transform)
         return ImageSegment(vit=Picture(vit[1], vit[0], picture.rgb), vae=Picture(vae[1], vae[0], picture.rgb))
+
+
+def limits_of(options: EngineOptions) -> SchedulerLimits:
+    """Return the scheduler's limits of an engine with ``options``."""
+    return SchedulerLimits(
+        options.max_batch_tokens,
+        options.max_running,
+        options.max_waiting,
+        options.inter_token_target_s,
+        options.has_prefix_cache,
+        options.min_target_decodes,
+    )
 
 
 def facts_of(config: BagelConfig) -> ModelFacts:

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 
 from loadtests.simulate.demands import Stage
 
-MIN_TARGET_DECODES = 2.0
-"""A target below two decode steps counts as two, as in the engine."""
 RESIDUAL = 0.5
 """How much of the step under way a new prompt has to wait for, on average; with a target it is let through."""
 NEVER = math.inf
@@ -76,7 +74,7 @@ class Station:
 
     Attributes:
         fixed_s: what a step of words costs without rows; mixed_s: how much more one with a prompt or a picture does.
-        target_s: the inter-token target, infinite without one.
+        target_s: the inter-token target, infinite without one; min_decodes: the least it counts as, in decode steps.
         now_s: when the state was last brought up to date; busy_s: how long there has been work so far.
         version: changes with every job that comes or goes.
     """
@@ -84,6 +82,7 @@ class Station:
     fixed_s: float
     mixed_s: float = 0.0
     target_s: float = NEVER
+    min_decodes: float = 2.0
     now_s: float = 0.0
     busy_s: float = 0.0
     version: int = 0
@@ -121,7 +120,7 @@ class Station:
         """Fill what the words leave of the target, prompts first, then pictures, which share it evenly."""
         step_s = decode_s + self.prompts.cost_s + self.drawing.cost_s
         if self.writing.jobs:
-            step_s = min(step_s, max(self.target_s, MIN_TARGET_DECODES * decode_s))
+            step_s = min(step_s, max(self.target_s, self.min_decodes * decode_s))
             room_s = step_s - decode_s
         else:
             room_s = step_s

@@ -75,7 +75,11 @@ def run_coarse(bench: Bench, costs: Costs, trace: Trace) -> FleetFigures:
     assert options.num_pages is not None, "a simulated engine needs to know its pages"
     target_s = options.inter_token_target_s or math.inf
     cache_rows = options.num_pages * options.page_size
-    return Fleet(1, lambda: Station(reader.fixed_s, reader.mixed_s, target_s), LeastLoaded(1, 0), cache_rows).run(crowd)
+
+    def station() -> Station:
+        return Station(reader.fixed_s, reader.mixed_s, target_s, options.min_target_decodes)
+
+    return Fleet(1, station, LeastLoaded(1, 0), cache_rows).run(crowd)
 
 
 def compared(real: list[Replayed], fine: list[Replayed], coarse: list[FleetFigures]) -> list[Compared]:
