@@ -39,7 +39,7 @@ from server.api.streams import StreamRoutes
 from server.engine.options import EngineOptions
 from server.logs import configure_logs
 from server.metrics import Metrics
-from server.serving.accepting import Acceptance, Grace
+from server.serving.accepting import Acceptance, Patience
 from server.serving.engine_client import EngineClient, EnginePhase, RestartPolicy
 from server.serving.engine_launch import Launch, subprocess_launcher
 from server.serving.generation import GenerationService
@@ -162,7 +162,8 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
     hub = StreamHub(store, uuid.uuid4().hex, metrics.observe_store_absence)
     quotas = Quotas(store)
     links = PictureLinks(store)
-    acceptance = Acceptance(service, hub, Producer(service, hub, quotas), quotas, links, Grace(settings.resume_grace_s, 0.0))
+    patience = Patience(settings.resume_grace_s, 0.0, settings.longest_answer_s)
+    acceptance = Acceptance(service, hub, Producer(service, hub, quotas), quotas, links, patience)
     doorway = Doorway(acceptance, settings.keep_alive_s, settings.public_url)
     home = HomeRoutes.of_this_package()
     routers = [

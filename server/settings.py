@@ -86,6 +86,7 @@ class Settings(BaseSettings):
     max_pictures: int = Field(default=16, ge=0, le=512, description="most pictures in one prompt")
     max_picture_pixels: Size = Field(default=36_000_000, ge=1, le=1 << 28, description="largest picture read, in pixels")
     keep_alive_s: Seconds = Field(default=15.0, description="seconds of silence after which a stream is pinged")
+    longest_answer_s: Seconds = Field(default=3600.0, description="seconds from a request's arrival after which its answer is given up")
     stall_after_s: Seconds = Field(default=300.0, description="seconds without progress after which a busy engine counts as stalled")
     drain_s: Seconds = Field(default=30.0, description="seconds that running answers get to finish when the server is told to stop")
     public_url: str | None = Field(

@@ -1,8 +1,8 @@
 """The way in for every surface: from an HTTP request to a stream and a reader of it.
 
-Headers read here: ``Idempotency-Key``, and ``X-Plait-Resumable: true``, by which a client says that it comes back for an answer it lost
-sight of. Headers given: ``x-stream-id``, for ``GET /v1/streams/{id}``, ``x-ratelimit-*`` where the key has bounds, and
-``x-plait-durability: live`` while the store is away.
+Headers read here: ``Idempotency-Key``; ``X-Request-Timeout``, the seconds after which the client needs no answer any more; and
+``X-Plait-Resumable: true``, by which a client says that it comes back for an answer it lost sight of. Headers given: ``x-stream-id``,
+for ``GET /v1/streams/{id}``; ``x-ratelimit-*`` where the key has bounds; and ``x-plait-durability: live`` while the store is away.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from server.serving.surfaces import Surface
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 """What an idempotency key may look like."""
+
+SECONDS = re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?")
+MAX_DEADLINE_S = 86_400
 
 TRUE = frozenset({"1", "true", "yes"})
 
@@ -60,6 +63,7 @@ class Doorway:
             key=idempotency_key(request),
             is_resumable=request.headers.get("x-plait-resumable", "").lower() in TRUE,
             is_background=is_background,
+            deadline_s=deadline_s(request),
         )
         return await unless_gone(self.acceptance.accept(arrival), request.receive)
 
@@ -90,6 +94,20 @@ def idempotency_key(request: Request) -> str | None:
     if key is not None and KEY.fullmatch(key) is None:
         raise InvalidValue("Idempotency-Key: expected 1 to 255 visible ASCII characters.", "Idempotency-Key")
     return key
+
+
+def deadline_s(request: Request) -> float | None:
+    """Return how many seconds the client waits for the end of its answer; None when it does not say.
+
+    Raises:
+        InvalidValue: it is no number of seconds.
+    """
+    given = request.headers.get("x-request-timeout")
+    if given is None:
+        return None
+    if SECONDS.fullmatch(given) is None or not 0 < float(given) <= MAX_DEADLINE_S:
+        raise InvalidValue(f"X-Request-Timeout: expected seconds, more than 0 and at most {MAX_DEADLINE_S}.", "X-Request-Timeout")
+    return float(given)
 
 
 def stream_headers(reading: Reading) -> dict[str, str]:

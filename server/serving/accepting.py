@@ -42,6 +42,7 @@ class Arrival:
         key: the client's idempotency key.
         is_resumable: the client says that it comes back for an answer it lost sight of.
         is_background: the answer is made whether or not anybody reads it.
+        deadline_s: how long the client waits for its end; None leaves it to the server.
     """
 
     surface: Surface
@@ -51,14 +52,22 @@ class Arrival:
     key: str | None = None
     is_resumable: bool = False
     is_background: bool = False
+    deadline_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Grace:
-    """How long an answer goes on without a reader. ``by_default`` is for clients that say nothing about coming back; in seconds."""
+class Patience:
+    """How long an answer may take, in seconds.
+
+    Attributes:
+        resumable_s: without a reader, where the client can come back.
+        by_default_s: without a reader, where it says nothing about that.
+        longest_s: from its arrival to its end, whatever the client would wait.
+    """
 
     resumable_s: float
     by_default_s: float
+    longest_s: float
 
 
 class Reading:
@@ -120,14 +129,14 @@ class Acceptance:
     """Accepts requests of any surface and gives readers their streams."""
 
     def __init__(
-        self, service: GenerationService, hub: StreamHub, producer: Producer, quotas: Quotas, links: PictureLinks, grace: Grace
+        self, service: GenerationService, hub: StreamHub, producer: Producer, quotas: Quotas, links: PictureLinks, patience: Patience
     ) -> None:
         self._service = service
         self._links = links
         self._quotas = quotas
         self._hub = hub
         self._producer = producer
-        self._grace = grace
+        self._patience = patience
 
     async def accept(self, arrival: Arrival) -> Reading:
         """Begin an answer, or join the one that the same idempotency key began.
@@ -142,7 +151,7 @@ class Acceptance:
             f"{surface.id_prefix}{uuid.uuid4().hex}", int(time.time()), secrets.randbits(63), arrival.tenant.name, arrival.base_url
         )
         reply = await asyncio.to_thread(surface.open, arrival.body, stamp)
-        prepared = await self._service.prepare(await self._with_pictures(reply.ask, arrival.tenant))
+        prepared = await self._service.prepare(await self._with_pictures(reply.ask, arrival))
         account = await self._quotas.admit(arrival.tenant, prepared.plan.requests)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._quotas.settle, account)
@@ -151,10 +160,10 @@ class Acceptance:
                 undo.pop_all()
             return reading
 
-    async def _with_pictures(self, ask: Ask, tenant: Tenant) -> Ask:
+    async def _with_pictures(self, ask: Ask, arrival: Arrival) -> Ask:
         """Return an ask on its tenant's account, with the pictures it names by address."""
         try:
-            return await self._links.resolved(_on_account(ask, tenant), tenant.name)
+            return await self._links.resolved(self._on_account(ask, arrival), arrival.tenant.name)
         except StoreUnavailable as error:
             raise _store_away() from error
 
@@ -221,12 +230,18 @@ class Acceptance:
         if owner != tenant:
             raise _not_found(stream_id)
 
+    def _on_account(self, ask: Ask, arrival: Arrival) -> Ask:
+        """Put an ask on its tenant's account, and bound its time. Where nobody has a key, whom the client names is believed."""
+        longest_s = self._patience.longest_s
+        timed = replace(ask, deadline_s=longest_s if arrival.deadline_s is None else min(longest_s, arrival.deadline_s))
+        return timed if arrival.tenant is ANYONE else replace(timed, tenant=arrival.tenant.name, weight=arrival.tenant.weight)
+
     def _linger(self, arrival: Arrival, *, is_whole: bool) -> Linger:
         if arrival.is_background:
             return Linger(None)
         if arrival.is_resumable or arrival.key is not None:
-            return Linger(self._grace.resumable_s)
-        return Linger(0.0 if is_whole else self._grace.by_default_s)
+            return Linger(self._patience.resumable_s)
+        return Linger(0.0 if is_whole else self._patience.by_default_s)
 
 
 def _use(arrival: Arrival) -> KeyUse | None:
@@ -234,11 +249,6 @@ def _use(arrival: Arrival) -> KeyUse | None:
         return None
     digest = hashlib.sha256(arrival.surface.name.encode() + b"\0" + arrival.body).hexdigest()
     return KeyUse(arrival.tenant.name, arrival.key, digest)
-
-
-def _on_account(ask: Ask, tenant: Tenant) -> Ask:
-    """Put an ask on its tenant's account. Where nobody has a key, whom the client names is believed."""
-    return ask if tenant is ANYONE else replace(ask, tenant=tenant.name, weight=tenant.weight)
 
 
 def _not_found(stream_id: str) -> StreamNotFound:

@@ -154,6 +154,7 @@ class Ask:
         thinks: whether the model plans in words first (spec 6.5).
         tenant: on whose account it runs; empty for everybody who does not say.
         weight: the tenant's share of the engine beside others'.
+        deadline_s: seconds from its arrival after which the ask is given up, whatever it is doing.
         priority: higher is served earlier.
     """
 
@@ -168,6 +169,7 @@ class Ask:
     names: ParamNames = ParamNames()
     tenant: str = ""
     weight: float = 1.0
+    deadline_s: float | None = None
     priority: int = 0
     json_form: JsonForm | None = None
     tool_use: ToolUse | None = None
