@@ -2,6 +2,9 @@
 
 The result is cached under ``~/.cache/plait`` by the hash of everything it depends on, in a directory that only its owner may enter: what
 lies there is executed. The code is compiled for this very CPU, so the CPU's features are part of the key.
+
+Where there is no compiler, as in the container image, libraries that ``python -m kernels.native_library`` has put beside the sources are
+used: one for each level of CPU features, the best that this CPU has.
 """
 
 from __future__ import annotations
@@ -20,9 +23,17 @@ from pathlib import Path
 import torch
 
 SOURCE_DIRECTORY = Path(__file__).parent / "native"
+PREBUILT_DIRECTORY = Path(__file__).parent / "prebuilt"
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fvisibility=hidden", "-fopenmp")
+FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fvisibility=hidden", "-fopenmp")
 COMPILE_TIMEOUT_S = 120.0
+
+X86_64_V3 = frozenset({"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"})
+PREBUILT_LEVELS = {
+    "x86-64-v4": X86_64_V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "x86-64-v3": X86_64_V3,
+}
+"""What is built beforehand, best first: the compiler's name of a level and the features (as Linux names them) a CPU must have for it."""
 
 
 class NativeBuildError(Exception):
@@ -32,22 +43,55 @@ class NativeBuildError(Exception):
 def open_native_library(cache_directory: Path | None = None, compilers: Sequence[str] = COMPILERS) -> ctypes.CDLL:
     """Open the library of C kernels, compiling it first if no earlier process has.
 
-    ``cache_directory`` defaults to ``~/.cache/plait``; it is created with mode 0700. The first of ``compilers`` on the PATH is used.
-    Raises `NativeBuildError`.
+    ``cache_directory`` defaults to ``~/.cache/plait``; it is created with mode 0700. The first of ``compilers`` on the PATH is used,
+    without one a library built beforehand. Raises `NativeBuildError`.
     """
-    compiler = next((path for path in map(shutil.which, compilers) if path is not None), None)
-    if compiler is None:
-        raise NativeBuildError(f"no C compiler found (looked for {', '.join(compilers)})")
-    openmp = openmp_of_torch()
-    sources = sorted(SOURCE_DIRECTORY.glob("*.c"))
+    compiler = find_compiler(compilers)
     try:
+        if compiler is None:
+            return ctypes.CDLL(str(prebuilt_library(compilers)))
+        openmp = openmp_of_torch()
         directory = private_directory(cache_directory or Path.home() / ".cache" / "plait")
         library = directory / f"kernels-{_key(compiler, openmp)}.so"
         if not library.exists():
-            _compile(compiler, sources, openmp, library)
+            _compile(compiler, "native", openmp, library)
         return ctypes.CDLL(str(library))
     except (OSError, RuntimeError) as error:
         raise NativeBuildError(f"{type(error).__name__}: {error}") from error
+
+
+def find_compiler(compilers: Sequence[str] = COMPILERS) -> str | None:
+    """Return the path of the first of ``compilers`` that there is."""
+    return next((path for path in map(shutil.which, compilers) if path is not None), None)
+
+
+def prebuilt_library(compilers: Sequence[str], directory: Path = PREBUILT_DIRECTORY, features: frozenset[str] | None = None) -> Path:
+    """Return the best library built beforehand for a CPU with ``features``, by default this one. Raises `NativeBuildError`."""
+    features = cpu_features() if features is None else features
+    for level, needed in PREBUILT_LEVELS.items():
+        library = directory / f"kernels-{level}.so"
+        if needed <= features and library.exists():
+            return library
+    raise NativeBuildError(f"no C compiler found (looked for {', '.join(compilers)}), and nothing was built beforehand for this CPU")
+
+
+def build_beforehand(directory: Path = PREBUILT_DIRECTORY) -> list[Path]:
+    """Compile the library for every level of CPU features, for machines without a compiler. Raises `NativeBuildError`."""
+    compiler = find_compiler()
+    if compiler is None or platform.machine() != "x86_64":
+        raise NativeBuildError("building beforehand needs a C compiler and an x86-64 machine")
+    directory.mkdir(exist_ok=True)
+    libraries = [directory / f"kernels-{level}.so" for level in PREBUILT_LEVELS]
+    for level, library in zip(PREBUILT_LEVELS, libraries, strict=True):
+        _compile(compiler, level, openmp_of_torch(), library)
+    return libraries
+
+
+def cpu_features() -> frozenset[str]:
+    """Return the features of this machine's CPU as Linux names them; none where it does not say."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
 
 
 def openmp_of_torch() -> Path:
@@ -82,13 +126,14 @@ def _key(compiler: str, openmp: Path) -> str:
     return digest.hexdigest()[:24]
 
 
-def _compile(compiler: str, sources: list[Path], openmp: Path, library: Path) -> None:
+def _compile(compiler: str, level: str, openmp: Path, library: Path) -> None:
     """Compile into a private directory, then rename: of processes that build at the same time each sees a whole library."""
+    sources = sorted(SOURCE_DIRECTORY.glob("*.c"))
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         objects = [str(Path(scratch) / f"{source.stem}.o") for source in sources]
         built = Path(scratch) / library.name
         for source, target in zip(sources, objects, strict=True):
-            _run([compiler, *FLAGS, "-c", str(source), "-o", target])
+            _run([compiler, *FLAGS, f"-march={level}", "-c", str(source), "-o", target])
         # Linked by hand: -fopenmp at this point would add the system's own OpenMP library.
         _run([compiler, "-shared", *objects, str(openmp), "-lm", "-o", str(built)])
         os.replace(built, library)
@@ -98,3 +143,7 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S)
     if done.returncode != 0:
         raise NativeBuildError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
+
+
+if __name__ == "__main__":
+    print(*build_beforehand(), sep="\n")

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from kernels.native_library import NativeBuildError, open_native_library, openmp_of_torch
+from kernels.native_library import (
+    PREBUILT_LEVELS,
+    NativeBuildError,
+    build_beforehand,
+    cpu_features,
+    open_native_library,
+    openmp_of_torch,
+    prebuilt_library,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +51,34 @@ def test_a_cache_that_others_can_write_is_refused(tmp_path: Path) -> None:
 def test_a_missing_compiler_is_named(tmp_path: Path) -> None:
     with pytest.raises(NativeBuildError, match="no C compiler found \\(looked for no-such-compiler\\)"):
         open_native_library(tmp_path, compilers=("no-such-compiler",))
+
+
+@pytest.fixture(scope="module")
+def prebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("image") / "prebuilt"
+    build_beforehand(directory)
+    return directory
+
+
+def test_a_library_built_beforehand_serves_machines_without_a_compiler(prebuilt: Path) -> None:
+    library = prebuilt_library((), prebuilt)
+    assert library.name in {f"kernels-{level}.so" for level in PREBUILT_LEVELS}
+    code = f"import ctypes, torch; print(bool(ctypes.CDLL({str(library)!r})))"
+    assert run_python(code, PATH=str(prebuilt)).stdout.strip() == "True"
+
+
+def test_the_best_library_that_the_cpu_can_run_is_chosen(prebuilt: Path) -> None:
+    assert prebuilt_library((), prebuilt, PREBUILT_LEVELS["x86-64-v4"]).name == "kernels-x86-64-v4.so"
+    assert prebuilt_library((), prebuilt, PREBUILT_LEVELS["x86-64-v3"] | {"avx512f"}).name == "kernels-x86-64-v3.so"
+
+
+def test_a_cpu_that_no_library_was_built_for_is_named(prebuilt: Path) -> None:
+    with pytest.raises(NativeBuildError, match="nothing was built beforehand for this CPU"):
+        prebuilt_library(("cc",), prebuilt, frozenset({"sse2"}))
+
+
+def test_this_machine_says_what_its_cpu_can_do() -> None:
+    assert "sse2" in cpu_features()
 
 
 def test_processes_that_build_at_once_all_get_a_whole_library(tmp_path: Path) -> None:
