@@ -23,7 +23,8 @@ DECIDED_BY_THE_CHART = frozenset(
         "api_key",
         "keys_file",
         "insecure",
-        "store_url",
+        "store",
+        "fault_dir",
         "otlp_endpoint",
     }
 )

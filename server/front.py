@@ -10,7 +10,6 @@ import importlib.metadata
 import socket
 import sys
 import tempfile
-import uuid
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +35,10 @@ from server.api.response_records import Records
 from server.api.response_surface import ResponseSurface
 from server.api.responses import ResponseRoutes
 from server.api.streams import StreamRoutes
+from server.durability import Durability, Shared, build_durability, open_store
 from server.engine.options import EngineOptions
 from server.logs import configure_logs
 from server.metrics import Metrics
-from server.serving.accepting import Acceptance, Patience
 from server.serving.engine_client import EngineClient, EnginePhase, RestartPolicy
 from server.serving.engine_launch import Launch, subprocess_launcher
 from server.serving.generation import GenerationService
@@ -49,13 +48,9 @@ from server.serving.picture_intake import PictureIntake
 from server.serving.picture_links import PictureLinks
 from server.serving.picture_readers import PictureReaders
 from server.serving.prepare import Preparer, PromptLimits
-from server.serving.producing import Producer
-from server.serving.quotas import Quotas
 from server.serving.served_model import ServedModel
 from server.serving.startup_display import StartupDisplay
 from server.settings import BadSettings, Settings, engine_environment
-from server.store.memory import MemoryBounds, MemoryStore
-from server.streams.hub import StreamHub
 
 ENGINE_STOP_S = 10.0
 """How long the engine may take over its last step before it is ended by force."""
@@ -108,7 +103,8 @@ async def _serve_on(listeners: Listeners, settings: Settings, model: ServedModel
     launch = subprocess_launcher(_engine_options(settings, path), _logging_arguments(settings), engine_environment())
     front = build_front(settings, model, launch, directory)
     http = HttpServer(front.app, settings.drain_s)
-    http.stop_on_signals()
+    leaving: set[asyncio.Task[None]] = set()
+    http.stop_on_signals(lambda: leaving.add(asyncio.create_task(front.durability.farewell.begin())))
     display = StartupDisplay(sys.stderr, model, _url(listeners.api), settings.max_running)
     engine_task = asyncio.create_task(front.run())
     engine_task.add_done_callback(lambda _: http.stop())
@@ -116,6 +112,8 @@ async def _serve_on(listeners: Listeners, settings: Settings, model: ServedModel
     try:
         async with serving_beside(front.metrics_app, listeners.metrics):
             await http.serve(listeners.api)
+        await asyncio.gather(*leaving)
+        await front.durability.farewell.end()
     finally:
         display_task.cancel()
         has_failed = front.engine.status.phase is EnginePhase.FAILED
@@ -134,11 +132,11 @@ class Front:
     metrics_app: ASGIApp
     engine: EngineClient
     pictures: PictureIntake
-    streams: StreamHub
+    durability: Durability
 
     async def run(self) -> None:
         """Keep the engine and the streams going until one of them ends."""
-        tasks = {asyncio.create_task(self.engine.run()), asyncio.create_task(self.streams.run())}
+        tasks = {asyncio.create_task(self.engine.run()), asyncio.create_task(self.durability.run())}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -152,35 +150,36 @@ class Front:
 def build_front(settings: Settings, model: ServedModel, launch: Launch, directory: Path) -> Front:
     """Make the front's parts and hand them to each other; ``directory`` is private and holds the engine's socket."""
     metrics = Metrics()
-    engine = EngineClient(launch, directory, metrics.observe_step, RestartPolicy())
+    engine = EngineClient(launch, directory, metrics.observe_step, RestartPolicy(stall_after_s=settings.stall_after_s))
     readers = PictureReaders(model.config, PictureLimits(max_pixels=settings.max_picture_pixels))
     fetcher = PictureFetcher(FetchRules(settings.fetch_host_names)) if settings.fetch_host_names else None
     pictures = PictureIntake(readers, fetcher)
     preparer = Preparer(model, PromptLimits(settings.max_pictures), pictures)
     service = GenerationService(model, preparer, engine, metrics, settings.max_in_flight)
-    store = MemoryStore(MemoryBounds(ttl_s=settings.stream_ttl_s))
-    hub = StreamHub(store, uuid.uuid4().hex, metrics.observe_store_absence)
-    quotas = Quotas(store)
+    store = open_store(settings)
     links = PictureLinks(store)
-    patience = Patience(settings.resume_grace_s, 0.0, settings.longest_answer_s)
-    acceptance = Acceptance(service, hub, Producer(service, hub, quotas), quotas, links, patience)
+    chat, responses = ChatSurface(model.name, links), ResponseSurface(model.name)
+    drawn, edited = ImageSurface("image_generation", model.name, links), ImageSurface("image_edit", model.name, links)
+    shared = Shared(store, links, service, engine, metrics)
+    durability = build_durability(settings, shared, [chat, responses, drawn, edited])
+    acceptance = durability.acceptance
     doorway = Doorway(acceptance, settings.keep_alive_s, settings.public_url)
     home = HomeRoutes.of_this_package()
     routers = [
         home.router(),
-        ChatRoutes(doorway, ChatSurface(model.name, links)).router(),
-        ImageRoutes(doorway, ImageSurface("image_generation", model.name, links), ImageSurface("image_edit", model.name, links)).router(),
+        ChatRoutes(doorway, chat).router(),
+        ImageRoutes(doorway, drawn, edited).router(),
         FileRoutes(links).router(),
-        ResponseRoutes(doorway, ResponseSurface(model.name), Records(Notes(hub), acceptance)).router(),
+        ResponseRoutes(doorway, responses, Records(Notes(durability.hub), acceptance)).router(),
         StreamRoutes(acceptance, settings.keep_alive_s).router(),
         ModelRoutes(model).router(),
     ]
-    probes = HealthRoutes(engine, version(), settings.stall_after_s).router()
+    probes = HealthRoutes(engine, version(), settings.stall_after_s, lambda: durability.takeover.is_draining).router()
     series = MetricsRoute(engine, metrics, model.name).router()
     public = [probes, series] if settings.serves_metrics_publicly else [probes]
     app = build_app([*routers, *public], metrics, version(), settings.max_body_bytes, key_ring(settings), home.paths)
     metrics_app = build_app([probes, series], metrics, version(), settings.max_body_bytes, KeyRing())
-    return Front(app, metrics_app, engine, pictures, hub)
+    return Front(app, metrics_app, engine, pictures, durability)
 
 
 def key_ring(settings: Settings) -> KeyRing:
@@ -231,6 +230,7 @@ def _engine_options(settings: Settings, path: Path) -> str:
         has_prefix_cache=settings.prefix_cache,
         num_threads=settings.num_threads,
         cache_dir=str(settings.cache_dir.expanduser()),
+        fault_dir=None if settings.fault_dir is None else str(settings.fault_dir),
     )
     return msgspec.json.encode(options).decode()
 

@@ -95,6 +95,15 @@ class Settings(BaseSettings):
         description="how clients reach this server, for links; default: as they did",
     )
     stream_ttl_s: Seconds = Field(default=600.0, description="seconds for which a finished answer can be read again")
+    store: SecretStr | None = Field(
+        default=None,
+        min_length=8,
+        max_length=2048,
+        description="redis://, rediss:// or unix:// URL of the store that replicas share; without one answers are kept in this process",
+    )
+    fault_dir: Path | None = Field(default=None, description="for tests only: a directory through which the engine is broken on purpose")
+    store_prefix: str = Field(default="plait:", max_length=64, description="what every key in the shared store begins with")
+    lease_s: Seconds = Field(default=3.0, description="seconds without a heartbeat after which others take over a server's work")
     resume_grace_s: Seconds = Field(default=30.0, description="seconds for which a resumable answer goes on without a reader")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="what is worth a line")
     log_format: LogFormat = Field(default=LogFormat.TEXT, description="text or json lines")

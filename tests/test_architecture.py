@@ -27,7 +27,7 @@ FLOORS = (
     Room(3, ("server.access",)),
     Room(4, ("server.serving",)),
     Room(5, ("server.api",)),
-    Room(6, ("server.front",)),
+    Room(6, ("server.front", "server.durability")),
     Room(7, ("server.cli",)),
     Room(8, ("server.__main__",)),
 )

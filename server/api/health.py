@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import APIRouter
@@ -36,6 +37,7 @@ class HealthRoutes:
     engine: EngineClient
     version: str
     stall_after_s: float
+    is_draining: Callable[[], bool]
 
     def router(self) -> APIRouter:
         """Return the routes."""
@@ -61,18 +63,25 @@ class HealthRoutes:
 
     def _readiness(self) -> Readiness:
         status = self.engine.status
-        reasons = [] if status.phase is EnginePhase.READY else [status.reason]
+        reasons = ["the server is draining"] if self.is_draining() else []
+        reasons += [] if status.phase is EnginePhase.READY else [status.reason]
         if self.engine.stalled_s > self.stall_after_s:
             reasons.append(f"the engine has work and has reported nothing for {self.engine.stalled_s:.0f} s")
         percent = None
         if status.progress is not None and status.progress.bytes_total:
             percent = round(100 * status.progress.bytes_done / status.progress.bytes_total, 1)
         return Readiness(
-            status=status.phase.value if reasons == [] or status.phase is not EnginePhase.READY else "stalled",
+            status=self._word(is_fine=not reasons),
             reasons=reasons,
             load_percent=percent,
             in_flight=self.engine.num_in_flight,
         )
+
+    def _word(self, *, is_fine: bool) -> str:
+        if self.is_draining():
+            return "draining"
+        phase = self.engine.status.phase
+        return phase.value if is_fine or phase is not EnginePhase.READY else "stalled"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TypeVar
 
 import uvicorn
@@ -39,13 +39,15 @@ class HttpServer:
             timeout_graceful_shutdown=max(1, round(drain_s)),
         )
         self._server = _Uvicorn(config)
+        self._on_first: Callable[[], None] = lambda: None
 
     async def serve(self, listener: socket.socket) -> None:
         """Serve until `stop`."""
         await self._server.serve([listener])
 
-    def stop_on_signals(self) -> None:
+    def stop_on_signals(self, on_first: Callable[[], None]) -> None:
         """Stop on SIGINT and SIGTERM; a second one does not wait for running answers. Call it in the main thread's event loop."""
+        self._on_first = on_first
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
@@ -57,6 +59,8 @@ class HttpServer:
     def _on_signal(self) -> None:
         if self._server.should_exit:
             self._server.force_exit = True
+        else:
+            self._on_first()
         self._server.should_exit = True
 
 

@@ -47,8 +47,15 @@ class StreamRoutes:
         return router
 
     async def resume(self, request: Request, stream_id: str) -> Response:
-        """Send a stream's events after ``Last-Event-ID`` or ``starting_after``, from the first one if neither is given."""
-        reading = await self.acceptance.resume(stream_id, position(request), tenant_of(request).name)
+        """Send a stream's events after ``Last-Event-ID`` or ``starting_after``, from the first one if neither is given.
+
+        After the last one there is nothing, which tells a browser not to ask again.
+        """
+        after, tenant = position(request), tenant_of(request).name
+        ending = await self.acceptance.ending(stream_id, tenant)
+        if ending is not None and ending.sequence <= after:
+            return Response(status_code=204)
+        reading = await self.acceptance.resume(stream_id, after, tenant)
         return EventStream(reading, stream_headers(reading), self.keep_alive_s)
 
     async def cancel(self, request: Request, stream_id: str) -> CancelledStream:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from server.engine.batch import Batch, BatchResult
+from server.engine.fault_points import NO_FAULTS
 from server.engine.link import Incoming, Link
 from server.engine.pages import PagePool
 from server.engine.phases import PhaseWatch
@@ -26,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.5
 """How long an idle engine waits for a message before it looks again whether it should stop."""
+
+
+DEVICE_IS_LOST = "CUDA error"
+"""What every call fails with once the device has faulted, whatever is asked of it (running out of memory is another matter)."""
 
 
 class DividedPass(Protocol):
@@ -66,6 +71,8 @@ class Engine:
         self._num_steps = 0
         self._phases = PhaseWatch(time.perf_counter)
         self._long: LongPass | None = None
+        self.faults = NO_FAULTS
+        """Where tests break the engine on purpose."""
 
     def run(self) -> None:
         """Serve until told to shut down."""
@@ -117,8 +124,8 @@ class Engine:
     def _advance(self, long: LongPass) -> BatchResult | None:
         try:
             return long.steps.result if long.steps.advance(self._scheduler.next_pause_s()) else None
-        except Exception:
-            return self._execute_in_parts(long.batch)
+        except Exception as error:
+            return self._answer(error, long.batch)
 
     def _run(self, batch: Batch, started: float) -> StepReport | None:
         """Execute a batch to its end, commit and report it."""
@@ -136,6 +143,8 @@ class Engine:
         timelines = self._phases.after_step(outputs.images, outputs.finished, self._scheduler.running, result.vae_s)
         if batch.is_empty and not outputs.finished:
             return None
+        if outputs.finished:
+            self.faults.before_end()
         stats = step_stats(self._num_steps, time.perf_counter() - started, batch, result, self._scheduler, self._pool)
         report = StepReport(
             outputs.tokens,
@@ -154,18 +163,31 @@ class Engine:
     def _execute(self, batch: Batch) -> BatchResult:
         try:
             return self._runner.execute(batch)
-        except Exception:
-            return self._execute_in_parts(batch)
+        except Exception as error:
+            return self._answer(error, batch)
 
-    def _execute_in_parts(self, batch: Batch) -> BatchResult:
-        """Answer a step that raised: execute its halves, down to the sequence at fault, which is ended."""
+    def _answer(self, error: Exception, batch: Batch) -> BatchResult:
+        """Answer a step that raised: execute its halves, down to the sequence at fault, which is ended.
+
+        Raises:
+            Exception: the device is past all help; a new process can have it back.
+        """
+        if DEVICE_IS_LOST in str(error):
+            raise error
         sequence_ids = batch.sequence_ids()
         if len(sequence_ids) == 1:
-            logger.exception("a step failed for one request; it is ended, the others go on")
-            self._scheduler.fail(sequence_ids, "server_error", "the model failed on this request")
-            return BatchResult()
+            return self._try_once_more(batch.restricted_to(set(sequence_ids)))
         result = BatchResult()
         middle = len(sequence_ids) // 2
         for half in (sequence_ids[:middle], sequence_ids[middle:]):
             result.take_in(self._execute(batch.restricted_to(set(half))))
         return result
+
+    def _try_once_more(self, batch: Batch) -> BatchResult:
+        """Execute the step of one sequence that raised: what does not happen again was not its fault."""
+        try:
+            return self._runner.execute(batch)
+        except Exception:
+            logger.exception("a step failed twice for one request; it is ended, the others go on")
+            self._scheduler.fail(batch.sequence_ids(), "server_error", "the model failed on this request")
+            return BatchResult()

@@ -26,6 +26,7 @@ class EngineOptions:
         max_waiting: requests that may wait for a place; more are turned away.
         inter_token_target_s: seconds between two tokens of an answer that steps aim to stay below; None fills every step to
             ``max_batch_tokens`` instead.
+        fault_dir: for tests, which break the engine through it; see `fault_points`.
         min_target_decodes: a target shorter than so many decode steps counts as that many; 2 is the least that leaves time for pictures.
     """
 
@@ -43,6 +44,7 @@ class EngineOptions:
     max_waiting: int = 1024
     inter_token_target_s: float | None = None
     min_target_decodes: float = 2.0
+    fault_dir: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from model.preview_files import load_or_fit_preview
 from model.profile import Family, FamilyProfile
 from model.tokenizer import Tokenizer
 from model.weights import load_bagel
+from server.engine.fault_points import FaultPoints
 from server.engine.grammar import NO_GRAMMARS, Grammars
 from server.engine.link import Link, LocalLink
 from server.engine.loop import Engine
@@ -61,6 +62,8 @@ def run_engine(options: EngineOptions, link: Link) -> None:
     """
     loaded = load_engine(options, link)
     warm_up(loaded)
+    if options.fault_dir is not None:
+        loaded.runner.faults = loaded.engine.faults = FaultPoints(Path(options.fault_dir))
     link.send_ready(loaded.ready)
     loaded.engine.run()
 

@@ -24,6 +24,7 @@ from model.latents import latent_position_ids, unpatchify
 from model.stepwise import Steps, run_through
 from model.transformer import Rotation
 from server.engine.batch import Batch, BatchResult, DenoiseRow, DenoiseStep, Draw, DrawnToken, NewImage
+from server.engine.fault_points import NO_FAULTS
 from server.engine.guidance import Branch
 from server.engine.packer import LatentRun, Markers, PackedBatch, pack
 from server.engine.pictures import PictureEncoder, picture_from_pixels
@@ -120,6 +121,8 @@ class Runner:
         self._markers = markers
         self._painter = painter
         self._noise = noise
+        self.faults = NO_FAULTS
+        """Where tests break a step on purpose."""
         self._device = cache.pool.device
         self._latents: dict[int, torch.Tensor] = {}
         self._velocities_kept: dict[int, list[torch.Tensor]] = {}
@@ -156,6 +159,7 @@ class Runner:
         num_encoded = self._encoder.num_encoded
         self._copy_pages(batch)
         self._start_images(batch.new_images)
+        self.faults.in_step(batch)
         packed = pack(batch, self._cache.page_size, self._markers, self._device)
         result = BatchResult(num_und_tokens=packed.num_und, num_gen_tokens=packed.num_gen)
         embedded = yield from self._embed(packed)

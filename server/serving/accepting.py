@@ -18,15 +18,16 @@ from dataclasses import dataclass, replace
 
 from server.access.keys import ANYONE, Tenant
 from server.errors import IdempotencyConflict, Overloaded, StoreAway, StreamNotFound
+from server.metrics import Resume
 from server.serving.asks import Ask
-from server.serving.generation import GenerationService, Prepared
+from server.serving.generation import GenerationService, seeded
 from server.serving.picture_links import PictureLinks
-from server.serving.producing import Linger, Producer
+from server.serving.producing import Producer, Work
 from server.serving.quotas import Account, Quotas
-from server.serving.surfaces import Reply, Stamp, Surface
+from server.serving.spec import Spec
+from server.serving.surfaces import Stamp, Surface
 from server.store.store import AlreadyOpen, KeyUse, Opening, StoredEvent, StoreFull, StoreUnavailable
 from server.streams.hub import StreamGone, StreamHub
-from server.streams.owned import OwnedStream
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Patience:
 class Reading:
     """One reader of one stream, to be closed."""
 
-    def __init__(self, hub: StreamHub, stream_id: str, after: int, owned: OwnedStream | None, *, is_whole: bool = False) -> None:
+    def __init__(self, hub: StreamHub, stream_id: str, after: int, *, is_whole: bool = False) -> None:
         self.stream_id = stream_id
         self.is_whole = is_whole
         """The stream has one piece, at its end."""
@@ -81,14 +82,14 @@ class Reading:
         """The part of its tenant's quota that the answer took, where this reader began it."""
         self._hub = hub
         self._after = after
-        self._owned = owned
-        if owned is not None:
-            owned.join()
+        self._is_open = True
+        hub.readers.join(stream_id)
 
     @property
     def is_live_only(self) -> bool:
         """Whether the store is away, so that the stream cannot be resumed elsewhere for now."""
-        return self._hub.is_store_absent or (self._owned is not None and not self._owned.is_durable)
+        owned = self._hub.owned_stream(self.stream_id)
+        return self._hub.is_store_absent or (owned is not None and not owned.is_durable)
 
     async def events(self) -> AsyncIterator[StoredEvent]:
         """Yield the events from where the reader is, up to the final one.
@@ -120,9 +121,9 @@ class Reading:
 
     def close(self) -> None:
         """Stop reading."""
-        if self._owned is not None:
-            self._owned.leave()
-            self._owned = None
+        if self._is_open:
+            self._is_open = False
+            self._hub.readers.leave(self.stream_id)
 
 
 class Acceptance:
@@ -151,11 +152,14 @@ class Acceptance:
             f"{surface.id_prefix}{uuid.uuid4().hex}", int(time.time()), secrets.randbits(63), arrival.tenant.name, arrival.base_url
         )
         reply = await asyncio.to_thread(surface.open, arrival.body, stamp)
-        prepared = await self._service.prepare(await self._with_pictures(reply.ask, arrival))
+        self._service.check_room(reply.ask)
+        ask = seeded(await self._with_pictures(reply.ask, arrival), stamp.seed)
+        prepared = await self._service.prepare(ask)
         account = await self._quotas.admit(arrival.tenant, prepared.plan.requests)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._quotas.settle, account)
-            reading = await self._open(arrival, stamp, reply, prepared, account)
+            grace_s = self._grace_s(arrival, is_whole=reply.is_whole)
+            reading = await self._open(arrival, stamp, Work(reply, prepared, account, grace_s))
             if reading.account is account:
                 undo.pop_all()
             return reading
@@ -167,23 +171,27 @@ class Acceptance:
         except StoreUnavailable as error:
             raise _store_away() from error
 
-    async def _open(self, arrival: Arrival, stamp: Stamp, reply: Reply, prepared: Prepared, account: Account) -> Reading:
-        opening = Opening(stamp.stream_id, arrival.tenant.name, b"", _use(arrival))
+    async def _open(self, arrival: Arrival, stamp: Stamp, work: Work) -> Reading:
+        is_whole, weight = work.reply.is_whole, arrival.tenant.weight
+        deadline_s = self._deadline_s(arrival)
+        spec = Spec(arrival.surface.name, arrival.body, stamp.created, stamp.seed, arrival.base_url, weight, deadline_s, work.grace_s)
+        opening = Opening(stamp.stream_id, arrival.tenant.name, spec.encode(), _use(arrival))
         try:
             stream = await self._hub.open(opening)
         except StoreFull as error:
             raise Overloaded("The server keeps as many answers as it can hold. Try again shortly.") from error
         if isinstance(stream, AlreadyOpen):
-            return self._join(stream, opening.key, is_whole=reply.is_whole)
-        reading = Reading(self._hub, stamp.stream_id, 0, stream, is_whole=reply.is_whole)
-        reading.account = account
-        self._producer.start(stream, reply, prepared, self._linger(arrival, is_whole=reply.is_whole), account)
+            return self._join(stream, opening.key, is_whole=is_whole)
+        reading = Reading(self._hub, stamp.stream_id, 0, is_whole=is_whole)
+        reading.account = work.account
+        self._producer.start(stream, work)
         return reading
 
     def _join(self, stream: AlreadyOpen, key: KeyUse | None, *, is_whole: bool) -> Reading:
         if key is None or stream.fingerprint != key.fingerprint:
             raise IdempotencyConflict("This Idempotency-Key was used for another request. Send a new key with a new request.")
-        return Reading(self._hub, stream.stream_id, 0, self._hub.owned_stream(stream.stream_id), is_whole=is_whole)
+        self._hub.metrics.idempotency_hits.inc()
+        return Reading(self._hub, stream.stream_id, 0, is_whole=is_whole)
 
     async def resume(self, stream_id: str, after: int, tenant: str) -> Reading:
         """Read a stream from the event after ``after``.
@@ -192,8 +200,14 @@ class Acceptance:
             StreamNotFound: there is none, or it is somebody else's.
             StoreAway: only the store could tell.
         """
-        await self._check(stream_id, tenant)
-        return Reading(self._hub, stream_id, after, self._hub.owned_stream(stream_id))
+        try:
+            await self._check(stream_id, tenant)
+        except StreamNotFound:
+            self._hub.metrics.resumes.labels(Resume.UNKNOWN.value).inc()
+            raise
+        is_live = self._hub.owned_stream(stream_id) is not None
+        self._hub.metrics.resumes.labels((Resume.FOLLOWED if is_live else Resume.REPLAYED).value).inc()
+        return Reading(self._hub, stream_id, after)
 
     async def ending(self, stream_id: str, tenant: str) -> StoredEvent | None:
         """Return the final event of a stream; None while it has none.
@@ -232,16 +246,19 @@ class Acceptance:
 
     def _on_account(self, ask: Ask, arrival: Arrival) -> Ask:
         """Put an ask on its tenant's account, and bound its time. Where nobody has a key, whom the client names is believed."""
-        longest_s = self._patience.longest_s
-        timed = replace(ask, deadline_s=longest_s if arrival.deadline_s is None else min(longest_s, arrival.deadline_s))
+        timed = replace(ask, deadline_s=self._deadline_s(arrival))
         return timed if arrival.tenant is ANYONE else replace(timed, tenant=arrival.tenant.name, weight=arrival.tenant.weight)
 
-    def _linger(self, arrival: Arrival, *, is_whole: bool) -> Linger:
+    def _deadline_s(self, arrival: Arrival) -> float:
+        longest_s = self._patience.longest_s
+        return longest_s if arrival.deadline_s is None else min(longest_s, arrival.deadline_s)
+
+    def _grace_s(self, arrival: Arrival, *, is_whole: bool) -> float | None:
         if arrival.is_background:
-            return Linger(None)
+            return None
         if arrival.is_resumable or arrival.key is not None:
-            return Linger(self._patience.resumable_s)
-        return Linger(0.0 if is_whole else self._patience.by_default_s)
+            return self._patience.resumable_s
+        return 0.0 if is_whole else self._patience.by_default_s
 
 
 def _use(arrival: Arrival) -> KeyUse | None:

@@ -42,6 +42,10 @@ DRAIN_WAIT_MS = 200
 """How long the last words of an ended engine may take to arrive."""
 
 
+WATCH_S = 0.25
+"""How often it is looked whether a busy engine gets on."""
+
+
 class EnginePhase(Enum):
     LOADING = "loading"
     READY = "ready"
@@ -68,6 +72,7 @@ class RestartPolicy:
     Attributes:
         first_delay_s, max_delay_s: the delay doubles from one to the other while engines keep dying young.
         stable_after_s: an engine that lived this long ended no crash loop.
+        stall_after_s: how long a busy engine may say nothing before it is ended.
         max_failed_starts: engines in a row that never became ready, after which it is given up.
     """
 
@@ -75,6 +80,7 @@ class RestartPolicy:
     max_delay_s: float = 30.0
     stable_after_s: float = 60.0
     max_failed_starts: int = 3
+    stall_after_s: float = 300.0
 
 
 class EngineClient:
@@ -192,6 +198,7 @@ class EngineClient:
             asyncio.create_task(self._read(socket)),
             asyncio.create_task(self._write(socket)),
             asyncio.create_task(process.wait()),
+            asyncio.create_task(self._stall()),
         }
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -208,6 +215,12 @@ class EngineClient:
             await asyncio.gather(*tasks, return_exceptions=True)
             await process.wait()
         await self._read_last_words(socket)
+
+    async def _stall(self) -> None:
+        """Return when the engine has had work for too long without a sign of life."""
+        while self.stalled_s <= self._policy.stall_after_s:
+            await asyncio.sleep(WATCH_S)
+        logger.error("the engine has reported nothing for %.0f s although it has work; it is ended", self.stalled_s)
 
     async def _read(self, socket: zmq.asyncio.Socket) -> None:
         while True:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 
 from server.errors import EngineUnavailable, Overloaded, PlaitError
-from server.messages import FinishReason
+from server.messages import FinishedOutput, FinishReason, PreviewOutput, ProgressOutput
 from server.metrics import Metrics
 from server.serving.answer import Answer, AnswerStyle
 from server.serving.asks import Ask, PictureChoices
+from server.serving.canon import engine_canon
 from server.serving.engine_client import EngineClient
 from server.serving.events import Event, FinishedEvent, PictureEvent, TextEvent, ThoughtEvent
-from server.serving.output_stream import OutputStream
+from server.serving.output_stream import Output, OutputStream
 from server.serving.prepare import Plan, Preparer
 from server.serving.retry_after import retry_after_s
 from server.serving.served_model import ServedModel
@@ -30,38 +31,54 @@ class GenerationService:
         self._metrics = metrics
         self._max_in_flight = max_in_flight
 
+    def check_room(self, ask: Ask) -> None:
+        """See that the server may take in one more.
+
+        Raises:
+            Overloaded: not now.
+        """
+        if self._engine.num_in_flight + ask.n > self._max_in_flight:
+            raise self._overloaded(ask, f"The server has {self._max_in_flight} requests in flight, as many as it takes.")
+        limits = self._engine.status.limits
+        if limits is not None and self._engine.latest.waiting >= limits.max_waiting:
+            raise self._overloaded(ask, f"{limits.max_waiting} requests are waiting, as many as the server lets wait.")
+
     async def prepare(self, ask: Ask) -> Prepared:
         """Check an ask and make the engine's requests of it.
 
         Raises:
             InvalidRequest: it cannot be done.
-            EngineUnavailable, Overloaded: not now.
+            EngineUnavailable: not now.
         """
         started = time.monotonic()
-        if self._engine.num_in_flight + ask.n > self._max_in_flight:
-            raise self._overloaded(ask, f"The server has {self._max_in_flight} requests in flight, as many as it takes.")
         status = self._engine.status
         if status.limits is None:
             raise EngineUnavailable(f"The engine is not ready: {status.reason}. Try again shortly.")
-        if self._engine.latest.waiting >= status.limits.max_waiting:
-            raise self._overloaded(ask, f"{status.limits.max_waiting} requests are waiting, as many as the server lets wait.")
         plan = await asyncio.to_thread(self._preparer.prepare, ask, status.limits)
         return Prepared(ask, plan, started)
 
-    def begin(self, prepared: Prepared) -> Generation:
-        """Send what was prepared to the engine.
+    def begin(self, prepared: Prepared, name: str, tape: Tape) -> Generation:
+        """Send what was prepared to the engine under a ``name`` never used before, less what is on the tape already.
 
         Raises:
             EngineUnavailable: no engine is ready.
         """
-        outputs = self._engine.submit(prepared.plan.requests)
-        return Generation(outputs, self._answers(prepared.ask, prepared.plan), AnswerTimes(self._metrics, prepared.started))
+        answers = self._answers(prepared.ask, prepared.plan)
+        past = [[output for number, output in tape.past if number == choice] for choice in range(len(answers))]
+        requests = {
+            f"{name}.{choice}": replace(request, request_id=f"{name}.{choice}", canon=engine_canon(past[choice]))
+            for choice, request in enumerate(prepared.plan.requests)
+        }
+        unfinished = [request for request, before in zip(requests.values(), past, strict=True) if not _is_finished(before)]
+        outputs = self._engine.submit(unfinished)
+        by_id = {request_id: Voice(choice, answers[choice]) for choice, request_id in enumerate(requests)}
+        return Generation(outputs, by_id, AnswerTimes(self._metrics, prepared.started), tape)
 
     def _overloaded(self, ask: Ask, why: str) -> Overloaded:
         seconds = retry_after_s(self._engine.latest, wants_pictures=ask.pictures is not None)
         return Overloaded(f"{why} Try again in {seconds} s.", seconds)
 
-    def _answers(self, ask: Ask, plan: Plan) -> dict[str, Answer]:
+    def _answers(self, ask: Ask, plan: Plan) -> list[Answer]:
         pictures = ask.pictures or PictureChoices()
         style = AnswerStyle(
             stops=ask.text.stop,
@@ -71,7 +88,16 @@ class GenerationService:
             num_top=ask.text.logprobs or 0,
             tool_names=[] if ask.tool_use is None else [tool.name for tool in ask.tool_use.tools],
         )
-        return {request.request_id: Answer(choice, self._model.tokenizer, style) for choice, request in enumerate(plan.requests)}
+        return [Answer(choice, self._model.tokenizer, style) for choice in range(len(plan.requests))]
+
+
+def seeded(ask: Ask, seed: int) -> Ask:
+    """Return an ask that draws the same wherever it is begun: with ``seed``, if its client chose none."""
+    return ask if ask.seed is not None else replace(ask, seed=seed)
+
+
+def _is_finished(outputs: list[Output]) -> bool:
+    return any(isinstance(output, FinishedOutput) for output in outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,35 +148,89 @@ class AnswerTimes:
         self._metrics.finished.labels(FinishReason.ABORT.value).inc(num_answers)
 
 
+@dataclass(frozen=True, slots=True)
+class Tape:
+    """What makes an answer survive its engine: what was said ``past``, by number of the answer, and who records what is said from now on.
+
+    ``record`` hears every output before anything comes of it.
+    """
+
+    past: Sequence[tuple[int, Output]]
+    record: Callable[[int, Output], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """One of several answers, and its number."""
+
+    choice: int
+    answer: Answer
+
+
 class Generation:
     """Answers under way. Iterate over `events`, then `close`: closing early aborts what is unfinished, within one engine step."""
 
-    def __init__(self, outputs: OutputStream, answers: dict[str, Answer], times: AnswerTimes) -> None:
+    def __init__(self, outputs: OutputStream, voices: dict[str, Voice], times: AnswerTimes, tape: Tape) -> None:
         self._outputs = outputs
-        self._answers = answers
+        self._voices = voices
         self._times = times
+        self._tape = tape
 
     async def events(self) -> AsyncIterator[Event]:
-        """Yield the events of all answers, each one's in order; ends when all are complete.
+        """Yield the events of all answers, each one's in order, those of the past first; ends when all are complete.
 
         Raises:
             PlaitError: one answer failed inside; the others are given up with it.
         """
+        answers = {voice.choice: voice.answer for voice in self._voices.values()}
+        for choice, output in self._tape.past:
+            for event in await answers[choice].events(output):
+                yield event
+        for request_id, voice in self._voices.items():
+            if voice.answer.is_stopped:
+                self._outputs.abort(request_id)
+        shown = {place for choice, output in self._tape.past if (place := _place(choice, output)) is not None}
+        async for event in self._new_events(shown):
+            self._times.observe(event)
+            yield event
+
+    async def _new_events(self, shown: set[Place]) -> AsyncIterator[Event]:
         while not self._outputs.is_finished:
             output = await self._outputs.next()
-            answer = self._answers[output.request_id]
-            was_stopped = answer.is_stopped
+            voice = self._voices[output.request_id]
+            if _place(voice.choice, output) in shown:
+                continue
+            was_stopped = voice.answer.is_stopped
+            if not _is_failure(output):
+                await self._tape.record(voice.choice, output)
             try:
-                events = await answer.events(output)
+                events = await voice.answer.events(output)
             except PlaitError:
                 self._times.observe_failure()
                 raise
-            if answer.is_stopped and not was_stopped:
+            if voice.answer.is_stopped and not was_stopped:
                 self._outputs.abort(output.request_id)
             for event in events:
-                self._times.observe(event)
                 yield event
 
     def close(self) -> None:
         """Give up what is unfinished."""
         self._times.observe_abandoned(self._outputs.close())
+
+
+Place = tuple[str, int, int, int]
+"""A moment on the way to a picture: a picture begun anew passes it a second time."""
+
+
+def _place(choice: int, output: Output) -> Place | None:
+    match output:
+        case ProgressOutput():
+            return "progress", choice, output.index, output.step
+        case PreviewOutput():
+            return "preview", choice, output.index, output.preview
+        case _:
+            return None
+
+
+def _is_failure(output: Output) -> bool:
+    return isinstance(output, FinishedOutput) and output.reason is FinishReason.ERROR

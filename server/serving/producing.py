@@ -1,15 +1,24 @@
-"""Makes answers: one task for each stream runs the generation, writes its pieces, and sees that the stream ends with a final one."""
+"""Makes answers: one task for each stream runs the generation, writes its pieces, and sees that the stream ends with a final one.
+
+The task may begin in the middle: the pieces of the canon are written again, and those that the stream has already are left out. When the
+engine dies under it, the stream is given up, for whoever claims it to go on: another replica, or this one with its next engine.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.errors import Cancelled, GenerationFailed, PlaitError
-from server.serving.generation import Generation, GenerationService, Prepared
+from server.errors import Cancelled, EngineUnavailable, GenerationFailed, PlaitError
+from server.messages import ImageOutput
+from server.serving.canon import encode_output
+from server.serving.generation import Generation, GenerationService, Prepared, Tape
+from server.serving.output_stream import Output
 from server.serving.quotas import Account, Quotas
 from server.serving.surfaces import Piece, Reply
+from server.store.store import StoreUnavailable
 from server.streams.hub import StreamHub
 from server.streams.owned import OwnedStream
 
@@ -17,18 +26,22 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Linger:
-    """For how many seconds an answer goes on without a reader; None: to its end."""
+class Work:
+    """An answer to be made.
 
-    grace_s: float | None
+    Attributes:
+        account: the part of its tenant's quota that it uses.
+        grace_s: for how many seconds it goes on without a reader; None: to its end.
+        past: what engines have said of it before.
+        num_written: how many pieces its stream has.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Metered:
-    """Answers under way, and the account they run on."""
-
-    generation: Generation
+    reply: Reply
+    prepared: Prepared
     account: Account
+    grace_s: float | None
+    past: Sequence[tuple[int, Output]] = ()
+    num_written: int = 0
 
 
 class Producer:
@@ -38,40 +51,70 @@ class Producer:
         self._service = service
         self._quotas = quotas
         self._hub = hub
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[OwnedStream, asyncio.Task[None]] = {}
 
-    def start(self, stream: OwnedStream, reply: Reply, prepared: Prepared, linger: Linger, account: Account) -> None:
-        """Begin an answer; its first reader must have joined.
+    def start(self, stream: OwnedStream, work: Work) -> None:
+        """Begin an answer, or go on with one; its first reader, if there is one, must have joined.
 
         Raises:
             EngineUnavailable: no engine is ready.
         """
-        generation = self._service.begin(prepared)
-        task = asyncio.create_task(self._produce(stream, reply, Metered(generation, account), linger))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
-    async def _produce(self, stream: OwnedStream, reply: Reply, metered: Metered, linger: Linger) -> None:
-        writing = asyncio.create_task(_write(stream, reply, metered))
+        async def record(choice: int, output: Output) -> None:
+            is_slow = isinstance(output, ImageOutput)
+            stream.note([await asyncio.to_thread(encode_output, choice, output) if is_slow else encode_output(choice, output)])
+
+        name = f"{stream.lease.stream_id}.{stream.lease.fence}"
+        generation = self._service.begin(work.prepared, name, Tape(work.past, record))
+        task = asyncio.create_task(self._produce(stream, work, generation))
+        self._tasks[stream] = task
+        task.add_done_callback(lambda _: self._tasks.pop(stream))
+
+    async def hand_over(self, *, only_queued: bool) -> None:
+        """Stop work and let others claim it: all of it, or what the engine has not begun."""
+        streams = [stream for stream in self._tasks if not (only_queued and stream.has_canon)]
+        tasks = [self._tasks[stream] for stream in streams]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._hub.give_up(streams, by_death=False)
+
+    async def _produce(self, stream: OwnedStream, work: Work, generation: Generation) -> None:
+        writing = asyncio.create_task(_write(stream, work, generation))
         tasks: set[asyncio.Task[object]] = {writing, asyncio.create_task(stream.cancelled.wait())}
-        if linger.grace_s is not None:
-            tasks.add(asyncio.create_task(self._hub.abandoned(stream, linger.grace_s)))
+        if work.grace_s is not None:
+            tasks.add(asyncio.create_task(self._hub.abandoned(stream, work.grace_s)))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             # Before anything else: the engine should hear of it within the step.
-            metered.generation.close()
+            generation.close()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._quotas.settle(metered.account)
-        _see_to_the_end(stream, reply, writing)
+            await self._quotas.settle(work.account)
+        if await self._is_given_up(stream, writing):
+            return
+        _see_to_the_end(stream, work.reply, writing)
         await self._hub.release(stream)
 
+    async def _is_given_up(self, stream: OwnedStream, writing: asyncio.Task[None]) -> bool:
+        """Give a stream up if its engine has died and somebody can claim it."""
+        if writing.cancelled() or not isinstance(writing.exception(), EngineUnavailable) or not stream.is_durable:
+            return False
+        try:
+            await self._hub.give_up([stream], by_death=True)
+        except StoreUnavailable:
+            return False
+        return True
 
-async def _write(stream: OwnedStream, reply: Reply, metered: Metered) -> None:
-    async for piece in reply.write(metered.account.watch(metered.generation.events())):
-        _put(stream, piece)
+
+async def _write(stream: OwnedStream, work: Work, generation: Generation) -> None:
+    number = 0
+    async for piece in work.reply.write(work.account.watch(generation.events())):
+        number += 1
+        if number > work.num_written:
+            _put(stream, piece)
 
 
 def _put(stream: OwnedStream, piece: Piece) -> None:

@@ -81,6 +81,7 @@ class MemoryStore:
         self._finished: OrderedDict[str, _Stream] = OrderedDict()
         self._stream_by_key: dict[tuple[str, str], AlreadyOpen] = {}
         self._alive_until: dict[str, float] = {}
+        self._cancelled: dict[str, set[str]] = {}
         self._pictures: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
         self._levels: OrderedDict[str, _Level] = OrderedDict()
         self._num_bytes = 0
@@ -126,6 +127,7 @@ class MemoryStore:
             return AppendResult.LOST
         stream.events += append.events
         stream.canon += append.canon
+        stream.num_deaths = 0
         self._grow(stream, sum(map(len, append.canon)) + sum(event.num_bytes for event in append.events))
         if append.events and append.events[-1].is_final:
             self._finish(stream)
@@ -172,14 +174,14 @@ class MemoryStore:
         stream = self._streams.get(stream_id)
         if stream is not None and not stream.is_finished:
             stream.is_cancelled = True
+            self._cancelled.setdefault(stream.owner, set()).add(stream_id)
 
     # -- owners -------------------------------------------------------------------------------------------------------------
 
     async def heartbeat(self, owner: str, lease_s: float) -> set[str]:
         """Keep an owner alive; return its streams that are to be cancelled."""
         self._alive_until[owner] = self._clock() + lease_s
-        mine = (stream for stream in self._running() if stream.owner == owner)
-        return {stream.opening.stream_id for stream in mine if stream.is_cancelled}
+        return self._cancelled.pop(owner, set())
 
     async def idle_s(self, stream_id: str) -> float:
         """Return for how long nobody has waited for the stream."""
@@ -194,12 +196,12 @@ class MemoryStore:
                 stream.owner = GIVEN_UP
                 stream.num_deaths += by_death
 
-    async def claim(self, owner: str, limit: int) -> list[Claim]:
+    async def claim(self, owner: str, limit: int, *, only_given_up: bool = False) -> list[Claim]:
         """Take over what has no living owner."""
         now = self._clock()
         claims: list[Claim] = []
         for stream in self._running():
-            is_dead = stream.owner != GIVEN_UP and self._alive_until.get(stream.owner, 0.0) < now
+            is_dead = not only_given_up and stream.owner != owner and self._alive_until.get(stream.owner, now) < now
             if len(claims) < limit and (is_dead or stream.owner == GIVEN_UP):
                 stream.num_deaths += is_dead
                 stream.owner, stream.fence = owner, stream.fence + 1

@@ -116,7 +116,7 @@ class StreamHead:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A stream taken over: how to begin it again, and how far it had come. ``num_deaths`` counts the owners that died with it."""
+    """A stream taken over: how to begin it again, and how far it had come. ``num_deaths``: owners that died since it last got further."""
 
     lease: Lease
     tenant: str
@@ -192,8 +192,8 @@ class StreamStore(Protocol):
         """Let others claim streams at once; ``by_death`` when whatever worked on them died with them."""
         ...
 
-    async def claim(self, owner: str, limit: int) -> list[Claim]:
-        """Take over streams that were given up or whose owner's heartbeat has stopped; each goes to one claimant."""
+    async def claim(self, owner: str, limit: int, *, only_given_up: bool = False) -> list[Claim]:
+        """Take over streams that were given up, or whose owner's heartbeat has stopped; each goes to one claimant."""
         ...
 
 

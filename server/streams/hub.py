@@ -7,11 +7,13 @@ else from the store's log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 
+from server.metrics import Metrics
 from server.store.store import AlreadyOpen, Claim, Lease, Opening, StoredEvent, StoreUnavailable, StreamStore
 from server.streams.journal import Journal
 from server.streams.owned import OwnedStream
+from server.streams.readers import Readers
 from server.streams.tail import Tail
 
 READ_LIMIT = 32
@@ -33,11 +35,13 @@ class StreamGone(Exception):
 class StreamHub:
     """Streams over one store, for the process called ``owner``."""
 
-    def __init__(self, store: StreamStore, owner: str, on_absence: Callable[[bool], None]) -> None:
+    def __init__(self, store: StreamStore, owner: str, metrics: Metrics) -> None:
         self._store = store
         self._owner = owner
         self._owned: dict[str, OwnedStream] = {}
-        self._journal = Journal(store, on_absence)
+        self.readers = Readers()
+        self.metrics = metrics
+        self._journal = Journal(store, metrics)
         self._tail = Tail(store)
 
     async def run(self) -> None:
@@ -50,10 +54,9 @@ class StreamHub:
     def is_store_absent(self) -> bool:
         return self._journal.is_store_absent
 
-    @property
-    def owned(self) -> list[OwnedStream]:
-        """The streams this process writes."""
-        return list(self._owned.values())
+    def store_failed(self) -> None:
+        """Take note that the store does not answer."""
+        self._journal.store_failed()
 
     # -- writing ------------------------------------------------------------------------------------------------------------
 
@@ -82,6 +85,23 @@ class StreamHub:
     def _keep(self, stream: OwnedStream) -> OwnedStream:
         self._owned[stream.lease.stream_id] = stream
         return stream
+
+    async def give_up(self, streams: Sequence[OwnedStream], *, by_death: bool) -> None:
+        """Let others claim streams, once the store has all that was written; ``by_death`` when what worked on them died.
+
+        Raises:
+            StoreUnavailable
+        """
+        durable = [stream for stream in streams if stream.is_durable and not stream.is_lost]
+        for stream in durable:
+            if self.is_store_absent:
+                raise StoreUnavailable
+            await self._journal.flushed(stream)
+        await self._store.give_up([stream.lease for stream in durable], by_death=by_death)
+        for stream in durable:
+            stream.lose()
+            if self._owned.get(stream.lease.stream_id) is stream:
+                del self._owned[stream.lease.stream_id]
 
     async def release(self, stream: OwnedStream) -> None:
         """Stop being the writer, once what was written is where readers find it."""
@@ -125,22 +145,27 @@ class StreamHub:
             raise StreamGone
         return (await self._store.read(stream_id, head.last - 1, 1))[0] if head.is_finished else None
 
+    def cancel_here(self, stream_id: str) -> None:
+        """End a stream if this process writes it."""
+        owned = self.owned_stream(stream_id)
+        if owned is not None:
+            owned.cancelled.set()
+
     async def cancel(self, stream_id: str) -> None:
         """Ask for the end of a stream, whoever writes it.
 
         Raises:
             StoreUnavailable
         """
-        owned = self.owned_stream(stream_id)
-        if owned is not None:
-            owned.cancelled.set()
+        if self.owned_stream(stream_id) is not None:
+            self.cancel_here(stream_id)
         else:
             await self._store.cancel(stream_id)
 
     async def abandoned(self, stream: OwnedStream, grace_s: float) -> None:
         """Return once nobody, here or elsewhere, has read a stream of ours for ``grace_s`` seconds."""
         while True:
-            await stream.abandoned(grace_s)
+            await self.readers.absent(stream.lease.stream_id, grace_s)
             try:
                 idle_s = await self._store.idle_s(stream.lease.stream_id)
             except StoreUnavailable:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
 
+from server.metrics import Metrics
 from server.store.store import AlreadyOpen, AppendResult, StoreFull, StoreUnavailable, StreamStore
 from server.streams.owned import OwnedStream
 
@@ -22,11 +23,11 @@ MAX_UNSENT_BYTES = 64 << 20
 
 
 class Journal:
-    """The one writer to the store. ``on_absence`` hears when the store goes away (True) and comes back (False)."""
+    """The one writer to the store."""
 
-    def __init__(self, store: StreamStore, on_absence: Callable[[bool], None]) -> None:
+    def __init__(self, store: StreamStore, metrics: Metrics) -> None:
         self._store = store
-        self._on_absence = on_absence
+        self._metrics = metrics
         self._dirty: dict[str, OwnedStream] = {}
         self._has_work = asyncio.Event()
         self.is_store_absent = False
@@ -72,7 +73,7 @@ class Journal:
             return
         self.is_store_absent = is_absent
         logger.log(logging.ERROR if is_absent else logging.INFO, "the store is %s", "away; going on without it" if is_absent else "back")
-        self._on_absence(is_absent)
+        self._metrics.observe_store_absence(is_absent)
 
     def _go_on_without_store(self) -> None:
         for stream in self._dirty.values():
@@ -88,7 +89,9 @@ class Journal:
         await self._open_new_ones()
         streams = list(self._dirty.values())
         work = [(stream, append) for stream in streams if (append := stream.unsent()) is not None]
+        started = time.monotonic()
         results = await self._store.append([append for _, append in work])
+        self._metrics.append_seconds.observe(time.monotonic() - started)
         for (stream, append), result in zip(work, results, strict=True):
             match result:
                 case AppendResult.DONE:
@@ -98,6 +101,7 @@ class Journal:
                     stream.sent(append)
                 case AppendResult.FENCED:
                     logger.warning("stream %s has another owner", stream.lease.stream_id)
+                    self._metrics.fenced_writes.inc()
                     stream.lose()
                 case AppendResult.LOST:
                     logger.error("the store has lost stream %s; it cannot be resumed any more", stream.lease.stream_id)

@@ -1,4 +1,4 @@
-"""A stream that this process writes: what its readers may see, what is still on its way to the store, who reads it here.
+"""A stream that this process writes: what its readers may see, what is still on its way to the store.
 
 An event is published to readers when the store has it, or at once while the store is away. Only the newest events stay in memory;
 a reader that is further behind reads the log instead, so that nobody slow holds up the writer.
@@ -28,6 +28,8 @@ class OwnedStream:
         self.is_lost = False
         """Somebody else owns the stream: readers must look into the store."""
         self.is_durable = True
+        self.has_canon = last > 0
+        """An engine has begun to work on it."""
         self.is_ended = False
         """The final event is written."""
         self.cancelled = asyncio.Event()
@@ -38,8 +40,6 @@ class OwnedStream:
         self._unsent: list[StoredEvent] = []
         self._unsent_canon: list[bytes] = []
         self._on_write = on_write
-        self._num_readers = 0
-        self._readers_changed = asyncio.Event()
         self.pulse = asyncio.Event()
         """Set, and replaced, when there is something new to read."""
 
@@ -55,11 +55,13 @@ class OwnedStream:
     def note(self, canon: Sequence[bytes]) -> None:
         """Add canon that no event has come of yet."""
         self._unsent_canon += canon
+        self.has_canon = self.has_canon or bool(canon)
         self._on_write(self)
 
     def lose(self) -> None:
         """Take note that the stream belongs to somebody else: what is unsent is void."""
         self.is_lost = True
+        self.cancelled.set()
         self._unsent, self._unsent_canon = [], []
         self._beat()
 
@@ -119,28 +121,3 @@ class OwnedStream:
     def after(self, sequence: int) -> list[StoredEvent]:
         """Return the published events after ``sequence``."""
         return [event for event in self._recent if event.sequence > sequence]
-
-    def join(self) -> None:
-        """Count a reader in."""
-        self._num_readers += 1
-        self._readers_changed.set()
-
-    def leave(self) -> None:
-        """Count a reader out."""
-        self._num_readers -= 1
-        self._readers_changed.set()
-
-    async def abandoned(self, grace_s: float) -> None:
-        """Return once nobody has read here for ``grace_s`` seconds."""
-        while True:
-            self._readers_changed.clear()
-            if self._num_readers:
-                await self._readers_changed.wait()
-                continue
-            if grace_s == 0:
-                return
-            try:
-                async with asyncio.timeout(grace_s):
-                    await self._readers_changed.wait()
-            except TimeoutError:
-                return

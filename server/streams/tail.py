@@ -28,7 +28,7 @@ class Tail:
         try:
             await asyncio.wait({ready}, timeout=timeout_s)
         finally:
-            del self._positions[ready]
+            self._positions.pop(ready, None)
 
     async def run(self) -> None:
         """Serve readers until cancelled."""
@@ -46,5 +46,5 @@ class Tail:
                 await asyncio.sleep(RETRY_S)
                 continue
             for future, (stream_id, _) in waiting.items():
-                if stream_id in ready and not future.done():
+                if stream_id in ready and self._positions.pop(future, None) is not None:
                     future.set_result(None)

@@ -181,7 +181,7 @@ def test_secrets_are_named_and_never_written_out() -> None:
     text = render(EVERYTHING).stdout
     assert "kind: Secret\n" not in text
     environment = find(pod_spec(EVERYTHING), "containers[0].env[?valueFrom.secretKeyRef].[name, valueFrom.secretKeyRef.name]")
-    assert environment == [["PLAIT_API_KEY", "plait-key"], ["PLAIT_STORE_URL", "plait-redis"]]
+    assert environment == [["PLAIT_API_KEY", "plait-key"], ["PLAIT_STORE", "plait-redis"]]
 
 
 def test_both_lanes_and_the_first_token_scale_the_deployment() -> None:

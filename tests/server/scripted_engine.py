@@ -92,6 +92,18 @@ class ThreadProcess:
         self._is_killed.set()
 
 
+def after_canon(steps: list[list[Output]], num_items: int) -> list[list[Output]]:
+    """Leave out of a script what another engine has said already: its first ``num_items`` draws and pictures."""
+    left: list[list[Output]] = []
+    for step in steps:
+        while num_items and step:
+            num_items -= isinstance(step[0], SilentDraw | TokenOutput | ImageOutput)
+            step = step[1:]
+        if step or not num_items:
+            left.append(step)
+    return left
+
+
 @dataclass
 class ScriptedEngine:
     """Plays ``script`` for each request, a step every ``pace_s`` seconds. ``failure`` makes every start fail with that message."""
@@ -141,7 +153,7 @@ class ScriptedEngine:
                     match message:
                         case Request():
                             self.requests.append(message)
-                            running[message.request_id] = self.script(message)
+                            running[message.request_id] = after_canon(self.script(message), len(message.canon))
                         case Abort():
                             self.aborted.append(message.request_id)
                             if running.pop(message.request_id, None) is not None:

@@ -116,7 +116,7 @@ env:
       secretKeyRef: { name: {{ .Values.auth.secretName }}, key: {{ .Values.auth.key }} }
   {{- end }}
   {{- if .Values.redis.secretName }}
-  - name: PLAIT_STORE_URL
+  - name: PLAIT_STORE
     valueFrom:
       secretKeyRef: { name: {{ .Values.redis.secretName }}, key: {{ .Values.redis.urlKey }} }
   {{- end }}

@@ -287,7 +287,7 @@ def test_nothing_stays_in_flight(front: RunningFront) -> None:
         front.engine.wait_until(lambda: http.get("/readyz").json()["in_flight"] == 0)
 
 
-def test_a_dying_engine_ends_a_stream_with_an_error_and_the_next_request_is_served() -> None:
+def test_an_answer_outlives_its_engine() -> None:
     with running_front(ScriptedEngine(by_prompt)) as front, front.http() as http:
         body = {"model": "tiny_a", "messages": [user("wait")], "stream": True}
         with http.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -295,21 +295,36 @@ def test_a_dying_engine_ends_a_stream_with_an_error_and_the_next_request_is_serv
             while '"content":"w"' not in next(lines):
                 pass
             front.engine.crash()
+            front.engine.wait_until(lambda: front.engine.num_starts == 2)
+            front.engine.release()
             events = server_events(lines)
-        assert json.loads(events[-1].payload)["error"]["code"] == "engine_unavailable"
-        front.engine.wait_until(lambda: http.get("/readyz").status_code == 503)
-        front.wait_until_ready()
-        assert http.post("/v1/chat/completions", json={"model": "tiny_a", "messages": HI}).status_code == 200
+    assert [event.event_id for event in events] == ["3", "4"] and events[-1].payload == "[DONE]"
 
 
-def test_a_dying_engine_fails_a_whole_answer_with_a_status_that_invites_another_try() -> None:
+def test_a_whole_answer_outlives_its_engine() -> None:
     with running_front(ScriptedEngine(by_prompt)) as front, front.http() as http, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(http.post, "/v1/chat/completions", json={"model": "tiny_a", "messages": [user("wait")]})
         front.engine.wait_until(lambda: len(front.engine.requests) == 1)
         front.engine.crash()
+        front.engine.wait_until(lambda: front.engine.num_starts == 2)
+        front.engine.release()
         response = answer.result()
-    assert response.status_code == 503 and error_of(response)["code"] == "engine_unavailable"
-    assert response.headers["x-should-retry"] == "true" and int(response.headers["retry-after"]) > 0
+    assert response.status_code == 200 and response.json()["choices"][0]["message"]["content"] == "w"
+
+
+def wait_for_requests(front: RunningFront, count: int) -> None:
+    front.engine.wait_until(lambda: len(front.engine.requests) == count)
+
+
+def test_a_request_that_brought_down_two_engines_is_not_tried_a_third_time() -> None:
+    with running_front(ScriptedEngine(lambda request: [[]])) as front, front.http() as http, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(http.post, "/v1/chat/completions", json={"model": "tiny_a", "messages": [user("boom")]})
+        for num_tries in (1, 2):
+            wait_for_requests(front, num_tries)
+            front.engine.crash()
+        response = answer.result()
+    assert response.status_code == 500 and error_of(response)["code"] == "poison_request"
+    assert len(front.engine.requests) == 2
 
 
 def test_more_requests_than_the_server_takes_are_told_to_come_back() -> None:

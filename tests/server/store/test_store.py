@@ -1,0 +1,310 @@
+"""One model of the store, and both its homes held to it by whatever sequence of calls hypothesis can think of."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from server.store.memory import MemoryStore
+from server.store.redis import RedisBounds, RedisStore
+from server.store.store import (
+    AlreadyOpen,
+    Append,
+    AppendResult,
+    Bucket,
+    Claim,
+    KeyUse,
+    Lease,
+    Opened,
+    Opening,
+    Store,
+    StoredEvent,
+    StoreUnavailable,
+    StreamHead,
+)
+from tests.redis_server import redis_on_socket
+
+ResultT = TypeVar("ResultT")
+OWNERS = ("ann", "bob", "cat")
+LONG_LEASE_S, SHORT_LEASE_S = 3600.0, 0.001
+
+owners = st.sampled_from(OWNERS)
+places = st.integers(0, 1000)
+payloads = st.text(max_size=5)
+
+
+@dataclass(slots=True)
+class ModelStream:
+    """What a stream should be."""
+
+    spec: bytes
+    owner: str | None
+    fence: int = 1
+    events: list[StoredEvent] = field(default_factory=list)
+    canon: list[bytes] = field(default_factory=list)
+    deaths: int = 0
+    is_finished: bool = False
+    is_cancelled: bool = False
+    former: list[Lease] = field(default_factory=list)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Calls the store and the model alike. `make_store` is set by the test."""
+
+    make_store: ClassVar[Callable[[], Store]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.store = type(self).make_store()
+        self.streams: dict[str, ModelStream] = {}
+        self.keys: dict[str, AlreadyOpen] = {}
+        self.dead: set[str] = set()
+        self.to_cancel: dict[str, set[str]] = {owner: set() for owner in OWNERS}
+
+    def run(self, work: Awaitable[ResultT]) -> ResultT:
+        return self.loop.run_until_complete(_awaited(work))
+
+    def teardown(self) -> None:
+        self.run(self.store.close())
+        self.loop.close()
+
+    def stream(self, place: int) -> tuple[str, ModelStream]:
+        return list(self.streams.items())[place % len(self.streams)]
+
+    def lease(self, stream_id: str) -> Lease:
+        """Return the owner's lease; of a stream that was given up, that of whoever had it last."""
+        stream = self.streams[stream_id]
+        return stream.former[-1] if stream.owner is None else Lease(stream_id, stream.owner, stream.fence)
+
+    @initialize()
+    def everybody_lives(self) -> None:
+        for owner in OWNERS:
+            assert self.run(self.store.heartbeat(owner, LONG_LEASE_S)) == set()
+
+    # -- accepting ----------------------------------------------------------------------------------------------------------
+
+    @rule(owner=owners, key=st.sampled_from([None, "k1", "k2"]), fingerprint=st.sampled_from(["f", "g"]))
+    def submit(self, owner: str, key: str | None, fingerprint: str) -> None:
+        stream_id = f"s{len(self.streams)}"
+        use = None if key is None else KeyUse("tenant", key, fingerprint)
+        answer = self.run(self.store.open(Opening(stream_id, "tenant", stream_id.encode(), use), owner))
+        if key in self.keys:
+            assert answer == self.keys[key]
+            return
+        assert answer == Opened(Lease(stream_id, owner, 1))
+        self.streams[stream_id] = ModelStream(stream_id.encode(), owner)
+        if key is not None:
+            self.keys[key] = AlreadyOpen(stream_id, fingerprint)
+
+    # -- writing ------------------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.streams)
+    @rule(place=places, texts=st.lists(payloads, max_size=3), canon=st.lists(st.binary(max_size=3), max_size=2), is_final=st.booleans())
+    def append(self, place: int, texts: list[str], canon: list[bytes], is_final: bool) -> None:
+        stream_id, stream = self.stream(place)
+        first = len(stream.events) + 1
+        events = [StoredEvent(first + i, "name", text, is_final and i == len(texts) - 1) for i, text in enumerate(texts)]
+        (result,) = self.run(self.store.append([Append(self.lease(stream_id), events, canon)]))
+        if stream.owner is None or stream.is_finished:
+            assert result is AppendResult.FENCED
+            return
+        stream.events += events
+        if events and events[-1].is_final:
+            assert result is not AppendResult.FENCED and result is not AppendResult.LOST
+            stream.is_finished = True
+            return
+        assert result is (AppendResult.CANCELLED if stream.is_cancelled else AppendResult.DONE)
+        stream.canon += canon
+        stream.deaths = 0 if canon else stream.deaths
+
+    @precondition(lambda self: any(stream.events for stream in self.streams.values()))
+    @rule(place=places)
+    def append_again(self, place: int) -> None:
+        """The answer to an append was lost, so it is sent again: it is there once."""
+        written = [item for item in self.streams.items() if item[1].events]
+        stream_id, stream = written[place % len(written)]
+        (result,) = self.run(self.store.append([Append(self.lease(stream_id), stream.events[-1:])]))
+        assert result is (AppendResult.FENCED if stream.owner is None else AppendResult.DONE)
+
+    @precondition(lambda self: self.streams)
+    @rule(place=places)
+    def append_beyond_a_gap(self, place: int) -> None:
+        stream_id, stream = self.stream(place)
+        beyond = StoredEvent(len(stream.events) + 2, "", "never seen")
+        (result,) = self.run(self.store.append([Append(self.lease(stream_id), [beyond])]))
+        assert result in (AppendResult.LOST, AppendResult.FENCED)
+
+    @precondition(lambda self: any(stream.former for stream in self.streams.values()))
+    @rule(place=places, is_final=st.booleans())
+    def zombie_append(self, place: int, is_final: bool) -> None:
+        former = [lease for stream in self.streams.values() for lease in stream.former]
+        lease = former[place % len(former)]
+        event = StoredEvent(len(self.streams[lease.stream_id].events) + 1, "", "from the dead", is_final)
+        assert self.run(self.store.append([Append(lease, [event], [b"x"])])) == [AppendResult.FENCED]
+
+    @rule(owner=owners)
+    def append_to_nothing(self, owner: str) -> None:
+        append = Append(Lease("unknown", owner, 1), [StoredEvent(1, "", "")])
+        assert self.run(self.store.append([append])) == [AppendResult.LOST]
+
+    # -- reading ------------------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.streams)
+    @rule(place=places, after=st.integers(0, 6), limit=st.integers(1, 4))
+    def read_drop_and_resume(self, place: int, after: int, limit: int) -> None:
+        """Read in pieces from anywhere: each event comes once and in order."""
+        stream_id, stream = self.stream(place)
+        seen, position = [], after
+        while events := self.run(self.store.read(stream_id, position, limit)):
+            assert len(events) <= limit
+            seen += events
+            position = events[-1].sequence
+        assert seen == stream.events[after:]
+
+    @precondition(lambda self: self.streams)
+    @rule(place=places, after=st.integers(0, 6))
+    def wait(self, place: int, after: int) -> None:
+        stream_id, stream = self.stream(place)
+        ready = self.run(self.store.wait({stream_id: after}, 0.001))
+        assert ready == ({stream_id} if len(stream.events) > after else set())
+
+    # -- ending and owning --------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.streams)
+    @rule(place=places)
+    def cancel(self, place: int) -> None:
+        stream_id, stream = self.stream(place)
+        self.run(self.store.cancel(stream_id))
+        if not stream.is_finished:
+            stream.is_cancelled = True
+            if stream.owner is not None:
+                self.to_cancel[stream.owner].add(stream_id)
+
+    @rule(owner=owners)
+    def live(self, owner: str) -> None:
+        assert self.run(self.store.heartbeat(owner, LONG_LEASE_S)) == self.to_cancel[owner]
+        self.to_cancel[owner] = set()
+        self.dead.discard(owner)
+
+    @rule(owner=owners)
+    def expire(self, owner: str) -> None:
+        assert self.run(self.store.heartbeat(owner, SHORT_LEASE_S)) == self.to_cancel[owner]
+        self.to_cancel[owner] = set()
+        self.dead.add(owner)
+        time.sleep(2.5 * SHORT_LEASE_S)  # until Redis's clock, in milliseconds, has passed it
+
+    @precondition(lambda self: self.streams)
+    @rule(place=places, by_death=st.booleans())
+    def give_up(self, place: int, by_death: bool) -> None:
+        stream_id, stream = self.stream(place)
+        lease = self.lease(stream_id)
+        self.run(self.store.give_up([lease], by_death=by_death))
+        if stream.owner is not None and not stream.is_finished:
+            stream.former.append(lease)
+            stream.owner = None
+            stream.deaths += by_death
+
+    @rule(owner=owners, limit=st.integers(1, 50), only_given_up=st.booleans())
+    def claim(self, owner: str, limit: int, only_given_up: bool) -> None:
+        lost = {stream_id for stream_id, stream in self.streams.items() if self.is_claimable(stream, owner, only_given_up)}
+        claims = self.run(self.store.claim(owner, limit, only_given_up=only_given_up))
+        assert {claim.lease.stream_id for claim in claims} <= lost
+        assert len(claims) == min(limit, len(lost))
+        for claim in claims:
+            self.check_claim(claim, owner)
+
+    def is_claimable(self, stream: ModelStream, claimant: str, only_given_up: bool) -> bool:
+        is_orphan = not only_given_up and stream.owner in self.dead - {claimant}
+        return not stream.is_finished and (stream.owner is None or is_orphan)
+
+    def check_claim(self, claim: Claim, owner: str) -> None:
+        stream = self.streams[claim.lease.stream_id]
+        if stream.owner is not None:
+            stream.deaths += 1
+            stream.former.append(self.lease(claim.lease.stream_id))
+        stream.owner, stream.fence = owner, stream.fence + 1
+        assert claim.lease == self.lease(claim.lease.stream_id)
+        assert (claim.spec, list(claim.canon), claim.last) == (stream.spec, stream.canon, len(stream.events))
+        assert (claim.tenant, claim.num_deaths, claim.is_cancelled) == ("tenant", stream.deaths, stream.is_cancelled)
+
+    @invariant()
+    def heads_agree(self) -> None:
+        heads = {
+            stream_id: StreamHead("tenant", stream.owner or "", len(stream.events), stream.is_finished, stream.is_cancelled)
+            for stream_id, stream in self.streams.items()
+        }
+        assert self.run(self.heads()) == heads
+
+    async def heads(self) -> dict[str, StreamHead | None]:
+        return {stream_id: await self.store.head(stream_id) for stream_id in self.streams}
+
+
+async def _awaited(work: Awaitable[ResultT]) -> ResultT:
+    return await work
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis_on_socket(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+def in_memory() -> Store:
+    return MemoryStore()
+
+
+def in_redis(url: str) -> Callable[[], Store]:
+    """Each store has a prefix of its own, so that they know nothing of each other."""
+    numbers = iter(range(1_000_000))
+    return lambda: RedisStore(url, f"test-{next(numbers)}:", RedisBounds())
+
+
+@pytest.mark.parametrize("home", ["memory", "redis"])
+def test_whatever_happens_the_store_does_as_the_model_says(home: str, redis_url: str) -> None:
+    class Machine(StoreMachine):
+        make_store = staticmethod(in_memory if home == "memory" else in_redis(redis_url))
+
+    brief = settings(
+        max_examples=8,
+        stateful_step_count=25,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.explicit, Phase.generate],
+    )
+    run_state_machine_as_test(Machine, settings=brief)
+
+
+@pytest.mark.parametrize("home", ["memory", "redis"])
+async def test_a_bucket_grants_what_it_holds_and_says_when_there_is_more(home: str, redis_url: str) -> None:
+    store = in_memory() if home == "memory" else in_redis(redis_url)()
+    bucket = Bucket("calls", capacity=10, per_second=0.001)
+    first, second = await store.take(bucket, 7), await store.take(bucket, 7)
+    await store.close()
+    assert (first.is_granted, second.is_granted) == (True, False)
+    assert first.remaining == pytest.approx(3, abs=0.1) and second.retry_after_s == pytest.approx(4000, rel=0.05)
+
+
+@pytest.mark.parametrize("home", ["memory", "redis"])
+async def test_pictures_are_kept_under_the_hash_of_their_content(home: str, redis_url: str) -> None:
+    store = in_memory() if home == "memory" else in_redis(redis_url)()
+    keys = [await store.put_picture(content) for content in (b"one", b"two", b"one")]
+    kept = [await store.get_picture(key) for key in [*keys, "nothing"]]
+    await store.close()
+    assert keys[0] == keys[2] != keys[1] and kept == [b"one", b"two", b"one", None]
+
+
+async def test_a_redis_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    store = RedisStore(f"unix://{tmp_path / 'nothing.sock'}", "p:", RedisBounds())
+    with pytest.raises(StoreUnavailable):
+        await store.head("s")
+    await store.close()
