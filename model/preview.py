@@ -7,6 +7,7 @@ colour; with its neighbours and one output for each pixel of the block, edges sh
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -73,16 +74,18 @@ class LatentPreview:
 
 
 @torch.no_grad()
-def fit_preview(vae: Vae) -> LatentPreview:
-    """Fit the map to a VAE; the same result every time on the same machine."""
+def fit_preview(vae: Vae, pictures: Iterable[Tensor] | None = None) -> LatentPreview:
+    """Fit the map to a VAE; the same result every time on the same machine.
+
+    ``pictures`` are ``[1, 3, height, width]`` in [-1, 1], of the kind that will be drawn; left out, pictures of all kinds are made up.
+    """
     device = next(vae.parameters()).device
     block, channels = vae.config.downsample, vae.config.z_channels
     num_features, num_outputs = channels * WINDOW * WINDOW + 1, 3 * block * block
     gram = torch.zeros(num_features, num_features, dtype=torch.float64, device=device)
     moment = torch.zeros(num_features, num_outputs, dtype=torch.float64, device=device)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(NUM_PICTURES):
-        latent = vae.encode(_drawn_picture(PICTURE_CELLS * block, generator).to(device))
+    for picture in _drawn_pictures(PICTURE_CELLS * block) if pictures is None else pictures:
+        latent = vae.encode(picture.to(device))
         target = F.pixel_unshuffle(vae.decode(latent).clamp(-1, 1), block).flatten(2)[0].double()
         features = F.pad(_windows(latent).double(), (0, 0, 0, 1), value=1.0)
         gram += features @ features.T
@@ -96,6 +99,12 @@ def fit_preview(vae: Vae) -> LatentPreview:
 def _windows(latent: Tensor) -> Tensor:
     """Return the 3x3 neighbourhood of each cell of ``[1, channels, rows, columns]``: ``[channels * 9, rows * columns]``."""
     return F.unfold(F.pad(latent, (1, 1, 1, 1), mode="replicate"), WINDOW)[0]
+
+
+def _drawn_pictures(side: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(NUM_PICTURES):
+        yield _drawn_picture(side, generator)
 
 
 def _drawn_picture(side: int, generator: torch.Generator) -> Tensor:

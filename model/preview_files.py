@@ -1,4 +1,4 @@
-"""Where a model's preview map is kept: shipped beside the checkpoint, or in a cache under the hash of its VAE, fitted when in neither."""
+"""Where a model's preview map is kept: beside the checkpoint, or in a cache, under the hash of the VAE; fitted when in neither."""
 
 from __future__ import annotations
 
@@ -16,27 +16,32 @@ from model.vae import Vae
 
 logger = logging.getLogger(__name__)
 
-PREVIEW_NAME = "preview.safetensors"
-
 
 def load_or_fit_preview(directory: Path, vae: Vae, cache: Path | None) -> LatentPreview:
     """Return the map for the VAE of the model directory; a newly fitted one is put into ``cache``, where that can be written."""
-    shipped = read_preview(directory / PREVIEW_NAME, vae)
-    if shipped is not None:
-        return shipped
-    if cache is None:
-        return fit_preview(vae)
-    kept = cache / f"preview-{_digest(directory / VAE_NAME)}.safetensors"
-    cached = read_preview(kept, vae)
-    if cached is not None:
-        return cached
+    name = preview_name(directory)
+    for place in (directory, cache):
+        kept = None if place is None else read_preview(place / name, vae)
+        if kept is not None:
+            return kept
     fitted = fit_preview(vae)
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        write_preview(kept, fitted)
-    except OSError as error:
-        logger.warning("the preview map is fitted anew at every start: %s cannot be written (%s)", cache, error.strerror)
+    if cache is not None:
+        _keep(cache / name, fitted)
     return fitted
+
+
+def preview_name(directory: Path) -> str:
+    """Return what the map of the directory's VAE is called: a map for another VAE is never taken for it."""
+    with (directory / VAE_NAME).open("rb") as file:
+        return f"preview-{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}.safetensors"
+
+
+def _keep(path: Path, preview: LatentPreview) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_preview(path, preview)
+    except OSError as error:
+        logger.warning("the preview map is fitted anew at every start: %s cannot be written (%s)", path, error.strerror)
 
 
 def write_preview(path: Path, preview: LatentPreview) -> None:
@@ -61,8 +66,3 @@ def read_preview(path: Path, vae: Vae) -> LatentPreview | None:
 
 def _source(name: str, values: torch.Tensor) -> TensorSource:
     return TensorSource(name, torch.float32, tuple(values.shape), lambda: values)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]

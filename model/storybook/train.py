@@ -26,6 +26,7 @@ from model.bagel import Bagel
 from model.profile import FamilyProfile
 from model.storybook.architecture import ModelSize, initialise, storybook_config, write_profile
 from model.storybook.card import StageRecord, write_card
+from model.storybook.previews import ship_preview
 from model.storybook.run import Run
 from model.storybook.tokenizer_training import train_tokenizer
 from model.storybook.transformer_training import TransformerSettings, TransformerTraining
@@ -141,6 +142,7 @@ def _write_model(model: Bagel, directory: Path, scores: Path | None) -> None:
     half = model.to("cpu", torch.bfloat16)
     half.vae.half().load_state_dict(vae)
     save_bagel(half, directory / "model")
+    ship_preview(directory / "model")
     shutil.copytree(directory / "tokenizer", directory / "model", dirs_exist_ok=True)
     stages = [stage for stage in ("vae", "transformer") if (directory / stage / "log.jsonl").exists()]
     for stage in stages:
