@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.latents import unpatchify
 from model.vae import Vae
 
 WINDOW = 3
@@ -21,6 +22,8 @@ WINDOW = 3
 
 MAX_SIDE = 256
 """Longest side of a preview, in pixels."""
+
+MAX_U8 = 255
 
 NUM_PICTURES = 24
 PICTURE_CELLS = 12
@@ -42,35 +45,61 @@ class LatentPreview:
         """Pixels per latent cell side at full size."""
         return self.weight.shape[1]
 
-    def to(self, device: torch.device) -> LatentPreview:
-        """Return the map on ``device``."""
-        return LatentPreview(self.weight.to(device), self.bias.to(device))
-
     def reduced(self, scale: int) -> LatentPreview:
         """Return the map to blocks of ``scale`` pixels a side, a divisor of `block`: the means of the pixels they cover."""
         factor = self.block // scale
         weight = self.weight.unflatten(2, (scale, factor)).unflatten(1, (scale, factor)).mean(dim=(2, 4))
         return LatentPreview(weight, self.bias.unflatten(2, (scale, factor)).unflatten(1, (scale, factor)).mean(dim=(2, 4)))
 
-    def scale_for(self, rows: int, columns: int) -> int:
-        """Return the largest block side with which a latent of this size stays within `MAX_SIDE` pixels; at least 1."""
-        scale = self.block
-        while scale > 1 and max(rows, columns) * scale > MAX_SIDE:
-            scale //= 2
-        return scale
+    def for_grid(self, rows: int, columns: int, patch_size: int, device: torch.device | None = None) -> GridPreview:
+        """Return the map for pictures of ``rows`` x ``columns`` latent tokens of ``patch_size`` cells a side, on ``device``."""
+        height, width = rows * patch_size, columns * patch_size
+        num_values = height * width * (self.weight.shape[-1] // (WINDOW * WINDOW))
+        # Where each value of a token ends up among the features: what happens to its number happens to it.
+        numbers = torch.arange(num_values, dtype=torch.float64).view(rows * columns, -1)
+        index = _windows(unpatchify(numbers, rows, columns, patch_size)[None]).long()
+        every = -(-max(height, width) // MAX_SIDE)
+        index = index.view(-1, height, width)[:, ::every, ::every]
+        reduced = self.reduced(_scale_for(self.block, max(height, width)))
+        half_range = MAX_U8 / 2
+        return GridPreview(
+            index=index.flatten().to(device),
+            weight=(reduced.weight.flatten(0, 2) * half_range).to(device),
+            bias=(reduced.bias.flatten()[:, None] * half_range + half_range).to(device),
+            block=reduced.block,
+            height=index.shape[1],
+            width=index.shape[2],
+        )
 
-    def paint(self, latent: Tensor) -> Tensor:
-        """Turn a latent ``[channels, rows, columns]`` into pixels ``[1, 3, rows * block, columns * block]``; beyond 256 a side, shrunk."""
-        _, rows, columns = latent.shape
+
+@dataclass(frozen=True, slots=True)
+class GridPreview:
+    """The map for one size of picture, from latent tokens to 8-bit pixels in one gather and one product.
+
+    ``index [channels * 9 * height * width]`` picks the features from the flattened tokens.
+    """
+
+    index: Tensor
+    weight: Tensor
+    bias: Tensor
+    block: int
+    height: int
+    width: int
+
+    def paint(self, tokens: Tensor) -> Tensor:
+        """Turn latent tokens ``[num_tokens, dim]`` float32 into 8-bit pixels ``[height * block, width * block, 3]``."""
         block = self.block
-        features = _windows(latent[None])
-        pixels = (self.weight.flatten(0, 2) @ features + self.bias.flatten()[:, None]).view(1, 3 * block * block, rows, columns)
-        picture = F.pixel_shuffle(pixels, block)
-        longest = max(picture.shape[2:])
-        if longest <= MAX_SIDE:
-            return picture
-        height, width = (max(1, side * MAX_SIDE // longest) for side in picture.shape[2:])
-        return F.adaptive_avg_pool2d(picture, (height, width))
+        features = tokens.flatten().index_select(0, self.index).view(self.weight.shape[1], -1)
+        values = torch.addmm(self.bias, self.weight, features).clamp_(0, MAX_U8)
+        blocks = values.view(3, block, block, self.height, self.width).permute(3, 1, 4, 2, 0)
+        return blocks.to(torch.uint8).reshape(self.height * block, self.width * block, 3)
+
+
+def _scale_for(block: int, side: int) -> int:
+    """Return the largest block side with which ``side`` cells stay within `MAX_SIDE` pixels; at least 1."""
+    while block > 1 and side * block > MAX_SIDE:
+        block //= 2
+    return block
 
 
 @torch.no_grad()

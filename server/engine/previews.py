@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model.latents import u8_from_pixels, unpatchify
-from model.preview import LatentPreview
+from model.preview import GridPreview, LatentPreview
 from server.engine.batch import DenoiseStep, PaintedPreview
 from server.messages import Picture
 
@@ -33,15 +32,13 @@ class PreviewPainter:
         self._preview = preview
         self._stride = latent_stride
         self._patch_size = latent_patch_size
-        self._reduced: dict[int, LatentPreview] = {}
+        self._by_grid: dict[tuple[int, int], GridPreview] = {}
         self._pending: list[_Pending] = []
 
     def start(self, step: DenoiseStep, x_t: torch.Tensor, velocity: torch.Tensor) -> None:
         """Begin the preview that ``step`` asks for; ``x_t`` and ``velocity`` are ``[num_tokens, channels]``."""
         assert step.preview is not None
-        rows, columns = step.params.height // self._stride, step.params.width // self._stride
-        latent = unpatchify(x_t - velocity * step.timestep, rows, columns, self._patch_size)
-        u8 = u8_from_pixels(self._map_for(latent).paint(latent))
+        u8 = self._map_for(step, x_t.device).paint(torch.sub(x_t, velocity, alpha=step.timestep))
         self._pending.append(_Pending(step.sequence_id, step.preview, *_to_host(u8)))
 
     def take(self) -> list[PaintedPreview]:
@@ -53,11 +50,11 @@ class PreviewPainter:
             painted.append(PaintedPreview(done.sequence_id, done.preview, Picture(height, width, done.u8.numpy().tobytes())))
         return painted
 
-    def _map_for(self, latent: torch.Tensor) -> LatentPreview:
-        scale = self._preview.scale_for(latent.shape[1], latent.shape[2])
-        if scale not in self._reduced:
-            self._reduced[scale] = self._preview.reduced(scale).to(latent.device)
-        return self._reduced[scale]
+    def _map_for(self, step: DenoiseStep, device: torch.device) -> GridPreview:
+        grid = (step.params.height // self._stride, step.params.width // self._stride)
+        if grid not in self._by_grid:
+            self._by_grid[grid] = self._preview.for_grid(*grid, self._patch_size, device)
+        return self._by_grid[grid]
 
 
 def _to_host(u8: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
