@@ -152,6 +152,17 @@ def engine_environment() -> dict[str, str]:
     return {"GOMP_SPINCOUNT": THREAD_SPINS, **os.environ}
 
 
+def client_key() -> str | None:
+    """Return the API key that commands send to servers when none is given."""
+    return os.environ.get("PLAIT_API_KEY") or os.environ.get("OPENAI_API_KEY")
+
+
+def terminal_environment() -> dict[str, str]:
+    """Return what the terminal says of itself, by which the command line knows whether it can draw."""
+    names = ("TERM", "TERM_PROGRAM", "LC_TERMINAL", "KITTY_WINDOW_ID", "TMUX")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
 class BadSettings(Exception):
     """A setting that is out of its bound; the message names it."""
 

@@ -14,13 +14,17 @@ A server for models that write and paint in one answer.
 
 commands:
   serve      serve a model over HTTP, with a page to talk to it at /
+  chat       talk to a model in words and pictures, here in the terminal
+  image      draw pictures from words, or change one, into files
+  bench      measure any OpenAI-compatible server
+  models     list what a server serves
   key        make an API key for a tenant
   doctor     look at machine, model and services, and name what is wrong
 
 plait COMMAND --help teaches each of them by example.
 """
 
-NAMES = ("serve", "doctor", "key")
+NAMES = ("serve", "chat", "image", "bench", "models", "doctor", "key")
 """What a person types. The front starts ``engine`` by itself."""
 
 
@@ -75,6 +79,22 @@ def _command(name: str) -> Command | None:
             from server.cli import key
 
             return key.COMMAND
+        case "chat":
+            from server.cli import chat
+
+            return chat.COMMAND
+        case "image":
+            from server.cli import image
+
+            return image.COMMAND
+        case "bench":
+            from server.cli import bench
+
+            return bench.COMMAND
+        case "models":
+            from server.cli import models
+
+            return models.COMMAND
         case "doctor":
             from server.cli.doctor import command as doctor
 

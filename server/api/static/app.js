@@ -90,7 +90,7 @@ class Page {
 
   send(content, isEdit) {
     if (this.running) return;
-    const options = this.#options(isEdit);
+    const options = this.#options({ isEdit, hasPictures: content.some((part) => part.type === "image_url") });
     const size = options.image?.size ?? this.card?.image?.default_size;
     const remembers = this.settings.remembers;
     const turn = { content, isEdit, options, size, remembers, answer: emptyAnswer(), isRunning: true, isStopped: false, streamId: null };
@@ -195,9 +195,9 @@ class Page {
     window.scrollTo({ top: document.body.scrollHeight });
   }
 
-  #options(isEdit) {
+  #options(kind) {
     const options = { model: this.card?.id, stream: true, stream_options: { include_usage: true } };
-    this.settings.applyTo(options, isEdit);
+    this.settings.applyTo(options, kind);
     return options;
   }
 

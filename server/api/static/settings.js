@@ -22,6 +22,7 @@ const FIELDS = [
 export class Settings {
   #values = { modalities: "auto" };
   #form;
+  #family = "";
 
   constructor(form) {
     this.#form = form;
@@ -43,15 +44,16 @@ export class Settings {
 
   /** Build the form for a model; `card` is its entry in /v1/models. */
   offer(card) {
+    this.#family = card?.family ?? "";
     const sizes = card?.image?.offered_sizes ?? [];
     FIELDS.find((field) => field.name === "size").options = [["", `the model's own${card?.image ? ` (${card.image.default_size})` : ""}`], ...sizes.map((size) => [size, size.replace("x", " × ")])];
     this.#form.replaceChildren(...FIELDS.map((field) => this.#row(field)), this.#resetButton(card));
   }
 
-  /** Put the choices into a request body; `isEdit` asks for a picture where the choice is left to the model. */
-  applyTo(body, isEdit) {
+  /** Put the choices into a request body. */
+  applyTo(body, { isEdit, hasPictures }) {
     const { modalities, size, max_images, steps, text_scale, image_scale, seed, temperature, max_tokens, think } = this.#values;
-    const chosen = MODALITIES[modalities] ?? (isEdit ? ["image"] : null);
+    const chosen = MODALITIES[modalities] ?? this.#fitting(isEdit, hasPictures);
     if (chosen) body.modalities = chosen;
     if (temperature !== undefined) body.temperature = temperature;
     if (max_tokens !== undefined) body.max_completion_tokens = max_tokens;
@@ -60,6 +62,13 @@ export class Settings {
     if (chosen && !chosen.includes("image")) return;
     const image = { size: size || undefined, max_images, num_inference_steps: steps, text_scale, image_scale, seed: body.seed, progress: true, partial_images: 3 };
     body.image = Object.fromEntries(Object.entries(image).filter(([, value]) => value !== undefined));
+  }
+
+  /** What an answer holds where nobody chose. BAGEL never draws unasked: questions about pictures get words, anything else both. */
+  #fitting(isEdit, hasPictures) {
+    if (isEdit) return ["image"];
+    if (this.#family !== "bagel") return null;
+    return hasPictures ? ["text"] : ["text", "image"];
   }
 
   #row(field) {

@@ -120,9 +120,16 @@ def chosen_dtype(dtype: str, accelerator: Accelerator) -> str:
 
 def check_extra(accelerator: Accelerator) -> Finding:
     """See that the optional packages which this device needs are there."""
-    if accelerator.is_gpu and importlib.util.find_spec("triton") is None:
+    if accelerator.is_gpu and not _is_installed("triton"):
         return fault("extras", "the optional extra 'cuda' is missing: without Triton there are no GPU kernels", "pip install 'plait[cuda]'")
     return fine("extras", "every optional package that this device needs is installed")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _check_native_kernels() -> Finding:

@@ -1,0 +1,178 @@
+"""`plait chat`, `image`, `bench` and `models` as their user meets them: real commands against a real server."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from server.cli.command import ExitStatus
+from server.cli.commands import run
+from server.cli.terminal_pictures import Protocol, drawn, protocol_of
+from server.messages import ImageSegment, OutputMode, Request
+from tests.server.api.chats import STORY, picture, story
+from tests.server.running_front import RunningFront, running_front
+from tests.server.scripted_engine import Output, ScriptedEngine, finish, red_picture
+
+
+@pytest.fixture
+def front() -> Iterator[RunningFront]:
+    with running_front(ScriptedEngine(answer)) as front:
+        yield front
+
+
+def answer(request: Request) -> list[list[Output]]:
+    """Draw where only pictures are asked for, else tell a story."""
+    return [*picture(request, 0), [finish(request)]] if request.mode is OutputMode.IMAGE else story(request)
+
+
+def a_picture(path: Path) -> Path:
+    Image.new("RGB", (32, 16), (200, 10, 10)).save(path)
+    return path
+
+
+def test_chat_prints_words_and_saves_pictures_in_order(front: RunningFront, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["chat", "a red circle", "--url", front.url, "--save", str(tmp_path)]) == ExitStatus.OK
+    first, second = tmp_path / "plait-1.png", tmp_path / "plait-2.png"
+    words = capsys.readouterr().out.splitlines()
+    assert words == [STORY[0], f"[picture: {first}]", STORY[1], f"[picture: {second}]"]
+    assert Image.open(first).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_chat_sends_pictures_along(front: RunningFront, tmp_path: Path) -> None:
+    path = a_picture(tmp_path / "given.png")
+    assert run(["chat", "what is this", "--url", front.url, "--picture", str(path), "--save", str(tmp_path)]) == ExitStatus.OK
+    assert isinstance(front.engine.requests[0].segments[0], ImageSegment)
+
+
+def test_a_conversation_goes_on_from_what_was_said(front: RunningFront, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("a story\nand then\n/new\nanother\n"))
+    assert run(["chat", "--url", front.url, "--save", str(tmp_path)]) == ExitStatus.OK
+    lengths = [len(request.segments) for request in front.engine.requests]
+    assert lengths[1] > lengths[0] == lengths[2]
+
+
+def test_image_saves_what_it_drew_and_prints_the_path(front: RunningFront, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["image", "a star", "--url", front.url, "--out", str(tmp_path)]) == ExitStatus.OK
+    path = tmp_path / "plait-1.png"
+    assert capsys.readouterr().out.strip() == str(path)
+    assert Image.open(path).format == "PNG"
+
+
+@pytest.mark.parametrize("how", [[], ["--whole"]])
+def test_image_edits_a_picture(front: RunningFront, tmp_path: Path, how: list[str]) -> None:
+    given = a_picture(tmp_path / "given.png")
+    assert run(["image", "make it blue", "--edit", str(given), "--url", front.url, "--out", str(tmp_path), *how]) == ExitStatus.OK
+    assert any(isinstance(segment, ImageSegment) for segment in front.engine.requests[0].segments)
+    assert (tmp_path / "plait-1.png").is_file()
+
+
+def test_bench_measures_words_and_pictures(front: RunningFront, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "--url", front.url, "--requests", "6", "--concurrency", "3", "--json"]) == ExitStatus.OK
+    report = json.loads(capsys.readouterr().out)
+    assert (report["requests"], report["failed"]) == (6, 0)
+    first = report["time_to_first_token_s"]
+    assert 0 < first["p50"] <= first["p99"] < report["answer_s"]["p99"]
+    assert report["time_to_first_picture_s"]["p50"] > first["p50"]
+    assert report["tokens_per_s"] > 0
+
+
+def test_bench_with_a_rate_and_a_table(front: RunningFront, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "--url", front.url, "--requests", "3", "--rate", "50", "--warm-up", "0"]) == ExitStatus.OK
+    table = capsys.readouterr().out
+    assert "3 requests, 0 failed" in table and "time to first token" in table
+
+
+def test_bench_counts_failures_by_cause(front: RunningFront, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "--url", front.url, "--model", "none", "--requests", "2", "--warm-up", "0", "--json"]) == ExitStatus.FAILED
+    report = json.loads(capsys.readouterr().out)
+    assert report["failed"] == 2 and "tiny_a" in next(iter(report["errors"]))
+
+
+def test_models_says_what_is_served(front: RunningFront, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "--url", front.url]) == ExitStatus.OK
+    shown = capsys.readouterr().out
+    assert shown.startswith("tiny_a\n") and "text, image" in shown
+
+
+@pytest.mark.parametrize("command", [["chat", "hi"], ["image", "a star"], ["models"], ["bench"]])
+def test_a_server_that_is_not_there_is_named(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*command, "--url", "http://127.0.0.1:9"]) == ExitStatus.FAILED
+    assert "http://127.0.0.1:9 cannot be reached" in capsys.readouterr().err
+
+
+def test_what_the_server_refuses_is_said_in_its_words(front: RunningFront, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["chat", "hi", "--url", front.url, "--size", "17x17"]) == ExitStatus.FAILED
+    assert "size" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_picture_is_refused(front: RunningFront, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["chat", "hi", "--url", front.url, "--picture", str(tmp_path / "notes.txt")]) == ExitStatus.BAD_INPUT
+    assert "notes.txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environment", "protocol"),
+    [
+        ({"TERM": "xterm-kitty"}, Protocol.KITTY),
+        ({"TERM": "xterm-256color", "TERM_PROGRAM": "WezTerm"}, Protocol.KITTY),
+        ({"TERM": "xterm-256color", "TERM_PROGRAM": "iTerm.app"}, Protocol.ITERM),
+        ({"TERM": "foot"}, Protocol.SIXEL),
+        ({"TERM": "xterm-256color"}, Protocol.NONE),
+        ({"TERM": "xterm-kitty", "TMUX": "/tmp/tmux"}, Protocol.NONE),
+    ],
+)
+def test_a_terminal_is_known_by_what_it_says_of_itself(environment: dict[str, str], protocol: Protocol) -> None:
+    assert protocol_of(environment, is_terminal=True) is protocol
+    assert protocol_of(environment, is_terminal=False) is Protocol.NONE
+
+
+def test_kitty_gets_the_picture_in_pieces_that_it_takes() -> None:
+    sequences = list(drawn(encoded_red(), Protocol.KITTY))
+    bodies = [sequence.removeprefix("\x1b_G").removesuffix("\x1b\\").partition(";") for sequence in sequences]
+    assert [control.endswith(f"m={int(place + 1 < len(bodies))}") for place, (control, _, _) in enumerate(bodies)] == [True] * len(bodies)
+    assert all(len(data) <= 4096 for _, _, data in bodies)
+    image = Image.open(io.BytesIO(base64.b64decode("".join(data for _, _, data in bodies))))
+    assert image.getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_sixels_say_every_pixel_once() -> None:
+    """Each column of each band has its six pixels in exactly one colour: the lines of a band add up to full sixels."""
+    sixel = "".join(drawn(encoded_red(), Protocol.SIXEL))
+    bands = sixel.removesuffix("\x1b\\").split("-")[:-1]
+    assert len(bands) == -(-128 // 6)
+    for band, rows in zip(bands, [6] * (128 // 6) + [128 % 6], strict=True):
+        totals = [0] * 256
+        for line in band[band.index("#0") if band.startswith("\x1bP") else 0 :].split("$"):
+            for column, bits in enumerate(columns_of(line)):
+                totals[column] += bits
+        assert totals == [(1 << rows) - 1] * 256
+
+
+def columns_of(line: str) -> list[int]:
+    """Return the bits of each column of one colour's line."""
+    columns: list[int] = []
+    count = ""
+    body = line[len(line) - len(line.lstrip("#0123456789;")) :]
+    position = 0
+    while position < len(body):
+        if body[position] == "!":
+            end = position + 1
+            while body[end].isdigit():
+                end += 1
+            count, position = body[position + 1 : end], end
+        columns += [ord(body[position]) - 63] * int(count or 1)
+        count, position = "", position + 1
+    return columns
+
+
+def encoded_red() -> bytes:
+    made = red_picture()
+    file = io.BytesIO()
+    Image.frombytes("RGB", (made.width, made.height), made.rgb).save(file, "PNG")
+    return file.getvalue()
