@@ -80,6 +80,8 @@ class Context:
             return []
         num_new = max(0, pool.pages_for(self.kv_len + num_rows) - len(self.pages))
         must_copy = self._must_copy(pool, num_new)
+        if not (num_new or must_copy):
+            return []
         fresh = pool.allocate(num_new + int(must_copy))
         copies: list[PageCopy] = []
         if must_copy:

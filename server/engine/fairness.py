@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from server.engine.segments import total_rows
@@ -57,6 +58,7 @@ class Shares:
 
     def leave(self, sequence: Sequence) -> None:
         """Let an account rest with its last sequence; the longest idle ones are closed."""
+        self._charge(sequence)
         account = self._accounts[sequence.request.tenant]
         account.num_live -= 1
         if account.num_live:
@@ -69,13 +71,17 @@ class Shares:
     def _is_crowded(self) -> bool:
         return len(self._accounts) - self._num_live_tenants > MAX_IDLE_ACCOUNTS
 
-    def charge(self, sequence: Sequence, seconds: float) -> None:
-        """Put ``seconds`` of the machine on the account of a sequence's tenant and lane."""
-        account = self._accounts.get(sequence.request.tenant)
-        if account is None:
-            return
-        account.service += seconds / sequence.request.weight
-        account.lanes[sequence.lane] += seconds / sequence.request.weight
+    def settle(self, sequences: Iterable[Sequence]) -> None:
+        """Put what the sequences have had since the last time on the accounts of their tenants and lanes."""
+        for sequence in sequences:
+            if sequence.unpaid_s:
+                self._charge(sequence)
+
+    def _charge(self, sequence: Sequence) -> None:
+        account = self._accounts[sequence.request.tenant]
+        cost, sequence.unpaid_s = sequence.unpaid_s / sequence.request.weight, 0.0
+        account.service += cost
+        account.lanes[sequence.lane] += cost
         floor = account.lanes[sequence.lane] - MAX_LANE_CREDIT_QUANTA * QUANTUM_STEPS * self._step_s
         for lane, service in account.lanes.items():
             account.lanes[lane] = max(service, floor)

@@ -16,6 +16,7 @@ from model.preview_files import load_or_fit_preview
 from model.profile import Family, FamilyProfile
 from model.tokenizer import Tokenizer
 from model.weights import load_bagel
+from server.engine.calibration import calibrate
 from server.engine.fault_points import FaultPoints
 from server.engine.grammar import NO_GRAMMARS, Grammars
 from server.engine.link import Link, LocalLink
@@ -62,6 +63,7 @@ def run_engine(options: EngineOptions, link: Link) -> None:
     """
     loaded = load_engine(options, link)
     warm_up(loaded)
+    calibrate(loaded.scheduler, loaded.runner, loaded.pool, loaded.model.config)
     if options.fault_dir is not None:
         loaded.runner.faults = loaded.engine.faults = FaultPoints(Path(options.fault_dir))
     link.send_ready(loaded.ready)

@@ -82,6 +82,11 @@ class Scheduler:
         return list(self._roster.running.values())
 
     @property
+    def sequences(self) -> list[Sequence]:
+        """Every sequence that has not been answered in full, those waiting first."""
+        return self._roster.sequences()
+
+    @property
     def num_waiting(self) -> int:
         return len(self._roster.waiting)
 
@@ -158,11 +163,13 @@ class Scheduler:
         self._step += 1
         self._begin_step()
         decoding = self._decoding()
-        candidates = self._shares.order([other for other in self._roster.running.values() if other.can_be_served], self._step)
         draft = Draft()
+        candidates = [other for other in self._roster.running.values() if other.can_be_served]
         if not candidates:
             self._add_decodes(decoding, draft)
             return self._issue(draft)
+        self._shares.settle(self._roster.running.values())
+        candidates = self._shares.order(candidates, self._step)
         decodes, waited_s = _load_of(decoding), self._waited_s(decoding)
         first = self._atomic_rows(candidates[0])
         if self._goals.should_divide(first, decodes, len(decoding), waited_s):
@@ -304,7 +311,7 @@ class Scheduler:
         for sequence_id, num_tokens in tokens.items():
             sequence = self._roster.running.get(sequence_id)
             if sequence is not None:
-                self._shares.charge(sequence, num_tokens * token_s)
+                sequence.unpaid_s += num_tokens * token_s
 
 
 def _load_of(decoding: list[Sequence]) -> Load:

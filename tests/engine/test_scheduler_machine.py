@@ -1,0 +1,283 @@
+"""Random histories of the scheduler, as a state machine: whatever happens in whatever order, its books balance.
+
+Requests of every kind and tenant come, are aborted, expire, run out of pages, finish; steps fail; long passes are divided, and what
+happens between their layers happens before they land. After every action nothing is owned twice, lost, or rewritten.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from server.engine.batch import Batch
+from server.engine.fairness import PATIENCE_STEPS
+from server.engine.options import SchedulerLimits
+from server.engine.pages import PagePool
+from server.engine.scheduler import Scheduler
+from server.engine.segments import ContextSegment
+from server.engine.sequence import Phase, Sequence
+from server.messages import FinishReason, ImageParams, OutputMode, Request, SamplingParams, Segment, TextSegment
+from tests.engine.fakes import BOI, BOS, END, EOI, EOS, FakeRunner, facts, make_request, picture_segment, refeed
+
+TOKENS = (EOS, EOS, BOI, BOS, END, EOI, 50, 51, 52, 53)
+MAX_RUNNING = 4
+MAX_WAITING = 6
+TOKEN_S = 1e-3
+MAX_STEPS_TO_DRAIN = 20_000
+
+
+def drawn(sequence_id: int, index: int) -> int:
+    """A token that looks random and depends on nothing else, as the engine's own."""
+    return TOKENS[(sequence_id * 7919 + index * 104_729 + (sequence_id * index) % 31) % len(TOKENS)]
+
+
+texts = st.integers(0, 9).map(lambda length: TextSegment([7] * length))
+pictures = st.integers(1, 3).map(lambda height: picture_segment(16 * height, 32))
+images = st.builds(
+    ImageParams,
+    height=st.sampled_from([16, 32, 48]),
+    width=st.sampled_from([16, 32, 48]),
+    num_timesteps=st.integers(2, 5),
+    text_scale=st.sampled_from([1.0, 4.0]),
+    image_scale=st.sampled_from([1.0, 2.0]),
+    interval=st.sampled_from([(0.0, 1.0), (0.4, 1.0)]),
+    max_images=st.integers(1, 2),
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Request:
+    segments: list[Segment] = draw(st.lists(st.one_of(texts, pictures), min_size=1, max_size=4))
+    sampling = SamplingParams(max_tokens=draw(st.integers(1, 10)))
+    request = make_request("", segments, draw(st.sampled_from(OutputMode)), sampling, draw(images), is_thought=draw(st.booleans()))
+    return replace(
+        request,
+        tenant=draw(st.sampled_from(["a", "b"])),
+        weight=draw(st.sampled_from([0.5, 1.0, 4.0])),
+        priority=draw(st.sampled_from([0, 0, 0, 1])),
+        deadline_s=draw(st.sampled_from([None, None, None, 0.2, 5.0])),
+    )
+
+
+@dataclass(slots=True)
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass(slots=True)
+class Waits:
+    """How many main steps in a row a sequence could have been served and was not."""
+
+    steps: Counter[int] = field(default_factory=Counter)
+
+    def note(self, candidates: set[int], served: set[int]) -> None:
+        for sequence_id in candidates - served:
+            self.steps[sequence_id] += 1
+        for sequence_id in [*self.steps]:
+            if sequence_id in served or sequence_id not in candidates:
+                del self.steps[sequence_id]
+
+
+def pages_of(batch: Batch) -> list[list[int]]:
+    """Return the pages of every row, read or written."""
+    denoise = [row for step in batch.denoises for row in step.rows]
+    return [row.pages for row in batch.decodes] + [row.pages for row in batch.prefills] + [row.pages for row in denoise]
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """The scheduler under random treatment. ``_long`` is a divided pass that has not landed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.names: list[str] = []
+        self.ends: Counter[str] = Counter()
+        self.canon: dict[int, tuple[list[ContextSegment], list[int]]] = {}
+        self.waits = Waits()
+        self.long: Batch | None = None
+        self.long_pages: set[int] = set()
+
+    @initialize(
+        num_pages=st.sampled_from([24, 48, 300]),
+        page_size=st.sampled_from([1, 3, 4, 16]),
+        max_batch_tokens=st.sampled_from([8, 40, 200]),
+        target_s=st.sampled_from([None, 1e-9, 1e-9, 0.02, 1.0]),
+        has_prefix_cache=st.booleans(),
+    )
+    def open(self, num_pages: int, page_size: int, max_batch_tokens: int, target_s: float | None, has_prefix_cache: bool) -> None:
+        self.pool = PagePool(num_pages, page_size)
+        self.limits = SchedulerLimits(max_batch_tokens, MAX_RUNNING, MAX_WAITING, target_s, has_prefix_cache)
+        self.scheduler = Scheduler(self.pool, facts(), self.limits, refeed, clock=self.clock)
+        self.runner = FakeRunner(drawn)
+
+    @rule(request=requests())
+    def submit(self, request: Request) -> None:
+        name = f"r{len(self.names)}"
+        self.names.append(name)
+        self.scheduler.submit(replace(request, request_id=name))
+        self.collect()
+
+    @rule(request=requests(), count=st.integers(2, 3))
+    def submit_equal_prompts(self, request: Request, count: int) -> None:
+        for _ in range(count):
+            self.submit(request)
+
+    @precondition(lambda self: self.names)
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        self.scheduler.abort(data.draw(st.sampled_from(self.names)))
+        self.collect()
+
+    @rule(seconds=st.floats(0.0, 0.3))
+    def wait(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule(count=st.integers(1, 6))
+    def step(self, count: int) -> None:
+        for _ in range(count):
+            self.one_step(fails=False)
+
+    @rule()
+    def fail_a_step(self) -> None:
+        self.one_step(fails=True)
+
+    def one_step(self, *, fails: bool) -> None:
+        """What `Engine.step` does: a step, or one that is let through a long pass, or the long pass's landing."""
+        if self.long is not None:
+            between = self.scheduler.schedule_between()
+            self.check_batch(between)
+            if not between.is_empty:
+                self.land(between, fails=fails)
+                return
+            landing, self.long = self.long, None
+            self.land(landing, fails=fails)
+            return
+        candidates = {other.sequence_id for other in self.scheduler.running if other.can_be_served}
+        batch = self.scheduler.schedule()
+        self.check_batch(batch)
+        self.note_waits(candidates, batch)
+        if batch.is_divisible:
+            self.long = batch
+            self.long_pages = {page for row in pages_of(batch) for page in row}
+        elif not batch.is_empty:
+            self.land(batch, fails=fails)
+        self.collect()
+
+    def land(self, batch: Batch, *, fails: bool) -> None:
+        result = self.runner.execute(batch)
+        result.execute_s = TOKEN_S * (1 + sum(batch.query_tokens().values()))
+        self.clock.now += result.execute_s
+        if fails:
+            victim = batch.sequence_ids()[0]
+            self.scheduler.fail([victim], "server_error", "the model failed on this request")
+            result.tokens.pop(victim, None)
+            result.pictures.pop(victim, None)
+        self.scheduler.commit(batch, result)
+        self.runner.batches.clear()
+        self.collect()
+
+    def collect(self) -> None:
+        outputs = self.scheduler.take_outputs()
+        self.ends.update(end.request_id for end in outputs.finished)
+        for end in outputs.finished:
+            assert end.reason is not FinishReason.ERROR or end.error_code
+        self.scheduler.take_dropped()
+
+    # -- what must always hold ----------------------------------------------------------------------------------------------
+
+    def check_batch(self, batch: Batch) -> None:
+        """Budgets are kept; a row writes only into pages that are its context's alone and that the cache does not vouch for."""
+        atomic = [len(step.rows) * step.num_row_tokens for step in batch.denoises]
+        atomic += [piece.num_rows for row in batch.prefills for piece in row.pieces]
+        num_tokens = len(batch.decodes) + sum(atomic)
+        largest = max(atomic, default=0)
+        assert num_tokens <= max(self.limits.max_batch_tokens, len(batch.decodes) + max(1, largest)) or len(atomic) == 1
+        writers = [(row.pages, row.kv_len, 1) for row in batch.decodes]
+        writers += [(row.pages, row.kv_len, sum(piece.num_rows for piece in row.pieces)) for row in batch.prefills]
+        written: set[int] = set()
+        for pages, start, num_rows in writers:
+            for number in range(start // self.pool.page_size, self.pool.pages_for(start + num_rows)):
+                first_row = start % self.pool.page_size if number == start // self.pool.page_size else 0
+                assert not self.pool.is_shared(pages[number]) and not self.pool.is_kept(pages[number], first_row)
+                assert pages[number] not in written
+                assert self.long is None or pages[number] not in self.long_pages
+                written.add(pages[number])
+
+    def note_waits(self, candidates: set[int], batch: Batch) -> None:
+        served = {step.sequence_id for step in batch.denoises} | {row.sequence_id for row in batch.prefills}
+        if not served:
+            return
+        still = {other.sequence_id for other in self.scheduler.running}
+        self.waits.note(candidates & still, served)
+        # A sequence also waits while older ones hold the pages it needs, so the bound is checked where there are enough.
+        if self.pool.num_pages >= 300:
+            assert max(self.waits.steps.values(), default=0) <= PATIENCE_STEPS + MAX_RUNNING
+
+    @invariant()
+    def no_page_is_lost_or_owned_twice(self) -> None:
+        owners: Counter[int] = Counter()
+        for sequence in self.everyone():
+            for context in (sequence.full, *sequence.branches):
+                owners.update(context.pages)
+                assert len(set(context.pages)) == len(context.pages)
+                assert len(context.pages) >= self.pool.pages_for(context.kv_len)
+        assert self.pool.num_used >= len(owners)
+        if self.long is None:
+            assert self.pool.num_used == len(owners)
+        assert self.pool.num_used + self.pool.num_free == self.pool.num_pages
+
+    @invariant()
+    def no_sequence_is_lost(self) -> None:
+        alive = {sequence.request.request_id for sequence in self.everyone()}
+        assert alive | set(self.ends) == set(self.names)
+        assert not alive & set(self.ends)
+        assert all(count == 1 for count in self.ends.values())
+        assert len(self.scheduler.running) <= MAX_RUNNING
+
+    @invariant()
+    def branches_are_consistent(self) -> None:
+        for sequence in self.everyone():
+            for context in (sequence.full, *sequence.branches):
+                assert context.kv_len == (context.marks[-1].kv_len if context.marks else 0) + context.open_rows
+                assert all(node.kv_len <= context.kv_len for node in context.nodes)
+            if sequence.phase is Phase.DENOISE and not sequence.is_in_flight:
+                assert sequence.image is not None
+                for context, held in zip((sequence.full, *sequence.branches), sequence.image.plan.segments, strict=True):
+                    assert [mark.uid for mark in context.marks] == [segment.uid for segment in held]
+                assert 0 <= sequence.image.step < len(sequence.image.timesteps)
+
+    @invariant()
+    def canon_is_never_rewritten(self) -> None:
+        for sequence in self.everyone():
+            history, text_ids = self.canon.get(sequence.sequence_id, ([], []))
+            assert sequence.history[: len(history)] == history
+            assert sequence.text_ids[: len(text_ids)] == text_ids
+            self.canon[sequence.sequence_id] = (list(sequence.history), list(sequence.text_ids))
+
+    def everyone(self) -> list[Sequence]:
+        return self.scheduler.sequences if self.names else []
+
+    def teardown(self) -> None:
+        """Whatever is left ends by itself, and every page comes back."""
+        if not self.names:
+            return
+        for _ in range(MAX_STEPS_TO_DRAIN):
+            if not self.scheduler.has_work:
+                break
+            self.one_step(fails=False)
+        assert not self.scheduler.has_work
+        assert self.pool.num_used == 0
+        assert sorted(self.ends) == sorted(self.names)
+
+
+TestSchedulerMachine = SchedulerMachine.TestCase
+TestSchedulerMachine.settings = settings(
+    max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
