@@ -228,9 +228,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 owners.update(context.pages)
                 assert len(set(context.pages)) == len(context.pages)
                 assert len(context.pages) >= self.pool.pages_for(context.kv_len)
-        assert self.pool.num_used >= len(owners)
-        if self.long is None:
-            assert self.pool.num_used == len(owners)
+        in_flight = set() if self.long is None else self.long_pages
+        assert self.pool.num_used == len(owners.keys() | in_flight), "pages of a pass under way stay until it has landed"
         assert self.pool.num_used + self.pool.num_free == self.pool.num_pages
 
     @invariant()
