@@ -160,6 +160,14 @@ class Context:
         for passed in nodes:
             self.pass_node(passed)
 
+    def adopt_page(self, pool: PagePool, page: int, num_rows: int) -> None:
+        """Go on by ``num_rows`` rows of a text, on a page that others have filled from this context's last node on."""
+        first = self.kv_len // pool.page_size
+        pool.share([page])
+        pool.release(self.pages[first:])
+        self.pages[first:] = [page]
+        self.advance(num_rows, num_rows)
+
     def release(self, pool: PagePool) -> None:
         """Give every page back and forget what was taken in."""
         pool.release(self.pages)

@@ -8,6 +8,7 @@ key have the same keys and values in their pages, whoever filled them and whiche
     nodes           ^page   ^segment     ^page      ^segment    ^page
 
 A context may go on from a page's end inside a text or from a segment's end; inside a picture it cannot, since its rows see each other.
+An answer ends somewhere in a page: its *tail* is kept with the node before it, and the next turn goes on after the last token they share.
 What a step is about to fill is *claimed*, so that equal prompts that arrive together are computed once; once the step is done the claim
 becomes an entry. Pages that nobody owns stay, and the least recently used give way (`pages`).
 """
@@ -42,6 +43,14 @@ class Claim:
     num_rows: int
 
 
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The text tokens that ``page`` holds after a node."""
+
+    token_ids: tuple[int, ...]
+    page: int
+
+
 class PrefixCache:
     """Which node's rows lie in which page."""
 
@@ -51,6 +60,8 @@ class PrefixCache:
         self._is_enabled = is_enabled
         self._page_of: dict[bytes, int] = {}
         self._keys_of: dict[int, list[bytes]] = {}
+        self._tails: dict[bytes, Tail] = {}
+        self._tail_keys: dict[int, bytes] = {}
         self._claimed_by: dict[bytes, int] = {}
         pool.on_evict(self._forget)
 
@@ -82,8 +93,13 @@ class PrefixCache:
 
     def adopt(self, context: Context, held: Held, max_rows: int) -> int:
         """Let ``context`` take over what others have filled, up to ``max_rows`` rows; return how many rows that brought."""
-        if not self._is_at_node(context):
-            return 0
+        before = context.kv_len
+        if self._is_at_node(context):
+            self._adopt_nodes(context, held, max_rows)
+            self._adopt_tail(context, held, max_rows)
+        return context.kv_len - before
+
+    def _adopt_nodes(self, context: Context, held: Held, max_rows: int) -> None:
         passed: list[Node] = []
         pages: list[int] = []
         best: tuple[int, list[int]] = (0, [])
@@ -99,11 +115,34 @@ class PrefixCache:
                 if page is None:
                     break
                 pages.append(page)
-        if not best[0]:
-            return 0
-        before = context.kv_len
-        context.adopt(self._pool, best[1], passed[: best[0]], held.segments)
-        return context.kv_len - before
+        if best[0]:
+            context.adopt(self._pool, best[1], passed[: best[0]], held.segments)
+
+    def _adopt_tail(self, context: Context, held: Held, max_rows: int) -> None:
+        """Go on into the page that an answer ended in, as far as its tokens are ours."""
+        tail = self._tails.get(context.nodes[-1].key) if context.nodes else None
+        if tail is None:
+            return
+        shared = 0
+        for ours, theirs in zip(_rest_of_text(context, held), tail.token_ids, strict=False):
+            if ours != theirs or context.kv_len + shared == max_rows:
+                break
+            shared += 1
+        if shared:
+            context.adopt_page(self._pool, tail.page, shared)
+
+    def keep_tail(self, context: Context, held: Held) -> None:
+        """Keep what an answer that ends in an open text has written since its last node."""
+        if not self._is_enabled or not context.nodes or self._is_at_node(context):
+            return
+        node = context.nodes[-1]
+        token_ids = held.open_ids[node.open_rows : context.open_rows]
+        page, last_row = context.pages[node.kv_len // self._pool.page_size], (context.kv_len - 1) % self._pool.page_size
+        self._forget_tail(self._tails.get(node.key))
+        self._forget_tail(self._tails.get(self._tail_keys.get(page, b"")))
+        self._pool.keep(page, last_row + 1)
+        self._tails[node.key] = Tail(token_ids, page)
+        self._tail_keys[page] = node.key
 
     def is_under_way(self, context: Context, held: Held, sequence_id: int) -> bool:
         """Tell whether another sequence's step is just now filling what ``context`` needs next."""
@@ -122,6 +161,12 @@ class PrefixCache:
     def _forget(self, page: int) -> None:
         for key in self._keys_of.pop(page, []):
             del self._page_of[key]
+        if page in self._tail_keys:
+            self._forget_tail(self._tails[self._tail_keys[page]])
+
+    def _forget_tail(self, tail: Tail | None) -> None:
+        if tail is not None:
+            del self._tails[self._tail_keys.pop(tail.page)]
 
     def _walk(self, context: Context, held: Held) -> Iterator[Node]:
         """Yield the nodes after the latest one of ``context``, as far as ``held`` goes."""
@@ -162,6 +207,15 @@ class PrefixCache:
             offset, position = offset + num_rows, position + num_rows
             node = Node(key, node.kv_len + num_rows, position, len(held.segments), offset)
             yield node
+
+
+def _rest_of_text(context: Context, held: Held) -> tuple[int, ...]:
+    """Return the tokens to come of the text that ``context`` stands in or before, but for the one that closes it."""
+    index = len(context.marks)
+    if index == len(held.segments):
+        return held.open_ids[context.open_rows :]
+    segment = held.segments[index]
+    return segment.token_ids[context.open_rows : -1] if isinstance(segment, TextTokens) else ()
 
 
 def _run_key(parent: bytes, segment: TextTokens | VitImage | VaeImage, offset: int, num_rows: int, position: int) -> bytes:

@@ -13,6 +13,7 @@ from server.engine.drain_rate import DrainRate
 from server.engine.fairness import Shares
 from server.engine.outputs import Outputs
 from server.engine.pages import PagePool
+from server.engine.prefix_cache import Held, PrefixCache
 from server.engine.sequence import Phase, Sequence
 from server.messages import FinishedOutput, FinishReason
 
@@ -20,8 +21,9 @@ from server.messages import FinishedOutput, FinishReason
 class Roster:
     """Sequences by where they are, their pages and what became of them."""
 
-    def __init__(self, pool: PagePool, shares: Shares, drain_rate: DrainRate, clock: Callable[[], float]) -> None:
+    def __init__(self, pool: PagePool, cache: PrefixCache, shares: Shares, drain_rate: DrainRate, clock: Callable[[], float]) -> None:
         self.pool = pool
+        self._cache = cache
         self.shares = shares
         self.drain_rate = drain_rate
         self.clock = clock
@@ -51,6 +53,8 @@ class Roster:
             self.drain_rate.count(sequence.lane, self.clock())
         usage = replace(sequence.usage, completion_text_tokens=len(sequence.text_ids))
         self.outputs.finished.append(FinishedOutput(sequence.request.request_id, reason, usage, code, message))
+        if reason in (FinishReason.STOP, FinishReason.LENGTH) and sequence.open_ids:
+            self._cache.keep_tail(sequence.full, Held(sequence.request.tenant, sequence.history, tuple(sequence.open_ids)))
         if sequence.is_in_flight:
             self._leaving[sequence.sequence_id] = sequence
         else:

@@ -56,7 +56,7 @@ class Scheduler:
         self.cache = PrefixCache(pool, facts.model_id, is_enabled=limits.has_prefix_cache)
         self._clock = clock
         self._shares = Shares()
-        self._roster = Roster(pool, self._shares, self.drain_rate, clock)
+        self._roster = Roster(pool, self.cache, self._shares, self.drain_rate, clock)
         self._turns = Turns(facts, refeed, grammars)
         self._goals = Goals(limits, self.cost, facts.num_layers)
         self._admission = Admission(self._roster, facts, limits)

@@ -88,6 +88,8 @@ class Bench:
     runner: RecordingRunner
     order: list[str] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)
+    num_prefix_queries: int = 0
+    num_prefix_hits: int = 0
 
     def submit(self, request: Request) -> None:
         self.order.append(request.request_id)
@@ -98,6 +100,8 @@ class Bench:
         report = self.engine.step()
         if report is None:
             return
+        self.num_prefix_queries += report.stats.num_prefix_queries
+        self.num_prefix_hits += report.stats.num_prefix_hits
         for token in report.tokens:
             self.answers[token.request_id].tokens.append(token.token_id)
         for image in report.images:
@@ -108,8 +112,15 @@ class Bench:
             answer.latents = self.runner.latents.get(self.order.index(end.request_id), [])
 
 
-def make_bench(num_pages: int, page_size: int, max_batch_tokens: int) -> Bench:
-    options = EngineOptions(str(CHECKPOINT), page_size=page_size, num_pages=num_pages, max_batch_tokens=max_batch_tokens, max_running=24)
+def make_bench(num_pages: int, page_size: int, max_batch_tokens: int, *, has_prefix_cache: bool = True) -> Bench:
+    options = EngineOptions(
+        str(CHECKPOINT),
+        page_size=page_size,
+        num_pages=num_pages,
+        max_batch_tokens=max_batch_tokens,
+        max_running=24,
+        has_prefix_cache=has_prefix_cache,
+    )
     link = LocalLink()
     loaded = assemble_engine(MODEL, model_facts(MODEL, TOKENIZER, PROFILE), options, link)
     runner = RecordingRunner(loaded)
@@ -210,6 +221,37 @@ def test_answers_alone_and_together_are_the_same(seed: int) -> None:
     assert num_pictures >= 10
     assert sum(len(answer.tokens) for answer in alone.values()) >= 50
     assert bench.loaded.pool.num_used == 0
+
+
+def continued(request: Request, answer: Answer, name: str) -> Request:
+    """The next turn: the prompt again, the answer's text, and a question; greedy, without pictures of its own."""
+    segments = [*request.segments, TextSegment(answer.tokens), TextSegment([3, 4, 5])]
+    return replace(request, request_id=name, segments=segments, mode=OutputMode.TEXT, sampling=SamplingParams(max_tokens=8))
+
+
+def test_answers_with_and_without_the_prefix_cache_are_the_same() -> None:
+    """Every request three times, the last time as the first turn of a chat that goes on: most of it is found again."""
+    rng = random.Random(13)
+    requests = [random_request(rng, f"r{k}") for k in range(12)]
+    cached = make_bench(num_pages=2000, page_size=5, max_batch_tokens=500)
+    plain = make_bench(num_pages=2000, page_size=5, max_batch_tokens=500, has_prefix_cache=False)
+
+    for bench in (cached, plain):
+        for turn in "ab":
+            for request in requests:
+                bench.submit(replace(request, request_id=request.request_id + turn))
+            while bench.loaded.scheduler.has_work:
+                bench.step()
+        for request in requests:
+            bench.submit(continued(request, bench.answers[request.request_id + "a"], request.request_id + "c"))
+        while bench.loaded.scheduler.has_work:
+            bench.step()
+
+    for name, answer in cached.answers.items():
+        assert answer.tokens == plain.answers[name].tokens
+        assert_pictures_match(answer, plain.answers[name])
+    assert cached.num_prefix_hits > 0.5 * cached.num_prefix_queries
+    assert plain.num_prefix_hits == 0
 
 
 def test_a_failing_request_fails_alone() -> None:

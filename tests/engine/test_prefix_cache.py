@@ -56,9 +56,31 @@ def test_the_second_turn_of_a_chat_with_four_pictures_prefills_only_what_is_new(
 
     usage = ask(target, make_request("two", [*first_turn(), answer, question]))
 
-    assert prefilled(target) <= len(answer.token_ids) + len(question.token_ids) + 2 * NUM_MARKERS
+    last_drawn_and_end = 2
+    assert prefilled(target) == last_drawn_and_end + len(question.token_ids) + NUM_MARKERS
     assert usage.cached_image_tokens == usage.prompt_image_tokens
     assert usage.cached_text_tokens >= 9 + 2 + 4 * (5 + 2)
+
+
+def test_a_chat_that_departs_from_the_answer_goes_on_after_the_last_token_they_share() -> None:
+    target = house(page_size=16)
+    ask(target, make_request("one", sampling=SamplingParams(max_tokens=8)))
+    prefilled(target)
+    edited = TextSegment([50, 51, 52, 99, 98])
+
+    ask(target, make_request("two", [TextSegment([11, 12, 13]), edited]))
+
+    assert prefilled(target) == 2 + 1
+
+
+def test_an_answer_that_goes_on_elsewhere_does_not_overwrite_the_tail() -> None:
+    """Both continuations start in the page the first answer ended in; each gets a copy of it."""
+    target = house(page_size=16)
+    ask(target, make_request("one", sampling=SamplingParams(max_tokens=8)))
+    for name, token in (("two", 70), ("three", 80)):
+        prefilled(target)
+        ask(target, make_request(name, [TextSegment([11, 12, 13]), TextSegment([50, 51, 52, token])]))
+        assert prefilled(target) == 2
 
 
 def test_a_repeated_prompt_is_not_computed_at_all() -> None:
