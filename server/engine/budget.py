@@ -23,7 +23,7 @@ FIXED_COST_SHARE = 0.05
 """What share of a step its fixed cost may be before more rows are put in to outweigh it."""
 DIVIDING_GAIN = 1.05
 """How much faster dividing must be than riding to be chosen."""
-LAYER_SHARE = 0.5
+LAYER_SHARE = 0.75
 """How much of the time between two decode steps one layer of a long pass may take."""
 MIN_WAIT_SHARE = 0.1
 """Below this share of the target, the time since the last token is not worth a decode step of its own."""
@@ -126,6 +126,10 @@ class Goals:
     def has_room_for_prompt(self, seconds: float) -> bool:
         """Tell whether a piece of a prompt worth its step fits into ``seconds``."""
         return self._cost.predict(PROMPT_PIECE) <= seconds
+
+    def layer_s(self, load: Load) -> float:
+        """Return how long one layer of a pass with ``load`` should take."""
+        return self._cost.predict(load) / self._num_layers
 
     def budget(self, decodes: Load, num_decodes: int, waited_s: float) -> StepBudget:
         """Return the budget of a step in which ``decodes`` ride, ``waited_s`` after the last token."""

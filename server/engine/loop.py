@@ -34,9 +34,10 @@ DEVICE_IS_LOST = "CUDA error"
 
 
 class DividedPass(Protocol):
-    """A step that is executed bit by bit."""
+    """A step that is executed bit by bit. ``last_bit_s``: how long the latest one took, in seconds; 0 before the first."""
 
     result: BatchResult | None
+    last_bit_s: float
 
     def advance(self, until_s: float) -> bool: ...
 
@@ -51,13 +52,14 @@ class Executor(Protocol):
     def forget(self, sequence_ids: list[int]) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LongPass:
-    """The pass under way, and when it began."""
+    """The pass under way, and when it began. ``has_given_way``: a step has been let through since its last layer; now it is its turn."""
 
     batch: Batch
     steps: DividedPass
     started: float
+    has_given_way: bool = False
 
 
 class Engine:
@@ -110,9 +112,12 @@ class Engine:
     def _go_on(self, long: LongPass) -> StepReport | None:
         """Let the step through that the scheduler asks for, or take the long pass further."""
         started = time.perf_counter()
-        between = self._scheduler.schedule_between()
-        if not between.is_empty:
-            return self._run(between, started)
+        if not long.has_given_way:
+            between = self._scheduler.schedule_between(long.steps.last_bit_s or self._scheduler.layer_s(long.batch))
+            long.has_given_way = not between.is_empty
+            if long.has_given_way:
+                return self._run(between, started)
+        long.has_given_way = False
         result = self._advance(long)
         if result is None:
             return self._report(Batch(), BatchResult(), started)

@@ -78,7 +78,7 @@ class Pass:
     def __init__(self, steps: Steps[BatchResult]) -> None:
         self._steps = steps
         self._elapsed_s = 0.0
-        self._last_bit_s = 0.0
+        self.last_bit_s = 0.0
         self.result: BatchResult | None = None
 
     def advance(self, until_s: float) -> bool:
@@ -94,9 +94,9 @@ class Pass:
             while self.result is None:
                 self._take_one_bit()
                 before_s, now_s = now_s, time.monotonic()
-                self._last_bit_s = now_s - before_s
-                self._elapsed_s += self._last_bit_s
-                if now_s + self._last_bit_s > until_s:
+                self.last_bit_s = now_s - before_s
+                self._elapsed_s += self.last_bit_s
+                if now_s + self.last_bit_s > until_s:
                     break
         if self.result is None:
             return False

@@ -183,14 +183,17 @@ class Scheduler:
             self._fill(candidates, draft, self._goals.budget(draft.batch.load, len(draft.batch.decodes), waited_s))
         return self._issue(draft)
 
-    def schedule_between(self) -> Batch:
-        """Make the step that is let through between the layers of a long pass: decode rows when they are due, else short prompts."""
+    def schedule_between(self, next_bit_s: float) -> Batch:
+        """Make the step that is let through before the next layer of a long pass, which takes about ``next_bit_s`` seconds.
+
+        Decode rows when they would be late after that layer, else short prompts, else nothing.
+        """
         self._begin_step()
         draft = Draft()
         decoding = self._decoding()
         decodes, now_s = _load_of(decoding), self._clock()
         due_s = self._goals.due_s(decodes, now_s - self._waited_s(decoding)) if decoding else now_s + self._goals.target_s(NO_LOAD)
-        if decoding and now_s >= due_s:
+        if decoding and now_s + next_bit_s > due_s:
             self._add_decodes(decoding, draft)
             return self._issue(draft)
         prompts = [other for other in self._roster.running.values() if other.can_be_served and self._is_prompt_text(other)]
@@ -198,6 +201,10 @@ class Scheduler:
         if prompts and self._goals.has_room_for_prompt(seconds):
             self._fill(self._shares.order(prompts, self._step), draft, self._goals.prompt_budget(seconds))
         return self._issue(draft)
+
+    def layer_s(self, batch: Batch) -> float:
+        """Return how long one layer of ``batch`` should take."""
+        return self._goals.layer_s(batch.load)
 
     def next_pause_s(self) -> float:
         """Return until when a long pass may run on before `schedule_between` should be asked again."""

@@ -151,7 +151,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def one_step(self, *, fails: bool) -> None:
         """What `Engine.step` does: a step, or one that is let through a long pass, or the long pass's landing."""
         if self.long is not None:
-            between = self.scheduler.schedule_between()
+            between = self.scheduler.schedule_between(TOKEN_S)
             self.check_batch(between)
             if not between.is_empty:
                 self.land(between, fails=fails)
