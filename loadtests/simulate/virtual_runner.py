@@ -21,6 +21,7 @@ class VirtualPass:
     bit_s: float
     left_s: float
     result: BatchResult | None = None
+    last_bit_s: float = 0.0
 
     def advance(self, until_s: float) -> bool:
         """Go on, at least one layer, and stop before one that would not be over by ``until_s``."""
@@ -28,6 +29,7 @@ class VirtualPass:
             bit_s = min(self.bit_s, self.left_s)
             self.clock.advance(bit_s)
             self.left_s -= bit_s
+            self.last_bit_s = bit_s
             if self.left_s <= 0:
                 self.result = self.outcome
             elif self.clock.now() + self.bit_s > until_s:

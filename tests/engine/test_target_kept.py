@@ -30,7 +30,7 @@ SECONDS, WARM_SECONDS = 40.0, 10.0
 PICTURE = ImageParams(256, 256, num_timesteps=17, interval=(0.0, 1.0))
 DECODE_S = 5.0e-3
 MAX_P99 = 1.2
-MAX_LOSS = 0.16
+MAX_LOSS = 0.17
 """Below four decode steps a pass holds one row, and this machine's fixed cost is a fifth of that."""
 
 
