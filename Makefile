@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev serve test lint types unit format clean
+.PHONY: help install install-dev serve test lint types unit format docs clean
 
 VENV ?= .venv
 PYTHON_BIN := $(VENV)/bin/python
@@ -61,6 +61,11 @@ unit: install-dev ## the tests alone (TESTS=path for some of them)
 format: install-dev ## let ruff rewrite the sources
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
+
+docs: install ## the documentation site, in build/docs
+	$(call step,install,$(VENV)/bin/pip install -q -c constraints.txt mkdocs mkdocs-material)
+	$(call step,reference,$(VENV)/bin/plait reference >docs/reference/api.md)
+	$(call step,docs,NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict)
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

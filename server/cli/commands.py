@@ -99,6 +99,10 @@ def _command(name: str) -> Command | None:
             from server.cli.doctor import command as doctor
 
             return doctor.COMMAND
+        case "reference":
+            from server.cli import reference
+
+            return reference.COMMAND
         case "engine":
             from server.cli import engine
 
