@@ -24,7 +24,7 @@ from server.api.response_schemas import ResponseRequest
 from server.api.response_surface import ResponseSurface, envelope
 from server.api.streams import MAX_POSITION_DIGITS
 from server.api.whole_answer import whole_response
-from server.errors import InvalidValue
+from server.errors import InvalidValue, RouteNotFound
 
 TRUE = frozenset({"1", "true", "True"})
 NO_HISTORY = b"[]"
@@ -51,6 +51,7 @@ class ResponseRoutes:
         begun = operation(Operation(ResponseRequest, ResponseOut, EventOut))
         read = operation(Operation(answer=ResponseOut, event=EventOut))
         router.add_api_route("/v1/responses", self.create, methods=["POST"], response_class=Response, openapi_extra=begun)
+        router.add_api_route("/v1/responses/compact", self.compact, methods=["POST"], response_class=Response, include_in_schema=False)
         router.add_api_route(one, self.retrieve, methods=["GET"], response_class=Response, openapi_extra=read)
         router.add_api_route(one, self.delete, methods=["DELETE"])
         router.add_api_route(
@@ -77,6 +78,14 @@ class ResponseRoutes:
             return await whole_response(reading, headers, request)
         reading.close()
         return Response(begun.model_copy(update={"status": "queued"}).model_dump_json(), 200, headers, "application/json")
+
+    async def compact(self) -> Response:
+        """Say that there is no such thing here; without this, the address would be taken for a response called compact.
+
+        Raises:
+            RouteNotFound: always.
+        """
+        raise RouteNotFound("This server does not compact conversations; send the items that should be read.")
 
     async def retrieve(self, request: Request, response_id: str) -> Response:
         """Return a response as it stands, or with ``stream=true`` its events after ``starting_after``."""
