@@ -17,8 +17,11 @@ from server.serving.engine_client import EngineClient
 from server.serving.events import Event, FinishedEvent, PictureEvent, TextEvent, ThoughtEvent
 from server.serving.output_stream import Output, OutputStream
 from server.serving.prepare import Plan, Preparer
-from server.serving.retry_after import retry_after_s
+from server.serving.retry_after import expected_wait_s, retry_after_s
 from server.serving.served_model import ServedModel
+
+WAITING_SHARE = 0.5
+"""Of the time a request has, what it may spend waiting for its turn."""
 
 
 class GenerationService:
@@ -42,6 +45,7 @@ class GenerationService:
         limits = self._engine.status.limits
         if limits is not None and self._engine.latest.waiting >= limits.max_waiting:
             raise self._overloaded(ask, f"{limits.max_waiting} requests are waiting, as many as the server lets wait.")
+        self._refuse_what_would_come_too_late(ask)
 
     async def prepare(self, ask: Ask) -> Prepared:
         """Check an ask and make the engine's requests of it.
@@ -74,8 +78,14 @@ class GenerationService:
         by_id = {request_id: Voice(choice, answers[choice]) for choice, request_id in enumerate(requests)}
         return Generation(outputs, by_id, AnswerTimes(self._metrics, prepared.started), tape)
 
+    def _refuse_what_would_come_too_late(self, ask: Ask) -> None:
+        """Refuse at once what would still be waiting when its time is half over: an accepted request should keep its deadline."""
+        wait_s = expected_wait_s(self._engine.latest, self._engine.num_in_flight, wants_pictures=ask.pictures is not None)
+        if ask.deadline_s is not None and wait_s is not None and wait_s > WAITING_SHARE * ask.deadline_s:
+            raise self._overloaded(ask, f"About {wait_s:.0f} s of work is waiting, too much for an answer within {ask.deadline_s:g} s.")
+
     def _overloaded(self, ask: Ask, why: str) -> Overloaded:
-        seconds = retry_after_s(self._engine.latest, wants_pictures=ask.pictures is not None)
+        seconds = retry_after_s(self._engine.latest, self._engine.num_in_flight, wants_pictures=ask.pictures is not None)
         return Overloaded(f"{why} Try again in {seconds} s.", seconds)
 
     def _answers(self, ask: Ask, plan: Plan) -> list[Answer]:

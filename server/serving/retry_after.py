@@ -1,4 +1,4 @@
-"""How long a client that is turned away should wait: those before it in its lane, at the rate at which they have been leaving."""
+"""How long whoever comes now will wait: those before it in its lane, at the rate at which they have been leaving."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ UNKNOWN_S = 2
 LONGEST_S = 120
 
 
-def retry_after_s(stats: StepStats, *, wants_pictures: bool) -> int:
-    """Return whole seconds, at least 1, from the engine's latest statistics."""
+def expected_wait_s(stats: StepStats, num_in_flight: int, *, wants_pictures: bool) -> float | None:
+    """Return the seconds until there is a place, from the engine's latest statistics; None while no rate is known.
+
+    Of the ``num_in_flight`` requests sent to the engine, those that its statistics do not know yet are counted as waiting too: a burst
+    comes between two steps.
+    """
     rate_per_s = stats.image_drain_per_s if wants_pictures else stats.text_drain_per_s
-    num_before = stats.waiting_image if wants_pictures else stats.waiting_text
     if rate_per_s <= 0.0:
-        return UNKNOWN_S
-    return min(LONGEST_S, max(1, math.ceil((num_before + 1) / rate_per_s)))
+        return None
+    num_known = stats.waiting_text + stats.waiting_image + stats.running_text + stats.running_image
+    num_waiting = stats.waiting_image if wants_pictures else stats.waiting_text
+    return (num_waiting + max(0, num_in_flight - num_known)) / rate_per_s
+
+
+def retry_after_s(stats: StepStats, num_in_flight: int, *, wants_pictures: bool) -> int:
+    """Return whole seconds, at least 1, after which one more would find a place."""
+    wait_s = expected_wait_s(stats, num_in_flight, wants_pictures=wants_pictures)
+    return UNKNOWN_S if wait_s is None else min(LONGEST_S, max(1, math.ceil(wait_s)))
