@@ -152,7 +152,7 @@ class Acceptance:
             f"{surface.id_prefix}{uuid.uuid4().hex}", int(time.time()), secrets.randbits(63), arrival.tenant.name, arrival.base_url
         )
         reply = await asyncio.to_thread(surface.open, arrival.body, stamp)
-        self._service.check_room(reply.ask)
+        self._service.check_room(self._on_account(reply.ask, arrival))
         ask = seeded(await self._with_pictures(reply.ask, arrival), stamp.seed)
         prepared = await self._service.prepare(ask)
         account = await self._quotas.admit(arrival.tenant, prepared.plan.requests)
