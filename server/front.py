@@ -35,6 +35,7 @@ from server.api.response_records import Records
 from server.api.response_surface import ResponseSurface
 from server.api.responses import ResponseRoutes
 from server.api.streams import StreamRoutes
+from server.api.tokens import TokenRoutes
 from server.durability import Durability, Shared, build_durability, open_store
 from server.engine.options import EngineOptions
 from server.logs import configure_logs
@@ -50,6 +51,7 @@ from server.serving.picture_readers import PictureReaders
 from server.serving.prepare import Preparer, PromptLimits
 from server.serving.served_model import ServedModel
 from server.serving.startup_display import StartupDisplay
+from server.serving.token_counts import TokenCounter
 from server.settings import BadSettings, Settings, engine_environment
 
 ENGINE_STOP_S = 10.0
@@ -173,6 +175,7 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
         ResponseRoutes(doorway, responses, Records(Notes(durability.hub), acceptance)).router(),
         StreamRoutes(acceptance, settings.keep_alive_s).router(),
         ModelRoutes(model).router(),
+        TokenRoutes(TokenCounter(model)).router(),
     ]
     probes = HealthRoutes(engine, version(), settings.stall_after_s, lambda: durability.takeover.is_draining).router()
     series = MetricsRoute(engine, metrics, model.name).router()
