@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import tempfile
 import time
@@ -90,7 +91,7 @@ async def run_front(model_path: Path, port_path: Path, engine_command: list[str]
     with tempfile.TemporaryDirectory() as directory, listening_socket("127.0.0.1", 0) as listener:
         front = build_front(Settings(max_running=128), model, launch, Path(directory))
         http = HttpServer(front.app, drain_s=1)
-        http.stop_on_signals()
+        http.stop_on_signals(http.stop)
         engine = asyncio.create_task(front.run())
         port_path.write_text(str(listener.getsockname()[1]))
         try:
@@ -118,8 +119,22 @@ async def read_stream(port: int, num_tokens: int) -> list[float]:
     return arrivals
 
 
-async def measure(load: Load, model_path: Path) -> list[float]:
-    """Return what the front added to each token, in seconds."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the front added to each token, in seconds, and the processor time it took for one token on average, warm-up included."""
+
+    added_s: list[float]
+    cpu_s: float
+
+
+def cpu_seconds(process_id: int) -> float:
+    """Return the processor time of a process so far (Linux: proc(5), ``utime`` and ``stime``)."""
+    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def measure(load: Load, model_path: Path) -> Measured:
+    """Run the load once."""
     with tempfile.TemporaryDirectory() as directory:
         times_path, port_path = Path(directory) / "times", Path(directory) / "port"
         arguments = [str(load.num_streams), str(load.num_tokens), str(load.step_s), str(times_path)]
@@ -130,7 +145,9 @@ async def measure(load: Load, model_path: Path) -> list[float]:
                 await asyncio.sleep(0.05)
             port = int(port_path.read_text())
             await _until_ready(port)
+            before_s = cpu_seconds(front.pid)
             arrivals = await asyncio.gather(*(read_stream(port, load.num_tokens) for _ in range(load.num_streams)))
+            cpu_s = cpu_seconds(front.pid) - before_s
             while not times_path.exists():
                 await asyncio.sleep(0.05)
             sent = array("d")
@@ -138,7 +155,8 @@ async def measure(load: Load, model_path: Path) -> list[float]:
         finally:
             front.terminate()
             await front.wait()
-    return [at - sent[step] for stream in arrivals for step, at in enumerate(stream) if step >= WARM_UP_TOKENS]
+    added_s = [at - sent[step] for stream in arrivals for step, at in enumerate(stream) if step >= WARM_UP_TOKENS]
+    return Measured(added_s, cpu_s / (load.num_streams * load.num_tokens))
 
 
 async def _until_ready(port: int) -> None:
@@ -174,9 +192,19 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--step-ms", type=float, default=50.0, help="time between two steps of the engine")
     options = parser.parse_args()
-    added = run_in_event_loop(measure(Load(options.streams, options.tokens, options.step_ms / 1000), options.model))
-    shown = {f"p{round(100 * share)}_ms": round(1000 * percentile(added, share), 2) for share in (0.5, 0.9, 0.99)}
-    print(json.dumps({"streams": options.streams, "tokens": len(added), "step_ms": options.step_ms, **shown}))
+    measured = run_in_event_loop(measure(Load(options.streams, options.tokens, options.step_ms / 1000), options.model))
+    shown = {f"p{round(100 * share)}_ms": round(1000 * percentile(measured.added_s, share), 2) for share in (0.5, 0.9, 0.99)}
+    print(
+        json.dumps(
+            {
+                "streams": options.streams,
+                "tokens": len(measured.added_s),
+                "step_ms": options.step_ms,
+                **shown,
+                "cpu_us_per_token": round(1e6 * measured.cpu_s),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

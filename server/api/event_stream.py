@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -38,6 +39,7 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._reading = reading
         self._keep_alive_s = keep_alive_s
+        self._last_sent = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.create_task(self._send_all(send))
@@ -54,37 +56,27 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for event in kept_alive(self._reading.events(), self._keep_alive_s):
-            await send({"type": "http.response.body", "body": PING if event is None else frame(event), "more_body": True})
+        pinging = asyncio.create_task(self._keep_alive(send))
+        try:
+            async for event in self._reading.events():
+                self._last_sent = time.monotonic()
+                await send({"type": "http.response.body", "body": frame(event), "more_body": True})
+        finally:
+            pinging.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _keep_alive(self, send: Send) -> None:
+        """Send a comment whenever nothing has been sent for `keep_alive_s`; a task of its own, so that events need no timer each."""
+        while True:
+            silent_s = time.monotonic() - self._last_sent
+            if silent_s < self._keep_alive_s:
+                await asyncio.sleep(self._keep_alive_s - silent_s)
+            else:
+                self._last_sent = time.monotonic()
+                await send({"type": "http.response.body", "body": PING, "more_body": True})
 
 
 def frame(event: StoredEvent) -> bytes:
     """Return an event as it goes over the wire."""
     name = f"event: {event.name}\n" if event.name else ""
     return f"id: {event.sequence}\n{name}data: {event.payload}\n\n".encode()
-
-
-async def kept_alive(events: AsyncIterator[StoredEvent], keep_alive_s: float) -> AsyncIterator[StoredEvent | None]:
-    """Yield the events, and None whenever ``keep_alive_s`` seconds have passed without one."""
-    pending: asyncio.Task[StoredEvent] | None = None
-    try:
-        while True:
-            pending = pending or asyncio.create_task(_next(events))
-            done, _ = await asyncio.wait({pending}, timeout=keep_alive_s)
-            if not done:
-                yield None
-                continue
-            try:
-                event = pending.result()
-            except StopAsyncIteration:
-                return
-            pending = None
-            yield event
-    finally:
-        if pending is not None:
-            pending.cancel()
-
-
-async def _next(events: AsyncIterator[StoredEvent]) -> StoredEvent:
-    return await anext(events)

@@ -120,4 +120,6 @@ class OwnedStream:
 
     def after(self, sequence: int) -> list[StoredEvent]:
         """Return the published events after ``sequence``."""
-        return [event for event in self._recent if event.sequence > sequence]
+        # They are numbered without gaps: counted from the newest, which a reader who keeps up is close to.
+        num_events = min(self._last_published - sequence, len(self._recent))
+        return [self._recent[place] for place in range(-num_events, 0)]
