@@ -197,6 +197,7 @@ class PaintedPreview:
 class BatchResult:
     """What a step brought, by sequence: drawn tokens and finished pictures.
 
+    ``broken`` are the sequences whose numbers are not finite: nothing of theirs is among the rest.
     ``forward_s`` is the time in the transformer itself, ``vae_s`` that of turning latents into pixels and ``execute_s`` that of the whole
     step on the device, in seconds. ``previews`` may be of earlier steps, never of an earlier image.
     """
@@ -204,6 +205,7 @@ class BatchResult:
     tokens: dict[int, DrawnToken] = field(default_factory=dict)
     pictures: dict[int, Picture] = field(default_factory=dict)
     previews: list[PaintedPreview] = field(default_factory=list)
+    broken: list[int] = field(default_factory=list)
     num_und_tokens: int = 0
     num_gen_tokens: int = 0
     num_pictures_encoded: int = 0
@@ -216,6 +218,7 @@ class BatchResult:
         self.tokens.update(part.tokens)
         self.pictures.update(part.pictures)
         self.previews += part.previews
+        self.broken += part.broken
         self.num_und_tokens += part.num_und_tokens
         self.num_gen_tokens += part.num_gen_tokens
         self.num_pictures_encoded += part.num_pictures_encoded

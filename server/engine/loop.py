@@ -123,7 +123,7 @@ class Engine:
             return self._report(Batch(), BatchResult(), started)
         self._long = None
         self._num_steps += 1
-        self._scheduler.commit(long.batch, result)
+        self._commit(long.batch, result)
         return self._report(long.batch, result, long.started)
 
     def _advance(self, long: LongPass) -> BatchResult | None:
@@ -138,8 +138,14 @@ class Engine:
         if not batch.is_empty:
             self._num_steps += 1
             result = self._execute(batch)
-            self._scheduler.commit(batch, result)
+            self._commit(batch, result)
         return self._report(batch, result, started)
+
+    def _commit(self, batch: Batch, result: BatchResult) -> None:
+        """Take in what a step brought; end the sequences whose numbers are not finite, and those alone."""
+        if result.broken:
+            self._scheduler.fail(result.broken, "server_error", "the model's numbers for this request are not finite")
+        self._scheduler.commit(batch, result)
 
     def _report(self, batch: Batch, result: BatchResult, started: float) -> StepReport | None:
         """Tell what the step brought; nothing when there was nothing to do and nothing to say."""

@@ -224,8 +224,13 @@ class Runner:
         return self._position_ids[grid]
 
     def _draw(self, logits: torch.Tensor, packed: PackedBatch, result: BatchResult) -> None:
-        drawn = sample_tokens(logits, [_sampling_row(draw) for _, draw in packed.draws])
-        for (sequence_id, _), token in zip(packed.draws, drawn, strict=True):
+        is_sound = torch.isfinite(logits).all(dim=-1)
+        # An unsound row is drawn from like any other, so that it spoils no neighbour's draw, and thrown away.
+        drawn = sample_tokens(torch.where(is_sound[:, None], logits, 0.0), [_sampling_row(draw) for _, draw in packed.draws])
+        for (sequence_id, _), token, sound in zip(packed.draws, drawn, is_sound.tolist(), strict=True):
+            if not sound:
+                result.broken.append(sequence_id)
+                continue
             logprob = None if token.logprob is None else TokenLogprob(token.token_id, token.logprob.logprob, token.logprob.top)
             result.tokens[sequence_id] = DrawnToken(token.token_id, logprob)
 
@@ -246,8 +251,13 @@ class Runner:
                 self._painter.start(step, x_t, velocity)
         started = time.perf_counter()
         for step in steps:
-            if step.is_last:
-                result.pictures[step.sequence_id] = yield from self._decode(moved[step.sequence_id], step)
+            if not step.is_last:
+                continue
+            # A number that was not finite at any step has spread by now; once a picture is early enough to ask.
+            if not torch.isfinite(moved[step.sequence_id]).all():
+                result.broken.append(step.sequence_id)
+                continue
+            result.pictures[step.sequence_id] = yield from self._decode(moved[step.sequence_id], step)
         result.vae_s = time.perf_counter() - started
         self._latents.update(moved)
         for sequence_id in moved:
