@@ -313,12 +313,35 @@ def test_background_work_is_cancelled(waiting: RunningFront, is_stream: bool) ->
     waiting.engine.wait_until(lambda: len(waiting.engine.aborted) == 1)
 
 
-def test_a_crash_ends_a_stream_with_response_failed(waiting: RunningFront) -> None:
+def test_a_response_outlives_its_engine(waiting: RunningFront) -> None:
     with waiting.http() as http, http.stream("POST", "/v1/responses", json={"model": MODEL, "input": "wait", "stream": True}) as response:
         lines = response.iter_lines()
-        next(line for line in lines if "output_text.delta" in line)
+        next(line for line in lines if "output_text.delta" in line and line.startswith("data"))
         waiting.engine.crash()
-        last = EVENT.validate_json(server_events(lines)[-1].payload, strict=True)
+        waiting.engine.wait_until(lambda: waiting.engine.num_starts == 2)
+        waiting.engine.release()
+        rest = [EVENT.validate_json(event.payload, strict=True) for event in server_events(lines)]
+
+    # Before the crash: created, in_progress, the item, its part, one delta.
+    assert [event.sequence_number for event in rest] == list(range(5, 5 + len(rest)))
+    assert rest[-1].type == "response.incomplete" and rest[-1].response.output_text == "w"
+
+
+def wait_for_requests(front: RunningFront, count: int) -> None:
+    front.engine.wait_until(lambda: len(front.engine.requests) == count)
+
+
+def test_a_response_that_brings_down_two_engines_has_failed() -> None:
+    body = {"model": MODEL, "input": "boom", "stream": True}
+    with (
+        running_front(ScriptedEngine(lambda request: [[]])) as front,
+        front.http() as http,
+        http.stream("POST", "/v1/responses", json=body) as response,
+    ):
+        for num_tries in (1, 2):
+            wait_for_requests(front, num_tries)
+            front.engine.crash()
+        last = EVENT.validate_json(server_events(response.iter_lines())[-1].payload, strict=True)
 
     assert last.type == "response.failed" and last.response.error is not None
     assert (last.response.status, last.response.error.code) == ("failed", "server_error")
