@@ -44,7 +44,7 @@ build() {
     mkdir -p "$state"
     local mounts
     mapfile -t mounts < <(host_mounts | tr ' ' '\n')
-    container_tool bud --isolation chroot --network host --format docker --layers --quiet --build-arg "BASE=${BASE:-localhost/base:bookworm}" \
+    container_tool bud --isolation chroot --network host --format docker --quiet --build-arg "BASE=${BASE:-localhost/base:bookworm}" \
         --build-arg TORCH=cpu "${mounts[@]}" --tag localhost/plait:check .
 }
 
@@ -52,7 +52,7 @@ look_inside() {
     local root=$1 found
     found=$(chroot "$root" /bin/sh -c 'command -v cc gcc g++ clang as ld make pip pip3' || true)
     [[ -z $found ]] || fail "the image holds tools of the build: $found"
-    found=$(find "$root/root/.cache" "$root/var/lib/apt/lists" "$root/home/plait/.cache" -type f 2>/dev/null | head -n 3)
+    found=$(find "$root/root/.cache" "$root/var/lib/apt/lists" "$root/home/plait/.cache" -type f -size +0 2>/dev/null | head -n 3 || true)
     [[ -z $found ]] || fail "the image holds caches: $found"
     say "size: $(du -sm --apparent-size "$root" | cut -f1) MB, of which Python and its packages $(du -sm --apparent-size "$root/opt/plait" | cut -f1) MB"
     du -sm --apparent-size "$root"/opt/plait/lib/python3*/site-packages/* | sort -rn | head -n 8 | sed "s|$root||; s/^/build-check:   /"

@@ -36,9 +36,11 @@ from server.api.response_surface import ResponseSurface
 from server.api.responses import ResponseRoutes
 from server.api.streams import StreamRoutes
 from server.api.tokens import TokenRoutes
+from server.api.traced import Traced
 from server.durability import Durability, Shared, build_durability, open_store
 from server.engine.options import EngineOptions
 from server.logs import configure_logs
+from server.messages import StepReport
 from server.metrics import Metrics
 from server.serving.engine_client import EngineClient, EnginePhase, RestartPolicy
 from server.serving.engine_launch import Launch, subprocess_launcher
@@ -53,6 +55,7 @@ from server.serving.served_model import ServedModel
 from server.serving.startup_display import StartupDisplay
 from server.serving.token_counts import TokenCounter
 from server.settings import BadSettings, Settings, engine_environment
+from server.tracing import Tracing
 
 ENGINE_STOP_S = 10.0
 """How long the engine may take over its last step before it is ended by force."""
@@ -121,6 +124,7 @@ async def _serve_on(listeners: Listeners, settings: Settings, model: ServedModel
         has_failed = front.engine.status.phase is EnginePhase.FAILED
         await front.engine.stop(ENGINE_STOP_S, engine_task)
         front.pictures.close()
+        front.tracing.close()
     if has_failed:
         raise EngineCannotStart(front.engine.status.reason)
 
@@ -135,6 +139,7 @@ class Front:
     engine: EngineClient
     pictures: PictureIntake
     durability: Durability
+    tracing: Tracing
 
     async def run(self) -> None:
         """Keep the engine and the streams going until one of them ends."""
@@ -152,12 +157,18 @@ class Front:
 def build_front(settings: Settings, model: ServedModel, launch: Launch, directory: Path) -> Front:
     """Make the front's parts and hand them to each other; ``directory`` is private and holds the engine's socket."""
     metrics = Metrics()
-    engine = EngineClient(launch, directory, metrics.observe_step, RestartPolicy(stall_after_s=settings.stall_after_s))
+    tracing = make_tracing(settings)
+
+    def observe_step(report: StepReport) -> None:
+        metrics.observe_step(report)
+        tracing.observe_step(report)
+
+    engine = EngineClient(launch, directory, observe_step, RestartPolicy(stall_after_s=settings.stall_after_s))
     readers = PictureReaders(model.config, PictureLimits(max_pixels=settings.max_picture_pixels))
     fetcher = PictureFetcher(FetchRules(settings.fetch_host_names)) if settings.fetch_host_names else None
     pictures = PictureIntake(readers, fetcher)
     preparer = Preparer(model, PromptLimits(settings.max_pictures), pictures)
-    service = GenerationService(model, preparer, engine, metrics, settings.max_in_flight)
+    service = GenerationService(model, preparer, engine, metrics, tracing, settings.max_in_flight)
     store = open_store(settings)
     links = PictureLinks(store)
     chat, responses = ChatSurface(model.name, links), ResponseSurface(model.name)
@@ -182,7 +193,22 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
     public = [probes, series] if settings.serves_metrics_publicly else [probes]
     app = build_app([*routers, *public], metrics, version(), settings.max_body_bytes, key_ring(settings), home.paths)
     metrics_app = build_app([probes, series], metrics, version(), settings.max_body_bytes, KeyRing())
-    return Front(app, metrics_app, engine, pictures, durability)
+    return Front(Traced(app, tracing), metrics_app, engine, pictures, durability, tracing)
+
+
+def make_tracing(settings: Settings) -> Tracing:
+    """Return where spans go: to the collector that the settings name, or nowhere.
+
+    Raises:
+        BadSettings: OpenTelemetry is not installed.
+    """
+    if settings.otlp_endpoint is None:
+        return Tracing()
+    try:
+        from server.otlp_tracing import OtlpTracing, otlp_processor
+    except ImportError as error:
+        raise BadSettings("otlp_endpoint: OpenTelemetry is not installed; pip install 'plait[telemetry]'") from error
+    return OtlpTracing(otlp_processor(settings.otlp_endpoint), version())
 
 
 def key_ring(settings: Settings) -> KeyRing:

@@ -10,6 +10,8 @@ import time
 from server.settings import LogFormat
 
 PROCESS_FIELD_WIDTH = 6
+KNOWN_FIELDS = ("method", "route", "status", "elapsed_ms", "request_id")
+"""Fields that a log call may add; they are members of their own in JSON."""
 
 
 class TextFormatter(logging.Formatter):
@@ -35,13 +37,14 @@ class JsonFormatter(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = {
+        fields: dict[str, object] = {
             "time": round(record.created, 3),
             "level": record.levelname.lower(),
             "process": self._process,
             "logger": record.name,
             "message": record.getMessage(),
         }
+        fields |= {name: value for name, value in vars(record).items() if name in KNOWN_FIELDS}
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields)

@@ -65,6 +65,9 @@ class Settings(BaseSettings):
         max_length=65_536,
         description="hosts to fetch pictures from, with commas; *.name is all below it",
     )
+    otlp_endpoint: str | None = Field(
+        default=None, pattern=r"^https?://.+", description="collector (OTLP over HTTP) that traces go to; needs plait[telemetry]"
+    )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda or auto")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="number format of weights and cache")
     page_size: int = Field(default=16, ge=1, le=1024, description="cache rows in a page")

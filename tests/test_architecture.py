@@ -21,7 +21,19 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     Room(0, ("kernels",)),
     Room(1, ("model",)),
-    Room(2, ("server.messages", "server.errors", "server.logs", "server.metrics", "server.settings", "server.wire")),
+    Room(
+        2,
+        (
+            "server.messages",
+            "server.errors",
+            "server.logs",
+            "server.metrics",
+            "server.otlp_tracing",
+            "server.settings",
+            "server.tracing",
+            "server.wire",
+        ),
+    ),
     Room(3, ("server.engine",)),
     Room(3, ("server.streams", "server.store")),
     Room(3, ("server.access",)),

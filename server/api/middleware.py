@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.api.errors import error_response
 from server.api.request_body import BodyBounds
 from server.errors import PlaitError
+from server.logs import KNOWN_FIELDS
 from server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ class Edge:
         finally:
             self._metrics.http_requests.labels(visit.route, str(visit.status or 0)).inc()
             level = logging.DEBUG if visit.route in PROBES else logging.INFO
-            logger.log(level, "%s %s %s %.1f ms %s", scope["method"], visit.route, visit.status, visit.elapsed_ms, visit.request_id)
+            words = (scope["method"], visit.route, visit.status, visit.elapsed_ms, visit.request_id)
+            logger.log(level, "%s %s %s %.1f ms %s", *words, extra=dict(zip(KNOWN_FIELDS, words, strict=True)))
 
 
 class _Visit:

@@ -174,7 +174,17 @@ class Acceptance:
     async def _open(self, arrival: Arrival, stamp: Stamp, work: Work) -> Reading:
         is_whole, weight = work.reply.is_whole, arrival.tenant.weight
         deadline_s = self._deadline_s(arrival)
-        spec = Spec(arrival.surface.name, arrival.body, stamp.created, stamp.seed, arrival.base_url, weight, deadline_s, work.grace_s)
+        spec = Spec(
+            surface=arrival.surface.name,
+            body=arrival.body,
+            created=stamp.created,
+            seed=stamp.seed,
+            base_url=arrival.base_url,
+            weight=weight,
+            deadline_s=deadline_s,
+            grace_s=work.grace_s,
+            traceparent=work.prepared.traceparent,
+        )
         opening = Opening(stamp.stream_id, arrival.tenant.name, spec.encode(), _use(arrival))
         try:
             stream = await self._hub.open(opening)

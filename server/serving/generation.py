@@ -19,6 +19,7 @@ from server.serving.output_stream import Output, OutputStream
 from server.serving.prepare import Plan, Preparer
 from server.serving.retry_after import expected_wait_s, retry_after_s
 from server.serving.served_model import ServedModel
+from server.tracing import Tracing
 
 WAITING_SHARE = 0.5
 """Of the time a request has, what it may spend waiting for its turn."""
@@ -27,11 +28,14 @@ WAITING_SHARE = 0.5
 class GenerationService:
     """Answers asks with one model on one engine."""
 
-    def __init__(self, model: ServedModel, preparer: Preparer, engine: EngineClient, metrics: Metrics, max_in_flight: int) -> None:
+    def __init__(
+        self, model: ServedModel, preparer: Preparer, engine: EngineClient, metrics: Metrics, tracing: Tracing, max_in_flight: int
+    ) -> None:
         self._model = model
         self._preparer = preparer
         self._engine = engine
         self._metrics = metrics
+        self._tracing = tracing
         self._max_in_flight = max_in_flight
 
     def check_room(self, ask: Ask) -> None:
@@ -59,7 +63,7 @@ class GenerationService:
         if status.limits is None:
             raise EngineUnavailable(f"The engine is not ready: {status.reason}. Try again shortly.")
         plan = await asyncio.to_thread(self._preparer.prepare, ask, status.limits)
-        return Prepared(ask, plan, started)
+        return Prepared(ask, plan, started, self._tracing.traceparent())
 
     def begin(self, prepared: Prepared, name: str, tape: Tape) -> Generation:
         """Send what was prepared to the engine under a ``name`` never used before, less what is on the tape already.
@@ -75,6 +79,7 @@ class GenerationService:
         }
         unfinished = [request for request, before in zip(requests.values(), past, strict=True) if not _is_finished(before)]
         outputs = self._engine.submit(unfinished)
+        self._tracing.begin([request.request_id for request in unfinished], self._model.name, prepared.traceparent)
         by_id = {request_id: Voice(choice, answers[choice]) for choice, request_id in enumerate(requests)}
         return Generation(outputs, by_id, AnswerTimes(self._metrics, prepared.started), tape)
 
@@ -112,11 +117,15 @@ def _is_finished(outputs: list[Output]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An ask that can be done, and the engine's requests for it. ``started``: when it arrived, by the monotonic clock."""
+    """An ask that can be done, and the engine's requests for it. ``started``: when it arrived, by the monotonic clock.
+
+    ``traceparent`` is the trace it belongs to, if there is one.
+    """
 
     ask: Ask
     plan: Plan
     started: float
+    traceparent: str | None
 
 
 class AnswerTimes:

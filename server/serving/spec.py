@@ -13,6 +13,7 @@ class Spec(msgspec.Struct, frozen=True):
     Attributes:
         deadline_s: seconds from ``created`` after which it is ended.
         weight: its tenant's share of the engine.
+        traceparent: the trace it belongs to, whoever continues it.
         grace_s: for how many seconds it goes on without a reader; None: to its end.
     """
 
@@ -24,6 +25,7 @@ class Spec(msgspec.Struct, frozen=True):
     weight: float
     deadline_s: float
     grace_s: float | None
+    traceparent: str | None = None
 
     def stamp(self, stream_id: str, tenant: str) -> Stamp:
         """Return what the request was given."""

@@ -134,6 +134,7 @@ class ClaimDesk:
         ask = ask if claim.tenant == ANYONE.name else replace(ask, tenant=claim.tenant, weight=spec.weight)
         ask = await self._continuing.links.resolved(ask, claim.tenant)
         prepared = await self._continuing.service.prepare(seeded(ask, spec.seed))
+        prepared = replace(prepared, traceparent=spec.traceparent)
         # Its tenant's quota was charged where it was accepted.
         account = Account(ANYONE, 0, Use())
         self._continuing.producer.start(stream, Work(reply, prepared, account, _grace_s(spec), past, claim.last))

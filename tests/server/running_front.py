@@ -88,3 +88,4 @@ async def _serve(front: Front, http: HttpServer, listener: socket.socket, metric
     finally:
         await front.engine.stop(2.0, task)
         front.pictures.close()
+        front.tracing.close()

@@ -31,6 +31,14 @@ def test_a_json_line_is_one_object_that_says_what_was_said() -> None:
     assert (fields["message"], fields["process"], fields["level"]) == (FORGED, "engine", "info")
 
 
+def test_a_request_s_line_has_its_id_and_status_as_members_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="server"), running_front(ScriptedEngine(hello)) as front, front.http() as http:
+        http.get("/v1/models", headers={"x-request-id": "mine-7"})
+    lines = [json.loads(JsonFormatter("front").format(record)) for record in caplog.records]
+    line = next(line for line in lines if line.get("request_id") == "mine-7")
+    assert (line["method"], line["route"], line["status"]) == ("GET", "/v1/models", 200)
+
+
 def test_what_users_write_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="server"), running_front(ScriptedEngine(hello)) as front, front.http() as http:
         http.post("/v1/chat/completions", json={"model": "tiny_a", "messages": [user("my secret")], "temperature": 99})
