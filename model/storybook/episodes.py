@@ -88,7 +88,7 @@ def make_episode(task: Task, rng: Random, wide: bool) -> Episode:
         case Task.CHAT:
             return _chat(pooled_scene(rng, _any_kind(rng), wide), rng)
         case Task.EDIT:
-            return _edit(pooled_scene(rng, rng.choice((SceneKind.SINGLE, SceneKind.PAIR)), wide), rng)
+            return _edit(pooled_scene(rng, rng.choice((SceneKind.SINGLE, SceneKind.PAIR, SceneKind.PAIR)), wide), rng)
         case Task.ASK:
             return _ask(pooled_scene(rng, _any_kind(rng), wide), rng)
         case Task.STORY:

@@ -78,24 +78,33 @@ def _plot(subject: Thing, num_panels: int, rng: Random, wide: bool) -> tuple[Pan
     while is_held_out(scene):
         scene = make_scene([subject.at(rng.choice(PLACES))], rng.choice(tuple(Background)), wide)
     panels = [Panel(text=f"{_part(1, num_panels)} {_beginning(scene)}", scene=scene)]
+    told: set[type[Edit]] = set()
     for number in range(2, num_panels + 1):
-        while is_held_out(apply(change := _random_change(scene, rng), scene)):
-            pass
+        change = _random_change(scene, told, rng)
+        told.add(type(change))
         text = f"{_part(number, num_panels)} {_sentence(change, scene)}"
         scene = apply(change, scene)
         panels.append(Panel(text=text, scene=scene))
     return tuple(panels)
 
 
-def _random_change(scene: Scene, rng: Random) -> Edit:
+def _random_change(scene: Scene, told: set[type[Edit]], rng: Random) -> Edit:
+    """Choose a change to a scene that is not held out, of a kind that was not told before if there is one: no story goes back and forth."""
+    possible = [change for change in _changes(scene) if not is_held_out(apply(change, scene))]
+    fresh = [change for change in possible if type(change) not in told] or possible
+    kind = rng.choice(sorted({type(change) for change in fresh}, key=lambda kind: kind.__name__))
+    return rng.choice([change for change in fresh if type(change) is kind])
+
+
+def _changes(scene: Scene) -> list[Edit]:
+    """Return every change that a story may make to its one thing or the time of day."""
     thing = scene.things[0]
-    changes: tuple[Edit, ...] = (
-        Recolour(0, rng.choice([colour for colour in Colour if colour is not thing.colour])),
+    return [
+        *(Recolour(0, colour) for colour in Colour if colour is not thing.colour),
         Resize(0, Size.SMALL if thing.size is Size.BIG else Size.BIG),
-        Move(0, rng.choice([place for place in PLACES if place != thing.place])),
-        SetBackground(rng.choice([background for background in Background if background is not scene.background])),
-    )
-    return rng.choice(changes)
+        *(Move(0, place) for place in PLACES if place != thing.place),
+        *(SetBackground(background) for background in Background if background is not scene.background),
+    ]
 
 
 def _part(number: int, num_panels: int) -> str:
