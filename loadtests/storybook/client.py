@@ -14,6 +14,7 @@ from PIL import Image
 Pixels = npt.NDArray[np.uint8]
 Json = dict[str, object]
 
+TIMEOUT_S = 600.0
 MAX_PANELS = 6
 """Pictures that an answer may hold where the model decides."""
 
@@ -88,6 +89,11 @@ class Client:
         if question.thinks:
             body["think"] = True
         return body
+
+
+def open_http(url: str) -> httpx.AsyncClient:
+    """Return an HTTP client without idle connections: a server may close one just as it is used again, and nothing here is asked twice."""
+    return httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 def read_answer(body: object) -> Answer:

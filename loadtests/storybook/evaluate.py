@@ -18,10 +18,9 @@ from random import Random
 
 import httpx
 
-from loadtests.storybook.client import Client, Json
+from loadtests.storybook.client import Client, Json, open_http
 from loadtests.storybook.rows import ROWS, Item, Row, Verdict
 
-TIMEOUT_S = 600.0
 READY_WITHIN_S = 120
 Z_95 = 1.96
 
@@ -99,7 +98,7 @@ async def score_row(row: Row, client: Client, number: int, concurrency: int, see
 async def evaluate(options: argparse.Namespace) -> None:
     rows = [row for row in ROWS if not options.rows or row.name in options.rows]
     figures: dict[str, Json] = {}
-    async with httpx.AsyncClient(base_url=options.url, timeout=TIMEOUT_S) as http:
+    async with open_http(options.url) as http:
         await wait_until_ready(http)
         client = await Client.of_server(http, image_options(options))
         for row in rows:

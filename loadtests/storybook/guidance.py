@@ -10,10 +10,8 @@ import asyncio
 import json
 from pathlib import Path
 
-import httpx
-
-from loadtests.storybook.client import Client
-from loadtests.storybook.evaluate import TIMEOUT_S, score_row
+from loadtests.storybook.client import Client, open_http
+from loadtests.storybook.evaluate import score_row
 from loadtests.storybook.rows import ROWS
 from model.storybook.plots import Curve, write_plot
 
@@ -28,7 +26,7 @@ async def sweep(url: str, number: int, concurrency: int) -> list[Curve]:
     rows = {row.name: row for row in ROWS}
     cases = [(DRAWING_ROW, mode, 1.0) for mode in MODES] + [(EDITING_ROW, mode, scale) for mode in MODES for scale in IMAGE_SCALES]
     curves = []
-    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S) as http:
+    async with open_http(url) as http:
         for name, mode, image_scale in cases:
             points = []
             for text_scale in TEXT_SCALES:

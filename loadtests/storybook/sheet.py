@@ -9,12 +9,10 @@ import argparse
 import asyncio
 from random import Random
 
-import httpx
 import numpy as np
 from PIL import Image
 
-from loadtests.storybook.client import Client, Pixels, Question
-from loadtests.storybook.evaluate import TIMEOUT_S
+from loadtests.storybook.client import Client, Pixels, Question, open_http
 from model.storybook.captions import Mention, describe
 from model.storybook.sampling import SceneKind, held_out_scene
 
@@ -27,7 +25,7 @@ async def make_sheet(url: str, seed: int) -> Pixels:
     """Ask for the pictures and lay them out: two rows of twelve, then one row with both stories."""
     rng = Random(seed)
     scenes = [held_out_scene(rng, tuple(SceneKind)[index % 3]) for index in range(2 * COLUMNS)]
-    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S) as http:
+    async with open_http(url) as http:
         client = await Client.of_server(http, {})
         questions = [Question(describe(scene, Mention(), rng), modalities=("image",), seed=seed + n) for n, scene in enumerate(scenes)]
         answers = await asyncio.gather(*(client.ask(question) for question in questions))

@@ -18,9 +18,10 @@ questions about them and tells stories of two to six panels. It is Plait's defau
 
 ## Data
 Everything is drawn and written by `model/storybook` (`scenes.py`, `captions.py`, `edits.py`, `stories.py`, `chat.py`, `riddles.py`);
-nothing was collected or downloaded. Held out of every task: the colour-shape pairs {pairs}; and by a stable hash one layout in eight,
-one pair of things in eight, one (number, shape, colour) in seven, one (subject, length of story) in eight. The VAE, which only encodes
-pixels, also saw shapes in any colour that is far from the one held out for them.
+nothing was collected or downloaded. Held out of every task: the colour-shape pairs {pairs};
+and by a stable hash one layout in eight (but of layouts that differ in the background alone at most one), one pair of things in eight,
+one (number, shape, colour) in seven, one (subject, length of story) in eight. The VAE, which only encodes pixels, also saw shapes in any
+colour that is far from the one held out for them.
 
 ## Training
 {stages}
@@ -38,24 +39,26 @@ Pictures hold at most four things, never touching. Faces, letters, photographs a
 
 @dataclass(frozen=True, slots=True)
 class StageRecord:
-    """One stage's last checkpoint and report, as `model.storybook.run` wrote them."""
+    """One stage's last checkpoint and report, as `model.storybook.run` wrote them, and what its operator noted in ``notes.md``."""
 
     name: str
     state: dict[str, object]
     figures: dict[str, float]
+    notes: str
 
     @classmethod
     def read(cls, directory: Path) -> StageRecord:
         last_report = (directory / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1]
         state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
-        return cls(directory.name, state, json.loads(last_report))
+        notes = directory / "notes.md"
+        return cls(directory.name, state, json.loads(last_report), notes.read_text(encoding="utf-8") if notes.exists() else "")
 
     def text(self) -> str:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in self.figures.items() if name not in ("step", "seconds"))
         minutes = float(str(self.state["trained_s"])) / 60
         return (
             f"- **{self.name}**: `{self.state['command']}`, {self.state['step']} steps in {minutes:.0f} minutes "
-            f"on {self.state['machine']}, at low priority beside other work. Last figures: {figures}."
+            f"on {self.state['machine']}, shared with other work. Last figures: {figures}. {self.notes}".rstrip()
         )
 
 
