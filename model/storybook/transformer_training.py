@@ -1,6 +1,6 @@
 """The transformer's stage: ViT and both experts learn every task together, drawing first, from single things to all scenes.
 
-A step is one batch of pictures from text (with several noises for each text), of questions or of edits, in turn, and one batch of any
+A step is one batch of pictures from text (with several noises for each text), of edits or of questions, in turn, and one batch of any
 task; on a CPU each has a thread of its own, which waits for the other once a step. Gradients of both are added. Every step's
 random numbers follow from the seed and the step's number, so that a stopped run goes on as it would have.
 """
@@ -46,7 +46,7 @@ class Share:
 
 
 ASK = Share(Task.ASK, weight=1, num_episodes=32, num_copies=1)
-EDIT = Share(Task.EDIT, weight=5, num_episodes=20, num_copies=4)
+EDIT = Share(Task.EDIT, weight=10, num_episodes=28, num_copies=2)
 SHARES = (
     ASK,
     EDIT,
@@ -110,7 +110,7 @@ class TransformerTraining:
         rng = Random(f"{settings.seed} transformer {number}")
         is_easy = number < settings.num_easy
         draw = Share(Task.DRAW_EASY if is_easy else Task.DRAW, 1, settings.batch_size, settings.num_copies)
-        first = draw if is_easy else (draw, ASK, EDIT)[number % 3]
+        first = draw if is_easy else (draw, EDIT, ASK, EDIT)[number % 4]
         second = draw if is_easy else rng.choices(SHARES, [share.weight for share in SHARES])[0]
         seeds = (rng.getrandbits(60), rng.getrandbits(60))
         figures: dict[str, float] = {}
