@@ -78,14 +78,14 @@ def test_the_vae_learns(tmp_path: Path) -> None:
 
 def test_the_transformer_learns(directory: Path, tmp_path: Path) -> None:
     model, tokenizer = fresh_model(directory, TINY, seed=0)
-    run = Run(tmp_path / "transformer", 30, "test")
-    settings = replace(SETTINGS, num_steps=30, batch_size=8, report_every=10, optimiser=OptimiserConfig(learning_rate=2e-2))
+    run = Run(tmp_path / "transformer", 20, "test")
+    settings = replace(SETTINGS, num_steps=20, report_every=10, optimiser=OptimiserConfig(learning_rate=2e-2))
 
     TransformerTraining(model, tokenizer, settings).run(run)
 
     lines = log_of(run)
-    assert lines[-1]["flow_draw"] < lines[1]["flow_draw"] < lines[0]["flow_draw_easy"]
-    assert lines[-1]["words_edit"] < 0.8 * lines[0]["words_edit"]
+    assert lines[-1]["flow_story"] < 0.98 * lines[0]["flow_story"]
+    assert lines[-1]["words_edit"] < 0.5 * lines[0]["words_edit"]
 
 
 def test_a_stopped_run_ends_with_the_same_weights(directory: Path, tmp_path: Path) -> None:
