@@ -105,8 +105,8 @@ async def evaluate(options: argparse.Namespace) -> None:
             score = await score_row(row, client, options.number, options.concurrency, options.seed)
             figures[row.name] = score.figures()
             print(score.line(), flush=True)
-    if options.json:
-        Path(options.json).write_text(json.dumps({"options": vars(options), "rows": figures}, indent=1) + "\n")
+            if options.json:
+                Path(options.json).write_text(json.dumps({"options": vars(options), "rows": figures}, indent=1) + "\n")
 
 
 async def wait_until_ready(http: httpx.AsyncClient) -> None:
