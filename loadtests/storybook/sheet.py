@@ -17,6 +17,7 @@ from model.storybook.captions import Mention, describe
 from model.storybook.sampling import SceneKind, held_out_scene
 
 COLUMNS = 12
+FRAME = 1
 SCALE = 2
 STORY_PROMPTS = ("tell a story about a small red star in six panels", "tell a story about a big blue heart in six panels")
 
@@ -32,7 +33,13 @@ async def make_sheet(url: str, seed: int) -> Pixels:
         stories = [await client.ask(Question(prompt, seed=seed)) for prompt in STORY_PROMPTS]
     pictures = [answer.pictures[0] for answer in answers]
     told = [picture for story in stories for picture in _filled(story.pictures)]
-    return np.concatenate([np.concatenate(row, axis=1) for row in (pictures[:COLUMNS], pictures[COLUMNS:], told)])
+    rows = (pictures[:COLUMNS], pictures[COLUMNS:], told)
+    return np.concatenate([np.concatenate([_framed(picture) for picture in row], axis=1) for row in rows])
+
+
+def _framed(picture: Pixels) -> Pixels:
+    """Put a thin white frame around a picture."""
+    return np.pad(picture, ((FRAME, FRAME), (FRAME, FRAME), (0, 0)), constant_values=255)
 
 
 def _filled(panels: list[Pixels]) -> list[Pixels]:
