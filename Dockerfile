@@ -45,7 +45,7 @@ RUN if [ "$TORCH" = cuda ]; then \
     && useradd --uid 10001 --gid 10001 --create-home --shell /usr/sbin/nologin plait
 COPY --from=build /opt/plait /opt/plait
 ENV PATH=/opt/plait/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    PLAIT_HOST=0.0.0.0 PLAIT_PORT=8000 PLAIT_METRICS_PORT=9090 PLAIT_LOG_FORMAT=json
+    PLAIT_CACHE_DIR=/tmp/plait PLAIT_HOST=0.0.0.0 PLAIT_PORT=8000 PLAIT_METRICS_PORT=9090 PLAIT_LOG_FORMAT=json
 USER 10001:10001
 WORKDIR /home/plait
 EXPOSE 8000 9090

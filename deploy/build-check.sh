@@ -70,7 +70,7 @@ answer() {
         kill -0 $server 2>/dev/null || { cat "$state/server.log" >&2; fail "the server ended"; }
         sleep 1
     done
-    say "asking as $(ps -o user= -p "$(pgrep -P $server -f 'plait serve' | head -n 1)" 2>/dev/null || echo "user $user")"
+    say "asking, as user $user"
     python3 helm/plait/files/ask.py "http://127.0.0.1:$port" || { cat "$state/server.log" >&2; fail "no answer"; }
     find "$root" -xdev -type f -newer "$state/before" -not -path "$root/tmp/*" -not -path "$root/proc/*" >"$state/written"
     container_tool run --isolation chroot --user "$user" "$container" -- python -c "
