@@ -133,6 +133,18 @@ def test_again_asks_the_same_in_the_same_place(front: RunningFront, visit: Visit
     assert front.engine.requests[0].segments == front.engine.requests[1].segments
 
 
+def test_a_reload_in_mid_answer_loses_nothing(pausing_front: RunningFront, visit: Visit) -> None:
+    visit.open(pausing_front.url)
+    visit.ask(STORY)
+    visit.page.locator(".done ~ .drawing").wait_for()
+    visit.page.reload()
+    visit.page.locator(".done ~ .drawing").wait_for()
+    pausing_front.engine.release()
+    visit.wait_for_the_end()
+    assert visit.order() == TOLD
+    assert len(pausing_front.engine.requests) == 1
+
+
 def test_settings_reach_the_engine_and_outlive_a_reload(front: RunningFront, visit: Visit) -> None:
     visit.open(front.url)
     visit.page.get_by_role("button", name="Settings", exact=True).click()

@@ -2,6 +2,8 @@
 
 import { eventsOf } from "/static/sse.js";
 
+/** Tells the server to go on while nobody reads: a reload comes back. */
+const RESUMABLE = { "x-plait-resumable": "true" };
 const RECONNECT_MS = [300, 800, 2000, 4000, 8000];
 
 /** An answer of the server that is an error; `status` is 0 when there was no answer. */
@@ -32,7 +34,7 @@ export class Api {
 
   /** Ask; `onStream(id)` is told the stream's id as soon as it is known, `onChunk(chunk)` every chunk, in order, once. */
   async ask(body, { signal, onStream, onChunk }) {
-    const response = await this.#fetch("/v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal });
+    const response = await this.#fetch("/v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal, headers: RESUMABLE });
     const streamId = response.headers.get("x-stream-id");
     if (streamId) onStream(streamId);
     await this.#follow(response, streamId, 0, { signal, onChunk });
@@ -95,7 +97,7 @@ export class Api {
   async #fetch(path, options = {}) {
     let response;
     try {
-      response = await fetch(path, { ...options, headers: this.#headers() });
+      response = await fetch(path, { ...options, headers: { ...this.#headers(), ...options.headers } });
     } catch (error) {
       if (options.signal?.aborted) throw error;
       throw new ApiError("The server does not answer.", 0);

@@ -241,6 +241,7 @@ class Page {
 
   async #save() {
     if (!this.conversation.turns.length) return;
+    localStorage.setItem(CURRENT, this.conversation.id);
     await this.history.save(this.conversation).catch(() => this.toast("This browser has no room left for the history."));
   }
 
