@@ -21,7 +21,7 @@ from model.storybook.optimiser import OptimiserConfig, orthogonalise
 from model.storybook.packing import Batch, Packer
 from model.storybook.run import Run
 from model.storybook.tokenizer_training import train_tokenizer
-from model.storybook.train import fresh_model, make_transformer
+from model.storybook.train import fresh_model, make_transformer, unpack_model
 from model.storybook.transformer_training import SQUARE, TransformerSettings, TransformerTraining
 from model.storybook.vae_training import VaeSettings, train_vae, vae_config
 from model.tokenizer import Tokenizer
@@ -118,6 +118,17 @@ def test_the_exported_model_loads(directory: Path) -> None:
     assert "2 steps" in card and "orange circle" in card
     assert tokenizer.decode(tokenizer.encode("a small red star — 日本")) == "a small red star — 日本"
     assert profile.defaults.image_size == (64, 64)
+
+
+def test_a_finished_model_trains_further(directory: Path, tmp_path: Path) -> None:
+    make_transformer(directory, replace(SETTINGS, num_steps=2, report_every=2), TINY)
+
+    unpack_model(directory / "model", tmp_path)
+    make_transformer(tmp_path, replace(SETTINGS, num_steps=1, report_every=1, seed=1), TINY)
+
+    before, after = (load_bagel(path / "model").token_embedding for path in (directory, tmp_path))
+    assert not torch.equal(before, after)
+    assert torch.allclose(before, after, atol=0.05)
 
 
 def states(model: Bagel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
