@@ -20,6 +20,9 @@ from loadtests.traces.arrivals import Arrivals
 from loadtests.traces.mix import Mix, make_trace
 from loadtests.traces.sessions import Trace
 
+LOAD_SEEDS, BUSY_SEEDS = 100, 10_000
+"""How far apart the seeds of two loads are, and those of the capacity."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -90,9 +93,9 @@ def compare(stand: Stand, alone: Alone, plan: Plan, capacity: Capacity, say: Say
 
 
 def trace_of(plan: Plan, load: float, number: int, sessions_per_s: float) -> Trace:
-    """Draw trace ``number`` of a load, a share of ``sessions_per_s``."""
+    """Draw trace ``number`` of a load, a share of ``sessions_per_s``; no two traces share a session, which a cache would remember."""
     horizon_s = plan.num_sessions / (load * sessions_per_s)
-    return make_trace(plan.mix, plan.arrivals, plan.num_sessions, horizon_s, plan.seed + number)
+    return make_trace(plan.mix, plan.arrivals, plan.num_sessions, horizon_s, plan.seed + LOAD_SEEDS * plan.loads.index(load) + number)
 
 
 def measure_capacity(stand: Stand, plan: Plan, say: Say) -> Capacity:
@@ -105,7 +108,7 @@ def measure_capacity(stand: Stand, plan: Plan, say: Say) -> Capacity:
 
 def busy_trace(plan: Plan) -> Trace:
     """Draw a trace with everybody there at once, other sessions than those of the loads."""
-    return at_once(make_trace(plan.mix, plan.arrivals, plan.num_sessions, 1.0, plan.seed + 1000))
+    return at_once(make_trace(plan.mix, plan.arrivals, plan.num_sessions, 1.0, plan.seed + BUSY_SEEDS))
 
 
 def costs_of(served: Served) -> Costs:

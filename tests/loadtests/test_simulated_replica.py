@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loadtests.mixed.compare import Plan, busy_trace, trace_of
 from loadtests.mixed.replay import at_once, watch_nothing
 from loadtests.mixed.stand import Way
 from loadtests.mixed.timeline import Replayed
 from loadtests.simulate.costs import Costs, fit_costs, read_costs, write_costs
 from loadtests.simulate.replica import Replica
+from loadtests.traces.arrivals import Arrivals
+from loadtests.traces.mix import Mix
 from loadtests.traces.sessions import Kind, Trace
 from server.engine.cost_model import Load
 from tests.loadtests.virtual import COSTS, replica, tiny_trace
@@ -97,3 +100,11 @@ def test_costs_survive_their_file(tmp_path: Path) -> None:
     costs = Costs(Load(1, 2, 3, 4, 5, 6, 7, 8, 9), 0.5, 0.01, 100)
     write_costs(tmp_path / "costs.json", costs)
     assert read_costs(tmp_path / "costs.json") == costs
+
+
+def test_no_two_traces_of_a_plan_share_a_session() -> None:
+    """A long-lived engine would answer the second trace from its prefix cache."""
+    plan = Plan(Mix.named("tiny"), Arrivals.POISSON, (0.8, 0.1), 10, 2, seed=1)
+    traces = [trace_of(plan, load, number, 1.0) for load in plan.loads for number in range(plan.num_rounds)]
+    seeds = [session.seed for trace in [*traces, busy_trace(plan)] for session in trace.sessions]
+    assert len(set(seeds)) == len(seeds)
