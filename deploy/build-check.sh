@@ -72,7 +72,7 @@ answer() {
     done
     say "asking, as user $user"
     python3 helm/plait/files/ask.py "http://127.0.0.1:$port" || { cat "$state/server.log" >&2; fail "no answer"; }
-    find "$root" -xdev -type f -newer "$state/before" -not -path "$root/tmp/*" -not -path "$root/proc/*" >"$state/written"
+    find "$root" -xdev -type f -newer "$state/before" -not -path "$root/tmp/*" -not -path "$root/proc/*" -not -path "$root/run/*" >"$state/written"
     container_tool run --isolation chroot --user "$user" "$container" -- python -c "
 import os, signal
 for entry in filter(str.isdigit, os.listdir('/proc')):
