@@ -234,6 +234,8 @@ def test_axe_finds_nothing_to_complain_of(chromium: Browser, pausing_front: Runn
         assert_accessible(visit.page)
         for name in ("Settings", "History", "Code"):
             visit.page.get_by_role("button", name=name, exact=True).click()
+            # History is read from the browser's store before its drawer opens, and only then is there an animation to wait for.
+            visit.page.locator("dialog[open]").wait_for()
             assert_accessible(visit.page)
             visit.page.keyboard.press("Escape")
 
