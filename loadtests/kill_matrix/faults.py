@@ -23,7 +23,7 @@ PHASES = {
 }
 """The engine's point for each phase. The first prefill comes while most requests still wait."""
 
-ARRIVAL_S = 60.0
+ARRIVAL_S = 30.0
 STOPPED_S = 20.0
 UNREACHABLE_S = 10.0
 
