@@ -1,6 +1,7 @@
 """What one expert does with its tokens before and after attention: two fused ops, so that a decoded token costs few calls.
 
-Few float32 rows on a CPU go through one native call each; everything else is the composition of the single ops.
+Float32 on a CPU goes through one native call each, which gives a token the same bits in any batch; everything else is the composition of
+the single ops.
 """
 
 from __future__ import annotations
@@ -68,20 +69,6 @@ def finish_layer(x: torch.Tensor, attended: torch.Tensor, weights: ExpertWeights
     """Add attention's output ``[T, Hq, d]`` and the feed-forward to the residual stream ``x [T, hidden]``; returns a new tensor."""
     if expert_fits(x, weights.qkv_weight, attended, ()) and (native := native_kernels()) is not None:
         return native.finish_layer(x, attended, weights)
-    if x.is_cpu and x.dtype is torch.float32 and not torch.is_grad_enabled():
-        return _finish_transposed(x, attended, weights)
     x = linear(attended.flatten(1), weights.o_weight, None).add_(x)
     gate_up = linear(rms_norm(x, weights.mlp_norm, weights.eps), weights.gate_up_weight, None)
     return linear(silu_mul(gate_up), weights.down_weight, None).add_(x)
-
-
-def _finish_transposed(x: torch.Tensor, attended: torch.Tensor, weights: ExpertWeights) -> torch.Tensor:
-    """`finish_layer` with tokens along the columns of every product.
-
-    The CPU library multiplies ``W[N, K] @ x.T[K, T]`` at 0.96 to 1.00 of its rate for large squares, ``x @ W.T`` at 0.77 to 0.89 (T = 256,
-    measured side by side); the halves of the fused gate and up product are then whole blocks of rows.
-    """
-    x = torch.add(x, (weights.o_weight @ attended.flatten(1).T).T, out=torch.empty_like(x))
-    gate, up = (weights.gate_up_weight @ rms_norm(x, weights.mlp_norm, weights.eps).T).chunk(2)
-    product = torch.nn.functional.silu(gate, inplace=True).mul_(up)
-    return torch.add(x, (weights.down_weight @ product).T, out=torch.empty_like(x))

@@ -41,7 +41,7 @@ def run_layers(
     another device or dtype, gradients, no C compiler).
     """
     first = stack.layers[0]
-    if not (expert_fits(x, first.qkv_weight, first.q_norm, (cos, sin)) and stack_fits(kv_pool)):
+    if not (expert_fits(x, first.qkv_weight, first.q_norm, (cos, sin)) and stack_fits(x, kv_pool)):
         return None
     native = native_kernels()
     return None if native is None else native.expert_layers(x, (cos, sin), stack.native(), kv_pool, plan)

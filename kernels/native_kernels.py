@@ -22,9 +22,11 @@ from kernels.plan import AttentionPlan
 Angles = tuple[torch.Tensor, torch.Tensor]
 POINTER, LONG, INT, FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 
-# Up to here the native product wins: its time is that of reading the weight. Beyond, the library's blocking does.
+# Up to here a product's time is that of reading the weight: all layers go in one call, and bfloat16, which the library multiplies with
+# instructions of its own beyond, is native.
 MAX_SKINNY_ROWS = 24
-MIN_OUTPUTS = 4
+# Tokens that go through the second part of a layer together: what lies between its products stays in the caches.
+FINISHED_TOGETHER = 192
 # The C side keeps one query tile on its stack.
 MAX_HEAD_DIM = 256
 HEAD_DIM_STEP = 8
@@ -147,7 +149,10 @@ class NativeKernels:
         self._attention.argtypes, self._attention.restype = [ctypes.POINTER(_Attention), INT], None
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """``x[T, K] @ weight[N, K].T + bias[N]``; all float32 or all bfloat16 (summed in float32), see `linear_fits`."""
+        """``x[T, K] @ weight[N, K].T + bias[N]``; all float32 or all bfloat16 (summed in float32), see `linear_fits`.
+
+        In float32 a row's result has the same bits whatever ``T`` is.
+        """
         num_rows, depth = x.shape
         num_outputs = weight.shape[0]
         out = torch.empty((num_rows, num_outputs), dtype=x.dtype)
@@ -196,7 +201,7 @@ class NativeKernels:
     def project_heads(
         self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, weights: Expert
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`kernels.expert.project_heads` for few float32 rows, see `expert_fits`."""
+        """`kernels.expert.project_heads` for float32, see `expert_fits`."""
         num_tokens, head_dim = x.shape[0], weights.q_norm.shape[0]
         num_heads, num_kv_heads = weights.num_heads, weights.num_kv_heads
         normed = self._scratch_of(x.numel())
@@ -210,13 +215,17 @@ class NativeKernels:
         return q, k, qkv[:, num_heads + num_kv_heads :]
 
     def finish_layer(self, x: torch.Tensor, attended: torch.Tensor, weights: Expert) -> torch.Tensor:
-        """`kernels.expert.finish_layer` for few float32 rows, see `expert_fits`."""
+        """`kernels.expert.finish_layer` for float32, see `expert_fits`."""
         num_tokens, hidden = x.shape
         out = torch.empty_like(x)
-        scratch = self._scratch_of(num_tokens * (hidden + 3 * weights.down_weight.shape[1]))
-        self._finish(
-            _expert(weights), x.data_ptr(), attended.data_ptr(), scratch.data_ptr(), out.data_ptr(), num_tokens, torch.get_num_threads()
-        )
+        scratch = self._scratch_of(min(num_tokens, FINISHED_TOGETHER) * (hidden + 3 * weights.down_weight.shape[1]))
+        expert, num_threads = _expert(weights), torch.get_num_threads()
+        x_row, attended_row = 4 * hidden, 4 * weights.o_weight.shape[1]
+        for start in range(0, num_tokens, FINISHED_TOGETHER):
+            self._finish(
+                expert, x.data_ptr() + start * x_row, attended.data_ptr() + start * attended_row, scratch.data_ptr(),
+                out.data_ptr() + start * x_row, min(FINISHED_TOGETHER, num_tokens - start), num_threads,
+            )  # fmt: skip
         return out
 
     def expert_layers(
@@ -303,12 +312,11 @@ def has_whole_heads(x: torch.Tensor) -> bool:
 
 
 def linear_fits(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
-    """Whether `NativeKernels.linear` takes these tensors and is the faster way."""
+    """Whether `NativeKernels.linear` takes these tensors: any float32 rows, and bfloat16 where it is the faster way."""
     return (
         x.dim() == 2
-        and 0 < x.shape[0] <= MAX_SKINNY_ROWS
-        and weight.shape[0] >= MIN_OUTPUTS
-        and (x.dtype is torch.float32 or x.dtype is torch.bfloat16)
+        and x.shape[0] > 0
+        and (x.dtype is torch.float32 or (x.dtype is torch.bfloat16 and x.shape[0] <= MAX_SKINNY_ROWS))
         and weight.dtype is x.dtype
         and (bias is None or bias.dtype is x.dtype)
         and x.is_cpu
@@ -325,13 +333,13 @@ def qk_norm_rope_fits(q: torch.Tensor, k: torch.Tensor, weight: torch.Tensor, an
 
 def expert_fits(x: torch.Tensor, weight: torch.Tensor, other: torch.Tensor, angles: tuple[torch.Tensor, ...]) -> bool:
     """Whether the expert kernels take these tensors: all of one expert's weights are contiguous and of one dtype."""
-    return 0 < x.shape[0] <= MAX_SKINNY_ROWS and is_plain(x, weight, other, *angles)
+    return x.shape[0] > 0 and is_plain(x, weight, other, *angles)
 
 
-def stack_fits(kv_pool: torch.Tensor) -> bool:
-    """Whether `NativeKernels.expert_layers` takes this pool ``[L, 2, P, page, Hk, d]``."""
+def stack_fits(x: torch.Tensor, kv_pool: torch.Tensor) -> bool:
+    """Whether `NativeKernels.expert_layers` is meant for these tokens ``[T, hidden]`` and takes this pool ``[L, 2, P, page, Hk, d]``."""
     head_dim = kv_pool.shape[-1]
-    return is_plain(kv_pool) and head_dim % HEAD_DIM_STEP == 0 and head_dim <= MAX_HEAD_DIM
+    return x.shape[0] <= MAX_SKINNY_ROWS and is_plain(kv_pool) and head_dim % HEAD_DIM_STEP == 0 and head_dim <= MAX_HEAD_DIM
 
 
 def write_pages_fits(k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor) -> bool:

@@ -1,4 +1,4 @@
-/* What an expert does with a few tokens before and after attention, each in one call: a decoded token is 16 small operations a layer, and
+/* What an expert does with its tokens before and after attention, each in one call: a decoded token is 16 small operations a layer, and
    calling them one by one from Python costs as much as reading the weights of a small model. float32. */
 #include "ops.h"
 
@@ -8,8 +8,8 @@ typedef struct {
     float eps;
 } Expert;
 
-static void add_rows(float *to, const float *x, long num_values) {
-    for (long i = 0; i < num_values; i++) to[i] += x[i];
+static void add(const float *a, const float *b, float *sum, long num_values) {
+    for (long i = 0; i < num_values; i++) sum[i] = a[i] + b[i];
 }
 
 /* x -> qkv = norm(x) W + b; q and k normed and rotated into q_out and k_out, v left where it is in qkv. */
@@ -28,15 +28,13 @@ EXPORT void expert_finish_float32(const Expert *e, const float *x, const float *
                                   int num_threads) {
     const long num_values = num_tokens * e->hidden, depth = e->num_heads * e->head_dim;
     float *normed = scratch, *gate_up = normed + num_values, *product = gate_up + num_tokens * 2 * e->wide;
-    float *h = normed;
-    linear_float32(attended, depth, e->o_weight, 0, h, num_tokens, e->hidden, depth, num_threads);
-    add_rows(h, x, num_values);
-    memcpy(out, h, num_values * sizeof(float));
+    linear_float32(attended, depth, e->o_weight, 0, normed, num_tokens, e->hidden, depth, num_threads);
+    add(x, normed, out, num_values);
     rms_norm_float32(out, e->mlp_norm, normed, num_tokens, e->hidden, e->eps, num_threads);
     linear_float32(normed, e->hidden, e->gate_up_weight, 0, gate_up, num_tokens, 2 * e->wide, e->hidden, num_threads);
     silu_mul_float32(gate_up, product, num_tokens, e->wide, num_threads);
     linear_float32(product, e->wide, e->down_weight, 0, normed, num_tokens, e->hidden, e->wide, num_threads);
-    add_rows(out, normed, num_values);
+    add(out, normed, out, num_values);
 }
 
 /* Memory of a whole pass: x and its successor [T, hidden], and what one layer needs in between. */

@@ -1,12 +1,29 @@
-/* y[M, N] = x[M, K] W[N, K]^T + bias for few rows, where the time is that of reading W once.
+/* y[M, N] = x[M, K] W[N, K]^T + bias: every output the same bits whatever M is and whoever else is in the batch.
 
-   Four rows of W meet up to three rows of x at a time: 12 sums in registers, each loaded vector used three or four times.
-   While a group of W rows is multiplied the next one is prefetched, which is what a library GEMV leaves out. */
+   Each output is summed in one order that K alone decides: stretches of K of at most MAX_STRETCH; in a stretch, lane l of a vector sums
+   the products k = l, l + LANES, ...; the lanes are then added in a fixed tree, what is left of K one by one, and the stretch to the
+   output so far. Tiles, blocks and threads only choose which outputs are worked on at a time.
+
+   Four rows of W meet up to X_ROWS rows of x at a time, all sums in registers. */
 #include <stdlib.h>
 
 #include "ops.h"
 
-enum { W_ROWS = 4, X_ROWS = 3, CACHE_LINE = 64 };
+#if LANES == 16
+enum { X_ROWS = 6 }; /* 24 sums, four vectors of W and one of x: 29 of 32 registers */
+#else
+enum { X_ROWS = 3 }; /* 12 sums and four vectors: all 16 registers */
+#endif
+
+enum {
+    W_ROWS = 4,
+    MAX_STRETCH = 1024, /* X_ROWS rows of x of that depth are half a first-level cache */
+    W_BLOCK = 64,       /* rows of W of one task: of that depth they are a part of a second-level cache */
+    X_BLOCK = 48,       /* rows of x of one task */
+    FEW_ROWS = 24,      /* up to here the time is that of reading W */
+    PARALLEL_VALUES = 1 << 16, /* fewer products than this are not worth waking the other threads for */
+    CACHE_LINE = 64
+};
 
 typedef struct {
     const void *weight, *bias;
@@ -14,6 +31,16 @@ typedef struct {
     void *y;
     long num_rows, num_outputs, depth, x_stride;
 } Product;
+
+/* The part of K that is summed: from `start`, `length` values. */
+typedef struct {
+    long start, length;
+} Stretch;
+
+/* Rows first .. end - 1 of x or of W. */
+typedef struct {
+    long first, end;
+} Range;
 
 INLINE vec load_weight(const void *w, long i, const int half) {
     return half ? load_bfloat16((const uint16_t *)w + i) : load((const float *)w + i);
@@ -23,98 +50,167 @@ INLINE float weight_at(const void *w, long i, const int half) {
     return half ? float_of_bfloat16(((const uint16_t *)w)[i]) : ((const float *)w)[i];
 }
 
-INLINE void put(void *y, long i, float value, const int half) {
-    if (half) ((uint16_t *)y)[i] = bfloat16_of_float(value);
-    else ((float *)y)[i] = value;
-}
-
 INLINE const void *weight_row(const Product *p, long n, const int half) {
     return (const char *)p->weight + n * p->depth * (half ? 2 : 4);
 }
 
-/* The tile's share of the next group of W rows: where it starts and how many bytes to ask for at each step. */
+/* Add a stretch's sum to what the earlier stretches, or else the bias, put in its place. */
+INLINE void put_sum(const Product *p, long n, long m, float sum, const int is_first, const int half) {
+    const long place = m * p->num_outputs + n;
+    if (!is_first) sum += ((float *)p->y)[place];
+    else if (p->bias) sum += weight_at(p->bias, n, half);
+    if (half) ((uint16_t *)p->y)[place] = bfloat16_of_float(sum);
+    else ((float *)p->y)[place] = sum;
+}
+
+/* The same for outputs n .. n + 3 of a row. */
+INLINE void put_sums(const Product *p, long n, long m, quad sums, const int is_first, const int half) {
+    quad *y = (quad *)((float *)p->y + m * p->num_outputs + n);
+    if (half)
+        for (int i = 0; i < W_ROWS; i++) put_sum(p, n + i, m, sums[i], is_first, half);
+    else {
+        if (!is_first) sums += *y;
+        else if (p->bias) sums += *(const quad *)((const float *)p->bias + n);
+        *y = sums;
+    }
+}
+
+/* What a tile asks memory for meanwhile: its share of the next four rows of W; where it starts in the first of them, and bytes a step. */
 typedef struct {
     const char *start;
     long step;
 } Ahead;
 
-/* Outputs n .. n + 3 of rows m .. m + nx - 1. */
-INLINE void multiply_tile(const Product *p, long n, long m, Ahead ahead, const int nx, const int half) {
-    const long depth = p->depth, lanes_end = depth / LANES * LANES;
+/* One stretch of outputs n .. n + 3, or as many as there are, of rows m .. m + nx - 1. */
+INLINE void multiply_tile(const Product *p, Stretch stretch, long n, long m, Ahead ahead, const int nx, const int half, const int asks) {
+    const long lanes_end = stretch.length / LANES * LANES, w_row_bytes = p->depth * (half ? 2 : 4), num_left = p->num_outputs - n;
     const void *w[W_ROWS];
     const float *x[X_ROWS];
     vec sums[W_ROWS][X_ROWS];
     UNROLL
-    for (int i = 0; i < W_ROWS; i++) w[i] = weight_row(p, n + i, half);
+    for (int i = 0; i < W_ROWS; i++)
+        w[i] = (const char *)weight_row(p, n + (i < num_left ? i : 0), half) + stretch.start * (half ? 2 : 4);
     UNROLL
-    for (int j = 0; j < nx; j++) x[j] = p->x + (m + j) * p->x_stride;
+    for (int j = 0; j < nx; j++) x[j] = p->x + (m + j) * p->x_stride + stretch.start;
     UNROLL
     for (int i = 0; i < W_ROWS; i++)
         UNROLL
         for (int j = 0; j < nx; j++) sums[i][j] = splat(0.0f);
     for (long k = 0; k < lanes_end; k += LANES) {
-        vec columns[X_ROWS];
+        vec rows[W_ROWS];
+        UNROLL
+        for (int i = 0; i < W_ROWS; i++) {
+            rows[i] = load_weight(w[i], k, half);
+            KEEP_IN_REGISTER(rows[i]);
+        }
         UNROLL
         for (int j = 0; j < nx; j++) {
             vec column = load(x[j] + k);
             KEEP_IN_REGISTER(column);
-            columns[j] = column;
-        }
-        UNROLL
-        for (int i = 0; i < W_ROWS; i++) {
-            vec row = load_weight(w[i], k, half);
-            KEEP_IN_REGISTER(row);
             UNROLL
-            for (int j = 0; j < nx; j++) sums[i][j] += row * columns[j];
+            for (int i = 0; i < W_ROWS; i++) sums[i][j] += rows[i] * column;
         }
-        for (int line = 0; line < W_ROWS * LANES * (half ? 2 : 4); line += CACHE_LINE) __builtin_prefetch(ahead.start + line, 0, 2);
-        ahead.start += ahead.step;
+        if (asks) {
+            UNROLL
+            for (int i = 0; i < W_ROWS; i++) __builtin_prefetch(ahead.start + i * w_row_bytes, 0, 2);
+            ahead.start += ahead.step;
+        }
     }
     UNROLL
     for (int j = 0; j < nx; j++) {
         quad sum = sums_of_lanes(sums[0][j], sums[1][j], sums[2][j], sums[3][j]);
-        for (long k = lanes_end; k < depth; k++)
+        for (long k = lanes_end; k < stretch.length; k++)
             UNROLL
             for (int i = 0; i < W_ROWS; i++) sum[i] += weight_at(w[i], k, half) * x[j][k];
-        UNROLL
-        for (int i = 0; i < W_ROWS; i++)
-            put(p->y, (m + j) * p->num_outputs + n + i, p->bias ? sum[i] + weight_at(p->bias, n + i, half) : sum[i], half);
+        if (num_left >= W_ROWS) put_sums(p, n, m + j, sum, stretch.start == 0, half);
+        else
+            for (int i = 0; i < num_left; i++) put_sum(p, n + i, m + j, sum[i], stretch.start == 0, half);
     }
 }
 
 /* One function for each shape of tile: inlined side by side they would share registers and spill. */
-#define TILE(name, nx, half) \
-    static __attribute__((noinline)) void name(const Product *p, long n, long m, Ahead ahead) { \
-        multiply_tile(p, n, m, ahead, nx, half); \
+#define TILE(name, nx, half, asks) \
+    static __attribute__((noinline)) void name(const Product *p, Stretch stretch, long n, long m, Ahead ahead) { \
+        multiply_tile(p, stretch, n, m, ahead, nx, half, asks); \
     }
-TILE(float_tile_1, 1, 0)
-TILE(float_tile_2, 2, 0)
-TILE(float_tile_3, 3, 0)
-TILE(half_tile_1, 1, 1)
-TILE(half_tile_2, 2, 1)
-TILE(half_tile_3, 3, 1)
+#define TILES_UP_TO_THREE(name, half, asks) \
+    TILE(name##_1, 1, half, asks) \
+    TILE(name##_2, 2, half, asks) \
+    TILE(name##_3, 3, half, asks)
+TILES_UP_TO_THREE(few_float, 0, 1)
+TILES_UP_TO_THREE(few_half, 1, 1)
+TILES_UP_TO_THREE(many_float, 0, 0)
 
-typedef void (*Tile)(const Product *, long n, long m, Ahead ahead);
-static const Tile TILES[2][X_ROWS] = {{float_tile_1, float_tile_2, float_tile_3}, {half_tile_1, half_tile_2, half_tile_3}};
+typedef void (*Tile)(const Product *, Stretch, long n, long m, Ahead ahead);
+#if LANES == 16
+#define TILES_UP_TO_SIX(name, half, asks) \
+    TILE(name##_4, 4, half, asks) \
+    TILE(name##_5, 5, half, asks) \
+    TILE(name##_6, 6, half, asks)
+TILES_UP_TO_SIX(few_float, 0, 1)
+TILES_UP_TO_SIX(few_half, 1, 1)
+TILES_UP_TO_SIX(many_float, 0, 0)
+#define TABLE(name) {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6}
+#else
+#define TABLE(name) {name##_1, name##_2, name##_3}
+#endif
+static const Tile FEW_TILES[2][X_ROWS] = {TABLE(few_float), TABLE(few_half)};
+static const Tile MANY_TILES[X_ROWS] = TABLE(many_float);
 
-/* Rows of x are cut into near-equal groups of at most three; the last W group may overlap the one before it. Each x group asks for
-   its share of the next W group, so that memory is busy all the while and not in bursts. */
-static void multiply(const Product *p, int num_threads, const int half) {
-    const long num_w_groups = (p->num_outputs + W_ROWS - 1) / W_ROWS, num_x_groups = (p->num_rows + X_ROWS - 1) / X_ROWS;
-    const long w_group_bytes = W_ROWS * p->depth * (half ? 2 : 4);
-    const long step = (W_ROWS * LANES * (half ? 2 : 4) + num_x_groups - 1) / num_x_groups;
-#pragma omp parallel for num_threads(num_threads) schedule(dynamic, 16)
-    for (long w_group = 0; w_group < num_w_groups; w_group++) {
-        const long last = p->num_outputs - W_ROWS, n = w_group * W_ROWS < last ? w_group * W_ROWS : last;
-        for (long x_group = 0; x_group < num_x_groups; x_group++) {
-            const long m = p->num_rows * x_group / num_x_groups, end = p->num_rows * (x_group + 1) / num_x_groups;
-            const Ahead ahead = {(const char *)weight_row(p, n + W_ROWS, half) + w_group_bytes * x_group / num_x_groups, step};
-            TILES[half][end - m - 1](p, n, m, ahead);
+/* The part `index` of `num` near-equal ones. */
+static Range part_of(Range whole, long index, long num) {
+    const long rows = whole.end - whole.first;
+    return (Range){whole.first + rows * index / num, whole.first + rows * (index + 1) / num};
+}
+
+static long num_x_groups(Range x_rows) { return (x_rows.end - x_rows.first + X_ROWS - 1) / X_ROWS; }
+
+/* Few rows of x: each group of W rows meets all of them, and each x group asks for its share of the next W group, so that memory is
+   busy all the while and not in bursts. */
+static void multiply_few(const Product *p, Stretch stretch, Range w_rows, const int half) {
+    const Range x_rows = {0, p->num_rows};
+    const long num_groups = num_x_groups(x_rows), value_bytes = half ? 2 : 4;
+    const long step = (LANES * value_bytes + num_groups - 1) / num_groups;
+    for (long n = w_rows.first; n < w_rows.end; n += W_ROWS) {
+        const char *next = (const char *)weight_row(p, n + W_ROWS, half) + stretch.start * value_bytes;
+        for (long index = 0; index < num_groups; index++) {
+            const Range group = part_of(x_rows, index, num_groups);
+            const Ahead ahead = {next + stretch.length * value_bytes * index / num_groups, step};
+            FEW_TILES[half][group.end - group.first - 1](p, stretch, n, group.first, ahead);
         }
     }
 }
 
-/* num_outputs must be at least 4. */
+/* Many rows of x: a group of them stays in the first-level cache while the block's rows of W pass by from the second. */
+static void multiply_many(const Product *p, Stretch stretch, Range w_rows, Range x_rows) {
+    const long num_groups = num_x_groups(x_rows);
+    for (long index = 0; index < num_groups; index++) {
+        const Range group = part_of(x_rows, index, num_groups);
+        const Tile tile = MANY_TILES[group.end - group.first - 1];
+        for (long n = w_rows.first; n < w_rows.end; n += W_ROWS) tile(p, stretch, n, group.first, (Ahead){0, 0});
+    }
+}
+
+static void multiply(const Product *p, int num_threads, const int half) {
+    const long num_w_blocks = (p->num_outputs + W_BLOCK - 1) / W_BLOCK;
+    const long longest = half ? p->depth : MAX_STRETCH; /* a sum stored as bfloat16 is not taken up again */
+    const int is_few = half || p->num_rows <= FEW_ROWS;
+    const long num_x_blocks = is_few ? 1 : (p->num_rows + X_BLOCK - 1) / X_BLOCK;
+    const int is_large = p->num_rows * p->num_outputs * p->depth > PARALLEL_VALUES;
+#pragma omp parallel for num_threads(num_threads) schedule(dynamic, 1) collapse(2) if (is_large)
+    for (long w_block = 0; w_block < num_w_blocks; w_block++)
+        for (long x_block = 0; x_block < num_x_blocks; x_block++) {
+            const long first = w_block * W_BLOCK, end = first + W_BLOCK;
+            const Range w_rows = {first, end < p->num_outputs ? end : p->num_outputs};
+            const Range x_rows = part_of((Range){0, p->num_rows}, x_block, num_x_blocks);
+            for (long start = 0; start < p->depth; start += longest) {
+                const Stretch stretch = {start, p->depth - start < longest ? p->depth - start : longest};
+                if (is_few) multiply_few(p, stretch, w_rows, half);
+                else multiply_many(p, stretch, w_rows, x_rows);
+            }
+        }
+}
+
 EXPORT void linear_float32(const float *x, long x_stride, const float *weight, const float *bias, float *y, long num_rows,
                            long num_outputs, long depth, int num_threads) {
     const Product product = {weight, bias, x, y, num_rows, num_outputs, depth, x_stride};

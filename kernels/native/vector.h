@@ -59,10 +59,11 @@ INLINE uint16_t bfloat16_of_float(float value) {
 
 typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
 
+/* Lanes of two vectors of one type, side by side, by number. */
 #if defined(__clang__)
-#define SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#define SHUFFLE(mask, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, (int32_t __attribute__((vector_size(16)))){i, j, k, l})
+#define SHUFFLE(mask, a, b, ...) __builtin_shuffle(a, b, (mask){__VA_ARGS__})
 #endif
 
 /* Fold a vector to four partial sums. */
@@ -81,13 +82,31 @@ INLINE float sum_of_lanes(vec v) {
     return (folded[0] + folded[2]) + (folded[1] + folded[3]);
 }
 
-/* The lane sums of four vectors, side by side: a transposition and three additions instead of four trees. */
+/* The lane sums of four vectors, side by side, each the very bits of `sum_of_lanes`: the vectors are folded and transposed together. */
+#if LANES == 16
 INLINE quad sums_of_lanes(vec a, vec b, vec c, vec d) {
-    quad i = fold(a), j = fold(b), k = fold(c), l = fold(d);
-    quad ij = SHUFFLE(i, j, 0, 4, 1, 5) + SHUFFLE(i, j, 2, 6, 3, 7);
-    quad kl = SHUFFLE(k, l, 0, 4, 1, 5) + SHUFFLE(k, l, 2, 6, 3, 7);
-    return SHUFFLE(ij, kl, 0, 1, 4, 5) + SHUFFLE(ij, kl, 2, 3, 6, 7);
+    vec ab = SHUFFLE(ivec, a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+             SHUFFLE(ivec, a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    vec cd = SHUFFLE(ivec, c, d, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+             SHUFFLE(ivec, c, d, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    vec folded = SHUFFLE(ivec, ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+                 SHUFFLE(ivec, ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    folded += SHUFFLE(ivec, folded, folded, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    folded += SHUFFLE(ivec, folded, folded, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    folded = SHUFFLE(ivec, folded, folded, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+    quad sums;
+    memcpy(&sums, &folded, sizeof sums);
+    return sums;
 }
+#else
+INLINE quad sums_of_lanes(vec a, vec b, vec c, vec d) {
+    typedef int32_t iquad __attribute__((vector_size(16)));
+    quad i = fold(a), j = fold(b), k = fold(c), l = fold(d);
+    quad ij = SHUFFLE(iquad, i, j, 0, 4, 1, 5) + SHUFFLE(iquad, i, j, 2, 6, 3, 7);
+    quad kl = SHUFFLE(iquad, k, l, 0, 4, 1, 5) + SHUFFLE(iquad, k, l, 2, 6, 3, 7);
+    return SHUFFLE(iquad, ij, kl, 0, 1, 4, 5) + SHUFFLE(iquad, ij, kl, 2, 3, 6, 7);
+}
+#endif
 
 INLINE vec choose(ivec condition, vec a, vec b) { return (vec)((condition & (ivec)a) | (~condition & (ivec)b)); }
 
