@@ -14,6 +14,8 @@ if importlib.util.find_spec("hypothesis"):
     from hypothesis import settings
 
     # No deadline: the first call of a torch op or a kernel pays for what all later ones share. The same examples in every run:
-    # a failure seen once can be seen again. Search wider by hand with --hypothesis-profile=default.
+    # a failure seen once can be seen again. Search wider by hand with --hypothesis-profile=default, or very much wider with
+    # --hypothesis-profile=thousands: new random examples, 5,000 a test.
     settings.register_profile("plait", deadline=None, derandomize=True, print_blob=True)
+    settings.register_profile("thousands", deadline=None, print_blob=True, max_examples=5000)
     settings.load_profile("plait")

@@ -28,6 +28,7 @@ from server.engine.options import EngineOptions, ModelFacts
 from server.engine.pictures import input_picture
 from server.engine.process import LoadedEngine, assemble_engine, load_engine, model_facts, warm_up
 from server.front import DEFAULT_TARGET_DECODES, DEFAULT_TARGET_MS, LEAST_TARGET_DECODES
+from server.messages import ImageSegment, Picture
 
 NAMED_SIZES = ("tiny", "mid", "bagel-7b")
 
@@ -61,7 +62,7 @@ class Bench:
         policy: Policy = self._plait.policy if way is Way.PLAIT else self._staged
         samples = self._plait.runner.samples
         num_before = len(samples)
-        replayed = Replay(trace, policy, self.config, self._clock).run(watch)
+        replayed = Replay(trace, policy, self.config, self._clock, self.refeed).run(watch)
         return Served(replayed, samples[num_before:])
 
     def plait(self, options: EngineOptions) -> MeteredPlait:
@@ -77,9 +78,13 @@ class Bench:
             self._peer(lambda runner: runner),
             self._peer(PeerBranches),
             PictureQueue(self._staged_pictures),
-            lambda picture: input_picture(picture, self.config),
+            self.refeed,
             self._clock,
         )
+
+    def refeed(self, picture: Picture) -> ImageSegment:
+        """Make a drawn picture one of a prompt."""
+        return input_picture(picture, self.config)
 
     def _peer(self, wrap: Callable[[Executor], Executor]) -> Plait:
         link = LocalLink()

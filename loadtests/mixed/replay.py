@@ -1,6 +1,7 @@
 """Replays a trace against a policy: requests go in when they are due, steps are made while there is work, outputs are timed.
 
-A chat's next turn is due a pause after the answer before, with that answer in its history: users of a slow server ask later.
+A session's next turn is due a pause after the answer before, with that answer in its history, words and pictures: users of a slow server
+ask later.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from loadtests.mixed.timeline import Record, Replayed
 from loadtests.traces.requests import Conversation, Paint, build_request, noise
 from loadtests.traces.sessions import Session, Trace
 from model.config import BagelConfig
-from server.messages import FinishedOutput, StepReport, StepStats
+from server.messages import FinishedOutput, ImageSegment, Picture, Segment, StepReport, StepStats, TextSegment
 
 Watch = Callable[[float, int, int], None]
 """(seconds so far, requests finished, requests in all) after every step."""
+
+Refeed = Callable[[Picture], ImageSegment]
+"""Makes an answer's picture one of a prompt, as the front does when a client sends it again."""
 
 
 def watch_nothing(now_s: float, num_finished: int, num_requests: int) -> None:
@@ -43,18 +47,38 @@ class Due:
     conversation: Conversation = field(compare=False)
 
 
+@dataclass(slots=True)
+class Answer:
+    """An answer as it comes in, as the segments that a later prompt holds it in."""
+
+    segments: list[Segment] = field(default_factory=list)
+
+    def write(self, token_id: int) -> None:
+        """Add a word to the text that is open, or open one."""
+        last = self.segments[-1] if self.segments else None
+        if isinstance(last, TextSegment):
+            last.token_ids.append(token_id)
+        else:
+            self.segments.append(TextSegment([token_id]))
+
+    def draw(self, picture: ImageSegment) -> None:
+        self.segments.append(picture)
+
+
 class Replay:
     """One trace on its way through one policy."""
 
-    def __init__(self, trace: Trace, policy: Policy, config: BagelConfig, clock: Clock, paint: Paint = noise) -> None:
+    def __init__(self, trace: Trace, policy: Policy, config: BagelConfig, clock: Clock, refeed: Refeed, paint: Paint = noise) -> None:
         self._policy = policy
         self._config = config
+        self._refeed = refeed
         self._paint = paint
         self._clock = clock
         self._num_requests = trace.num_requests
         self._due = [Due(session.arrival_s, session.session_id, Conversation(session)) for session in trace.sessions]
         heapq.heapify(self._due)
         self._open: dict[str, Conversation] = {}
+        self._answers: dict[str, Answer] = {}
         self._records: dict[str, Record] = {}
         self._steps: list[StepStats] = []
 
@@ -81,6 +105,7 @@ class Replay:
             conversation, session = due.conversation, due.conversation.session
             request = build_request(conversation, self._config, self._paint)
             self._open[request.request_id] = conversation
+            self._answers[request.request_id] = Answer()
             self._records[request.request_id] = Record(request.request_id, session.kind, session.tenant, due.time_s)
             self._policy.submit(request)
 
@@ -90,12 +115,13 @@ class Replay:
             for token in report.tokens:
                 record = self._records[token.request_id]
                 record.texts[-1].append(now_s)
-                record.token_ids.append(token.token_id)
+                self._answers[token.request_id].write(token.token_id)
             for closed in report.closed:
                 self._records[closed.request_id].texts.append([])
             for image in report.images:
                 record = self._records[image.request_id]
                 record.picture_times.append(now_s)
+                self._answers[image.request_id].draw(self._refeed(image.picture))
                 record.picture_tokens += (image.picture.height * image.picture.width) // self._config.latent_stride**2
             for end in report.finished:
                 self._finish(end, now_s)
@@ -103,7 +129,7 @@ class Replay:
     def _finish(self, end: FinishedOutput, now_s: float) -> None:
         record, conversation = self._records[end.request_id], self._open.pop(end.request_id)
         record.finish_s, record.reason, record.usage = now_s, end.reason, end.usage
-        conversation.answers.append(record.token_ids)
+        conversation.answers.append(self._answers.pop(end.request_id).segments)
         if not conversation.is_over:
             pause_s = conversation.session.turns[conversation.turn_index].pause_s
             heapq.heappush(self._due, Due(now_s + pause_s, conversation.session.session_id, conversation))

@@ -31,7 +31,7 @@ def measure_second_turn(bench: Bench, side: int, num_chats: int, *, has_prefix_c
     waits: list[tuple[float, float]] = []
     prefilled: list[int] = []
     for number in range(num_chats):
-        replayed = Replay(Trace(0, 0.0, (_chat(number, side),)), policy, bench.config, WorkingClock()).run()
+        replayed = Replay(Trace(0, 0.0, (_chat(number, side),)), policy, bench.config, WorkingClock(), bench.refeed).run()
         first, second = replayed.records
         waits.append((_first_token(first), _first_token(second)))
         prefilled.append(sum(step.num_prefill_tokens for step in replayed.steps) - _prompt_rows(first))

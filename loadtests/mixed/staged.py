@@ -8,12 +8,15 @@ device 0). Each choice, and where it comes from:
 - **Text engine**: first in, first out, continuous batching with chunked prefill, decode rows first, as vLLM's. vLLM-Omni deploys it with
   three requests at once; here it may hold as many as Plait.
 - **Image engine**: see `picture_queue` (only equal pictures share a step) and `peer_branches` (every branch is computed).
+- **A picture from pictures** (an edit, a story's later picture) has its prompt read twice: once whole, and once without its last words,
+  for the branch without them (``model_executor/stage_input_processors/bagel.py``, ``expand_cfg_prompts``: a request of its own through the
+  text engine, one token long, pictures and all). Both must be in before drawing begins.
 - **A story** goes to and fro: text engine, image engine, and the finished picture comes back as an input picture, encoded again, with the
   whole history prefilled again. vLLM-Omni has no such requests; a client would do this through its API, and pay the network as well.
 
 The device is shared by whole steps and equal time: whichever engine has used less of it goes next; an engine that was idle saves nothing
-up. In the peers' favour: an edit's picture is prefilled once for all branches (vLLM-Omni sends three prompts); the branches of a step run
-in one pass (there one after the other); switching costs nothing; weights are in memory once; handing over keys and values is free.
+up. The branches of a step run in one pass, as they do there (``Bagel.forward``). In the peers' favour: that pass's caches are not copied
+together at every step (``NaiveCache.merge``); switching costs nothing; weights are in memory once; handing over keys and values is free.
 Against them: two processes on one GPU take turns within a step too (about every 2 ms), so that words there crawl at half speed while a
 picture is drawn instead of standing still for one of its steps.
 """
@@ -76,6 +79,25 @@ class Journey:
         return replace(self.request, segments=list(self.segments), mode=OutputMode.IMAGE, image=image)
 
 
+COMPANION = "/without-last-words"
+"""What marks the second reading of a prompt."""
+
+
+def needs_companion(request: Request) -> bool:
+    """Tell whether a picture's prompt is read a second time for the branch without its last words."""
+    has_pictures = any(isinstance(segment, ImageSegment) for segment in request.segments)
+    return has_pictures and request.image.text_scale > 1.0
+
+
+def companion_of(request: Request) -> Request:
+    """Make the request that reads a picture's prompt without its last words."""
+    segments = list(request.segments)
+    while isinstance(segments[-1], TextSegment):
+        segments.pop()
+    sampling = replace(request.sampling, max_tokens=1, ignore_eos=True)
+    return replace(request, request_id=request.request_id + COMPANION, segments=segments, mode=OutputMode.TEXT, sampling=sampling)
+
+
 class Staged:
     """Two engines over one model, a queue before the second, and the way between them."""
 
@@ -88,6 +110,7 @@ class Staged:
         self._refeed = refeed
         self._clock = clock
         self._journeys: dict[str, Journey] = {}
+        self._companions: dict[str, Request] = {}
         self._text_s = 0.0
         self._pictures_s = 0.0
 
@@ -101,7 +124,7 @@ class Staged:
         if request.mode is OutputMode.IMAGE:
             self._send_to_pictures(journey)
         else:
-            self._send_to_text(journey)
+            self._send_to_text(journey.text_request())
 
     def step(self) -> list[StepReport]:
         """Give the device to the engine that has had less of it."""
@@ -116,22 +139,36 @@ class Staged:
             self._pictures_s += self._clock.now() - started
         return reports
 
-    def _send_to_text(self, journey: Journey) -> None:
+    def _send_to_text(self, request: Request) -> None:
         if not self._text.has_work:
             self._text_s = max(self._text_s, self._pictures_s)
-        self._text.submit(journey.text_request())
+        self._text.submit(request)
 
     def _send_to_pictures(self, journey: Journey) -> None:
+        request = journey.picture_request()
+        if needs_companion(request):
+            companion = companion_of(request)
+            self._companions[companion.request_id] = request
+            self._send_to_text(companion)
+        else:
+            self._put_in_queue(request)
+
+    def _put_in_queue(self, request: Request) -> None:
         if not (self._queue.waiting or self._pictures.has_work):
             self._pictures_s = max(self._pictures_s, self._text_s)
-        self._queue.put(journey.picture_request())
+        self._queue.put(request)
 
     def _after_text(self, report: StepReport) -> StepReport:
-        """Send finished texts on to the image engine, or out."""
-        for token in report.tokens:
+        """Send finished texts on to the image engine, or out; of a companion the client sees nothing."""
+        tokens = [token for token in report.tokens if token.request_id in self._journeys]
+        closed = [one for one in report.closed if one.request_id in self._journeys]
+        for token in tokens:
             self._journeys[token.request_id].token_ids.append(token.token_id)
         finished: list[FinishedOutput] = []
         for end in report.finished:
+            if end.request_id in self._companions:
+                self._put_in_queue(self._companions.pop(end.request_id))
+                continue
             journey = self._journeys[end.request_id]
             journey.tokens_left -= len(journey.token_ids)
             if end.reason is FinishReason.ERROR or not journey.images_left:
@@ -140,7 +177,7 @@ class Staged:
             journey.segments.append(TextSegment(journey.token_ids))
             journey.token_ids = []
             self._send_to_pictures(journey)
-        return replace(report, finished=finished)
+        return replace(report, tokens=tokens, closed=closed, finished=finished)
 
     def _after_pictures(self, report: StepReport) -> StepReport:
         """Send finished pictures back to the text engine, to the end of the queue, or out."""
@@ -156,7 +193,7 @@ class Staged:
             elif journey.request.mode is OutputMode.IMAGE:
                 self._send_to_pictures(journey)
             else:
-                self._send_to_text(journey)
+                self._send_to_text(journey.text_request())
         return replace(report, finished=finished)
 
     def _finish(self, end: FinishedOutput) -> FinishedOutput:

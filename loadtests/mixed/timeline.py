@@ -17,7 +17,6 @@ class Record:
     Attributes:
         arrival_s: when it was due, whether or not the server looked then.
         texts: times of the tokens, a list for each text of the answer.
-        token_ids: the answer's words.
         picture_times: when each picture was out; picture_tokens: latent tokens of all of them.
         alone_s: how long it takes on an idle machine.
     """
@@ -27,7 +26,6 @@ class Record:
     tenant: str
     arrival_s: float
     texts: list[list[float]] = field(default_factory=lambda: [[]])
-    token_ids: list[int] = field(default_factory=list)
     picture_times: list[float] = field(default_factory=list)
     picture_tokens: int = 0
     finish_s: float = 0.0

@@ -72,15 +72,16 @@ class DemandReader:
     def demands(self, session: Session) -> tuple[Demand, ...]:
         """Return the demand of each turn."""
         demands = []
-        kv_len, num_pictures = 0, 0
+        kv_len, num_pictures, drawn_s = 0, 0, 0.0
         will_draw = any(turn.drawing is not None for turn in session.turns)
         for turn in session.turns:
             message = self._message(turn, kv_len, will_draw=will_draw)
             history_s = self._seconds(_text(kv_len, 0)) if kv_len else 0.0
             num_pictures += len(turn.picture_sides)
-            walk = _Walk(kv_len + _rows(message), num_pictures, self._seconds(message))
+            walk = _Walk(kv_len + _rows(message), num_pictures, self._seconds(message) + drawn_s)
             stages = self._stages(turn, walk, history_s)
-            kv_len = walk.kv_len
+            kv_len, num_pictures = walk.kv_len, walk.num_pictures
+            drawn_s = walk.prefill_s if stages[-1].is_picture else 0.0
             demands.append(Demand(tuple(stages), kv_len, turn.pause_s))
         return tuple(demands)
 
@@ -95,7 +96,8 @@ class DemandReader:
                 stages.append(self._words(-(-turn.answer_tokens // num_texts), walk, history_s))
                 history_s = 0.0
             if drawing is not None and index < num_images:
-                stages.append(self._picture(drawing, walk))
+                stages.append(self._picture(drawing, walk, history_s))
+                history_s = 0.0
         return stages
 
     def _words(self, num_tokens: int, walk: _Walk, history_s: float) -> Stage:
@@ -105,7 +107,7 @@ class DemandReader:
         walk.prefill_s = self._seconds(_text(1, walk.kv_len))
         return stage
 
-    def _picture(self, drawing: Drawing, walk: _Walk) -> Stage:
+    def _picture(self, drawing: Drawing, walk: _Walk, history_s: float) -> Stage:
         """Make the stage of a picture and leave what its way back into the context costs to the next."""
         times, _ = schedule(drawing.num_timesteps, TIMESTEP_SHIFT)
         num_rows = sum(_num_rows(drawing, float(time), has_pictures=walk.num_pictures > 0) for time in times) / len(times)
@@ -114,7 +116,7 @@ class DemandReader:
         num = num_latents + NUM_MARKERS
         row = Load(0, und_tokens=NUM_MARKERS, gen_tokens=num_latents, rows=1, pairs=num * (walk.kv_len + num))
         tail_s = self._seconds([Load(0, decoded_pixels=drawing.height * drawing.width)])
-        stage = Stage(True, walk.prefill_s, walk.prefill_s, len(times), num_rows * self._seconds([row]), tail_s)
+        stage = Stage(True, walk.prefill_s + history_s, walk.prefill_s, len(times), num_rows * self._seconds([row]), tail_s)
         encoded = self._encoded(drawing.height, drawing.width, walk.kv_len, will_draw=True)
         walk.kv_len += _rows(encoded)
         walk.num_pictures += 1

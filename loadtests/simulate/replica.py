@@ -61,9 +61,9 @@ class Replica:
         """Replay ``trace`` on fresh simulated engines."""
         clock = VirtualClock()
         if way is Way.STAGED:
-            return Served(Replay(trace, self._staged(clock), self.config, clock, paint_number).run(watch), [])
+            return Served(Replay(trace, self._staged(clock), self.config, clock, self._refeed, paint_number).run(watch), [])
         metered = self._plait(clock)
-        return Served(Replay(trace, metered.policy, self.config, clock, paint_number).run(watch), metered.runner.samples)
+        return Served(Replay(trace, metered.policy, self.config, clock, self._refeed, paint_number).run(watch), metered.runner.samples)
 
     def alone(self, trace: Trace) -> dict[str, float]:
         """Return how long each request of ``trace`` takes when its session has a replica to itself."""

@@ -44,8 +44,9 @@ class Mix:
         sides: (height, width) of drawn pictures, each as likely, in pixels.
         picture_side: side of pictures in prompts, in pixels.
         timesteps: T of each drawn picture, each as likely.
+        edits: requests of an editing session, each about the picture that the one before brought.
         story_images: pictures of a story.
-        pause_s: mean pause between the turns of a chat.
+        pause_s: mean pause between the turns of a session.
     """
 
     shares: dict[Kind, int]
@@ -56,6 +57,7 @@ class Mix:
     sides: tuple[tuple[int, int], ...]
     picture_side: int
     timesteps: tuple[int, ...]
+    edits: Range
     story_images: Range
     pause_s: float
 
@@ -75,7 +77,19 @@ SHARES = {Kind.CHAT: 45, Kind.PICTURE_CHAT: 15, Kind.TEXT_TO_IMAGE: 20, Kind.EDI
 """Mostly words, with enough pictures that they are most of the work, as on a server for both."""
 
 MIXES = {
-    "tiny": Mix(SHARES, Range(4, 12), Range(3, 8), Range(1, 3), Range(1, 2), ((32, 32), (32, 48)), 64, (4, 5), Range(1, 2), 0.01),
+    "tiny": Mix(
+        SHARES,
+        Range(4, 12),
+        Range(3, 8),
+        Range(1, 3),
+        Range(1, 2),
+        ((32, 32), (32, 48)),
+        64,
+        (4, 5),
+        Range(1, 2),
+        Range(1, 2),
+        0.01,
+    ),
     "mid": Mix(
         SHARES,
         Range(16, 160),
@@ -85,7 +99,8 @@ MIXES = {
         ((128, 128), (192, 192), (256, 256), (192, 256)),
         256,
         (13, 17),
-        Range(2, 2),
+        Range(1, 4),
+        Range(2, 4),
         0.5,
     ),
     "bagel-7b": Mix(
@@ -97,6 +112,7 @@ MIXES = {
         ((512, 512), (768, 768), (1024, 1024), (768, 1024)),
         512,
         (25, 50),
+        Range(1, 4),
         Range(2, 4),
         15.0,
     ),
@@ -144,9 +160,8 @@ def _turns(kind: Kind, mix: Mix, rng: np.random.Generator) -> tuple[Turn, ...]:
         case Kind.TEXT_TO_IMAGE:
             return (Turn(mix.prompt_tokens.draw(rng), (), 0, _drawing(TEXT_TO_IMAGE, mix, rng), 0.0),)
         case Kind.EDIT:
-            height, width = mix.picture_side, mix.picture_side
-            drawing = replace(_drawing(EDIT, mix, rng), height=height, width=width)
-            return (Turn(mix.prompt_tokens.draw(rng), (mix.picture_side,), 0, drawing, 0.0),)
+            drawing = replace(_drawing(EDIT, mix, rng), height=mix.picture_side, width=mix.picture_side)
+            return tuple(_edit_turn(drawing, mix, rng, is_first=index == 0) for index in range(mix.edits.draw(rng)))
         case Kind.STORY:
             drawing = replace(_drawing(TEXT_TO_IMAGE, mix, rng), num_images=mix.story_images.draw(rng))
             answer_tokens = mix.answer_tokens.draw(rng) * (drawing.num_images + 1)
@@ -157,8 +172,17 @@ def _chat_turn(kind: Kind, mix: Mix, rng: np.random.Generator, *, is_first: bool
     num_pictures = 0
     if kind is Kind.PICTURE_CHAT:
         num_pictures = mix.pictures.draw(rng) if is_first else int(rng.integers(2))
-    pause_s = 0.0 if is_first else float(rng.exponential(mix.pause_s))
-    return Turn(mix.prompt_tokens.draw(rng), (mix.picture_side,) * num_pictures, mix.answer_tokens.draw(rng), None, pause_s)
+    sides = (mix.picture_side,) * num_pictures
+    return Turn(mix.prompt_tokens.draw(rng), sides, mix.answer_tokens.draw(rng), None, _pause(mix, rng, is_first=is_first))
+
+
+def _edit_turn(drawing: Drawing, mix: Mix, rng: np.random.Generator, *, is_first: bool) -> Turn:
+    sides = (mix.picture_side,) if is_first else ()
+    return Turn(mix.prompt_tokens.draw(rng), sides, 0, drawing, _pause(mix, rng, is_first=is_first))
+
+
+def _pause(mix: Mix, rng: np.random.Generator, *, is_first: bool) -> float:
+    return 0.0 if is_first else float(rng.exponential(mix.pause_s))
 
 
 def _drawing(guidance: Drawing, mix: Mix, rng: np.random.Generator) -> Drawing:

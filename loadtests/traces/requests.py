@@ -18,10 +18,10 @@ NUM_ORDINARY_IDS = 256
 
 @dataclass(slots=True)
 class Conversation:
-    """A session under way: what has been said so far, and which turn is next. ``answers`` holds the token ids of each answer."""
+    """A session under way: which turn is next, and the ``answers`` so far, words and pictures as a client would send them again."""
 
     session: Session
-    answers: list[list[int]] = field(default_factory=list)
+    answers: list[list[Segment]] = field(default_factory=list)
 
     @property
     def turn_index(self) -> int:
@@ -57,7 +57,7 @@ def build_request(conversation: Conversation, config: BagelConfig, paint: Paint 
     for index in range(conversation.turn_index + 1):
         segments += _message(session, index, config, paint)
         if index < conversation.turn_index:
-            segments.append(TextSegment(conversation.answers[index]))
+            segments += conversation.answers[index]
     sampling = SamplingParams(max_tokens=max(1, turn.answer_tokens), ignore_eos=True, seed=session.seed)
     return Request(
         request_id=conversation.request_id(),

@@ -13,7 +13,7 @@ import msgspec
 
 
 class Kind(Enum):
-    """What a session asks for. The first two answer in words, over several turns; the others draw, in one."""
+    """What a session asks for. Chats are answered in words and edits with a picture, over several turns; the others draw, in one."""
 
     CHAT = "chat"
     PICTURE_CHAT = "picture_chat"
@@ -44,7 +44,7 @@ class Turn:
         picture_sides: pictures in that message, square, in pixels; later turns send them again as history.
         answer_tokens: words of the answer.
         drawing: the pictures of the answer; None for words alone.
-        pause_s: how long the user waits after the answer before, or after arriving.
+        pause_s: how long the user waits after the answer before, which goes with the request as history; or after arriving.
     """
 
     prompt_tokens: int

@@ -64,6 +64,7 @@ class Commit:
             self._roster.outputs.progress.append(progress)
         if step.is_last:
             picture = result.pictures[sequence.sequence_id]
+            sequence.stood_aside_s = 0.0
             self._roster.outputs.images.append(ImageOutput(request.request_id, image.index, picture))
             self._apply(sequence, self._turns.on_picture(sequence, picture))
 

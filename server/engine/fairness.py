@@ -98,9 +98,8 @@ class Shares:
 
         def key(sequence: Sequence) -> tuple[float, int, int, int, int, int]:
             account = self._accounts[sequence.request.tenant]
-            overdue_since = sequence.last_served_step if step - sequence.last_served_step > PATIENCE_STEPS else math.inf
             return (
-                overdue_since,
+                sequence.last_served_step if is_overdue(sequence, step) else math.inf,
                 -sequence.request.priority,
                 self._lag(account.service - least),
                 self._lag(account.lanes[sequence.lane] - min(account.lanes.values())),
@@ -115,6 +114,11 @@ class Shares:
 
     def _least_service(self) -> float:
         return min((account.service for account in self._accounts.values() if account.num_live), default=0.0)
+
+
+def is_overdue(sequence: Sequence, step: int) -> bool:
+    """Tell whether a sequence has been passed over so often that it goes first, whoever else there is."""
+    return step - sequence.last_served_step > PATIENCE_STEPS
 
 
 def remaining_tokens(sequence: Sequence) -> int:

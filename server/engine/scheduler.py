@@ -2,8 +2,9 @@
 
 Pure Python: `schedule` makes a `Batch`, the runner executes it, `commit` takes in the result. Each step takes the decode rows, then
 denoise steps and prompt chunks in the order of `fairness`, as far as the budget of `budget` goes. A long pass may be `is_divisible`: then
-`schedule_between` makes the decode steps that are let through between its layers, before the pass itself is committed. Waiting and being
-let in are `admission`, pages `reservations`, rows `rows`, results `commit`; pages found again are `prefix_cache`.
+`schedule_between` makes the decode steps that are let through between its layers, before the pass itself is committed. Where pictures
+stand aside for words (`words_first`), neither holds rows of a picture. Waiting and being let in are `admission`, pages `reservations`,
+rows `rows`, results `commit`; pages found again are `prefix_cache`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from server.engine.rows import Draft, RowBuilder, is_decoding
 from server.engine.segments import ContextSegment, TextTokens, VaeImage, VitImage, total_rows
 from server.engine.sequence import Lane, Phase, Sequence
 from server.engine.turns import Refeed, Turns
+from server.engine.words_first import WordsFirst
 from server.messages import FinishReason, Request, TextClosed
 
 SHORT_PROMPT_SHARE = 0.5
@@ -59,6 +61,7 @@ class Scheduler:
         self._roster = Roster(pool, self.cache, self._shares, self.drain_rate, clock)
         self._turns = Turns(facts, refeed, grammars)
         self._goals = Goals(limits, self.cost, facts.num_layers)
+        self._words_first = WordsFirst(self.cost)
         self._admission = Admission(self._roster, facts, limits)
         self._reservations = Reservations(self._roster)
         self._rows = RowBuilder(facts, self._turns, self._reservations, self.cache)
@@ -160,14 +163,26 @@ class Scheduler:
 
     def schedule(self) -> Batch:
         """Choose the rows of the next step and reserve their pages."""
-        self._step += 1
         self._begin_step()
+        if self.do_words_go_first:
+            words = self._draft([other for other in self._candidates() if other.lane is Lane.TEXT])
+            if not words.batch.is_empty:
+                return self._issue(words)
+            # Words may want the very pages that a picture holds; then it has to go on.
+            self._take_over()
+        return self._issue(self._draft(self._candidates()))
+
+    def _candidates(self) -> list[Sequence]:
+        return [other for other in self._roster.running.values() if other.can_be_served]
+
+    def _draft(self, candidates: list[Sequence]) -> Draft:
+        """Choose rows for everyone who decodes, and for those of the candidates whose turn it is."""
         decoding = self._decoding()
         draft = Draft()
-        candidates = [other for other in self._roster.running.values() if other.can_be_served]
         if not candidates:
             self._add_decodes(decoding, draft)
-            return self._issue(draft)
+            return draft
+        self._step += 1
         self._shares.settle(self._roster.running.values())
         candidates = self._shares.order(candidates, self._step)
         decodes, waited_s = _load_of(decoding), self._waited_s(decoding)
@@ -176,24 +191,24 @@ class Scheduler:
             draft.batch.is_divisible = True
             self._fill(candidates, draft, self._goals.divided_budget(decodes, len(decoding)))
             if not draft.batch.is_empty:
-                return self._issue(draft)
+                return draft
             draft = Draft()
         self._add_decodes(decoding, draft)
         if not (decoding and self._goals.must_wait(first, decodes, waited_s)):
             self._fill(candidates, draft, self._goals.budget(draft.batch.load, len(draft.batch.decodes), waited_s))
-        return self._issue(draft)
+        return draft
 
     def schedule_between(self, next_bit_s: float) -> Batch:
         """Make the step that is let through before the next layer of a long pass, which takes about ``next_bit_s`` seconds.
 
-        Decode rows when they would be late after that layer, else short prompts, else nothing.
+        Decode rows when they would be late after that layer or words go first anyway, else short prompts, else nothing.
         """
         self._begin_step()
         draft = Draft()
         decoding = self._decoding()
         decodes, now_s = _load_of(decoding), self._clock()
         due_s = self._goals.due_s(decodes, now_s - self._waited_s(decoding)) if decoding else now_s + self._goals.target_s(NO_LOAD)
-        if decoding and now_s + next_bit_s > due_s:
+        if decoding and (now_s + next_bit_s > due_s or self.do_words_go_first):
             self._add_decodes(decoding, draft)
             return self._issue(draft)
         prompts = [other for other in self._roster.running.values() if other.can_be_served and self._is_prompt_text(other)]
@@ -213,6 +228,19 @@ class Scheduler:
             return self._clock() + POLL_S
         return self._goals.due_s(_load_of(decoding), self._clock() - self._waited_s(decoding))
 
+    @property
+    def do_words_go_first(self) -> bool:
+        """Whether there are pictures and they stand aside, for words or for prompts of words."""
+        pictures = self._pictures()
+        if not (pictures and self._goals.has_target):
+            return False
+        if not any(other.lane is Lane.TEXT for other in self._roster.running.values()):
+            return False
+        return self._words_first.holds(pictures, self._admission.num_waiting(Lane.PICTURE), self._step)
+
+    def _pictures(self) -> list[Sequence]:
+        return [other for other in self._roster.running.values() if other.lane is Lane.PICTURE]
+
     def _begin_step(self) -> None:
         """End what has expired, let in who fits, and let prompts take over what the prefix cache holds."""
         now_s = self._clock()
@@ -220,6 +248,10 @@ class Scheduler:
         for sequence in self._admission.admit(self._step):
             sequence.last_result_s = now_s
             self._prefix_queries += total_rows(sequence.history)
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Let prompts take over what the prefix cache holds, and move on those that miss nothing more."""
         for sequence in list(self._roster.running.values()):
             if sequence.phase is Phase.PREFILL and not sequence.is_in_flight:
                 self._catch_up(sequence)
@@ -319,6 +351,9 @@ class Scheduler:
             sequence = self._roster.running.get(sequence_id)
             if sequence is not None:
                 sequence.unpaid_s += num_tokens * token_s
+        pictures = self._pictures()
+        if not any(picture.sequence_id in tokens for picture in pictures):
+            self._words_first.note(pictures, seconds)
 
 
 def _load_of(decoding: list[Sequence]) -> Load:

@@ -91,6 +91,7 @@ class Sequence:
         last_result_s: when it was let in or a pass last brought it something, on the same clock.
         last_served_step: when the scheduler last gave it work, for fairness.
         unpaid_s: seconds of the machine it has had that are not on its tenant's account yet.
+        stood_aside_s: seconds for which its picture has stood aside for words.
         times_overtaken: how often one that came later was let in before it.
         is_in_flight: whether a pass that has begun and not ended holds rows of it, and so its pages.
         grammar: what the answer's text must be; canon like `text_ids`, whose function it is.
@@ -114,6 +115,7 @@ class Sequence:
     last_result_s: float = 0.0
     last_served_step: int = -1
     unpaid_s: float = 0.0
+    stood_aside_s: float = 0.0
     times_overtaken: int = 0
     num_preemptions: int = 0
     is_in_flight: bool = False

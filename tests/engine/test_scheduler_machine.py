@@ -2,6 +2,10 @@
 
 Requests of every kind and tenant come, are aborted, expire, run out of pages, finish; steps fail; long passes are divided, and what
 happens between their layers happens before they land. After every action nothing is owned twice, lost, or rewritten.
+
+CI runs a few hundred histories, the same each time; thousands of new ones:
+
+    python -m pytest tests/engine/test_scheduler_machine.py --hypothesis-profile=thousands --hypothesis-show-statistics
 """
 
 from __future__ import annotations
@@ -28,6 +32,9 @@ MAX_RUNNING = 4
 MAX_WAITING = 6
 TOKEN_S = 1e-3
 MAX_STEPS_TO_DRAIN = 20_000
+NUM_HISTORIES = 200
+ROOMY_PAGES = 300
+"""With so many pages nobody waits for those that another holds."""
 
 
 def drawn(sequence_id: int, index: int) -> int:
@@ -63,6 +70,10 @@ def requests(draw: st.DrawFn) -> Request:
     )
 
 
+PLAIN = make_request("", mode=OutputMode.IMAGE, image=ImageParams(48, 48, num_timesteps=5))
+FAVOURED = replace(make_request("", mode=OutputMode.IMAGE, image=ImageParams(16, 16, num_timesteps=2)), priority=1)
+
+
 @dataclass(slots=True)
 class Clock:
     now: float = 0.0
@@ -92,7 +103,9 @@ def pages_of(batch: Batch) -> list[list[int]]:
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """The scheduler under random treatment. ``_long`` is a divided pass that has not landed."""
+    """The scheduler under random treatment. ``long`` is a divided pass that has not landed."""
+
+    pool_type = PagePool
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,16 +116,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.waits = Waits()
         self.long: Batch | None = None
         self.long_pages: set[int] = set()
+        self.has_favoured = False
 
     @initialize(
-        num_pages=st.sampled_from([24, 48, 300]),
+        num_pages=st.sampled_from([24, 48, ROOMY_PAGES]),
         page_size=st.sampled_from([1, 3, 4, 16]),
         max_batch_tokens=st.sampled_from([8, 40, 200]),
         target_s=st.sampled_from([None, 1e-9, 1e-9, 0.02, 1.0]),
         has_prefix_cache=st.booleans(),
     )
     def open(self, num_pages: int, page_size: int, max_batch_tokens: int, target_s: float | None, has_prefix_cache: bool) -> None:
-        self.pool = PagePool(num_pages, page_size)
+        self.pool = self.pool_type(num_pages, page_size)
         self.limits = SchedulerLimits(max_batch_tokens, MAX_RUNNING, MAX_WAITING, target_s, has_prefix_cache)
         self.scheduler = Scheduler(self.pool, facts(), self.limits, refeed, clock=self.clock)
         self.runner = FakeRunner(drawn)
@@ -147,6 +161,17 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule()
     def fail_a_step(self) -> None:
         self.one_step(fails=True)
+
+    @precondition(lambda self: self.pool.num_pages >= ROOMY_PAGES and not self.has_favoured)
+    @rule()
+    def keep_the_favoured_coming(self) -> None:
+        """Once in a history: a plain picture, then ones of high priority that go before it for longer than anyone may be passed over."""
+        self.has_favoured = True
+        self.submit(PLAIN)
+        for _ in range(2 * PATIENCE_STEPS):
+            if self.scheduler.num_waiting < MAX_WAITING:
+                self.submit(FAVOURED)
+            self.one_step(fails=False)
 
     def one_step(self, *, fails: bool) -> None:
         """What `Engine.step` does: a step, or one that is let through a long pass, or the long pass's landing."""
@@ -217,7 +242,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         still = {other.sequence_id for other in self.scheduler.running}
         self.waits.note(candidates & still, served)
         # A sequence also waits while older ones hold the pages it needs, so the bound is checked where there are enough.
-        if self.pool.num_pages >= 300:
+        if self.pool.num_pages >= ROOMY_PAGES:
             assert max(self.waits.steps.values(), default=0) <= PATIENCE_STEPS + MAX_RUNNING
 
     @invariant()
@@ -278,5 +303,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = settings(
-    max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=max(NUM_HISTORIES, settings().max_examples),
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

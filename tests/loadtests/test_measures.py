@@ -14,12 +14,12 @@ from server.messages import FinishReason
 
 def chat(arrival_s: float, token_times: list[float], tenant: str = "amber", alone_s: float = 1.0) -> Record:
     finish_s = token_times[-1]
-    return Record("c", Kind.CHAT, tenant, arrival_s, [token_times], [], [], 0, finish_s, alone_s, FinishReason.LENGTH)
+    return Record("c", Kind.CHAT, tenant, arrival_s, [token_times], [], 0, finish_s, alone_s, FinishReason.LENGTH)
 
 
 def picture(arrival_s: float, picture_s: float, num_latents: int, tenant: str = "amber", alone_s: float = 1.0) -> Record:
     kind = Kind.TEXT_TO_IMAGE
-    return Record("p", kind, tenant, arrival_s, [[]], [], [picture_s], num_latents, picture_s, alone_s, FinishReason.STOP)
+    return Record("p", kind, tenant, arrival_s, [[]], [picture_s], num_latents, picture_s, alone_s, FinishReason.STOP)
 
 
 def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -162,8 +162,21 @@ def test_a_story_goes_to_and_fro_and_takes_its_whole_history_along() -> None:
     assert finished(policy) == ["story"]
     picture = ImageSegment(Picture(64, 64, b""), Picture(64, 64, b""))
     words = TextSegment([7, 7])
-    assert [one.segments for one in text.seen] == [[PROMPT], [PROMPT, words, picture], [PROMPT, words, picture, words, picture]]
+    second = [PROMPT, words, picture]
+    assert [one.segments for one in text.seen] == [[PROMPT], second, second, [*second, words, picture]]
     assert [one.segments for one in pictures.seen] == [[PROMPT, words], [PROMPT, words, picture, words]]
+
+
+def test_a_picture_from_pictures_has_its_prompt_read_without_the_last_words_first() -> None:
+    policy, text, pictures = staged()
+    picture = ImageSegment(Picture(64, 64, b""), Picture(64, 64, b""))
+    edit = replace(request("edit", OutputMode.IMAGE), segments=[picture, PROMPT])
+    policy.submit(replace(edit, image=replace(edit.image, text_scale=4.0)))
+    first = policy.step()
+    assert [one.segments for one in text.seen] == [[picture]]
+    assert not any(report.tokens or report.finished for report in first)
+    assert finished(policy) == ["edit"]
+    assert [one.segments for one in pictures.seen] == [[picture, PROMPT]]
 
 
 def test_several_pictures_of_one_request_queue_one_after_the_other() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from loadtests.traces.arrivals import Arrivals, arrival_times
 from loadtests.traces.mix import SHARES, Mix, make_trace
-from loadtests.traces.requests import Conversation, build_request
+from loadtests.traces.requests import Conversation, build_request, noise
 from loadtests.traces.sessions import Kind, Session, Trace, read_trace, write_trace
 from model.config import BagelConfig
 from server.messages import ImageSegment, OutputMode, TextSegment
@@ -67,11 +67,21 @@ def test_a_day_is_busier_at_noon_than_at_night() -> None:
 def test_a_later_turn_sends_the_history_again() -> None:
     conversation = Conversation(first_of(Kind.CHAT, min_turns=2))
     opening = build_request(conversation, CONFIG)
-    conversation.answers.append([5, 6, 7])
+    conversation.answers.append([TextSegment([5, 6, 7])])
     second = build_request(conversation, CONFIG)
     assert second.segments[: len(opening.segments)] == opening.segments
     assert second.segments[len(opening.segments)] == TextSegment([5, 6, 7])
     assert opening.request_id != second.request_id
+
+
+def test_a_later_edit_sends_the_pictures_before_it_again() -> None:
+    conversation = Conversation(first_of(Kind.EDIT, min_turns=2))
+    opening = build_request(conversation, CONFIG)
+    drawn = ImageSegment(vit=noise(28, np.random.default_rng(1)), vae=noise(32, np.random.default_rng(2)))
+    conversation.answers.append([drawn])
+    second = build_request(conversation, CONFIG)
+    assert second.segments[:-1] == [*opening.segments, drawn]
+    assert isinstance(second.segments[-1], TextSegment)
 
 
 def test_a_picture_is_encoded_for_drawing_only_where_one_is_drawn() -> None:

@@ -1,0 +1,86 @@
+"""The checks of the scheduler's state machine, seen to fire: each test plants a bug and lets the machine find it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from server.engine import fairness
+from server.engine.pages import PagePool
+from tests.engine.test_scheduler_machine import ROOMY_PAGES, SchedulerMachine
+
+NUM_HISTORIES = 200
+LEAK_EVERY = 5
+
+SEARCH = settings(
+    max_examples=NUM_HISTORIES,
+    stateful_step_count=40,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+class LeakingPool(PagePool):
+    """Forgets one page in a few that come back."""
+
+    _num_releases = 0
+
+    def release(self, pages: list[int]) -> None:
+        self._num_releases += 1
+        super().release(pages[1:] if self._num_releases % LEAK_EVERY == 0 else pages)
+
+
+class DoublingPool(PagePool):
+    """Hands out a page of another context now and then."""
+
+    _last: list[int] | None = None
+
+    def allocate(self, num_pages: int) -> list[int]:
+        taken = super().allocate(num_pages)
+        if self._last is not None and num_pages == 1:
+            return [self._last.pop()] if self._last else taken
+        self._last = list(taken)
+        return taken
+
+
+class LeakingMachine(SchedulerMachine):
+    pool_type = LeakingPool
+
+
+class DoublingMachine(SchedulerMachine):
+    pool_type = DoublingPool
+
+
+@pytest.mark.parametrize("machine", [LeakingMachine, DoublingMachine])
+def test_random_histories_find_a_pool_that_loses_a_page_or_gives_one_twice(machine: type[SchedulerMachine]) -> None:
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(machine, settings=SEARCH)
+
+
+def crowd_out_the_plain() -> None:
+    """One picture of no priority, and others of high priority that come for longer than it may be passed over."""
+    machine = SchedulerMachine()
+    machine.open(num_pages=ROOMY_PAGES, page_size=4, max_batch_tokens=8, target_s=None, has_prefix_cache=False)
+    machine.keep_the_favoured_coming()
+    machine.teardown()
+
+
+def test_a_scheduler_that_knows_no_patience_is_caught_starving_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fairness, "PATIENCE_STEPS", 10**9)
+
+    with pytest.raises(AssertionError):
+        crowd_out_the_plain()
+
+
+def test_the_scheduler_as_it_is_starves_nobody_in_the_same_history() -> None:
+    crowd_out_the_plain()
+
+
+def test_random_histories_find_the_starvation_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fairness, "PATIENCE_STEPS", 10**9)
+
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(SchedulerMachine, settings=SEARCH)

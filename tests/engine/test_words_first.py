@@ -1,0 +1,127 @@
+"""Pictures stand aside for words while the machine has time for both, and never for longer than an even share would cost them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.engine.batch import Batch
+from server.engine.cost_model import Load
+from server.engine.options import SchedulerLimits
+from server.engine.pages import PagePool
+from server.engine.scheduler import Scheduler
+from server.messages import ImageParams, OutputMode, SamplingParams, TextSegment
+from tests.engine.fakes import FakeRunner, facts, make_request, refeed
+
+TARGET_S = 0.05
+COSTS = Load(4e-3, 1e-3, 1e-3, 1e-4, 1e-4, 1e-9, 1e-5, 1e-8, 1e-8)
+PICTURE = ImageParams(256, 256, num_timesteps=9, interval=(0.0, 1.0), text_scale=1.0)
+EULER_S = 8 * 0.033
+"""What a picture takes alone: eight steps of one row of 258 tokens."""
+ORDINARY_ID = 50
+
+
+@dataclass(slots=True)
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class House:
+    """A scheduler that knows what steps cost, on a clock that they move."""
+
+    def __init__(self, *, num_pages: int = 2000) -> None:
+        self.clock = Clock()
+        limits = SchedulerLimits(4096, 16, inter_token_target_s=TARGET_S)
+        self.scheduler = Scheduler(PagePool(num_pages, 16), facts(), limits, refeed, clock=self.clock)
+        self._runner = FakeRunner(lambda _, __: ORDINARY_ID)
+        for size in range(1, 40):
+            load = Load(1, size % 2, size % 2, size % 7 + 1, 10 * (size % 5), 100 * size, size % 3 + 1, 64 * (size % 4), 64 * (size % 6))
+            self.scheduler.cost.observe(load, cost_of(load))
+
+    def chat(self, name: str, num_tokens: int = 10_000, prompt_tokens: int = 3) -> None:
+        sampling = SamplingParams(max_tokens=num_tokens, ignore_eos=True)
+        self.scheduler.submit(make_request(name, [TextSegment([9] * prompt_tokens)], sampling=sampling))
+
+    def picture(self, name: str) -> None:
+        self.scheduler.submit(make_request(name, mode=OutputMode.IMAGE, image=PICTURE))
+
+    def step(self) -> Batch:
+        batch = self.scheduler.schedule()
+        result = self._runner.execute(batch)
+        result.execute_s = cost_of(batch.load)
+        self.clock.now += result.execute_s
+        self.scheduler.commit(batch, result)
+        return batch
+
+    def seconds_until_drawn(self, name: str) -> float:
+        began_s = self.clock.now
+        while self.scheduler.has_work:
+            self.step()
+            outputs = self.scheduler.take_outputs()
+            if any(image.request_id == name for image in outputs.images):
+                return self.clock.now - began_s
+        raise AssertionError(f"{name} was never drawn")
+
+
+def cost_of(load: Load) -> float:
+    return sum(seconds * amount for seconds, amount in zip(COSTS, load, strict=True))
+
+
+def test_a_short_answer_is_written_at_full_pace_beside_a_picture() -> None:
+    house = House()
+    house.picture("p")
+    for _ in range(3):
+        house.step()
+    house.chat("a", num_tokens=30)
+
+    batches = [house.step() for _ in range(31)]
+
+    assert not any(batch.denoises for batch in batches)
+    assert not any(other.request.request_id == "a" for other in house.scheduler.running)
+
+
+def test_a_prompt_of_words_goes_before_a_picture_that_was_there_first() -> None:
+    house = House()
+    house.picture("p")
+    for _ in range(3):
+        house.step()
+    house.chat("a", prompt_tokens=200)
+
+    batch = house.step()
+
+    assert batch.prefills
+    assert not batch.denoises
+
+
+def test_an_endless_answer_makes_a_picture_take_a_little_more_than_twice_as_long() -> None:
+    house = House()
+    house.chat("a")
+    house.picture("p")
+
+    seconds = house.seconds_until_drawn("p")
+
+    assert 1.8 * EULER_S < seconds < 2.6 * EULER_S
+
+
+def test_where_three_pictures_queue_none_of_them_stands_aside() -> None:
+    house = House()
+    house.chat("a")
+    for name in "pqr":
+        house.picture(name)
+    house.step()
+
+    batches = [house.step() for _ in range(PICTURE.num_timesteps - 1)]
+
+    assert all(batch.denoises and batch.decodes for batch in batches)
+
+
+def test_a_picture_that_holds_the_pages_words_want_goes_on() -> None:
+    house = House(num_pages=6)
+    house.picture("p")
+    for _ in range(3):
+        house.step()
+    house.chat("a", num_tokens=60)
+
+    assert house.seconds_until_drawn("p") > 0
