@@ -170,5 +170,7 @@ class TimeEmbedder(nn.Module):
         index = torch.arange(TIME_FREQUENCIES, dtype=torch.float32, device=timestep.device)
         angles = timestep[:, None].float() * torch.exp(-math.log(MAX_PERIOD) * index / TIME_FREQUENCIES)
         sinusoids = torch.cat([angles.cos(), angles.sin()], dim=1).to(self.fc1_weight.dtype)
-        h = F.silu(linear(sinusoids, self.fc1_weight, self.fc1_bias))
-        return linear(h, self.fc2_weight, self.fc2_bias)
+        h = linear(sinusoids, self.fc1_weight, self.fc1_bias).float()
+        # Written out: `F.silu` takes another way through the last few values, whose bits would depend on how many times there are.
+        activated = (h / (1.0 + torch.exp(-h))).to(self.fc2_weight.dtype)
+        return linear(activated, self.fc2_weight, self.fc2_bias)
