@@ -25,7 +25,7 @@ import torch
 SOURCE_DIRECTORY = Path(__file__).parent / "native"
 PREBUILT_DIRECTORY = Path(__file__).parent / "prebuilt"
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fvisibility=hidden", "-fopenmp")
+FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-fopenmp")
 COMPILE_TIMEOUT_S = 120.0
 
 X86_64_V3 = frozenset({"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"})

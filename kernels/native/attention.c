@@ -35,7 +35,7 @@ INLINE void score_keys(Scratch *t, const Block *block, int first, long head_dim,
         UNROLL
         for (int j = 0; j < KEY_GROUP; j++)
             UNROLL
-            for (int c = 0; c < vecs; c++) sums[j][c] += splat(values[j]) * q[c];
+            for (int c = 0; c < vecs; c++) sums[j][c] = multiply_add(splat(values[j]), q[c], sums[j][c]);
     }
     UNROLL
     for (int j = 0; j < KEY_GROUP; j++)
@@ -63,7 +63,7 @@ INLINE void add_values(Scratch *t, const Block *block, long head_dim, const vec 
             UNROLL
             for (int i = 0; i < d_group; i++)
                 UNROLL
-                for (int c = 0; c < vecs; c++) sums[i][c] += splat(v[i]) * p[c];
+                for (int c = 0; c < vecs; c++) sums[i][c] = multiply_add(splat(v[i]), p[c], sums[i][c]);
         }
         UNROLL
         for (int i = 0; i < d_group; i++)
@@ -163,7 +163,7 @@ INLINE void attend_tile(const Attention *a, long row, long kv_head, long first, 
                 store(t.s[j] + c * LANES, p);
                 sum += p;
             }
-            l_i[c] = l_i[c] * alpha[c] + sum;
+            l_i[c] = multiply_add(l_i[c], alpha[c], sum);
             m_i[c] = m_new;
         }
         add_values(&t, block, head_dim, alpha, vecs);

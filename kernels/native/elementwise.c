@@ -9,7 +9,7 @@ INLINE float square_sum(const float *x, long dim) {
     vec sums = splat(0.0f);
     for (long i = 0; i < lanes_end; i += LANES) {
         vec v = load(x + i);
-        sums += v * v;
+        sums = multiply_add(v, v, sums);
     }
     float sum = sum_of_lanes(sums);
     for (long i = lanes_end; i < dim; i++) sum += x[i] * x[i];
@@ -53,7 +53,7 @@ EXPORT void rms_norm_bfloat16(const uint16_t *x, const uint16_t *weight, uint16_
         vec sums = splat(0.0f);
         for (long i = 0; i < dim; i += LANES) {
             vec v = load_some(from + i, dim - i);
-            sums += v * v;
+            sums = multiply_add(v, v, sums);
         }
         const float scale = 1.0f / sqrtf(sum_of_lanes(sums) / dim + eps);
         for (long i = 0; i < dim; i += LANES) {

@@ -1,8 +1,8 @@
 /* y[M, N] = x[M, K] W[N, K]^T + bias: every output the same bits whatever M is and whoever else is in the batch.
 
    Each output is summed in one order that K alone decides: stretches of K of at most MAX_STRETCH; in a stretch, lane l of a vector sums
-   the products k = l, l + LANES, ...; the lanes are then added in a fixed tree, what is left of K one by one, and the stretch to the
-   output so far. Tiles, blocks and threads only choose which outputs are worked on at a time.
+   the products k = l, l + LANES, ..., with zeros before what is less than a vector at the end; the lanes are then added in a fixed tree,
+   and the stretch to the output so far. Tiles, blocks and threads only choose which outputs are worked on at a time.
 
    Four rows of W meet up to X_ROWS rows of x at a time, all sums in registers. */
 #include <stdlib.h>
@@ -10,9 +10,9 @@
 #include "ops.h"
 
 #if LANES == 16
-enum { X_ROWS = 6 }; /* 24 sums, four vectors of W and one of x: 29 of 32 registers */
+enum { X_ROWS = 6 }; /* 24 sums, six vectors of x and one of W: 31 of 32 registers */
 #else
-enum { X_ROWS = 3 }; /* 12 sums and four vectors: all 16 registers */
+enum { X_ROWS = 3 }; /* 12 sums, three vectors of x and one of W: all 16 registers */
 #endif
 
 enum {
@@ -21,8 +21,8 @@ enum {
     W_BLOCK = 64,       /* rows of W of one task: of that depth they are a part of a second-level cache */
     X_BLOCK = 48,       /* rows of x of one task */
     FEW_ROWS = 24,      /* up to here the time is that of reading W */
-    PARALLEL_VALUES = 1 << 16, /* fewer products than this are not worth waking the other threads for */
-    CACHE_LINE = 64
+    READING_ROWS = 4,   /* reading a row of W takes as long as multiplying so many rows by it */
+    PARALLEL_PRODUCTS = 1 << 19, /* less work than this is not worth waking the other threads for */
 };
 
 typedef struct {
@@ -48,6 +48,15 @@ INLINE vec load_weight(const void *w, long i, const int half) {
 
 INLINE float weight_at(const void *w, long i, const int half) {
     return half ? float_of_bfloat16(((const uint16_t *)w)[i]) : ((const float *)w)[i];
+}
+
+/* The last `num` values, less than a vector, of a row that ends at `end`: in the upper lanes, zeros in the others. */
+INLINE vec load_last(const void *row, long end, long num, const int half) {
+    const ivec lane = LANE_NUMBERS;
+    vec padded = splat(0.0f);
+    if (end >= LANES) return (vec)((ivec)load_weight(row, end - LANES, half) & (lane >= LANES - (int32_t)num));
+    for (long i = 0; i < num; i++) padded[LANES - num + i] = weight_at(row, end - num + i, half);
+    return padded;
 }
 
 INLINE const void *weight_row(const Product *p, long n, const int half) {
@@ -84,31 +93,30 @@ typedef struct {
 /* One stretch of outputs n .. n + 3, or as many as there are, of rows m .. m + nx - 1. */
 INLINE void multiply_tile(const Product *p, Stretch stretch, long n, long m, Ahead ahead, const int nx, const int half, const int asks) {
     const long lanes_end = stretch.length / LANES * LANES, w_row_bytes = p->depth * (half ? 2 : 4), num_left = p->num_outputs - n;
-    const void *w[W_ROWS];
-    const float *x[X_ROWS];
+    const void *w_rows[W_ROWS];
+    const float *x_rows[X_ROWS];
     vec sums[W_ROWS][X_ROWS];
     UNROLL
-    for (int i = 0; i < W_ROWS; i++)
-        w[i] = (const char *)weight_row(p, n + (i < num_left ? i : 0), half) + stretch.start * (half ? 2 : 4);
+    for (int i = 0; i < W_ROWS; i++) w_rows[i] = weight_row(p, n + (i < num_left ? i : 0), half);
     UNROLL
-    for (int j = 0; j < nx; j++) x[j] = p->x + (m + j) * p->x_stride + stretch.start;
+    for (int j = 0; j < nx; j++) x_rows[j] = p->x + (m + j) * p->x_stride;
     UNROLL
     for (int i = 0; i < W_ROWS; i++)
         UNROLL
         for (int j = 0; j < nx; j++) sums[i][j] = splat(0.0f);
-    for (long k = 0; k < lanes_end; k += LANES) {
-        vec rows[W_ROWS];
-        UNROLL
-        for (int i = 0; i < W_ROWS; i++) {
-            rows[i] = load_weight(w[i], k, half);
-            KEEP_IN_REGISTER(rows[i]);
-        }
+    for (long k = stretch.start; k < stretch.start + lanes_end; k += LANES) {
+        vec columns[X_ROWS];
         UNROLL
         for (int j = 0; j < nx; j++) {
-            vec column = load(x[j] + k);
-            KEEP_IN_REGISTER(column);
+            columns[j] = load(x_rows[j] + k);
+            KEEP_IN_REGISTER(columns[j]);
+        }
+        UNROLL
+        for (int i = 0; i < W_ROWS; i++) {
+            vec row = load_weight(w_rows[i], k, half);
+            KEEP_IN_REGISTER(row);
             UNROLL
-            for (int i = 0; i < W_ROWS; i++) sums[i][j] += rows[i] * column;
+            for (int j = 0; j < nx; j++) sums[i][j] = multiply_add(row, columns[j], sums[i][j]);
         }
         if (asks) {
             UNROLL
@@ -116,12 +124,18 @@ INLINE void multiply_tile(const Product *p, Stretch stretch, long n, long m, Ahe
             ahead.start += ahead.step;
         }
     }
+    if (lanes_end < stretch.length) {
+        const long num = stretch.length - lanes_end, end = stretch.start + stretch.length;
+        UNROLL
+        for (int i = 0; i < W_ROWS; i++) {
+            vec row = load_last(w_rows[i], end, num, half);
+            UNROLL
+            for (int j = 0; j < nx; j++) sums[i][j] = multiply_add(row, load_last(x_rows[j], end, num, 0), sums[i][j]);
+        }
+    }
     UNROLL
     for (int j = 0; j < nx; j++) {
         quad sum = sums_of_lanes(sums[0][j], sums[1][j], sums[2][j], sums[3][j]);
-        for (long k = lanes_end; k < stretch.length; k++)
-            UNROLL
-            for (int i = 0; i < W_ROWS; i++) sum[i] += weight_at(w[i], k, half) * x[j][k];
         if (num_left >= W_ROWS) put_sums(p, n, m + j, sum, stretch.start == 0, half);
         else
             for (int i = 0; i < num_left; i++) put_sum(p, n + i, m + j, sum[i], stretch.start == 0, half);
@@ -165,49 +179,52 @@ static Range part_of(Range whole, long index, long num) {
 
 static long num_x_groups(Range x_rows) { return (x_rows.end - x_rows.first + X_ROWS - 1) / X_ROWS; }
 
+/* The stretch of K that begins at `start`; with bfloat16 all of K, since a sum stored in it is not taken up again. */
+static Stretch stretch_at(const Product *p, long start, const int half) {
+    const long rest = p->depth - start;
+    return (Stretch){start, half || rest < MAX_STRETCH ? rest : MAX_STRETCH};
+}
+
 /* Few rows of x: each group of W rows meets all of them, and each x group asks for its share of the next W group, so that memory is
    busy all the while and not in bursts. */
-static void multiply_few(const Product *p, Stretch stretch, Range w_rows, const int half) {
+static void multiply_few(const Product *p, Range w_rows, const int half) {
     const Range x_rows = {0, p->num_rows};
     const long num_groups = num_x_groups(x_rows), value_bytes = half ? 2 : 4;
     const long step = (LANES * value_bytes + num_groups - 1) / num_groups;
-    for (long n = w_rows.first; n < w_rows.end; n += W_ROWS) {
-        const char *next = (const char *)weight_row(p, n + W_ROWS, half) + stretch.start * value_bytes;
-        for (long index = 0; index < num_groups; index++) {
-            const Range group = part_of(x_rows, index, num_groups);
-            const Ahead ahead = {next + stretch.length * value_bytes * index / num_groups, step};
-            FEW_TILES[half][group.end - group.first - 1](p, stretch, n, group.first, ahead);
+    for (long n = w_rows.first; n < w_rows.end; n += W_ROWS)
+        for (Stretch stretch = stretch_at(p, 0, half); stretch.length > 0; stretch = stretch_at(p, stretch.start + stretch.length, half)) {
+            const char *next = (const char *)weight_row(p, n + W_ROWS, half) + stretch.start * value_bytes;
+            for (long index = 0; index < num_groups; index++) {
+                const Range group = part_of(x_rows, index, num_groups);
+                const Ahead ahead = {next + stretch.length * value_bytes * index / num_groups, step};
+                FEW_TILES[half][group.end - group.first - 1](p, stretch, n, group.first, ahead);
+            }
         }
-    }
 }
 
 /* Many rows of x: a group of them stays in the first-level cache while the block's rows of W pass by from the second. */
-static void multiply_many(const Product *p, Stretch stretch, Range w_rows, Range x_rows) {
+static void multiply_many(const Product *p, Range w_rows, Range x_rows) {
     const long num_groups = num_x_groups(x_rows);
-    for (long index = 0; index < num_groups; index++) {
-        const Range group = part_of(x_rows, index, num_groups);
-        const Tile tile = MANY_TILES[group.end - group.first - 1];
-        for (long n = w_rows.first; n < w_rows.end; n += W_ROWS) tile(p, stretch, n, group.first, (Ahead){0, 0});
-    }
+    for (long start = 0; start < p->depth; start += MAX_STRETCH)
+        for (long index = 0; index < num_groups; index++) {
+            const Range group = part_of(x_rows, index, num_groups);
+            const Tile tile = MANY_TILES[group.end - group.first - 1];
+            for (long n = w_rows.first; n < w_rows.end; n += W_ROWS) tile(p, stretch_at(p, start, 0), n, group.first, (Ahead){0, 0});
+        }
 }
 
 static void multiply(const Product *p, int num_threads, const int half) {
-    const long num_w_blocks = (p->num_outputs + W_BLOCK - 1) / W_BLOCK;
-    const long longest = half ? p->depth : MAX_STRETCH; /* a sum stored as bfloat16 is not taken up again */
     const int is_few = half || p->num_rows <= FEW_ROWS;
+    const int is_large = (p->num_rows + READING_ROWS) * p->num_outputs * p->depth > PARALLEL_PRODUCTS;
+    const long num_w_blocks = (p->num_outputs + W_BLOCK - 1) / W_BLOCK;
     const long num_x_blocks = is_few ? 1 : (p->num_rows + X_BLOCK - 1) / X_BLOCK;
-    const int is_large = p->num_rows * p->num_outputs * p->depth > PARALLEL_VALUES;
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic, 1) collapse(2) if (is_large)
     for (long w_block = 0; w_block < num_w_blocks; w_block++)
         for (long x_block = 0; x_block < num_x_blocks; x_block++) {
             const long first = w_block * W_BLOCK, end = first + W_BLOCK;
             const Range w_rows = {first, end < p->num_outputs ? end : p->num_outputs};
-            const Range x_rows = part_of((Range){0, p->num_rows}, x_block, num_x_blocks);
-            for (long start = 0; start < p->depth; start += longest) {
-                const Stretch stretch = {start, p->depth - start < longest ? p->depth - start : longest};
-                if (is_few) multiply_few(p, stretch, w_rows, half);
-                else multiply_many(p, stretch, w_rows, x_rows);
-            }
+            if (is_few) multiply_few(p, w_rows, half);
+            else multiply_many(p, w_rows, part_of((Range){0, p->num_rows}, x_block, num_x_blocks));
         }
 }
 

@@ -6,10 +6,16 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__FMA__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 #define LANES 16
+#define LANE_NUMBERS {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
 #else
 #define LANES 8
+#define LANE_NUMBERS {0, 1, 2, 3, 4, 5, 6, 7}
 #endif
 
 #define EXPORT __attribute__((visibility("default")))
@@ -27,6 +33,22 @@ INLINE vec load(const float *p) { return *(const unaligned_vec *)p; }
 INLINE void store(float *p, vec v) { *(unaligned_vec *)p = v; }
 INLINE vec splat(float x) { return x - (vec){0}; }
 INLINE ivec isplat(int32_t x) { return x - (ivec){0}; }
+
+/* a * b + c, rounded once where the CPU can. Said outright, because the compiler is told not to fuse by itself (-ffp-contract=off): it
+   would do so in one copy of a loop and not in another, and a token's bits would depend on its company. */
+INLINE vec multiply_add(vec a, vec b, vec c) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__FP_FAST_FMAF)
+    vec sum;
+    for (int i = 0; i < LANES; i++) sum[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return sum;
+#else
+    return a * b + c;
+#endif
+}
 
 /* Without this GCC folds one load into each of the multiplications that use it, and the load ports become the bound. */
 #if defined(__x86_64__)
@@ -135,13 +157,13 @@ INLINE vec exp2_vec(vec x) {
     vec shifted = clamped + magic;
     vec f = clamped - (shifted - magic);
     vec p = splat(1.5252734e-5f);
-    p = p * f + 1.5403530e-4f;
-    p = p * f + 1.3333558e-3f;
-    p = p * f + 9.6181291e-3f;
-    p = p * f + 5.5504109e-2f;
-    p = p * f + 2.4022651e-1f;
-    p = p * f + 6.9314718e-1f;
-    p = p * f + 1.0f;
+    p = multiply_add(p, f, splat(1.5403530e-4f));
+    p = multiply_add(p, f, splat(1.3333558e-3f));
+    p = multiply_add(p, f, splat(9.6181291e-3f));
+    p = multiply_add(p, f, splat(5.5504109e-2f));
+    p = multiply_add(p, f, splat(2.4022651e-1f));
+    p = multiply_add(p, f, splat(6.9314718e-1f));
+    p = multiply_add(p, f, splat(1.0f));
     vec scaled = (vec)((ivec)p + (((ivec)shifted) << 23));
     return choose(x < splat(-126.0f), splat(0.0f), scaled);
 }
