@@ -26,7 +26,7 @@ def interleaved_attention(
     Returns ``[T, Hq, d]`` in packed order and ``q.dtype``. Pages are read as they are: nothing of this pass need be written yet.
     """
     if q.is_cuda and not torch.is_grad_enabled():
-        from kernels.attention_triton import attend_with_triton  # a machine without CUDA need not have Triton
+        from kernels.attention_launch import attend_with_triton  # a machine without CUDA need not have Triton
 
         return attend_with_triton(q, k, v, k_pages, v_pages, plan)
     if attention_fits(q, k, v, k_pages, v_pages) and (native := native_kernels()) is not None:

@@ -11,7 +11,7 @@ expert order ``[understanding | generation]``; attention thinks in *row order*, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -58,9 +58,33 @@ class RowLayout:
         return len(self.token_index)
 
 
+WorkKey = tuple[int, int, int, int, int]
+"""First row, end of the rows, queries and keys of a tile, key tiles of a split."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceWork:
+    """A work list (`kernels.attention_work.HostWork`) on the device, int32.
+
+    Attributes:
+        num_items, num_merges: ``[1]``, what the kernels read; items: ``[max_items, 9]``; merges: ``[max_merges, 4]``.
+        num_slots: partial results to make room for.
+    """
+
+    num_items: torch.Tensor
+    items: torch.Tensor
+    num_merges: torch.Tensor
+    merges: torch.Tensor
+    num_slots: int
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """A `RowLayout` on the host and the same arrays on the device (int32; write indices int64, as ``index_copy_`` wants)."""
+    """A `RowLayout` on the host and the same arrays on the device (int32; write indices int64, as ``index_copy_`` wants).
+
+    ``work`` remembers the GPU kernels' work lists: the first layer that attends builds them, while the device is busy with the
+    projections before it, and all others share them.
+    """
 
     layout: RowLayout
     qo_indptr: torch.Tensor
@@ -71,6 +95,7 @@ class AttentionPlan:
     kv_indices: torch.Tensor
     write_tokens: torch.Tensor
     write_slots: torch.Tensor
+    work: dict[WorkKey, DeviceWork] = field(default_factory=dict)
 
 
 def build_attention_plan(layout: RowLayout, device: torch.device) -> AttentionPlan:

@@ -5,22 +5,27 @@ An iteration of a key loop costs milliseconds in the interpreter whatever its si
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 
 from kernels import reference
-from kernels.attention_triton import DECODE_TILE, LONG_TILE, SHORT_TILE, attend_with_triton, choose_tile
+from kernels.attention_launch import attend_with_triton, generation_of_device
+from kernels.plan import build_attention_plan
+from kernels.tiles import Kind, tile_shape
 from tests.kernels.accuracy import assert_close_to_float64
 from tests.kernels.ragged import RaggedCase, Row, Segment, SegmentKind, Shape, build_case, decode, denoise, ragged_cases
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 TEXT, IMAGE = SegmentKind.TEXT, SegmentKind.IMAGE
 
 
 def check(case: RaggedCase, dtype: torch.dtype) -> None:
-    rounded = case.to(dtype, DEVICE)
+    rounded = case.to(dtype, str(DEVICE))
     expected = reference.interleaved_attention(*case.to(dtype).to(torch.float64).call)
     assert_close_to_float64(attend_with_triton(*rounded.call), expected)
 
@@ -44,7 +49,7 @@ def test_head_dims_that_are_no_power_of_two_are_padded(head_dim: int) -> None:
     check(build_case(rows, Shape(num_kv_heads=2, group=4, head_dim=head_dim, page_size=16), seed=head_dim), torch.float32)
 
 
-# Tiles are 64 keys wide: bounds that end a tile, and one key beside, in pages and among a row's own tokens.
+# Tiles are 64 keys wide: bounds that end a tile, and one key beside, in pages, among own tokens and where the two meet.
 @pytest.mark.parametrize("past_len", [0, 63, 64, 65])
 @pytest.mark.parametrize("image_length", [63, 64, 65, 127, 128])
 def test_tile_edges_hide_and_show_the_right_keys(past_len: int, image_length: int) -> None:
@@ -65,12 +70,60 @@ def test_attention_under_any_bounds_equals_its_reference(case: RaggedCase, seed:
     check(case.with_any_bounds(seed), torch.float32)
 
 
-@pytest.mark.parametrize(
-    ("rows", "tile"),
-    [([decode(40)] * 3, DECODE_TILE), ([decode(40), denoise(3, 7)], SHORT_TILE), ([decode(40), denoise(3, 40)], LONG_TILE)],
-    ids=["decode", "short", "long"],
-)
-def test_each_tile_shape_is_chosen_by_the_longest_row_and_is_right(rows: list[Row], tile: object) -> None:
-    case = build_case(rows, Shape(num_kv_heads=2, group=7, head_dim=64, page_size=16), seed=8)
-    assert choose_tile(case.plan.layout, group=7) is tile
+SPLIT_KEYS = [tile_shape(generation_of_device(DEVICE), kind, 64) for kind in Kind]
+
+
+@pytest.mark.parametrize("past_len", [shape.keys * shape.split_tiles + edge for shape in SPLIT_KEYS for edge in (-1, 0, 1)])
+def test_rows_over_many_keys_are_split_and_merged(past_len: int) -> None:
+    rows = [decode(past_len), Row(past_len, (Segment(TEXT, 3),)), decode(3)]
+    case = build_case(rows, Shape(num_kv_heads=2, group=7, head_dim=64, page_size=16), seed=past_len)
     check(case, torch.float32)
+
+
+def test_a_split_in_which_a_query_sees_nothing_adds_nothing() -> None:
+    case = build_case([Row(1100, (Segment(TEXT, 4),))], Shape(num_kv_heads=1, group=1, head_dim=16, page_size=16), seed=1)
+    case.plan.layout.kv_end[:2] = [1, 600]
+    check(case, torch.float32)
+
+
+def test_a_row_gives_the_same_bits_alone_and_in_company() -> None:
+    rows = [decode(700), decode(30), Row(40, (Segment(TEXT, 9),)), denoise(64, 40)]
+    case = build_case(rows, Shape(num_kv_heads=2, group=7, head_dim=64, page_size=16), seed=3).to(torch.float32, str(DEVICE))
+    together = attend_with_triton(*case.call)
+    for row in range(len(rows)):
+        tokens = case.tokens_of_row(row)
+        assert torch.equal(attend_with_triton(*case.alone(row).call)[tokens], together[tokens])
+
+
+def test_every_layer_shares_the_work_of_the_first() -> None:
+    case = build_case([decode(40), denoise(3, 7)], Shape(num_kv_heads=2, group=7, head_dim=64, page_size=16), seed=8)
+    rounded = case.to(torch.float32, str(DEVICE))
+    attend_with_triton(*rounded.call)
+    work = dict(rounded.plan.work)
+    attend_with_triton(*rounded.call)
+    assert len(work) == 2
+    assert all(rounded.plan.work[key] is one for key, one in work.items())
+
+
+@pytest.mark.parametrize("shape", [Shape(1, 1, 256, 16), Shape(1, 256, 16, 16)], ids=["wide head", "large group"])
+def test_what_the_kernel_cannot_take_is_refused_by_its_numbers(shape: Shape) -> None:
+    case = build_case([decode(3)], shape, seed=1).to(torch.float32, str(DEVICE))
+    with pytest.raises(ValueError, match="256"):
+        attend_with_triton(*case.call)
+
+
+def test_no_rows_need_no_kernel() -> None:
+    case = build_case([decode(3)], Shape(1, 1, 16, 16), seed=1).to(torch.float32, str(DEVICE))
+    none, starts = np.empty(0, dtype=np.int32), np.zeros(1, dtype=np.int32)
+    layout = replace(
+        case.plan.layout,
+        qo_indptr=starts,
+        kv_indptr=starts,
+        token_index=none,
+        kv_end=none,
+        past_len=none,
+        kv_indices=none,
+        num_single_rows=0,
+    )
+    plan = build_attention_plan(layout, DEVICE)
+    assert attend_with_triton(case.q[:0], case.k[:0], case.v[:0], case.k_pages, case.v_pages, plan).shape == (0, 1, 16)

@@ -1,0 +1,91 @@
+"""Launches the Triton attention: which tile for which rows, how many programs, where partial results go."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import triton
+
+from kernels.attention_triton import attention_kernel, merge_kernel
+from kernels.attention_work import device_work
+from kernels.plan import AttentionPlan, DeviceWork
+from kernels.tiles import PIECE, WIDE_HEAD, Generation, Kind, TileShape, generation_of, tile_shape
+
+LOG2_E = 1.4426950408889634
+INTERPRETED_MULTIPROCESSORS = 3
+"""Few, so that programs of the interpreter walk several waves of the list."""
+
+
+def attend_with_triton(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, plan: AttentionPlan
+) -> torch.Tensor:
+    """Same contract as `kernels.attention.interleaved_attention`, on a CUDA device or in Triton's interpreter.
+
+    The heads of a token stand together, and so do the tokens of a page; ``k_pages`` and ``v_pages`` have equal strides.
+
+    Raises:
+        ValueError: heads wider than 128, or more query heads to a key head than a tile has rows.
+    """
+    group, head_dim = q.shape[1] // k.shape[1], k.shape[2]
+    generation = generation_of_device(q.device)
+    decode, long = (tile_shape(generation, kind, head_dim) for kind in Kind)
+    if head_dim > WIDE_HEAD or group > long.rows:
+        raise ValueError(
+            f"attention takes heads up to {WIDE_HEAD} wide and {long.rows} query heads to a key head, got {head_dim} and {group}"
+        )
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    num_single = plan.layout.num_single_rows if group <= decode.rows else 0
+    for shape, rows in ((decode, range(num_single)), (long, range(num_single, plan.layout.num_rows))):
+        if len(rows):
+            tiling = {"tile_queries": shape.rows // group, "tile_keys": shape.keys, "split_tiles": shape.split_tiles}
+            _attend(q, k, v, (k_pages, v_pages), out, plan, device_work(plan, rows, **tiling), shape)
+    return out
+
+
+def _attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    pages: tuple[torch.Tensor, torch.Tensor],
+    out: torch.Tensor,
+    plan: AttentionPlan,
+    work: DeviceWork,
+    shape: TileShape,
+) -> None:
+    """Run one work list into ``out``, and merge the partial results it leaves."""
+    num_kv_heads, head_dim = k.shape[1:]
+    block_d = max(16, triton.next_power_of_2(head_dim))
+    partial = torch.empty((work.num_slots * num_kv_heads * shape.rows, block_d), dtype=torch.float32, device=q.device)
+    lse = torch.empty(len(partial), dtype=torch.float32, device=q.device)
+    constants = {"NUM_KV_HEADS": num_kv_heads, "GROUP": q.shape[1] // num_kv_heads, "HEAD_DIM": head_dim}
+    constants |= {"BLOCK_M": shape.rows, "BLOCK_D": block_d}
+    num_programs = min(len(work.items) * num_kv_heads, shape.programs * num_multiprocessors(q.device))
+    attention_kernel[(num_programs,)](
+        q, k, v, *pages, out, partial, lse, plan.token_index, plan.kv_end, plan.kv_indices, work.items, work.num_items,
+        head_dim**-0.5 * LOG2_E, q.stride(0), k.stride(0), v.stride(0), out.stride(0), pages[0].stride(0),
+        PAGE=pages[0].shape[1], BLOCK_N=shape.keys, BLOCK_P=PIECE, UPCAST=is_interpreted(),
+        num_warps=shape.num_warps, num_stages=shape.num_stages,
+        **constants,
+    )  # fmt: skip
+    if len(work.merges):
+        merge_kernel[(len(work.merges), num_kv_heads)](
+            partial, lse, out, plan.token_index, work.merges, work.num_merges, out.stride(0), num_warps=4, **constants
+        )  # fmt: skip
+
+
+def is_interpreted() -> bool:
+    """Whether the kernels of this process run in Triton's interpreter, whose bfloat16 arithmetic is on raw bits: it needs upcasts."""
+    return not isinstance(attention_kernel, triton.JITFunction)
+
+
+@cache
+def generation_of_device(device: torch.device) -> Generation:
+    """Return what the kernels of ``device`` are compiled for; the interpreter takes the shapes of Hopper."""
+    return generation_of(torch.cuda.get_device_capability(device)) if device.type == "cuda" else Generation.HOPPER
+
+
+@cache
+def num_multiprocessors(device: torch.device) -> int:
+    """Count the multiprocessors of ``device``."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else INTERPRETED_MULTIPROCESSORS

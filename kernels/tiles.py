@@ -1,0 +1,91 @@
+"""The shipped configurations of the attention kernel: how a program is cut on each generation of GPUs, for each width of head.
+
+One table, read by the kernel's launcher, by the check that compiles every line of it ahead of time (tests/kernels) and by the static
+report (`python -m loadtests.kernels --static`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Generation(Enum):
+    """A generation of GPUs by the compute capability its kernels are compiled for; unknown newer ones take the newest."""
+
+    AMPERE = 80
+    HOPPER = 90
+    BLACKWELL = 100
+
+
+class Kind(Enum):
+    """What a tile is for: rows of one query, or everything else."""
+
+    DECODE = "decode"
+    LONG = "long"
+
+
+@dataclass(frozen=True, slots=True)
+class TileShape:
+    """How one program is cut and what the compiler is given for it.
+
+    Attributes:
+        rows: query rows, ``queries x heads that share a key head``.
+        keys: keys of a tile.
+        split_tiles: key tiles of a split, where a row is split.
+        programs: how many programs fit a multiprocessor at once, by registers and shared memory; sizes the persistent grid.
+    """
+
+    rows: int
+    keys: int
+    num_warps: int
+    num_stages: int
+    split_tiles: int
+    programs: int
+
+
+def generation_of(capability: tuple[int, int]) -> Generation:
+    """Return the newest generation that is not newer than a device's compute capability."""
+    number = capability[0] * 10 + capability[1]
+    return max((known for known in Generation if known.value <= number), key=lambda known: known.value, default=Generation.AMPERE)
+
+
+def tile_shape(generation: Generation, kind: Kind, head_dim: int) -> TileShape:
+    """Look the shipped configuration up; a head is as wide as the next power of two."""
+    return SHIPPED[generation, kind, NARROW_HEAD if head_dim <= NARROW_HEAD else WIDE_HEAD]
+
+
+NARROW_HEAD = 64
+WIDE_HEAD = 128
+
+PIECE = 32
+"""Partial key tiles are cut into pieces of so many keys."""
+
+DECODE = {
+    NARROW_HEAD: TileShape(rows=16, keys=64, num_warps=4, num_stages=2, split_tiles=4, programs=4),
+    WIDE_HEAD: TileShape(rows=16, keys=64, num_warps=4, num_stages=3, split_tiles=4, programs=3),
+}
+LONG = {
+    NARROW_HEAD: TileShape(rows=128, keys=64, num_warps=8, num_stages=3, split_tiles=8, programs=1),
+    WIDE_HEAD: TileShape(rows=128, keys=64, num_warps=8, num_stages=3, split_tiles=8, programs=1),
+}
+AMPERE_DECODE = {
+    NARROW_HEAD: TileShape(rows=16, keys=32, num_warps=4, num_stages=3, split_tiles=8, programs=5),
+    WIDE_HEAD: TileShape(rows=16, keys=32, num_warps=4, num_stages=3, split_tiles=8, programs=4),
+}
+AMPERE_LONG = {NARROW_HEAD: LONG[NARROW_HEAD], WIDE_HEAD: TileShape(rows=64, keys=64, num_warps=8, num_stages=2, split_tiles=8, programs=1)}
+
+# Each compiles without a register spill under every Triton we support, with the matrix instructions of its generation. At head 128 on
+# Hopper, 128 x 128 with 8 warps does not (82 to 87 loads and stores of local memory); nor does 128 x 64 with 8 warps on Ampere (38).
+SHIPPED: dict[tuple[Generation, Kind, int], TileShape] = {
+    (generation, kind, width): shapes[width]
+    for generation, kind, shapes in (
+        (Generation.AMPERE, Kind.DECODE, AMPERE_DECODE),
+        (Generation.AMPERE, Kind.LONG, AMPERE_LONG),
+        (Generation.HOPPER, Kind.DECODE, DECODE),
+        (Generation.HOPPER, Kind.LONG, LONG),
+        (Generation.BLACKWELL, Kind.DECODE, DECODE),
+        (Generation.BLACKWELL, Kind.LONG, LONG),
+    )
+    for width in (NARROW_HEAD, WIDE_HEAD)
+}

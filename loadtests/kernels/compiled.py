@@ -1,0 +1,144 @@
+"""Compiles a Triton kernel for a GPU that need not be here, and reads what its machine code holds.
+
+The interpreter shows whether a kernel is right; this shows whether it is sound: registers, stack, spills, shared memory, matrix
+instructions, the width of its loads. Needs a process in which Triton does not interpret (`TRITON_INTERPRET=0`).
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+BINARIES = Path(triton.__file__).parent / "backends/nvidia/bin"
+THREADS_OF_WARP = 32
+
+# CUDA C++ Programming Guide, technical specifications by compute capability.
+MULTIPROCESSOR_REGISTERS = 65_536
+REGISTER_UNIT = 8
+MULTIPROCESSOR_WARPS = 64
+MULTIPROCESSOR_SHARED = {80: 167_936, 90: 233_472, 100: 233_472}
+RESERVED_SHARED = 1024
+"""Bytes of shared memory the system takes beside each program's own."""
+
+MATRIX_INSTRUCTIONS = {"HMMA": r"\bHMMA\b", "HGMMA": r"\bHGMMA\b", "UTCHMMA": r"\bUTC\w*MMA\b"}
+"""By SASS: a warp's own (every generation), a warpgroup's (Hopper), the tensor memory's (Blackwell)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSpec:
+    """A kernel as it is launched in one shipped configuration.
+
+    Attributes:
+        name: what the report calls it.
+        kernel: the `triton.jit` function.
+        types: Triton types of the run-time arguments, such as ``*bf16`` and ``i32``.
+        constants: values of the compile-time arguments.
+        divisible: integer arguments that are multiples of 16 in practice; pointers always are.
+        matrix: instructions that must be there, one of them; empty for kernels without a product.
+    """
+
+    name: str
+    kernel: triton.JITFunction
+    types: Mapping[str, str]
+    constants: Mapping[str, object]
+    divisible: frozenset[str]
+    num_warps: int
+    num_stages: int
+    matrix: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What one kernel's machine code holds.
+
+    Attributes:
+        spills: instructions that touch local memory; stack: its bytes for each thread.
+        shared: bytes of shared memory of a program.
+        matrix: how many matrix instructions of each kind.
+        wide_loads: 16-byte loads from global memory; narrow_loads: all shorter ones.
+    """
+
+    name: str
+    capability: int
+    triton: str
+    num_warps: int
+    registers: int
+    stack: int
+    spills: int
+    shared: int
+    matrix: dict[str, int]
+    wide_loads: int
+    narrow_loads: int
+
+    @property
+    def occupancy(self) -> int:
+        """How many programs fit a multiprocessor at once, by registers and shared memory."""
+        registers = -(-self.registers // REGISTER_UNIT) * REGISTER_UNIT * self.num_warps * THREADS_OF_WARP
+        by_shared = MULTIPROCESSOR_SHARED[self.capability] // (self.shared + RESERVED_SHARED)
+        return min(MULTIPROCESSOR_REGISTERS // registers, by_shared, MULTIPROCESSOR_WARPS // self.num_warps)
+
+
+def compile_spec(spec: KernelSpec, capability: int) -> Compiled:
+    """Compile for ``sm_{capability}`` and look inside."""
+    names: list[str] = spec.kernel.arg_names
+    index = {name: place for place, name in enumerate(names)}
+    divisible = [index[name] for name in names if name in spec.divisible or spec.types.get(name, "").startswith("*")]
+    source = ASTSource(
+        fn=spec.kernel,
+        signature={name: "constexpr" if name in spec.constants else spec.types[name] for name in names},
+        constexprs={(index[name],): value for name, value in spec.constants.items()},
+        attrs={(place,): [["tt.divisibility", 16]] for place in divisible},
+    )
+    options = {"num_warps": spec.num_warps, "num_stages": spec.num_stages}
+    built = triton.compile(source, target=GPUTarget("cuda", capability, THREADS_OF_WARP), options=options)
+    usage, sass = _disassemble(built.asm["cubin"])
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    if found is None:
+        raise RuntimeError(f"cuobjdump names no registers for {spec.name}: {usage[-500:]}")
+    loads = re.findall(r"\b(?:LDG|LDGSTS)\.E([.\w]*)", sass)
+    return Compiled(
+        name=spec.name,
+        capability=capability,
+        triton=triton.__version__,
+        num_warps=spec.num_warps,
+        registers=int(found[1]),
+        stack=int(found[2]),
+        spills=len(re.findall(r"\b(?:LDL|STL)\b", sass)),
+        shared=built.metadata.shared,
+        matrix={name: len(re.findall(pattern, sass)) for name, pattern in MATRIX_INSTRUCTIONS.items()},
+        wide_loads=sum(".128" in load for load in loads),
+        narrow_loads=sum(".128" not in load for load in loads),
+    )
+
+
+def _disassemble(cubin: bytes) -> tuple[str, str]:
+    """Return the resource usage and the SASS of a cubin, as NVIDIA's tools print them."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return _output("cuobjdump", "--dump-resource-usage", file.name), _output("nvdisasm", "-c", file.name)
+
+
+def _output(program: str, *arguments: str) -> str:
+    return subprocess.run([BINARIES / program, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def faults(compiled: Compiled, matrix: Iterable[str]) -> list[str]:
+    """Say what is wrong with a compiled kernel: spills, a stack, too large for a multiprocessor, none of the ``matrix`` instructions."""
+    found = []
+    if compiled.spills or compiled.stack:
+        found.append(f"{compiled.spills} spills, {compiled.stack} bytes of stack")
+    if compiled.occupancy == 0:
+        found.append(f"no multiprocessor holds {compiled.registers} registers a thread and {compiled.shared} bytes of shared memory")
+    wanted = list(matrix)
+    if wanted and not any(compiled.matrix[name] for name in wanted):
+        found.append(f"no {' or '.join(wanted)}, but {compiled.matrix}")
+    return [f"{compiled.name} for sm_{compiled.capability} under Triton {compiled.triton}: {fault}" for fault in found]

@@ -1,0 +1,66 @@
+"""Every Triton kernel in the configurations it ships in, as `compile_spec` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import triton
+
+from kernels.attention_triton import attention_kernel, merge_kernel
+from kernels.tiles import DECODE, PIECE, Generation, Kind, TileShape, tile_shape
+from loadtests.kernels.compiled import KernelSpec
+
+PAGE = 16
+MIN_WARPGROUP_ROWS = 64
+"""A warpgroup's product takes 64 rows at least; smaller tiles use the warps' own."""
+
+HEADS = {128: (7, 4), 64: (7, 2), 72: (1, 16)}
+"""Query heads to a key head, and key heads, of BAGEL-7B, of a small model and of the ViT, by the width of their heads."""
+
+LONG_MATRIX = {Generation.AMPERE: "HMMA", Generation.HOPPER: "HGMMA", Generation.BLACKWELL: "UTCHMMA"}
+
+POINTERS = ("q_ptr", "k_ptr", "v_ptr", "k_pages_ptr", "v_pages_ptr", "out_ptr")
+INTEGERS = ("token_index", "kv_end_ptr", "kv_indices", "items", "num_items", "merges", "num_merges")
+
+
+def shipped(generation: Generation) -> Iterator[KernelSpec]:
+    """Yield every kernel as it is launched on ``generation``, in bfloat16; attention of BAGEL's heads in float16 too."""
+    for head_dim in HEADS:
+        for kind in Kind:
+            yield attention_spec(generation, tile_shape(generation, kind, head_dim), kind, head_dim, "bf16")
+    yield attention_spec(generation, tile_shape(generation, Kind.LONG, 128), Kind.LONG, 128, "fp16")
+    yield merge_spec(DECODE[128], 128)
+
+
+def attention_spec(generation: Generation, shape: TileShape, kind: Kind, head_dim: int, dtype: str) -> KernelSpec:
+    """Describe attention over pages of 16 with the heads of the model that has heads of this width."""
+    group, num_kv_heads = HEADS[head_dim]
+    constants = {"NUM_KV_HEADS": num_kv_heads, "PAGE": PAGE, "GROUP": group, "HEAD_DIM": head_dim, "BLOCK_M": shape.rows}
+    constants |= {"BLOCK_N": shape.keys, "BLOCK_P": PIECE, "BLOCK_D": triton.next_power_of_2(head_dim), "UPCAST": False}
+    matrix = LONG_MATRIX[generation] if shape.rows >= MIN_WARPGROUP_ROWS else "HMMA"
+    return KernelSpec(
+        name=f"attention {kind.value} {head_dim} {dtype}",
+        kernel=attention_kernel,
+        types=_types(attention_kernel, dtype, constants),
+        constants=constants,
+        divisible=frozenset({"stride_q", "stride_k", "stride_v", "stride_out", "stride_page"}),
+        num_warps=shape.num_warps,
+        num_stages=shape.num_stages,
+        matrix=(matrix,),
+    )
+
+
+def merge_spec(shape: TileShape, head_dim: int) -> KernelSpec:
+    """Describe the merge of split decode rows."""
+    group, num_kv_heads = HEADS[head_dim]
+    constants = {"NUM_KV_HEADS": num_kv_heads, "GROUP": group, "HEAD_DIM": head_dim, "BLOCK_M": shape.rows}
+    constants |= {"BLOCK_D": triton.next_power_of_2(head_dim)}
+    types = _types(merge_kernel, "bf16", constants)
+    return KernelSpec(f"merge {head_dim} bf16", merge_kernel, types, constants, frozenset({"stride_out"}), num_warps=4, num_stages=3)
+
+
+def _types(kernel: triton.JITFunction, dtype: str, constants: dict[str, int]) -> dict[str, str]:
+    """Give the run-time arguments of the attention kernels their types by name."""
+    types = {"partial_ptr": "*fp32", "lse_ptr": "*fp32", "scale": "fp32"}
+    types |= dict.fromkeys(POINTERS, f"*{dtype}") | dict.fromkeys(INTEGERS, "*i32")
+    return {name: types.get(name, "i32") for name in kernel.arg_names if name not in constants}

@@ -1,0 +1,109 @@
+"""Every shipped kernel compiled for GPUs that need not be here, under both Tritons: what the interpreter cannot show.
+
+The older Triton is what PyTorch 2.11 brings to a GPU machine. It is installed once, beside everything else, into a directory of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kernels.tiles import Generation, Kind, tile_shape
+from loadtests.kernels.compiled import Compiled, faults
+from loadtests.kernels.shipped import HEADS, shipped
+
+ROOT = Path(__file__).parents[2]
+OLDER_TRITON = "3.6.0"
+CACHE = Path.home() / ".cache" / "plait-tests"
+TIMEOUT_S = 280
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What `loadtests.kernels.ahead_of_time` said."""
+
+    status: int
+    kernels: list[Compiled]
+    complaints: str
+
+
+def ahead_of_time(*arguments: str, triton: Path | None = None) -> Answer:
+    """Compile in a process of its own: whether kernels are interpreted is decided when they are decorated."""
+    path = os.pathsep.join([str(ROOT), *([] if triton is None else [str(triton)])])
+    environment = os.environ | {"PYTHONPATH": path, "TRITON_DEFAULT_FP_FUSION": "1", "TRITON_INTERPRET": "0"}
+    command = [sys.executable, "-m", "loadtests.kernels.ahead_of_time", *arguments]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
+    return Answer(done.returncode, [Compiled(**json.loads(line)) for line in done.stdout.splitlines()], done.stderr)
+
+
+def install_older_triton() -> Path:
+    """Put the older Triton into the tests' cache, unless it is there; a broken-off installation is not taken for a whole one."""
+    place = CACHE / f"triton-{OLDER_TRITON}"
+    if not place.exists():
+        draft = CACHE / f"triton-{OLDER_TRITON}.{os.getpid()}"
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", str(draft)]
+        subprocess.run([*pip, f"triton=={OLDER_TRITON}"], check=True, timeout=TIMEOUT_S)
+        draft.rename(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def answers() -> list[Answer]:
+    """Every kernel for every generation: the Triton that is pinned here, and the older one."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda triton: ahead_of_time(triton=triton), [None, install_older_triton()]))
+
+
+@pytest.mark.slow
+def test_every_shipped_kernel_compiles_without_a_spill_and_with_its_generations_matrix_instructions(answers: list[Answer]) -> None:
+    for answer in answers:
+        assert answer.status == 0, answer.complaints[-4000:]
+
+
+def test_both_tritons_compiled_every_kernel_for_every_generation(answers: list[Answer]) -> None:
+    wanted = [(generation.value, spec.name) for generation in Generation for spec in shipped(generation)]
+    assert [[(kernel.capability, kernel.name) for kernel in answer.kernels] for answer in answers] == [wanted, wanted]
+    newer, older = ({kernel.triton for kernel in answer.kernels} for answer in answers)
+    assert older == {OLDER_TRITON}
+    assert newer.isdisjoint(older)
+
+
+def test_as_many_programs_fit_a_multiprocessor_as_the_table_says(answers: list[Answer]) -> None:
+    for answer in answers:
+        occupancy = {(kernel.capability, kernel.name): kernel.occupancy for kernel in answer.kernels}
+        for generation in Generation:
+            for kind in Kind:
+                for head_dim in HEADS:
+                    found = occupancy[generation.value, f"attention {kind.value} {head_dim} bf16"]
+                    assert tile_shape(generation, kind, head_dim).programs <= found
+
+
+def test_the_check_fails_on_a_tile_that_spills() -> None:
+    answer = ahead_of_time("--spill")
+    assert answer.status == 1
+    assert "spills" in answer.complaints
+    assert answer.kernels[0].spills > 0
+
+
+def compiled(**found: object) -> Compiled:
+    sound = {"name": "k", "capability": 90, "triton": "3", "num_warps": 8, "registers": 200, "stack": 0, "spills": 0, "shared": 1000}
+    return Compiled(**{**sound, "matrix": {"HMMA": 2, "HGMMA": 0}, "wide_loads": 1, "narrow_loads": 1, **found})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("found", "word"), [({"stack": 8}, "stack"), ({"spills": 2}, "spills"), ({"shared": 300_000}, "shared"), ({}, "HGMMA")]
+)
+def test_each_fault_is_named(found: dict[str, object], word: str) -> None:
+    (complaint,) = faults(compiled(**found), ["HGMMA"] if not found else ["HMMA"])
+    assert word in complaint
+
+
+def test_a_sound_kernel_has_no_faults() -> None:
+    assert faults(compiled(), ["HMMA"]) == []
