@@ -74,8 +74,8 @@ class Bagel(nn.Module):
         """Run every layer over the packed tokens and return hidden states ``[num_tokens, hidden]`` after the final norms."""
         return run_through(self.forward_in_steps(tokens, attend))
 
-    def forward_in_steps(self, tokens: PackedTokens, attend: Attend) -> Steps[Tensor]:
-        """Do the same, interruptible after every layer."""
+    def forward_in_steps(self, tokens: PackedTokens, attend: Attend, blocks_per_layer: int = 1) -> Steps[Tensor]:
+        """Do the same, interruptible after every layer, or within it after each of ``blocks_per_layer`` blocks of tokens."""
         rotation = Rotation.at(tokens.positions, self.config.llm, tokens.hidden.dtype)
         if tokens.num_und == len(tokens.hidden) and isinstance(attend, AttendsStacks):
             hidden = attend.run_layers(self.und_stack, tokens.hidden, rotation)
@@ -83,15 +83,19 @@ class Bagel(nn.Module):
                 return rms_norm(hidden, self.und_norm, self.config.llm.rms_norm_eps)
         rotations = rotation.split(tokens.num_und)
         streams = Streams.split(tokens.hidden, tokens.num_und)
-        for layer_index, layer in enumerate(self.layers):
-            streams = layer(layer_index, streams, rotations, attend)
-            yield
+        for layer_index, layer in enumerate(self._mot_layers):
+            streams = yield from layer.forward_in_steps(layer_index, streams, rotations, attend, blocks_per_layer)
         return self._final_norm(streams).packed()
 
     @cached_property
     def und_stack(self) -> ExpertStack:
         """The understanding expert's weights, layer by layer."""
-        return ExpertStack([layer.und.weights for layer in self.layers if isinstance(layer, MotLayer)])
+        return ExpertStack([layer.und.weights for layer in self._mot_layers])
+
+    @cached_property
+    def _mot_layers(self) -> list[MotLayer]:
+        """The layers by their type, which a module list does not know."""
+        return [layer for layer in self.layers if isinstance(layer, MotLayer)]
 
     def embed_text(self, ids: Tensor) -> Tensor:
         """Embed token ids int64 ``[T]``, also begin- and end-of-image, as ``[T, hidden]``."""

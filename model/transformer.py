@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kernels.expert import ExpertWeights, Heads, finish_layer, project_heads
 from kernels.expert_layers import ExpertStack
 from model.sizes import LlmConfig
+from model.stepwise import LEAST_BLOCK, Steps, run_through
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """``(layer_index, q[T, Hq, d], k[T, Hk, d], v[T, Hk, d]) -> [T, Hq, d]``; q and k normed and rotated, tokens in packed order."""
@@ -84,20 +85,30 @@ class MotLayer(nn.Module):
 
     def forward(self, layer_index: int, streams: Streams, rotations: tuple[Rotation, Rotation], attend: Attend) -> Streams:
         """Run the layer; an expert without tokens is not touched."""
-        num_und, num_gen = len(streams.und), len(streams.gen)
-        if num_gen == 0:
-            return Streams(self._alone(self.und, layer_index, streams.und, rotations[0], attend), streams.gen)
-        if num_und == 0:
-            return Streams(streams.und, self._alone(self.gen, layer_index, streams.gen, rotations[1], attend))
+        return run_through(self.forward_in_steps(layer_index, streams, rotations, attend, num_blocks=1))
+
+    def forward_in_steps(
+        self, layer_index: int, streams: Streams, rotations: tuple[Rotation, Rotation], attend: Attend, num_blocks: int
+    ) -> Steps[Streams]:
+        """Do the same, interruptible after attention and after each of ``num_blocks`` blocks of tokens; with one, at the end alone."""
+        num_und = len(streams.und)
+        attended = attend(layer_index, *self._project(streams, rotations))
+        if num_blocks > 1:
+            yield
+        und = yield from self.und.finish_in_steps(streams.und, attended[:num_und], num_blocks)
+        gen = yield from self.gen.finish_in_steps(streams.gen, attended[num_und:], num_blocks)
+        if num_blocks == 1:
+            yield
+        return Streams(und, gen)
+
+    def _project(self, streams: Streams, rotations: tuple[Rotation, Rotation]) -> Heads:
+        if len(streams.gen) == 0:
+            return self.und.project(streams.und, rotations[0])
+        if len(streams.und) == 0:
+            return self.gen.project(streams.gen, rotations[1])
         q_und, k_und, v_und = self.und.project(streams.und, rotations[0])
         q_gen, k_gen, v_gen = self.gen.project(streams.gen, rotations[1])
-        attended = attend(layer_index, torch.cat([q_und, q_gen]), torch.cat([k_und, k_gen]), torch.cat([v_und, v_gen]))
-        return Streams(self.und.finish(streams.und, attended[:num_und]), self.gen.finish(streams.gen, attended[num_und:]))
-
-    @staticmethod
-    def _alone(expert: Expert, layer_index: int, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        q, k, v = expert.project(x, rotation)
-        return expert.finish(x, attend(layer_index, q, k, v))
+        return torch.cat([q_und, q_gen]), torch.cat([k_und, k_gen]), torch.cat([v_und, v_gen])
 
 
 class Expert(nn.Module):
@@ -134,6 +145,17 @@ class Expert(nn.Module):
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Add attention's output ``[T, Hq, d]`` and the feed-forward to the residual stream ``x [T, hidden]``."""
         return finish_layer(x, attended, self.weights)
+
+    def finish_in_steps(self, x: Tensor, attended: Tensor, num_blocks: int) -> Steps[Tensor]:
+        """Do the same, interruptible after each of up to ``num_blocks`` blocks of tokens if there is more than one; no tokens, no work."""
+        if num_blocks == 1 or len(x) == 0:
+            return self.finish(x, attended) if len(x) else x
+        size = max(LEAST_BLOCK, -(-len(x) // num_blocks))
+        blocks = []
+        for block, seen in zip(x.split(size), attended.split(size), strict=True):
+            blocks.append(self.finish(block, seen))
+            yield
+        return torch.cat(blocks)
 
 
 def _join(und: Tensor, gen: Tensor) -> Tensor:

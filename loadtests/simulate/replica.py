@@ -20,6 +20,7 @@ from loadtests.simulate.virtual_runner import VirtualRunner
 from loadtests.traces.sessions import Session, Trace
 from model.config import BagelConfig
 from model.profile import Family, FamilyProfile
+from model.stepwise import BITS_PER_LAYER
 from model.transforms import resize_size
 from server.engine.cost_model import Load
 from server.engine.link import LocalLink
@@ -95,7 +96,7 @@ class Replica:
         return scheduler
 
     def _runner(self, clock: VirtualClock) -> VirtualRunner:
-        return VirtualRunner(clock, self.costs, self.config.num_layers)
+        return VirtualRunner(clock, self.costs, self.config.num_layers * BITS_PER_LAYER)
 
     def _refeed(self, picture: Picture) -> ImageSegment:
         """Make a drawn picture an input picture of the sizes that the real resizes would give."""
@@ -129,7 +130,7 @@ def facts_of(config: BagelConfig) -> ModelFacts:
         vit_stride=config.vit.patch_size,
         max_positions=config.llm.max_positions,
         profile=FamilyProfile.of_family(Family.BAGEL, config),
-        num_layers=config.num_layers,
+        num_bits=config.num_layers * BITS_PER_LAYER,
     )
 
 

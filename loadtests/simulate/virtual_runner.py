@@ -14,7 +14,7 @@ NUM_ORDINARY_IDS = 256
 
 @dataclass(slots=True)
 class VirtualPass:
-    """A long pass in virtual time, as divisible as the real one: a layer at a time."""
+    """A long pass in virtual time, as divisible as the real one."""
 
     clock: VirtualClock
     outcome: BatchResult
@@ -24,7 +24,7 @@ class VirtualPass:
     last_bit_s: float = 0.0
 
     def advance(self, until_s: float) -> bool:
-        """Go on, at least one layer, and stop before one that would not be over by ``until_s``."""
+        """Go on, at least one bit, and stop before one that would not be over by ``until_s``."""
         while self.result is None:
             bit_s = min(self.bit_s, self.left_s)
             self.clock.advance(bit_s)
@@ -43,7 +43,7 @@ class VirtualRunner:
 
     clock: VirtualClock
     costs: Costs
-    num_layers: int
+    num_bits: int
     num_drawn: int = 0
 
     def execute(self, batch: Batch) -> BatchResult:
@@ -54,7 +54,7 @@ class VirtualRunner:
     def begin(self, batch: Batch) -> VirtualPass:
         result = self._result(batch)
         self.clock.advance(self.costs.overhead_s)
-        return VirtualPass(self.clock, result, result.execute_s / self.num_layers, result.execute_s)
+        return VirtualPass(self.clock, result, result.execute_s / self.num_bits, result.execute_s)
 
     def forget(self, sequence_ids: list[int]) -> None:
         """Nothing is kept, so nothing is forgotten."""

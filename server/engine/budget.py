@@ -8,7 +8,8 @@ A denoise step or a picture of the prompt cannot be cut along its tokens. When i
 model chooses the one that gets more done:
 
     ride     rows of one Euler step in several passes, each within the target, decode rows riding along in every one
-    divide   all rows in one long pass without decode rows; between its layers, decode steps are let through as the target demands
+    divide   all rows in one long pass without decode rows; between its bits, parts of a layer, decode steps are let through as the
+             target demands
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ FIXED_COST_SHARE = 0.05
 """What share of a step its fixed cost may be before more rows are put in to outweigh it."""
 DIVIDING_GAIN = 1.05
 """How much faster dividing must be than riding to be chosen."""
-LAYER_SHARE = 0.75
-"""How much of the time between two decode steps one layer of a long pass may take."""
+BIT_SHARE = 0.5
+"""How much of the time between two decode steps one bit of a long pass may take."""
 MIN_WAIT_SHARE = 0.1
 """Below this share of the target, the time since the last token is not worth a decode step of its own."""
 PROMPT_PIECE = Load(1, 1, und_tokens=16, rows=1)
 """The least of a prompt that is worth a place in a step."""
-SAFETY = 0.95
-"""Share of the time left that is planned with."""
+PLANNED_SHARE = 1.05
+"""How long a gap between two tokens may be planned, as a share of the target. What comes up to it is early by half a bit on average."""
 
 
 @dataclass(slots=True)
@@ -96,10 +97,10 @@ class StepBudget:
 class Goals:
     """Sets the budget of each step from the target and the cost model."""
 
-    def __init__(self, limits: SchedulerLimits, cost: CostModel, num_layers: int) -> None:
+    def __init__(self, limits: SchedulerLimits, cost: CostModel, num_bits: int) -> None:
         self._limits = limits
         self._cost = cost
-        self._num_layers = num_layers
+        self._num_bits = num_bits
 
     @property
     def has_target(self) -> bool:
@@ -117,7 +118,7 @@ class Goals:
 
     def due_s(self, decodes: Load, last_token_s: float) -> float:
         """Return when the next decode step must begin to be done within the target."""
-        return last_token_s + SAFETY * self.target_s(decodes) - self.decode_s(decodes)
+        return last_token_s + PLANNED_SHARE * self.target_s(decodes) - self.decode_s(decodes)
 
     def prompt_budget(self, seconds: float) -> StepBudget:
         """Return the budget of a step of prompt chunks alone that is over in ``seconds``."""
@@ -127,20 +128,20 @@ class Goals:
         """Tell whether a piece of a prompt worth its step fits into ``seconds``."""
         return self._cost.predict(PROMPT_PIECE) <= seconds
 
-    def layer_s(self, load: Load) -> float:
-        """Return how long one layer of a pass with ``load`` should take."""
-        return self._cost.predict(load) / self._num_layers
+    def bit_s(self, load: Load) -> float:
+        """Return how long one bit of a divided pass with ``load`` should take."""
+        return self._cost.predict(load) / self._num_bits
 
     def budget(self, decodes: Load, num_decodes: int, waited_s: float) -> StepBudget:
         """Return the budget of a step in which ``decodes`` ride, ``waited_s`` after the last token."""
         tokens = max(1, self._limits.max_batch_tokens - num_decodes)
-        seconds = SAFETY * (self.target_s(decodes) - waited_s) if num_decodes else math.inf
+        seconds = PLANNED_SHARE * (self.target_s(decodes) - waited_s) if num_decodes else math.inf
         return StepBudget(self._cost, tokens, seconds, self._enough_tokens(), decodes)
 
     def divided_budget(self, decodes: Load, num_decodes: int) -> StepBudget:
-        """Return the budget of a long pass without decode rows, whose layers leave the target room for them."""
-        between_s = SAFETY * (self.target_s(decodes) - self.decode_s(decodes)) if num_decodes else math.inf
-        seconds = self._num_layers * LAYER_SHARE * between_s
+        """Return the budget of a long pass without decode rows, whose bits leave the target room for them."""
+        between_s = PLANNED_SHARE * (self.target_s(decodes) - self.decode_s(decodes)) if num_decodes else math.inf
+        seconds = self._num_bits * BIT_SHARE * between_s
         return StepBudget(self._cost, self._limits.max_batch_tokens, seconds, self._enough_tokens())
 
     def _enough_tokens(self) -> float:
@@ -163,10 +164,10 @@ class Goals:
         target_s = self.target_s(decodes)
         if not num_decodes:
             return predict(whole) > target_s
-        left_s = SAFETY * (target_s - waited_s)
+        left_s = PLANNED_SHARE * (target_s - waited_s)
         if predict(decodes.joined(whole)) <= left_s:
             return False
-        fresh_s = SAFETY * target_s
+        fresh_s = PLANNED_SHARE * target_s
         num_riding, riding = 0, decodes
         for load in first:
             if predict(riding.joined(load)) > fresh_s:
@@ -184,7 +185,7 @@ class Goals:
         if waited_s <= MIN_WAIT_SHARE * target_s:
             return False
         seconds = self._cost.predict(decodes.joined(first[0] if first else PROMPT_PIECE))
-        return SAFETY * (target_s - waited_s) < seconds <= SAFETY * target_s
+        return PLANNED_SHARE * (target_s - waited_s) < seconds <= PLANNED_SHARE * target_s
 
 
 def _num_tokens(load: Load) -> int:

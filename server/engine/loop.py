@@ -1,6 +1,6 @@
 """The engine loop: take in messages, schedule, execute, commit, report; once round is one step.
 
-A long pass is executed bit by bit. Between its layers the loop takes in messages and lets through the steps the scheduler asks for
+A long pass is executed bit by bit. Between two bits the loop takes in messages and lets through the steps the scheduler asks for
 meanwhile, so that neither a token nor an abort waits for a picture.
 
 A step that raises is run again in halves until the sequence that breaks it stands alone; that one fails, the others go on as if
@@ -54,7 +54,7 @@ class Executor(Protocol):
 
 @dataclass(slots=True)
 class LongPass:
-    """The pass under way, and when it began. ``has_given_way``: a step has been let through since its last layer; now it is its turn."""
+    """The pass under way, and when it began. ``has_given_way``: a step has been let through since its last bit; now it is its turn."""
 
     batch: Batch
     steps: DividedPass
@@ -113,7 +113,7 @@ class Engine:
         """Let the step through that the scheduler asks for, or take the long pass further."""
         started = time.perf_counter()
         if self._scheduler.do_words_go_first or not long.has_given_way:
-            between = self._scheduler.schedule_between(long.steps.last_bit_s or self._scheduler.layer_s(long.batch))
+            between = self._scheduler.schedule_between(long.steps.last_bit_s or self._scheduler.bit_s(long.batch))
             long.has_given_way = not between.is_empty
             if long.has_given_way:
                 return self._run(between, started)

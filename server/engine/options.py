@@ -66,7 +66,7 @@ class ModelFacts:
     Attributes:
         end_ids: tokens that end the answer.
         latent_stride: pixels per latent token side; vit_stride: pixels per patch side.
-        num_layers: where a long pass can be interrupted.
+        num_bits: into how many bits of about equal length a long pass is divided.
         model_id: what tells the pages of this model from another's.
     """
 
@@ -79,5 +79,5 @@ class ModelFacts:
     vit_stride: int
     max_positions: int
     profile: FamilyProfile
-    num_layers: int = 1
+    num_bits: int = 1
     model_id: str = ""

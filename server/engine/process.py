@@ -14,6 +14,7 @@ from kernels.attention import attention_backend
 from model.bagel import Bagel
 from model.preview_files import load_or_fit_preview
 from model.profile import Family, FamilyProfile
+from model.stepwise import BITS_PER_LAYER
 from model.tokenizer import Tokenizer
 from model.weights import load_bagel
 from server.engine.calibration import calibrate
@@ -129,7 +130,7 @@ def model_facts(model: Bagel, tokenizer: Tokenizer, profile: FamilyProfile) -> M
         vit_stride=model.config.vit.patch_size,
         max_positions=model.config.llm.max_positions,
         profile=profile,
-        num_layers=model.config.llm.num_layers,
+        num_bits=model.config.llm.num_layers * BITS_PER_LAYER,
     )
 
 

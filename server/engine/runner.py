@@ -2,7 +2,7 @@
 
 `_steps` is the journey of a step: copy pages, draw noise, encode pictures, pack, one forward pass over every row, then tokens are
 drawn, Euler steps taken and finished latents decoded. State changes only at the end, so a step that raised can be run again in parts.
-`execute` walks it in one go; a `Pass` can be left between layers, where other batches may be executed.
+`execute` walks it in one go; a `Pass` can be left between two bits, parts of a layer, where other batches may be executed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from model.bagel import Bagel, PackedTokens
 from model.guidance import BagelScales, bagel_velocity, illume_velocity
 from model.guidance_rules import GuidanceMode
 from model.latents import latent_position_ids, unpatchify
-from model.stepwise import Steps, run_through
+from model.stepwise import BLOCKS_PER_LAYER, Steps, run_through
 from model.transformer import Rotation
 from server.engine.batch import Batch, BatchResult, DenoiseRow, DenoiseStep, Draw, DrawnToken, NewImage
 from server.engine.fault_points import NO_FAULTS
@@ -82,7 +82,7 @@ class Pass:
         self.result: BatchResult | None = None
 
     def advance(self, until_s: float) -> bool:
-        """Go on, at least one bit (a layer), and stop before one that might not be over by ``until_s`` of `time.monotonic`.
+        """Go on, at least one bit, and stop before one that might not be over by ``until_s`` of `time.monotonic`.
 
         Returns whether the step is done.
 
@@ -165,7 +165,7 @@ class Runner:
         embedded = yield from self._embed(packed)
         result.num_pictures_encoded = self._encoder.num_encoded - num_encoded
         started = time.perf_counter()
-        hidden, logits = yield from self._forward(packed, embedded)
+        hidden, logits = yield from self._forward(packed, embedded, BLOCKS_PER_LAYER if batch.is_divisible else 1)
         result.forward_s = time.perf_counter() - started
         if packed.draws:
             self._draw(logits, packed, result)
@@ -187,10 +187,10 @@ class Runner:
             noise = self._noise(new.params.seed, new.image_index, num_tokens, self._model.config.latent_dim)
             self._latents[new.sequence_id] = noise.to(self._device, torch.float32)
 
-    def _forward(self, packed: PackedBatch, embedded: torch.Tensor) -> Steps[tuple[torch.Tensor, torch.Tensor]]:
+    def _forward(self, packed: PackedBatch, embedded: torch.Tensor, blocks_per_layer: int) -> Steps[tuple[torch.Tensor, torch.Tensor]]:
         """Run every layer, and read the logits of the rows a token is drawn from."""
         tokens = PackedTokens(embedded, packed.positions, packed.num_und)
-        hidden = yield from self._model.forward_in_steps(tokens, self._cache.attend(packed.plan))
+        hidden = yield from self._model.forward_in_steps(tokens, self._cache.attend(packed.plan), blocks_per_layer)
         return hidden, self._model.logits(hidden[packed.draw_index]) if packed.draws else hidden
 
     def _embed(self, packed: PackedBatch) -> Steps[torch.Tensor]:

@@ -2,7 +2,7 @@
 
 Pure Python: `schedule` makes a `Batch`, the runner executes it, `commit` takes in the result. Each step takes the decode rows, then
 denoise steps and prompt chunks in the order of `fairness`, as far as the budget of `budget` goes. A long pass may be `is_divisible`: then
-`schedule_between` makes the decode steps that are let through between its layers, before the pass itself is committed. Where pictures
+`schedule_between` makes the decode steps that are let through between its bits, before the pass itself is committed. Where pictures
 stand aside for words (`words_first`), neither holds rows of a picture. Waiting and being let in are `admission`, pages `reservations`,
 rows `rows`, results `commit`; pages found again are `prefix_cache`.
 """
@@ -36,7 +36,7 @@ from server.engine.words_first import WordsFirst
 from server.messages import FinishReason, Request, TextClosed
 
 SHORT_PROMPT_SHARE = 0.5
-"""How much of the target a prompt chunk let through between the layers of a long pass may take."""
+"""How much of the target a prompt chunk let through between the bits of a long pass may take."""
 POLL_S = 0.05
 """How long a long pass runs on before new messages are looked at, while nobody decodes."""
 
@@ -60,7 +60,7 @@ class Scheduler:
         self._shares = Shares()
         self._roster = Roster(pool, self.cache, self._shares, self.drain_rate, clock)
         self._turns = Turns(facts, refeed, grammars)
-        self._goals = Goals(limits, self.cost, facts.num_layers)
+        self._goals = Goals(limits, self.cost, facts.num_bits)
         self._words_first = WordsFirst(self.cost)
         self._admission = Admission(self._roster, facts, limits)
         self._reservations = Reservations(self._roster)
@@ -199,9 +199,9 @@ class Scheduler:
         return draft
 
     def schedule_between(self, next_bit_s: float) -> Batch:
-        """Make the step that is let through before the next layer of a long pass, which takes about ``next_bit_s`` seconds.
+        """Make the step that is let through before the next bit of a long pass, which takes about ``next_bit_s`` seconds.
 
-        Decode rows when they would be late after that layer or words go first anyway, else short prompts, else nothing.
+        Decode rows when they would be late after that bit or words go first anyway, else short prompts, else nothing.
         """
         self._begin_step()
         draft = Draft()
@@ -217,9 +217,9 @@ class Scheduler:
             self._fill(self._shares.order(prompts, self._step), draft, self._goals.prompt_budget(seconds))
         return self._issue(draft)
 
-    def layer_s(self, batch: Batch) -> float:
-        """Return how long one layer of ``batch`` should take."""
-        return self._goals.layer_s(batch.load)
+    def bit_s(self, batch: Batch) -> float:
+        """Return how long one bit of ``batch``, a long pass, should take."""
+        return self._goals.bit_s(batch.load)
 
     def next_pause_s(self) -> float:
         """Return until when a long pass may run on before `schedule_between` should be asked again."""

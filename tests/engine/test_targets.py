@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.bagel import PackedTokens
+from model.stepwise import BITS_PER_LAYER, BLOCKS_PER_LAYER
 from model.weights import load_bagel
 from server.engine.batch import Batch, BatchResult
 from server.engine.link import LocalLink
@@ -167,7 +169,32 @@ def test_an_abort_in_the_middle_of_a_pass_is_answered_at_once_and_its_pages_come
     assert bench.loaded.pool.num_used == 0
 
 
-def test_a_pass_that_is_left_and_resumed_gives_the_same_hidden_states() -> None:
+@pytest.mark.parametrize("num_und", [0, 5, 150, 300])
+def test_layers_cut_into_blocks_of_tokens_give_the_same_hidden_states(num_und: int) -> None:
+    model = load_bagel(CHECKPOINT, torch.device("cpu"), torch.float32)
+    tokens = PackedTokens(torch.randn(300, model.config.llm.hidden_size), torch.arange(300), num_und)
+    bits = 0
+    with torch.inference_mode():
+        whole = model.forward(tokens, first_heads)
+        steps = model.forward_in_steps(tokens, first_heads, BLOCKS_PER_LAYER)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                in_blocks = end.value
+                break
+            bits += 1
+
+    torch.testing.assert_close(in_blocks, whole, rtol=RELATIVE_TOLERANCE, atol=1e-5)
+    assert bits >= BITS_PER_LAYER * model.config.num_layers
+
+
+def first_heads(layer_index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Attention's shapes without its work."""
+    return q
+
+
+def test_a_decoder_that_is_left_and_resumed_gives_the_same_pixels() -> None:
     model = load_bagel(CHECKPOINT, torch.device("cpu"), torch.float32)
     latent = torch.randn(1, model.config.vae.z_channels, 8, 8)
     with torch.inference_mode():
