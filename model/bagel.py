@@ -84,7 +84,11 @@ class Bagel(nn.Module):
         rotations = rotation.split(tokens.num_und)
         streams = Streams.split(tokens.hidden, tokens.num_und)
         for layer_index, layer in enumerate(self._mot_layers):
-            streams = yield from layer.forward_in_steps(layer_index, streams, rotations, attend, blocks_per_layer)
+            if blocks_per_layer == 1:
+                streams = layer(layer_index, streams, rotations, attend)
+                yield
+            else:
+                streams = yield from layer.forward_in_steps(layer_index, streams, rotations, attend, blocks_per_layer)
         return self._final_norm(streams).packed()
 
     @cached_property

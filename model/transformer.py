@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kernels.expert import ExpertWeights, Heads, finish_layer, project_heads
 from kernels.expert_layers import ExpertStack
 from model.sizes import LlmConfig
-from model.stepwise import LEAST_BLOCK, Steps, run_through
+from model.stepwise import LEAST_BLOCK, Steps
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """``(layer_index, q[T, Hq, d], k[T, Hk, d], v[T, Hk, d]) -> [T, Hq, d]``; q and k normed and rotated, tokens in packed order."""
@@ -85,20 +85,20 @@ class MotLayer(nn.Module):
 
     def forward(self, layer_index: int, streams: Streams, rotations: tuple[Rotation, Rotation], attend: Attend) -> Streams:
         """Run the layer; an expert without tokens is not touched."""
-        return run_through(self.forward_in_steps(layer_index, streams, rotations, attend, num_blocks=1))
+        num_und = len(streams.und)
+        attended = attend(layer_index, *self._project(streams, rotations))
+        und = self.und.finish(streams.und, attended[:num_und]) if num_und else streams.und
+        return Streams(und, self.gen.finish(streams.gen, attended[num_und:]) if len(streams.gen) else streams.gen)
 
     def forward_in_steps(
         self, layer_index: int, streams: Streams, rotations: tuple[Rotation, Rotation], attend: Attend, num_blocks: int
     ) -> Steps[Streams]:
-        """Do the same, interruptible after attention and after each of ``num_blocks`` blocks of tokens; with one, at the end alone."""
+        """Do the same, interruptible after attention and after each of up to ``num_blocks`` blocks of each expert's tokens."""
         num_und = len(streams.und)
         attended = attend(layer_index, *self._project(streams, rotations))
-        if num_blocks > 1:
-            yield
+        yield
         und = yield from self.und.finish_in_steps(streams.und, attended[:num_und], num_blocks)
         gen = yield from self.gen.finish_in_steps(streams.gen, attended[num_und:], num_blocks)
-        if num_blocks == 1:
-            yield
         return Streams(und, gen)
 
     def _project(self, streams: Streams, rotations: tuple[Rotation, Rotation]) -> Heads:
@@ -147,9 +147,9 @@ class Expert(nn.Module):
         return finish_layer(x, attended, self.weights)
 
     def finish_in_steps(self, x: Tensor, attended: Tensor, num_blocks: int) -> Steps[Tensor]:
-        """Do the same, interruptible after each of up to ``num_blocks`` blocks of tokens if there is more than one; no tokens, no work."""
-        if num_blocks == 1 or len(x) == 0:
-            return self.finish(x, attended) if len(x) else x
+        """Do the same, interruptible after each of up to ``num_blocks`` blocks of tokens; without tokens there is nothing to do."""
+        if len(x) == 0:
+            return x
         size = max(LEAST_BLOCK, -(-len(x) // num_blocks))
         blocks = []
         for block, seen in zip(x.split(size), attended.split(size), strict=True):
