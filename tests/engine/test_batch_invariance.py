@@ -43,11 +43,11 @@ TOKENIZER = Tokenizer.from_directory(CHECKPOINT, PROFILE)
 
 @dataclass(slots=True)
 class Answer:
-    """What a request brought: tokens, the latents of each finished picture, and how it ended."""
+    """What a request brought: tokens, the latents of each finished picture, and how it ended; its canon as it grew."""
 
     tokens: list[int] = field(default_factory=list)
+    canon: list[int | Picture] = field(default_factory=list)
     latents: list[torch.Tensor] = field(default_factory=list)
-    pictures: list[torch.Tensor] = field(default_factory=list)
     reason: FinishReason | None = None
 
 
@@ -95,10 +95,13 @@ class Bench:
             return
         self.num_prefix_queries += report.stats.num_prefix_queries
         self.num_prefix_hits += report.stats.num_prefix_hits
+        for draw in report.silent:
+            self.answers[draw.request_id].canon.append(draw.token_id)
         for token in report.tokens:
             self.answers[token.request_id].tokens.append(token.token_id)
+            self.answers[token.request_id].canon.append(token.token_id)
         for image in report.images:
-            self.answers[image.request_id].pictures.append(torch.frombuffer(bytearray(image.picture.rgb), dtype=torch.uint8).int())
+            self.answers[image.request_id].canon.append(image.picture)
         for end in report.finished:
             answer = self.answers[end.request_id]
             answer.reason = end.reason
@@ -185,11 +188,10 @@ def answer_together(requests: list[Request], victims: set[str], rng: random.Rand
 
 def assert_same_answer(found: Answer, expected: Answer) -> None:
     assert found.reason is expected.reason
+    assert found.canon == expected.canon
     assert found.tokens == expected.tokens
     assert len(found.latents) == len(expected.latents)
-    assert len(found.pictures) == len(expected.pictures)
     assert all(map(torch.equal, found.latents, expected.latents))
-    assert all(map(torch.equal, found.pictures, expected.pictures))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
@@ -241,6 +243,29 @@ def test_answers_with_and_without_the_prefix_cache_are_the_same() -> None:
         assert_same_answer(answer, plain.answers[name])
     assert cached.num_prefix_hits > 0.5 * cached.num_prefix_queries
     assert plain.num_prefix_hits == 0
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_answers_taken_up_by_another_engine_end_the_same(seed: int) -> None:
+    """Every answer is cut somewhere and goes on from its canon, all of them together, with pages so few that some are preempted."""
+    rng = random.Random(100 + seed)
+    requests = [random_request(rng, f"r{k}") for k in range(NUM_REQUESTS)]
+    alone = {request.request_id: answer_alone(request) for request in requests}
+    cuts = {name: rng.randint(0, len(answer.canon)) for name, answer in alone.items()}
+
+    bench = make_bench(num_pages=120, page_size=5, max_batch_tokens=500)
+    for request in requests:
+        bench.submit(replace(request, canon=alone[request.request_id].canon[: cuts[request.request_id]]))
+    while bench.loaded.scheduler.has_work:
+        bench.step()
+
+    for name, answer in bench.answers.items():
+        rest, kept = alone[name].canon[cuts[name] :], [item for item in alone[name].canon[: cuts[name]] if isinstance(item, Picture)]
+        assert answer.reason is alone[name].reason
+        assert answer.canon == rest
+        assert all(map(torch.equal, answer.latents, alone[name].latents[len(kept) :]))
+    assert sum(cuts.values()) > 50
+    assert bench.loaded.scheduler.num_preemptions > 0
 
 
 def test_a_failing_request_fails_alone() -> None:
