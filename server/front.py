@@ -6,6 +6,7 @@ The HTTP front runs in this process, ``plait engine`` in a child. The child is t
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.metadata
 import socket
 import sys
@@ -142,7 +143,12 @@ class Front:
     tracing: Tracing
 
     async def run(self) -> None:
-        """Keep the engine and the streams going until one of them ends."""
+        """Keep the engine and the streams going until one of them ends.
+
+        What was made before lives as long as the process: the collector is told not to look through it in the middle of an answer.
+        """
+        gc.collect()
+        gc.freeze()
         tasks = {asyncio.create_task(self.engine.run()), asyncio.create_task(self.durability.run())}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

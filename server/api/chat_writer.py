@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+
+from pydantic_core import to_json
 
 from server.api.chat_answers import (
     AlternativeOut,
@@ -43,6 +46,9 @@ from server.serving.events import (
     TextEvent,
     ThoughtEvent,
 )
+
+STAND_IN = secrets.token_hex(16)
+"""Stands for the words in the JSON of a chunk; no client can have written it elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +137,13 @@ async def write_chunks(events: AsyncIterator[Event], heading: Heading, *, with_u
         GenerationFailed, EngineUnavailable: from ``events``.
     """
     finished: list[FinishedEvent] = []
+    words = _WordChunks(heading)
     for index in range(heading.num_choices):
         yield _chunk(heading, [ChunkChoiceOut(index=index, delta=DeltaOut(role="assistant", content=""), finish_reason=None)])
     async for event in events:
+        if isinstance(event, TextEvent) and not heading.with_logprobs:
+            yield words.chunk(event)
+            continue
         if isinstance(event, ProgressEvent | PreviewEvent):
             yield _chunk(heading, [], progress=_progress(event))
             continue
@@ -142,6 +152,23 @@ async def write_chunks(events: AsyncIterator[Event], heading: Heading, *, with_u
         yield _chunk(heading, [_chunk_choice(event, with_logprobs=heading.with_logprobs)])
     if with_usage:
         yield _chunk(heading, [], usage=_usage(finished))
+
+
+class _WordChunks:
+    """Chunks of plain words, most of what is ever written: only the words differ, so the rest of the JSON is made once for each piece."""
+
+    def __init__(self, heading: Heading) -> None:
+        self._heading = heading
+        self._frames: dict[tuple[int, int], list[str]] = {}
+
+    def chunk(self, event: TextEvent) -> str:
+        """Return the chunk of some words, the same as `_chunk` would make."""
+        frame = self._frames.get((event.choice, event.part))
+        if frame is None:
+            example = TextEvent(event.choice, event.part, STAND_IN)
+            frame = _chunk(self._heading, [_chunk_choice(example, with_logprobs=False)]).split(f'"{STAND_IN}"')
+            self._frames[event.choice, event.part] = frame
+        return to_json(event.text).decode().join(frame)
 
 
 def _chunk(heading: Heading, choices: list[ChunkChoiceOut], *, progress: ProgressOut | None = None, usage: UsageOut | None = None) -> str:

@@ -42,6 +42,9 @@ DRAIN_WAIT_MS = 200
 """How long the last words of an ended engine may take to arrive."""
 
 
+HANDED_AT_ONCE = 16
+"""Outputs of a step that are handed out between two turns of the event loop."""
+
 WATCH_S = 0.25
 """How often it is looked whether a busy engine gets on."""
 
@@ -224,24 +227,24 @@ class EngineClient:
 
     async def _read(self, socket: zmq.asyncio.Socket) -> None:
         while True:
-            self._take_in(decode_from_engine(await socket.recv_multipart()))
+            await self._take_in(decode_from_engine(await socket.recv_multipart()))
 
     async def _read_last_words(self, socket: zmq.asyncio.Socket) -> None:
         with contextlib.suppress(WireError):
             while await socket.poll(DRAIN_WAIT_MS):
-                self._take_in(decode_from_engine(await socket.recv_multipart()))
+                await self._take_in(decode_from_engine(await socket.recv_multipart()))
 
     async def _write(self, socket: zmq.asyncio.Socket) -> None:
         while True:
             await socket.send_multipart(encode_to_engine(await self._outgoing.get()))
 
-    def _take_in(self, message: FromEngine) -> None:
+    async def _take_in(self, message: FromEngine) -> None:
         self._last_sign_of_life = time.monotonic()
         match message:
             case StepReport():
                 self.latest = message.stats
                 self._on_report(message)
-                self._hand_out(message)
+                await self._hand_out(message)
             case EngineReady():
                 self._set_status(EngineStatus(EnginePhase.READY, "ready", None, message))
             case LoadProgress():
@@ -249,8 +252,11 @@ class EngineClient:
             case EngineFailed():
                 self._set_status(EngineStatus(EnginePhase.FAILED, message.message))
 
-    def _hand_out(self, report: StepReport) -> None:
-        for output in outputs_in_order(report):
+    async def _hand_out(self, report: StepReport) -> None:
+        """Give every stream its outputs, and the first ones the time to send theirs before the last ones have theirs."""
+        for number, output in enumerate(outputs_in_order(report), start=1):
+            if number % HANDED_AT_ONCE == 0:
+                await asyncio.sleep(0)
             stream = self._streams.get(output.request_id)
             if stream is None:
                 continue

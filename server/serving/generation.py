@@ -217,7 +217,7 @@ class Generation:
         while not self._outputs.is_finished:
             output = await self._outputs.next()
             voice = self._voices[output.request_id]
-            if _place(voice.choice, output) in shown:
+            if shown and _place(voice.choice, output) in shown:
                 continue
             was_stopped = voice.answer.is_stopped
             if not _is_failure(output):

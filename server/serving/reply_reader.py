@@ -63,11 +63,8 @@ class ReplyReader:
         self._state = _State.WORDS if thinking is Thinking.NONE else _State.START
         self._held = ""
         self._drops_space = False
-
-    @property
-    def is_plain(self) -> bool:
-        """True when every text is words, so that nothing need be read."""
-        return self._thinking is Thinking.NONE and not self._tool_names
+        self.is_plain = thinking is Thinking.NONE and not self._tool_names
+        """Every text is words, so that nothing need be read."""
 
     @property
     def is_in_thought(self) -> bool:
@@ -75,6 +72,8 @@ class ReplyReader:
 
     def push(self, text: str) -> list[Piece]:
         """Take the next text and return what is certain by now."""
+        if self.is_plain:
+            return [Words(text)] if text else []
         self._held += text
         pieces: list[Piece] = []
         while self._held and self._step(pieces):

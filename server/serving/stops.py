@@ -15,6 +15,8 @@ class StopFinder:
 
     def push(self, text: str) -> str:
         """Take the next piece and return what may be shown; sets `is_found` when a stop string is complete."""
+        if not self._stops:
+            return text
         text = self._held + text
         self._held = ""
         positions = [position for stop in self._stops if (position := text.find(stop)) >= 0]

@@ -128,7 +128,7 @@ class MemoryStore:
         stream.events += append.events
         stream.canon += append.canon
         stream.num_deaths = 0
-        self._grow(stream, sum(map(len, append.canon)) + sum(event.num_bytes for event in append.events))
+        self._grow(stream, sum(map(len, append.canon)) + sum([event.num_bytes for event in append.events]))
         if append.events and append.events[-1].is_final:
             self._finish(stream)
         return AppendResult.CANCELLED if stream.is_cancelled else AppendResult.DONE

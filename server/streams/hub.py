@@ -190,16 +190,17 @@ class StreamHub:
                 return
 
     async def _next_events(self, stream_id: str, after: int) -> list[StoredEvent]:
-        """Return some events after ``after``, none if none come within `CHECK_S`."""
+        """Return some events after ``after``; none when it must be looked again where they are to be had."""
         owned = self.owned_stream(stream_id)
         if owned is not None and not owned.is_durable and not owned.has_all_after(after):
             raise StreamGone
         if owned is None or not owned.has_all_after(after):
             return await self._store.read(stream_id, after, READ_LIMIT)
-        pulse, events = owned.pulse, owned.after(after)
+        events = owned.after(after)
         if events:
             return events
-        await _wait_for(pulse, CHECK_S)
+        # No timer for each event of each reader: a stream that leaves this process beats a last time.
+        await owned.change()
         return owned.after(after) if owned.has_all_after(after) else []
 
     async def _is_at_end(self, stream_id: str, after: int) -> bool:
@@ -214,9 +215,3 @@ class StreamHub:
         if not head.is_finished:
             await self._tail.wait(stream_id, after, CHECK_S)
         return head.is_finished
-
-
-async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:
-    waiting = asyncio.ensure_future(event.wait())
-    await asyncio.wait({waiting}, timeout=timeout_s)
-    waiting.cancel()

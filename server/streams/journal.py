@@ -60,8 +60,8 @@ class Journal:
 
     async def flushed(self, stream: OwnedStream) -> None:
         """Wait until the store has everything the stream has written, or never will."""
-        while stream.unsent() is not None:
-            await stream.pulse.wait()
+        while stream.has_unsent:
+            await stream.change()
 
     def store_failed(self) -> None:
         """Take note that the store does not answer."""
@@ -106,7 +106,7 @@ class Journal:
                 case AppendResult.LOST:
                     logger.error("the store has lost stream %s; it cannot be resumed any more", stream.lease.stream_id)
                     stream.give_up_durability()
-        self._dirty = {stream_id: stream for stream_id, stream in self._dirty.items() if stream.unsent() is not None}
+        self._dirty = {stream_id: stream for stream_id, stream in self._dirty.items() if stream.has_unsent}
         if self._dirty:
             self._has_work.set()
 

@@ -40,8 +40,8 @@ class OwnedStream:
         self._unsent: list[StoredEvent] = []
         self._unsent_canon: list[bytes] = []
         self._on_write = on_write
-        self.pulse = asyncio.Event()
-        """Set, and replaced, when there is something new to read."""
+        self._waiting: list[asyncio.Future[None]] = []
+        """Who waits for the next change."""
 
     # -- the writer's side --------------------------------------------------------------------------------------------------
 
@@ -71,9 +71,14 @@ class OwnedStream:
     def unsent_bytes(self) -> int:
         return sum(event.num_bytes for event in self._unsent) + sum(map(len, self._unsent_canon))
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the store lacks something."""
+        return bool(self._unsent or self._unsent_canon)
+
     def unsent(self) -> Append | None:
         """Return what the store lacks; None when it has everything."""
-        if not self._unsent and not self._unsent_canon:
+        if not self.has_unsent:
             return None
         return Append(self.lease, tuple(self._unsent), tuple(self._unsent_canon))
 
@@ -81,7 +86,7 @@ class OwnedStream:
         """Take note that the store has ``append``, and show its events."""
         del self._unsent[: len(append.events)]
         del self._unsent_canon[: len(append.canon)]
-        self.publish(append.events)
+        self._show(append.events)
         self._beat()
 
     def publish_unsent(self) -> None:
@@ -97,19 +102,32 @@ class OwnedStream:
 
     def publish(self, events: Sequence[StoredEvent]) -> None:
         """Show events to the readers, each once."""
+        if self._show(events):
+            self._beat()
+
+    def _show(self, events: Sequence[StoredEvent]) -> bool:
+        """Put events where readers find them; tell whether there is a new one."""
         fresh = [event for event in events if event.sequence > self._last_published]
         if not fresh:
-            return
+            return False
         self._recent += fresh
         self._last_published = fresh[-1].sequence
         self._recent_bytes += sum(event.num_bytes for event in fresh)
         while self._recent_bytes > RECENT_BYTES and len(self._recent) > 1:
             self._recent_bytes -= self._recent.popleft().num_bytes
-        self._beat()
+        return True
 
     def _beat(self) -> None:
-        self.pulse.set()
-        self.pulse = asyncio.Event()
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
+
+    async def change(self) -> None:
+        """Wait until there is something new to read, the store has more, or the stream is lost."""
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        await waiting
 
     # -- the readers' side --------------------------------------------------------------------------------------------------
 
