@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from model.shipped import STORYBOOK
 from server.access.fetch import FetchRules, PictureFetcher
 from server.access.keys import BadKeys, KeyRing
-from server.api.app import build_app
+from server.api.app import Door, build_app
 from server.api.arrivals import Doorway
 from server.api.chat import ChatRoutes
 from server.api.chat_surface import ChatSurface
@@ -52,6 +52,7 @@ from server.serving.picture_intake import PictureIntake
 from server.serving.picture_links import PictureLinks
 from server.serving.picture_readers import PictureReaders
 from server.serving.prepare import Preparer, PromptLimits
+from server.serving.room import Room
 from server.serving.served_model import ServedModel
 from server.serving.startup_display import StartupDisplay
 from server.serving.token_counts import TokenCounter
@@ -174,7 +175,8 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
     fetcher = PictureFetcher(FetchRules(settings.fetch_host_names)) if settings.fetch_host_names else None
     pictures = PictureIntake(readers, fetcher)
     preparer = Preparer(model, PromptLimits(settings.max_pictures), pictures)
-    service = GenerationService(model, preparer, engine, metrics, tracing, settings.max_in_flight)
+    room = Room(engine, settings.max_in_flight)
+    service = GenerationService(model, preparer, engine, metrics, tracing, room)
     store = open_store(settings)
     links = PictureLinks(store)
     chat, responses = ChatSurface(model.name, links), ResponseSurface(model.name)
@@ -197,8 +199,8 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
     probes = HealthRoutes(engine, version(), settings.stall_after_s, lambda: durability.takeover.is_draining).router()
     series = MetricsRoute(engine, metrics, model.name).router()
     public = [probes, series] if settings.serves_metrics_publicly else [probes]
-    app = build_app([*routers, *public], metrics, version(), settings.max_body_bytes, key_ring(settings), home.paths)
-    metrics_app = build_app([probes, series], metrics, version(), settings.max_body_bytes, KeyRing())
+    app = build_app([*routers, *public], metrics, version(), settings.max_body_bytes, Door(key_ring(settings), home.paths, room))
+    metrics_app = build_app([probes, series], metrics, version(), settings.max_body_bytes, Door(KeyRing()))
     return Front(Traced(app, tracing), metrics_app, engine, pictures, durability, tracing)
 
 

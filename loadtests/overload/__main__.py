@@ -13,10 +13,14 @@ import asyncio
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import uvloop
+
 from loadtests.overload.flood import Flood, Outcome, Record, measure_capacity
+from loadtests.overload.processors import ProcessorWatch
 from loadtests.overload.verdict import Stretch, Verdict, judge
 from loadtests.progress import Progress
 from loadtests.served import served
@@ -28,8 +32,9 @@ NUM_PLACES = 16
 
 def main() -> None:
     options = _options()
-    with served(options.model, ["--max-waiting", str(options.max_waiting), "--max-running", str(NUM_PLACES)]) as url:
-        verdict = asyncio.run(run(url, options))
+    bounds = ["--max-waiting", str(options.max_waiting), "--max-running", str(NUM_PLACES)]
+    with served(options.model, bounds) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        verdict = runner.run(run(url, options))
     print(verdict.table())
     if options.json:
         Path(options.json).write_text(json.dumps(asdict(verdict), indent=1) + "\n", encoding="utf-8")
@@ -42,22 +47,31 @@ async def run(url: str, options: argparse.Namespace) -> Verdict:
     async with Flood.of_server(url, options.deadline_s, options.seed) as flood:
         capacity = await measure_capacity(flood, options.calibrate_s)
         progress.say(f"capacity: {capacity:.2f} requests a second")
-        calm = await flood.send(capacity, options.calm_s)
+        calm = await _stretch(flood, capacity, options.calm_s)
         progress.say(f"at 1 x: {_summary(calm)}")
-        storm = await flood.send(FLOOD_FACTOR * capacity, options.storm_s)
+        storm = await _stretch(flood, FLOOD_FACTOR * capacity, options.storm_s)
         progress.say(f"at {FLOOD_FACTOR:g} x: {_summary(storm)}")
-        recovery_s = await flood.recovery_s(typical_s=_typical_s(calm))
+        recovery_s = await flood.recovery_s(typical_s=_typical_s(calm.records))
         progress.say(f"answered as before {recovery_s:.1f} s after the flood")
-    return judge(Stretch(calm, options.calm_s), Stretch(storm, options.storm_s), capacity, NUM_PLACES, recovery_s)
+    return judge(calm, storm, capacity, NUM_PLACES, recovery_s)
 
 
-def _typical_s(calm: list[Record]) -> float:
+async def _stretch(flood: Flood, per_second: float, seconds: float) -> Stretch:
+    watch = ProcessorWatch.of_this_process()
+    sending = asyncio.create_task(flood.send(per_second, seconds))
+    await asyncio.sleep(seconds)
+    use = watch.use()
+    return Stretch(await sending, seconds, use)
+
+
+def _typical_s(calm: Sequence[Record]) -> float:
     return statistics.median(record.seconds for record in calm if record.outcome is Outcome.DONE)
 
 
-def _summary(records: list[Record]) -> str:
-    counts = {outcome.value: sum(record.outcome is outcome for record in records) for outcome in Outcome}
-    return ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+def _summary(stretch: Stretch) -> str:
+    counts = {outcome.value: sum(record.outcome is outcome for record in stretch.records) for outcome in Outcome}
+    outcomes = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+    return f"{outcomes}; processors busy: {stretch.processors.line()}"
 
 
 def _options() -> argparse.Namespace:

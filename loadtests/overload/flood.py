@@ -9,9 +9,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
+from http import HTTPStatus
 
 import httpx
 
+from loadtests.overload.connections import ConnectionEnded, Connections
+
+CHAT = "/v1/chat/completions"
+PATIENCE = 3.0
+"""How many times its deadline a client waits before it counts a request as failed."""
 SUBJECTS = ("red circle", "blue square", "yellow star", "green triangle", "purple heart")
 PICTURE_SHARE = 0.25
 NUM_CALIBRATING = 24
@@ -44,7 +50,7 @@ class Record:
 class Flood:
     """Sends requests to one server. ``deadline_s``: how long each says that it waits."""
 
-    http: httpx.AsyncClient
+    connections: Connections
     model: str
     deadline_s: float
     rng: random.Random
@@ -53,10 +59,10 @@ class Flood:
     @asynccontextmanager
     async def of_server(cls, url: str, deadline_s: float, seed: int) -> AsyncIterator[Flood]:
         """Connect to a server and ask for its model's name."""
-        limits = httpx.Limits(max_connections=2000, max_keepalive_connections=200)
-        async with httpx.AsyncClient(base_url=url, timeout=deadline_s * 3, limits=limits) as http:
+        async with httpx.AsyncClient(base_url=url) as http:
             models = (await http.get("/v1/models")).json()
-            yield cls(http, models["data"][0]["id"], deadline_s, random.Random(seed))
+        async with Connections.to(url) as connections:
+            yield cls(connections, models["data"][0]["id"], deadline_s, random.Random(seed))
 
     async def send(self, per_second: float, seconds: float) -> list[Record]:
         """Send requests with exponential gaps for ``seconds``, and return all their records once the last is answered."""
@@ -70,19 +76,18 @@ class Flood:
     async def ask(self, *, draws: bool | None = None) -> Record:
         """Send one request and see what becomes of it."""
         draws = self.rng.random() < PICTURE_SHARE if draws is None else draws
-        body = self._body(draws=draws)
+        request = self.connections.post(CHAT, self._body(draws=draws), {"x-request-timeout": f"{self.deadline_s:g}"})
         started = time.monotonic()
         try:
-            headers = {"x-request-timeout": f"{self.deadline_s:g}"}
-            response = await self.http.post("/v1/chat/completions", json=body, headers=headers)
-        except httpx.HTTPError:
+            answer = await asyncio.wait_for(self.connections.ask(request), PATIENCE * self.deadline_s)
+        except (OSError, TimeoutError, ConnectionEnded):
             return Record(draws, started, time.monotonic() - started, Outcome.FAILED)
         elapsed = time.monotonic() - started
-        if response.status_code in (429, 503):
-            return Record(draws, started, elapsed, Outcome.REFUSED, float(response.headers["retry-after"]))
-        if response.status_code == httpx.codes.OK and elapsed <= self.deadline_s:
+        if answer.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+            return Record(draws, started, elapsed, Outcome.REFUSED, answer.retry_after_s)
+        if answer.status == HTTPStatus.OK and elapsed <= self.deadline_s:
             return Record(draws, started, elapsed, Outcome.DONE)
-        is_late = response.status_code in (httpx.codes.OK, httpx.codes.GATEWAY_TIMEOUT)
+        is_late = answer.status in (HTTPStatus.OK, HTTPStatus.GATEWAY_TIMEOUT)
         return Record(draws, started, elapsed, Outcome.LATE if is_late else Outcome.FAILED)
 
     def _body(self, *, draws: bool) -> dict[str, object]:

@@ -6,8 +6,10 @@ import bisect
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from loadtests.overload.flood import Outcome, Record
+from loadtests.overload.processors import ProcessorUse
 
 LEAST_GOODPUT = 0.9
 LARGEST_WAIT_ERROR = 0.3
@@ -27,6 +29,7 @@ class Verdict:
         num_refused: told to come back.
         wait_error: median relative error of what they were told, against when the queue before them had really left.
         recovery_s: from the end of the flood to an answer as before it.
+        processors_calm, processors_storm: whose work the machine did, the client's part included.
     """
 
     capacity: float
@@ -38,6 +41,8 @@ class Verdict:
     num_refused: int
     wait_error: float
     recovery_s: float
+    processors_calm: ProcessorUse
+    processors_storm: ProcessorUse
 
     @property
     def goodput_ratio(self) -> float:
@@ -60,16 +65,19 @@ class Verdict:
             ("refused", str(self.num_refused), ""),
             ("error of Retry-After, median", f"{self.wait_error:.0%}", f"<= {LARGEST_WAIT_ERROR:.0%}"),
             ("recovery after the flood", f"{self.recovery_s:.1f} s", f"<= {LONGEST_RECOVERY_S:g} s"),
+            ("processors busy at 1 x", self.processors_calm.line(), ""),
+            ("processors busy at 5 x", self.processors_storm.line(), ""),
         ]
         return "\n".join(["| figure | measured | goal |", "|---|---|---|", *(f"| {a} | {b} | {c} |" for a, b, c in rows)])
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Requests sent over ``seconds``."""
+    """Requests sent over ``seconds``, and whose work the machine did meanwhile."""
 
     records: Sequence[Record]
     seconds: float
+    processors: ProcessorUse
 
 
 def judge(calm: Stretch, storm: Stretch, capacity: float, num_places: int, recovery_s: float) -> Verdict:
@@ -87,6 +95,8 @@ def judge(calm: Stretch, storm: Stretch, capacity: float, num_places: int, recov
         num_refused=sum(record.outcome is Outcome.REFUSED for record in both),
         wait_error=wait_error(storm.records, num_places),
         recovery_s=recovery_s,
+        processors_calm=calm.processors,
+        processors_storm=storm.processors,
     )
 
 
@@ -105,28 +115,39 @@ def wait_error(records: Sequence[Record], num_places: int) -> float:
     those accepted and unfinished, less what was being worked on, at most ``num_places`` over both lanes.
     """
     errors: list[float] = []
-    done = {
-        draws: sorted(_end_s(record) for record in records if record.outcome is Outcome.DONE and record.draws is draws) for draws in LANES
-    }
+    lanes = {draws: _Lane.of([record for record in records if record.draws is draws]) for draws in LANES}
     for record in records:
         if record.outcome is Outcome.REFUSED and record.retry_after_s is not None:
-            unfinished = {draws: _num_unfinished(records, record.sent_s, draws=draws) for draws in LANES}
+            unfinished = {draws: lanes[draws].num_unfinished(record.sent_s) for draws in LANES}
             share_waiting = max(0.0, 1.0 - num_places / max(1, sum(unfinished.values())))
-            last = bisect.bisect_right(done[record.draws], record.sent_s) + round(unfinished[record.draws] * share_waiting) - 1
-            if last < len(done[record.draws]):
-                actual_s = max(1.0, done[record.draws][max(0, last)] - record.sent_s)
+            free_s = lanes[record.draws].finished_s(record.sent_s, round(unfinished[record.draws] * share_waiting))
+            if free_s is not None:
+                actual_s = max(1.0, free_s - record.sent_s)
                 errors.append(abs(record.retry_after_s - actual_s) / actual_s)
     return statistics.median(errors) if errors else 0.0
 
 
-def _finishes_s(records: Sequence[Record], *, draws: bool) -> list[float]:
-    return sorted(_end_s(record) for record in records if record.outcome is Outcome.DONE and record.draws is draws)
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """When the accepted requests of one lane came and ended, and when those that were done were; each in order."""
 
+    sent_s: list[float]
+    ended_s: list[float]
+    done_s: list[float]
 
-def _num_unfinished(records: Sequence[Record], at_s: float, *, draws: bool) -> int:
-    return sum(
-        record.draws is draws and record.outcome is not Outcome.REFUSED and record.sent_s <= at_s < _end_s(record) for record in records
-    )
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> Self:
+        accepted = [record for record in records if record.outcome is not Outcome.REFUSED]
+        done = [record for record in accepted if record.outcome is Outcome.DONE]
+        return cls(sorted(record.sent_s for record in accepted), sorted(map(_end_s, accepted)), sorted(map(_end_s, done)))
+
+    def num_unfinished(self, at_s: float) -> int:
+        return bisect.bisect_right(self.sent_s, at_s) - bisect.bisect_right(self.ended_s, at_s)
+
+    def finished_s(self, at_s: float, count: int) -> float | None:
+        """Return when ``count`` more were done than at ``at_s``; None if they never were."""
+        last = bisect.bisect_right(self.done_s, at_s) + count - 1
+        return self.done_s[max(0, last)] if last < len(self.done_s) else None
 
 
 def _end_s(record: Record) -> float:

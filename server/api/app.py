@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastapi import APIRouter, FastAPI
@@ -18,17 +18,26 @@ from server.api.gate import Gate
 from server.api.middleware import Edge
 from server.api.openapi import complete_document
 from server.api.request_body import BodyBounds
+from server.api.turnstile import Turnstile
 from server.errors import InvalidRequest, MethodNotAllowed, PlaitError, RouteNotFound
 from server.metrics import Metrics
+from server.serving.room import Room
 
 
-def build_app(
-    routers: Sequence[APIRouter], metrics: Metrics, version: str, max_body_bytes: int, keys: KeyRing, public_paths: Iterable[str] = ()
-) -> ASGIApp:
-    """Return the application: the routes inside, the door round them, errors and limits round that.
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Who is let in: those with one of the ``keys``, if there are any, while there is ``room``, if that has a bound.
 
     ``public_paths`` need no key, nor do the probes.
     """
+
+    keys: KeyRing
+    public_paths: Sequence[str] = ()
+    room: Room | None = None
+
+
+def build_app(routers: Sequence[APIRouter], metrics: Metrics, version: str, max_body_bytes: int, door: Door) -> ASGIApp:
+    """Return the application: the routes inside, the door round them, errors and limits round that."""
     app = FastAPI(
         title="Plait",
         version=version,
@@ -41,11 +50,13 @@ def build_app(
     for router in routers:
         app.include_router(router)
     complete_document(app.openapi())
-    refusals = _Refusals(metrics, [route for router in routers for route in router.routes if isinstance(route, Route)])
+    routes = [route for router in routers for route in router.routes if isinstance(route, Route)]
+    refusals = _Refusals(metrics, routes)
     app.add_exception_handler(PlaitError, refusals.answer)
     app.add_exception_handler(HTTPException, refusals.answer)
     app.add_exception_handler(Exception, _answer_defect)
-    return Edge(Gate(app, keys, public_paths), metrics, BodyBounds(max_body_bytes))
+    inside = app if door.room is None else Turnstile(app, door.room, routes, metrics)
+    return Edge(Gate(inside, door.keys, door.public_paths), metrics, BodyBounds(max_body_bytes))
 
 
 async def _answer_defect(request: Request, error: Exception) -> Response:

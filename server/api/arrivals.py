@@ -63,7 +63,7 @@ class Doorway:
             key=idempotency_key(request),
             is_resumable=request.headers.get("x-plait-resumable", "").lower() in TRUE,
             is_background=is_background,
-            deadline_s=deadline_s(request),
+            deadline_s=deadline_s(request.headers.get("x-request-timeout")),
         )
         return await unless_gone(self.acceptance.accept(arrival), request.receive)
 
@@ -96,13 +96,12 @@ def idempotency_key(request: Request) -> str | None:
     return key
 
 
-def deadline_s(request: Request) -> float | None:
-    """Return how many seconds the client waits for the end of its answer; None when it does not say.
+def deadline_s(given: str | None) -> float | None:
+    """Return how many seconds the client waits for the end of its answer, from its ``X-Request-Timeout``; None when it does not say.
 
     Raises:
         InvalidValue: it is no number of seconds.
     """
-    given = request.headers.get("x-request-timeout")
     if given is None:
         return None
     if SECONDS.fullmatch(given) is None or not 0 < float(given) <= MAX_DEADLINE_S:

@@ -7,36 +7,33 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from server.errors import EngineUnavailable, Overloaded, PlaitError
+from server.errors import EngineUnavailable, PlaitError
 from server.messages import FinishedOutput, FinishReason, PreviewOutput, ProgressOutput
 from server.metrics import Metrics
 from server.serving.answer import Answer, AnswerStyle
-from server.serving.asks import Ask, PictureChoices
+from server.serving.asks import Ask, Modality, PictureChoices
 from server.serving.canon import engine_canon
 from server.serving.engine_client import EngineClient
 from server.serving.events import Event, FinishedEvent, PictureEvent, TextEvent, ThoughtEvent
 from server.serving.output_stream import Output, OutputStream
 from server.serving.prepare import Plan, Preparer
-from server.serving.retry_after import expected_wait_s, retry_after_s
+from server.serving.room import Room, Want
 from server.serving.served_model import ServedModel
 from server.tracing import Tracing
-
-WAITING_SHARE = 0.5
-"""Of the time a request has, what it may spend waiting for its turn."""
 
 
 class GenerationService:
     """Answers asks with one model on one engine."""
 
     def __init__(
-        self, model: ServedModel, preparer: Preparer, engine: EngineClient, metrics: Metrics, tracing: Tracing, max_in_flight: int
+        self, model: ServedModel, preparer: Preparer, engine: EngineClient, metrics: Metrics, tracing: Tracing, room: Room
     ) -> None:
         self._model = model
         self._preparer = preparer
         self._engine = engine
         self._metrics = metrics
         self._tracing = tracing
-        self._max_in_flight = max_in_flight
+        self._room = room
 
     def check_room(self, ask: Ask) -> None:
         """See that the server may take in one more.
@@ -44,12 +41,10 @@ class GenerationService:
         Raises:
             Overloaded: not now.
         """
-        if self._engine.num_in_flight + ask.n > self._max_in_flight:
-            raise self._overloaded(ask, f"The server has {self._max_in_flight} requests in flight, as many as it takes.")
-        limits = self._engine.status.limits
-        if limits is not None and self._engine.latest.waiting >= limits.max_waiting:
-            raise self._overloaded(ask, f"{limits.max_waiting} requests are waiting, as many as the server lets wait.")
-        self._refuse_what_would_come_too_late(ask)
+        draws = ask.modalities == frozenset({Modality.IMAGE})
+        refusal = self._room.refusal(Want(draws, ask.n, ask.deadline_s))
+        if refusal is not None:
+            raise refusal
 
     async def prepare(self, ask: Ask) -> Prepared:
         """Check an ask and make the engine's requests of it.
@@ -82,16 +77,6 @@ class GenerationService:
         self._tracing.begin([request.request_id for request in unfinished], self._model.name, prepared.traceparent)
         by_id = {request_id: Voice(choice, answers[choice]) for choice, request_id in enumerate(requests)}
         return Generation(outputs, by_id, AnswerTimes(self._metrics, prepared.started), tape)
-
-    def _refuse_what_would_come_too_late(self, ask: Ask) -> None:
-        """Refuse at once what would still be waiting when its time is half over: an accepted request should keep its deadline."""
-        wait_s = expected_wait_s(self._engine.latest, self._engine.num_in_flight, wants_pictures=ask.pictures is not None)
-        if ask.deadline_s is not None and wait_s is not None and wait_s > WAITING_SHARE * ask.deadline_s:
-            raise self._overloaded(ask, f"About {wait_s:.0f} s of work is waiting, too much for an answer within {ask.deadline_s:g} s.")
-
-    def _overloaded(self, ask: Ask, why: str) -> Overloaded:
-        seconds = retry_after_s(self._engine.latest, self._engine.num_in_flight, wants_pictures=ask.pictures is not None)
-        return Overloaded(f"{why} Try again in {seconds} s.", seconds)
 
     def _answers(self, ask: Ask, plan: Plan) -> list[Answer]:
         pictures = ask.pictures or PictureChoices()

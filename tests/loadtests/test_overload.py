@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from loadtests.overload.flood import Outcome, Record
+from loadtests.overload.processors import ProcessorUse
 from loadtests.overload.verdict import Stretch, judge, wait_error
+
+USE = ProcessorUse(0.0, 0.0, 0.0)
 
 
 def done(sent_s: float, seconds: float) -> Record:
@@ -32,8 +35,8 @@ def test_a_wait_whose_end_is_not_in_the_records_says_nothing() -> None:
 
 
 def test_goodput_counts_what_came_in_time_and_before_the_end() -> None:
-    calm = Stretch([done(0.0, 1.0), done(1.0, 1.0), done(9.5, 1.0)], 10.0)
-    storm = Stretch([done(0.0, 1.0), Record(False, 1.0, 30.0, Outcome.LATE), refused(2.0, 1.0)], 10.0)
+    calm = Stretch([done(0.0, 1.0), done(1.0, 1.0), done(9.5, 1.0)], 10.0, USE)
+    storm = Stretch([done(0.0, 1.0), Record(False, 1.0, 30.0, Outcome.LATE), refused(2.0, 1.0)], 10.0, USE)
     verdict = judge(calm, storm, capacity=0.3, num_places=4, recovery_s=1.0)
     assert (verdict.goodput_calm, verdict.goodput_storm, verdict.goodput_ratio) == (0.2, 0.1, 0.5)
     assert (verdict.num_accepted, verdict.num_late, verdict.num_refused) == (5, 1, 1)
@@ -41,5 +44,5 @@ def test_goodput_counts_what_came_in_time_and_before_the_end() -> None:
 
 
 def test_a_run_in_which_every_promise_is_kept_holds() -> None:
-    stretch = Stretch([done(place, 1.0) for place in range(9)], 10.0)
+    stretch = Stretch([done(place, 1.0) for place in range(9)], 10.0, USE)
     assert judge(stretch, stretch, capacity=1.0, num_places=4, recovery_s=0.5).holds

@@ -6,7 +6,7 @@ import httpx
 from fastapi import APIRouter
 
 from server.access.keys import KeyRing
-from server.api.app import build_app
+from server.api.app import Door, build_app
 from server.metrics import Metrics
 from tests.server.api.chats import error_of
 
@@ -17,7 +17,7 @@ async def test_an_error_nobody_expected_is_catalogued_and_keeps_its_secret() -> 
 
     router = APIRouter()
     router.add_api_route("/breaks", breaks, methods=["GET"])
-    app = build_app([router], Metrics(), "1", 1 << 20, KeyRing())
+    app = build_app([router], Metrics(), "1", 1 << 20, Door(KeyRing()))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://plait") as http:
         response = await http.get("/breaks", headers={"x-request-id": "mine"})
