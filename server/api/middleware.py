@@ -23,6 +23,9 @@ CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 """What a client's own x-request-id may look like to be repeated; any other is replaced."""
 
 
+API_VERSION = "2020-10-01"
+"""The version of OpenAI's API that answers follow; there has been one."""
+
 PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 """Asked every few seconds by machines; worth a line only when debugging."""
 
@@ -81,6 +84,7 @@ class _Visit:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.request_id
+            headers["openai-version"] = API_VERSION
             headers["openai-processing-ms"] = str(int(self.elapsed_ms))
         await self._send(message)
 

@@ -27,7 +27,6 @@ class CommandParser(argparse.ArgumentParser):
             description=command.lesson,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
-            conflict_handler="resolve",
         )
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> argparse.Namespace:  # type: ignore[override]

@@ -14,7 +14,7 @@ from server.serving.answer import Answer, AnswerStyle
 from server.serving.asks import Ask, Modality, PictureChoices
 from server.serving.canon import engine_canon
 from server.serving.engine_client import EngineClient
-from server.serving.events import Event, FinishedEvent, PictureEvent, TextEvent, ThoughtEvent
+from server.serving.events import Event, FinishedEvent, PictureEvent, PreviewEvent, TextEvent, ThoughtEvent
 from server.serving.output_stream import Output, OutputStream
 from server.serving.prepare import Plan, Preparer
 from server.serving.room import Room, Want
@@ -121,6 +121,7 @@ class AnswerTimes:
         self._started = started
         self._last_text: dict[int, float] = {}
         self._drawn: set[int] = set()
+        self._sketched: set[int] = set()
 
     def observe(self, event: Event) -> None:
         """Take note of an event at the moment it is handed on."""
@@ -133,6 +134,10 @@ class AnswerTimes:
                 else:
                     self._metrics.inter_token_seconds.observe(now - last)
                 self._last_text[event.choice] = now
+            case PreviewEvent():
+                if event.choice not in self._sketched:
+                    self._sketched.add(event.choice)
+                    self._metrics.first_preview_seconds.observe(now - self._started)
             case PictureEvent():
                 if event.choice not in self._drawn:
                     self._drawn.add(event.choice)

@@ -37,7 +37,6 @@ MARKS = {Verdict.OK: ("✓", "32"), Verdict.WARNING: ("!", "33"), Verdict.FAULT:
 
 def add_doctor_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
-    parser.add_argument("--store", metavar="URL", help="store that replicas share: redis:// or rediss://")
     parser.add_argument("--json", action="store_true", help="write one JSON object: {ok, findings: [{check, verdict, says, remedy}]}")
 
 
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> ExitStatus:
         settings = settings_from(options)
     except BadSettings as error:
         raise Refused(str(error)) from error
-    findings = list(examine(settings, options.store))
+    findings = list(examine(settings))
     if options.json:
         print(json.dumps(_as_json(findings), indent=2))
     else:
@@ -55,7 +54,7 @@ def run(options: argparse.Namespace) -> ExitStatus:
     return ExitStatus.FAILED if _num(findings, Verdict.FAULT) else ExitStatus.OK
 
 
-def examine(settings: Settings, store: str | None) -> Iterator[Finding]:
+def examine(settings: Settings) -> Iterator[Finding]:
     """Yield a finding for each thing looked at, from the machine to the services."""
     yield from check_system()
     try:
@@ -68,8 +67,8 @@ def examine(settings: Settings, store: str | None) -> Iterator[Finding]:
     yield check_dtype(settings.dtype, accelerator)
     yield from _examine_model(settings.model or STORYBOOK, accelerator, settings)
     yield check_port(settings.host, settings.port)
-    if store is not None:
-        yield from check_store(store)
+    if settings.store is not None:
+        yield from check_store(settings.store.get_secret_value())
 
 
 def _examine_model(path: Path, accelerator: Accelerator, settings: Settings) -> Iterator[Finding]:
