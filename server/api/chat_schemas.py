@@ -7,10 +7,9 @@ import re
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
-from pydantic.config import JsonDict
 
 from model.guidance_rules import GuidanceMode, Renorm
-from server.api.chat_fields import described_fields, refused_fields
+from server.api.chat_fields import CHAT_FIELDS
 from server.api.message_schemas import AnyMessage, Content
 from server.api.tool_schemas import MAX_TOOLS, ToolChoice, ToolInput, tool_use
 from server.api.wire_object import WireObject, invalid, unsupported
@@ -166,20 +165,10 @@ Stop = Annotated[
 ]
 
 
-def _describe(schema: JsonDict) -> None:
-    """Put what the table says of each field into the JSON schema."""
-    properties = schema["properties"]
-    assert isinstance(properties, dict)
-    for name, says in described_fields().items():
-        field = properties[name]
-        assert isinstance(field, dict)
-        field["description"] = says
-
-
 class ChatRequest(WireObject):
     """The whole body. What each field does is said in `server.api.chat_fields`."""
 
-    model_config = ConfigDict(json_schema_extra=_describe)
+    model_config = ConfigDict(json_schema_extra=CHAT_FIELDS.describe)
 
     messages: Annotated[list[AnyMessage], Field(min_length=1, max_length=512)]
     model: Annotated[str, Field(max_length=256)]
@@ -217,11 +206,12 @@ class ChatRequest(WireObject):
     service_tier: Annotated[str, Field(max_length=16)] | None = None
     reasoning_effort: Annotated[str, Field(max_length=16)] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
+    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
     prompt_cache_retention: Annotated[str, Field(max_length=16)] | None = None
     prompt_cache_options: PromptCacheOptions | None = None
     prediction: Prediction | None = None
 
-    REFUSED: ClassVar[dict[str, str]] = refused_fields()
+    REFUSED: ClassVar[dict[str, str]] = CHAT_FIELDS.refusals()
     SYNONYMS: ClassVar[dict[str, str]] = {
         "max_new_tokens": "max_completion_tokens",
         "prompt": "messages",

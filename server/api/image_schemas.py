@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from server.api.chat_schemas import MAX_PREVIEWS, Scale, Seed, tenant_of
+from server.api.image_fields import EDIT_FIELDS, GENERATION_FIELDS
 from server.api.message_schemas import MAX_URL_CHARS
 from server.api.wire_object import WireObject, invalid, unsupported
 from server.serving.asks import Ask, Effort, Message, Modality, ParamNames, PictureChoices, PictureFormat, PicturePart, TextPart
@@ -85,12 +86,6 @@ class PictureRequest(WireObject):
     image_scale: Scale | None = None
     negative_prompt: Prompt | None = None
 
-    REFUSED: ClassVar[dict[str, str]] = {
-        "svg": "pictures are pixels; use output_format png, webp or jpeg",
-        "complexity": "planning cannot be chosen; use quality or num_inference_steps",
-        "frame_count": "pictures do not move",
-        "frame_duration_ms": "pictures do not move",
-    }
     SYNONYMS: ClassVar[dict[str, str]] = {
         "guidance_scale": "text_scale",
         "cfg_scale": "text_scale",
@@ -140,16 +135,14 @@ class PictureRequest(WireObject):
 
 
 class GenerationRequest(PictureRequest):
-    """The body of a generation. ``moderation`` and ``style`` are accepted and have no effect: this server has neither."""
+    """The body of a generation. What each field does is said in `server.api.image_fields`."""
+
+    model_config = ConfigDict(json_schema_extra=GENERATION_FIELDS.describe)
 
     moderation: Literal["low", "auto"] | None = None
     style: Literal["vivid", "natural"] | None = None
 
-    REFUSED: ClassVar[dict[str, str]] = {
-        **PictureRequest.REFUSED,
-        "image": "use /v1/images/edits to give pictures",
-        "images": "use /v1/images/edits to give pictures",
-    }
+    REFUSED: ClassVar[dict[str, str]] = GENERATION_FIELDS.refusals()
 
     def ask(self) -> Ask:
         """Return what is asked, freed of its wire format."""
@@ -176,16 +169,13 @@ class ImageReference(WireObject):
 
 
 class EditRequest(PictureRequest):
-    """The body of an edit."""
+    """The body of an edit. What each field does is said in `server.api.image_fields`."""
+
+    model_config = ConfigDict(json_schema_extra=EDIT_FIELDS.describe)
 
     images: Annotated[list[ImageReference], Field(min_length=1, max_length=MAX_EDITED_PICTURES)]
 
-    REFUSED: ClassVar[dict[str, str]] = {
-        **PictureRequest.REFUSED,
-        "mask": "the model edits whole pictures; say in the prompt what must stay",
-        "markup": "the model edits whole pictures; say in the prompt where to change what",
-        "input_fidelity": "use image_scale: the higher, the closer to the pictures given",
-    }
+    REFUSED: ClassVar[dict[str, str]] = EDIT_FIELDS.refusals()
     SYNONYMS: ClassVar[dict[str, str]] = {**PictureRequest.SYNONYMS, "image": "images", "image_url": "images"}
 
     def ask(self) -> Ask:

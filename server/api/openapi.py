@@ -52,6 +52,7 @@ ERRORS_OF_BODIES = (400, 404, 408, 409, 413, 415, 503, 504)
 
 HEADERS: Json = {
     "x-request-id": {"description": "Names this request in the server's log.", "schema": {"type": "string"}},
+    "openai-version": {"description": "The version of OpenAI's API that the answer follows.", "schema": {"type": "string"}},
     "openai-processing-ms": {"description": "Milliseconds until the answer began.", "schema": {"type": "string"}},
 }
 

@@ -75,7 +75,18 @@ class PictureCallOut(BaseModel):
     size: IfSaid[str] = None
 
 
-ItemOut = MessageOut | ReasoningOut | PictureCallOut
+class CallOut(BaseModel):
+    """A function that is to be called; ``arguments`` is JSON."""
+
+    id: str
+    type: Literal["function_call"] = "function_call"
+    status: ItemStatusOut
+    call_id: str
+    name: str
+    arguments: str
+
+
+ItemOut = MessageOut | ReasoningOut | PictureCallOut | CallOut
 
 
 class ErrorOut(BaseModel):
@@ -213,3 +224,12 @@ class ThoughtDeltaOut(InsidePartOut):
 
 class ThoughtDoneOut(InsidePartOut):
     text: str
+
+
+class ArgumentsDeltaOut(InsideItemOut):
+    delta: str
+
+
+class ArgumentsDoneOut(InsideItemOut):
+    name: str
+    arguments: str

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from server.api.image_answers import QualityOut
 from server.api.image_writer import FORMAT_SHOWN, size_text
 from server.api.response_answers import (
+    ArgumentsDeltaOut,
+    ArgumentsDoneOut,
+    CallOut,
     EventOut,
     InsideItemOut,
     ItemEventOut,
@@ -27,9 +30,10 @@ from server.api.response_answers import (
     ThoughtOut,
     TopLogprobOut,
 )
-from server.serving.events import AlternativeToken, PictureEvent, PreviewEvent, ScoredToken
+from server.serving.events import AlternativeToken, CallEvent, PictureEvent, PreviewEvent, ScoredToken
 
 CALL = "response.image_generation_call"
+ARGUMENTS = "response.function_call_arguments"
 CONTENT_INDEX = 0
 """An item holds one text."""
 
@@ -184,6 +188,30 @@ class PictureDraft:
 
     def _event(self, name: str, numbers: Numbering) -> EventOut:
         return InsideItemOut(type=f"{CALL}.{name}", sequence_number=numbers.next(), item_id=self._item_id, output_index=self._index)
+
+
+def called(index: int, item_id: str, event: CallEvent, numbers: Numbering) -> Iterator[EventOut]:
+    """Yield the events of a call, which comes whole."""
+    begun = CallOut(id=item_id, status="in_progress", call_id=event.call_id, name=event.name, arguments="")
+    yield ItemEventOut(type="response.output_item.added", sequence_number=numbers.next(), output_index=index, item=begun)
+    yield ArgumentsDeltaOut(
+        type=f"{ARGUMENTS}.delta", sequence_number=numbers.next(), item_id=item_id, output_index=index, delta=event.arguments
+    )
+    yield ArgumentsDoneOut(
+        type=f"{ARGUMENTS}.done",
+        sequence_number=numbers.next(),
+        item_id=item_id,
+        output_index=index,
+        name=event.name,
+        arguments=event.arguments,
+    )
+    item = call_item(item_id, event)
+    yield ItemEventOut(type="response.output_item.done", sequence_number=numbers.next(), output_index=index, item=item)
+
+
+def call_item(item_id: str, event: CallEvent) -> CallOut:
+    """Return a call as an item."""
+    return CallOut(id=item_id, status="completed", call_id=event.call_id, name=event.name, arguments=event.arguments)
 
 
 def _logprob(entry: ScoredToken) -> LogprobOut:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from server.api.message_schemas import MAX_PARTS, MAX_URL_CHARS, Text
+from server.api.tool_schemas import ToolName
 from server.api.wire_object import WireObject, invalid
 from server.serving.asks import Message, PicturePart, TextPart
 from server.serving.picture_links import address_of
+from server.serving.tools import past_call, past_result
 
 MAX_ITEMS = 1024
 MAX_ID_CHARS = 128
@@ -141,20 +144,92 @@ class ReasoningItem(WireObject):
         return None
 
 
+class CallItem(WireObject):
+    """A function the model called earlier."""
+
+    type: Literal["function_call"]
+    call_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
+    name: ToolName
+    arguments: Text
+    id: ItemId | None = None
+    status: Status | None = None
+
+    REFUSED: ClassVar[dict[str, str]] = {
+        "namespace": "functions are known by their names alone",
+        "caller": "functions are called by the model alone",
+    }
+
+    def message(self, param: str) -> Message | None:
+        """Return the call as the model wrote it."""
+        return Message([past_call(self.name, self.arguments)], param)
+
+
+class CallOutputItem(WireObject):
+    """What a function answered, in words and pictures. ``call_id`` has no effect: answers are read in the order in which they stand."""
+
+    type: Literal["function_call_output"]
+    call_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
+    output: InputContent
+    id: ItemId | None = None
+    status: Status | None = None
+
+    REFUSED: ClassVar[dict[str, str]] = {"caller": "functions are called by the model alone"}
+
+    def message(self, param: str) -> Message | None:
+        """Return the answer: its words, then its pictures."""
+        if isinstance(self.output, str):
+            return Message([past_result(self.output)], param)
+        words = "\n".join(part.text for part in self.output if isinstance(part, InputText))
+        pictures = [_part(part, f"{param}.output[{place}]") for place, part in enumerate(self.output) if isinstance(part, InputImage)]
+        return Message([past_result(words), *pictures], param)
+
+
+KINDS = {
+    None: "(message)",
+    "message": "(message)",
+    "image_generation_call": "(picture)",
+    "reasoning": "(reasoning)",
+    "function_call": "(call)",
+    "function_call_output": "(output)",
+}
+
+
 def _kind_of_item(value: object) -> str | None:
     if not isinstance(value, dict):
         return None
     kind = value.get("type")
-    known = {None: "(message)", "message": "(message)", "image_generation_call": "(picture)", "reasoning": "(reasoning)"}
-    return known.get(kind) if kind is None or isinstance(kind, str) else None
+    return KINDS.get(kind) if kind is None or isinstance(kind, str) else None
 
 
 InputItem = Annotated[
-    Annotated[MessageItem, Tag("(message)")] | Annotated[PictureItem, Tag("(picture)")] | Annotated[ReasoningItem, Tag("(reasoning)")],
+    Annotated[MessageItem, Tag("(message)")]
+    | Annotated[PictureItem, Tag("(picture)")]
+    | Annotated[ReasoningItem, Tag("(reasoning)")]
+    | Annotated[CallItem, Tag("(call)")]
+    | Annotated[CallOutputItem, Tag("(output)")],
     Discriminator(
         _kind_of_item,
         custom_error_type="invalid_value",
-        custom_error_message="expected an item of type 'message', 'image_generation_call' or 'reasoning'; this server keeps no others",
+        custom_error_message=(
+            "expected an item of type 'message', 'image_generation_call', 'reasoning', 'function_call' or 'function_call_output'; "
+            "this server keeps no others"
+        ),
     ),
 ]
 Items = Annotated[list[InputItem], Field(max_length=MAX_ITEMS)]
+
+
+def said_in_order(placed: Sequence[tuple[InputItem, str]]) -> list[Message]:
+    """Return what items say, each with where it stood. Calls belong to the turn of the model in which they were made."""
+    messages: list[Message] = []
+    is_models_turn = False
+    for item, param in placed:
+        message = item.message(param)
+        if message is None:
+            continue
+        if isinstance(item, CallItem) and is_models_turn:
+            messages[-1] = Message([*messages[-1].parts, *message.parts], messages[-1].param)
+        else:
+            messages.append(message)
+        is_models_turn = isinstance(item, CallItem) or (isinstance(item, MessageItem) and item.role == "assistant")
+    return messages

@@ -8,7 +8,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, JsonValue
 
-from server.api.response_items import InputImage, InputItem, InputText, MessageItem, PictureItem, ReasoningItem
+from server.api.response_items import (
+    CallItem,
+    CallOutputItem,
+    InputContent,
+    InputImage,
+    InputItem,
+    InputText,
+    MessageItem,
+    PictureItem,
+    ReasoningItem,
+)
 from server.api.response_schemas import ResponseRequest
 from server.api.wire_object import WireObject
 from server.errors import InvalidValue
@@ -59,19 +69,25 @@ class ListedInput:
     def _listed(self, place: int, item: InputItem) -> JsonObject:
         match item:
             case MessageItem():
-                own: JsonObject = {"role": item.role, "content": _content(item), "status": "completed"}
+                own: JsonObject = {"role": item.role, "content": _content(item.content, item.role), "status": "completed"}
                 prefix = "msg"
             case PictureItem():
                 own, prefix = {"result": item.result, "status": "completed"}, "ig"
             case ReasoningItem():
                 own, prefix = {"summary": [], "status": "completed"}, "rs"
+            case CallItem():
+                own = {"call_id": item.call_id, "name": item.name, "arguments": item.arguments, "status": "completed"}
+                prefix = "fc"
+            case CallOutputItem():
+                output: JsonValue = item.output if isinstance(item.output, str) else _content(item.output, "user")
+                own, prefix = {"call_id": item.call_id, "output": output, "status": "completed"}, "fco"
         return {"id": item.id or f"{prefix}_{self.key}_in{place}", "type": item.type, **own}
 
 
-def _content(item: MessageItem) -> list[JsonValue]:
-    if isinstance(item.content, str):
-        return [_words(item.content, item.role)]
-    return [_part(part, item.role) for part in item.content]
+def _content(content: InputContent, role: str) -> list[JsonValue]:
+    if isinstance(content, str):
+        return [_words(content, role)]
+    return [_part(part, role) for part in content]
 
 
 def _part(part: InputText | InputImage, role: str) -> JsonObject:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
 from server.api.chat_schemas import MAX_TOKENS, Seed, TokenCount, Unit, tenant_of
 from server.api.message_schemas import Text
-from server.api.response_items import InputItem, Items
-from server.api.response_tools import ImageTool, Tool, ToolChoice
+from server.api.response_fields import RESPONSE_FIELDS
+from server.api.response_items import InputItem, Items, said_in_order
+from server.api.response_tools import ChosenTools, ImageTool, Tool, ToolChoice, chosen_tools
+from server.api.tool_schemas import MAX_TOOLS
 from server.api.wire_object import WireObject, invalid, unsupported
 from server.serving.asks import Ask, JsonForm, Message, Modality, ParamNames, TextChoices, TextPart
 
@@ -74,16 +76,14 @@ Input = Annotated[
 
 
 class ResponseRequest(WireObject):
-    """The whole body.
+    """The whole body. What each field does is said in `server.api.response_fields`."""
 
-    Accepted without effect: ``parallel_tool_calls``, ``prompt_cache_key``, ``prompt_cache_retention``, ``reasoning``, ``service_tier``,
-    ``stream_options``, ``text.verbosity``. Ours: ``top_k``, ``min_p``, ``seed``, ``think``.
-    """
+    model_config = ConfigDict(json_schema_extra=RESPONSE_FIELDS.describe)
 
     input: Input
     model: Annotated[str, Field(max_length=256)]
     instructions: Text | None = None
-    tools: Annotated[list[Tool], Field(max_length=8)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: Annotated[int, Field(ge=1, le=1000)] | None = None
@@ -111,17 +111,7 @@ class ResponseRequest(WireObject):
     user: Annotated[str, Field(max_length=512)] | None = None
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
 
-    REFUSED: ClassVar[dict[str, str]] = {
-        "conversation": "use previous_response_id, or send the items",
-        "prompt": "there are no stored prompts; send the items",
-        "moderation": "this server does not moderate",
-        "context_management": "the context is not shortened; send what should be read",
-        "background_options": "background work is done as soon as possible",
-        "prompt_cache_options": "prompts are cached while there is room; leave the field out",
-        "access_programs": "there are none here",
-        "image": "pictures are drawn by the tool image_generation; put its options there",
-        "modalities": "use tools and tool_choice",
-    }
+    REFUSED: ClassVar[dict[str, str]] = RESPONSE_FIELDS.refusals()
     SYNONYMS: ClassVar[dict[str, str]] = {
         "messages": "input",
         "max_tokens": "max_output_tokens",
@@ -133,8 +123,12 @@ class ResponseRequest(WireObject):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        if len(self.tools or []) > 1:
+        if sum(isinstance(tool, ImageTool) for tool in self.tools or []) > 1:
             raise invalid("expected image_generation at most once", "tools")
+        if self.chosen.needs_image and self.drawing_tool is None:
+            raise invalid("needs image_generation in tools", "tool_choice")
+        if self.drawing_tool is not None and self._may_call:
+            raise unsupported("an answer draws pictures or calls functions; offer one of the two, or say which with tool_choice", "tools")
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise invalid("needs the tool in tools", "tool_choice")
         if self.background and not self.store:
@@ -144,12 +138,16 @@ class ResponseRequest(WireObject):
         if self.service_tier not in (None, "auto", "default"):
             raise unsupported("there is one tier; only 'auto' and 'default' are accepted", "service_tier")
         self._check_include()
-        tool = self.tool
-        if tool is not None and tool.partial_images and not self.stream:
-            raise unsupported("partial_images needs stream=true", "tools[0].partial_images")
-        if tool is not None and tool.model not in (None, self.model):
-            raise unsupported("the model that answers draws too", "tools[0].model")
+        for place, tool in enumerate(self.tools or []):
+            if isinstance(tool, ImageTool):
+                self._check_image_tool(tool, f"tools[{place}]")
         return self
+
+    def _check_image_tool(self, tool: ImageTool, param: str) -> None:
+        if tool.partial_images and not self.stream:
+            raise unsupported("partial_images needs stream=true", f"{param}.partial_images")
+        if tool.model not in (None, self.model):
+            raise unsupported("the model that answers draws too", f"{param}.model")
 
     def _check_include(self) -> None:
         for place, name in enumerate(self.include or []):
@@ -157,14 +155,19 @@ class ResponseRequest(WireObject):
                 raise unsupported(f"only '{LOGPROBS}' can be included", f"include[{place}]")
 
     @property
-    def tool(self) -> ImageTool | None:
-        """The tool, if the request has it."""
-        return next((tool for tool in self.tools or [] if isinstance(tool, ImageTool)), None)
+    def chosen(self) -> ChosenTools:
+        """What the answer may use."""
+        return chosen_tools(self.tools or [], self.tool_choice, is_parallel=self.parallel_tool_calls is not False)
 
     @property
     def drawing_tool(self) -> ImageTool | None:
-        """The tool, if it may be used."""
-        return None if self.tool_choice == "none" else self.tool
+        """The tool that draws, if it may be used."""
+        return self.chosen.image
+
+    @property
+    def _may_call(self) -> bool:
+        functions = self.chosen.functions
+        return any(not isinstance(tool, ImageTool) for tool in self.tools or []) if functions is None else bool(functions)
 
     def items(self) -> list[InputItem]:
         """Return the input as items."""
@@ -191,6 +194,7 @@ class ResponseRequest(WireObject):
             names=NAMES,
             tenant=tenant_of(self.safety_identifier or self.user),
             json_form=None if self.text is None or self.text.format is None else self.text.format.form(),
+            tool_use=self.chosen.use(self.tools or []),
         )
 
     @property
@@ -200,16 +204,13 @@ class ResponseRequest(WireObject):
     def _modalities(self) -> frozenset[Modality]:
         if self.drawing_tool is None:
             return frozenset({Modality.TEXT})
-        if self.tool_choice in (None, "auto"):
-            return frozenset({Modality.TEXT, Modality.IMAGE})
-        return frozenset({Modality.IMAGE})
+        return frozenset({Modality.IMAGE}) if self.chosen.must_use else frozenset({Modality.TEXT, Modality.IMAGE})
 
     def _messages(self, history: list[InputItem]) -> list[Message]:
         """Return instructions, history and input in order."""
         told = [] if self.instructions is None else [Message([TextPart(self.instructions)], "instructions")]
-        earlier = [item.message("previous_response_id") for item in history]
+        placed = [(item, "previous_response_id") for item in history]
         if isinstance(self.input, str):
-            said: list[Message | None] = [Message([TextPart(self.input)], "input")]
-        else:
-            said = [item.message(f"input[{place}]") for place, item in enumerate(self.input)]
-        return [*told, *(message for message in (*earlier, *said) if message is not None)]
+            return [*told, *said_in_order(placed), Message([TextPart(self.input)], "input")]
+        placed += [(item, f"input[{place}]") for place, item in enumerate(self.input)]
+        return [*told, *said_in_order(placed)]

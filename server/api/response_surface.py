@@ -16,6 +16,7 @@ from server.api.image_answers import QualityOut
 from server.api.response_answers import ErrorOut, ReasoningOptionsOut, ResponseOut, TextOptionsOut
 from server.api.response_items import InputItem, Items
 from server.api.response_schemas import ResponseRequest
+from server.api.response_tools import shown_tool
 from server.api.response_writer import ResponseDraft, ResponseHeading, write_response, write_response_events
 from server.api.whole_answer import failed_answer, whole_answer
 from server.api.wire_object import WireObject
@@ -97,8 +98,8 @@ def _begun(request: ResponseRequest, response_id: str, created: int) -> Response
         store=request.store,
         temperature=SamplingParams().temperature if request.temperature is None else request.temperature,
         text=_text_options(request),
-        tool_choice=choice if isinstance(choice, str) else {"type": choice.type},
-        tools=[tool.model_dump(mode="json", exclude_unset=True) for tool in request.tools or []],
+        tool_choice=choice if isinstance(choice, str) else choice.model_dump(mode="json"),
+        tools=[shown_tool(tool) for tool in request.tools or []],
         top_logprobs=request.top_logprobs or 0,
         top_p=SamplingParams().top_p if request.top_p is None else request.top_p,
         user=request.user,

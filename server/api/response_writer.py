@@ -17,9 +17,9 @@ from server.api.response_answers import (
     ResponseOut,
     ResponseUsageOut,
 )
-from server.api.response_drafts import Numbering, PictureDraft, TextDraft
+from server.api.response_drafts import Numbering, PictureDraft, TextDraft, call_item, called
 from server.errors import GenerationFailed
-from server.messages import FinishReason, Usage
+from server.messages import FinishReason
 from server.serving.events import (
     CallEvent,
     Event,
@@ -56,8 +56,6 @@ class ResponseDraft:
         self._items: list[ItemOut] = []
         self._text: TextDraft | None = None
         self._picture: PictureDraft | None = None
-        self._num_text_events = 0
-        self._num_thought_events = 0
 
     def begin(self) -> Iterator[EventOut]:
         """Yield what stands before every answer."""
@@ -68,10 +66,8 @@ class ResponseDraft:
         """Yield what clients see of an event."""
         match event:
             case TextEvent():
-                self._num_text_events += 1
                 yield from self._write(event.text, event.scored, event.part, is_thought=False)
             case ThoughtEvent():
-                self._num_thought_events += 1
                 yield from self._write(event.text, [], THOUGHT_PART, is_thought=True)
             case ProgressEvent():
                 yield from self._begin_picture()
@@ -83,7 +79,7 @@ class ResponseDraft:
                 yield from self._begin_picture()
                 yield from self._end_picture(event)
             case CallEvent():
-                raise AssertionError("no functions were offered")
+                yield from self._call(event)
             case FinishedEvent():
                 yield from self._close_text(is_cut=event.reason is FinishReason.LENGTH)
 
@@ -102,7 +98,7 @@ class ResponseDraft:
                 "completed_at": None if is_cut else completed_at,
                 "incomplete_details": IncompleteOut(reason="max_output_tokens") if is_cut else None,
                 "output": self._items,
-                "usage": self._usage(event.usage),
+                "usage": _usage(event),
             }
         )
         name = "response.incomplete" if is_cut else "response.completed"
@@ -142,25 +138,33 @@ class ResponseDraft:
         yield from self._picture.closed(item, self._numbers)
         self._picture = None
 
-    def _usage(self, usage: Usage) -> ResponseUsageOut:
-        num_input = usage.prompt_text_tokens + usage.prompt_image_tokens
-        num_output = usage.completion_text_tokens + usage.completion_image_tokens
-        is_all_plan = self._num_thought_events > 0 and self._num_text_events == 0
-        return ResponseUsageOut(
-            input_tokens=num_input,
-            input_tokens_details=InputTokensOut(
-                cached_tokens=usage.cached_text_tokens + usage.cached_image_tokens,
-                text_tokens=usage.prompt_text_tokens,
-                image_tokens=usage.prompt_image_tokens,
-            ),
-            output_tokens=num_output,
-            output_tokens_details=OutputTokensOut(
-                reasoning_tokens=usage.completion_text_tokens if is_all_plan else 0,
-                text_tokens=usage.completion_text_tokens,
-                image_tokens=usage.completion_image_tokens,
-            ),
-            total_tokens=num_input + num_output,
-        )
+    def _call(self, event: CallEvent) -> Iterator[EventOut]:
+        yield from self._close_text(is_cut=False)
+        index = len(self._items)
+        item_id = f"fc_{self._key}_{index}"
+        self._items.append(call_item(item_id, event))
+        yield from called(index, item_id, event, self._numbers)
+
+
+def _usage(event: FinishedEvent) -> ResponseUsageOut:
+    usage = event.usage
+    num_input = usage.prompt_text_tokens + usage.prompt_image_tokens
+    num_output = usage.completion_text_tokens + usage.completion_image_tokens
+    return ResponseUsageOut(
+        input_tokens=num_input,
+        input_tokens_details=InputTokensOut(
+            cached_tokens=usage.cached_text_tokens + usage.cached_image_tokens,
+            text_tokens=usage.prompt_text_tokens,
+            image_tokens=usage.prompt_image_tokens,
+        ),
+        output_tokens=num_output,
+        output_tokens_details=OutputTokensOut(
+            reasoning_tokens=event.num_thought_tokens,
+            text_tokens=usage.completion_text_tokens,
+            image_tokens=usage.completion_image_tokens,
+        ),
+        total_tokens=num_input + num_output,
+    )
 
 
 async def write_response(events: AsyncIterator[Event], heading: ResponseHeading) -> str:

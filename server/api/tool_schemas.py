@@ -97,17 +97,16 @@ def tool_use(tools: list[ToolInput] | None, choice: ToolChoice | None, *, is_par
         if choice not in (None, "none"):
             raise InvalidValue("tool_choice: there are no tools to choose from; tools is empty.", "tool_choice")
         return None
-    offered = {tool.function.name: _tool(tool.function, place) for place, tool in enumerate(tools)}
-    if len(offered) < len(tools):
-        raise InvalidValue("tools: two of them have the same name.", "tools")
+    offered = by_name([_tool(tool.function, place) for place, tool in enumerate(tools)])
     match choice:
         case "none":
             return None
         case NamedTool():
-            return ToolUse(_named([choice], offered), must_call=True, is_parallel=False)
+            return ToolUse(named([choice.function.name], offered), must_call=True, is_parallel=False)
         case AllowedToolsChoice():
             allowed = choice.allowed_tools
-            return ToolUse(_named(allowed.tools, offered), must_call=allowed.mode == "required", is_parallel=is_parallel)
+            chosen = named([tool.function.name for tool in allowed.tools], offered)
+            return ToolUse(chosen, must_call=allowed.mode == "required", is_parallel=is_parallel)
         case _:
             return ToolUse(list(offered.values()), must_call=choice == "required", is_parallel=is_parallel)
 
@@ -116,8 +115,25 @@ def _tool(function: FunctionTool, place: int) -> Tool:
     return Tool(function.name, function.description, function.parameters, f"tools[{place}].function.parameters")
 
 
-def _named(names: list[NamedTool], offered: dict[str, Tool]) -> list[Tool]:
-    for named in names:
-        if named.function.name not in offered:
-            raise InvalidValue(f"tool_choice: tools has no '{named.function.name}'.", "tool_choice")
-    return list({named.function.name: offered[named.function.name] for named in names}.values())
+def by_name(tools: list[Tool]) -> dict[str, Tool]:
+    """Return tools under their names.
+
+    Raises:
+        InvalidValue: two of them share one.
+    """
+    offered = {tool.name: tool for tool in tools}
+    if len(offered) < len(tools):
+        raise InvalidValue("tools: two of them have the same name.", "tools")
+    return offered
+
+
+def named(names: list[str], offered: dict[str, Tool]) -> list[Tool]:
+    """Return the tools that a choice names.
+
+    Raises:
+        InvalidValue: one of them is not offered.
+    """
+    for name in names:
+        if name not in offered:
+            raise InvalidValue(f"tool_choice: tools has no '{name}'.", "tool_choice")
+    return list({name: offered[name] for name in names}.values())

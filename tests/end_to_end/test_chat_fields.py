@@ -11,7 +11,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from server.api.chat_fields import FIELDS, Treatment
+from server.api.chat_fields import CHAT_FIELDS
+from server.api.field_table import Treatment
 from tests.end_to_end.conftest import CHECKPOINT
 
 Body = dict[str, object]
@@ -170,4 +171,4 @@ def test_an_honoured_field_has_its_effect(http: httpx.Client, name: str) -> None
 
 
 def test_no_honoured_field_is_left_out() -> None:
-    assert set(EFFECTS) | SEEN_ELSEWHERE == {rule.name for rule in FIELDS if rule.treatment is Treatment.HONOURED}
+    assert set(EFFECTS) | SEEN_ELSEWHERE == {rule.name for rule in CHAT_FIELDS.rules if rule.treatment is Treatment.HONOURED}

@@ -1,0 +1,72 @@
+"""Every field a request of the Images API may carry, and what becomes of it."""
+
+from __future__ import annotations
+
+from server.api.field_table import FieldTable, Origin, honoured, no_op, refused
+
+COMMON = (
+    *honoured(
+        Origin.OPENAI,
+        prompt="what is to be drawn, or changed",
+        model="must name the model served here; may be left out",
+        n="how many pictures, 1 to 10; they differ in seed",
+        size="WIDTHxHEIGHT in pixels, or auto for the model's own",
+        quality="how many steps a picture gets: low half of the model's own, high 1.5 times, xhigh 2, max 3",
+        background="opaque or auto; pictures are never transparent",
+        output_format="png, webp or jpeg",
+        output_compression="quality of webp and jpeg, 0 to 100",
+        response_format="b64_json, or url: an address of this server",
+        stream="send events while the pictures are drawn",
+        partial_images="how many rough pictures are sent of each, 0 to 3, in a stream",
+        user="older name of safety_identifier",
+        safety_identifier="whose request this is: users share the machine fairly, and no two share cached prompts",
+    ),
+    *honoured(
+        Origin.PLAIT,
+        seed="the same seed draws the same picture, whoever else is served",
+        num_inference_steps="how many timesteps a picture gets, instead of quality",
+        text_scale="how closely a picture follows the words; 1 is off",
+        image_scale="how closely an edit keeps to its picture; 1 is off",
+        negative_prompt="what guidance leads away from",
+    ),
+    *refused(
+        Origin.OPENAI,
+        svg="pictures are pixels; use output_format png, webp or jpeg",
+        complexity="planning cannot be chosen; use quality or num_inference_steps",
+        frame_count="pictures do not move",
+        frame_duration_ms="pictures do not move",
+    ),
+)
+
+GENERATION_FIELDS = FieldTable(
+    "image-fields",
+    "a picture to be drawn",
+    "POST /v1/images/generations",
+    (
+        *COMMON,
+        *no_op(moderation="this server does not moderate", style="say it in the prompt"),
+        *refused(
+            Origin.ELSEWHERE,
+            image="use /v1/images/edits to give pictures",
+            images="use /v1/images/edits to give pictures",
+        ),
+    ),
+)
+
+EDIT_FIELDS = FieldTable(
+    "edit-fields",
+    "a picture to be edited",
+    "POST /v1/images/edits",
+    (
+        *honoured(
+            Origin.OPENAI, images="the pictures to edit, up to 16, by address or id; in a form they are files called image or image[]"
+        ),
+        *COMMON,
+        *refused(
+            Origin.OPENAI,
+            mask="the model edits whole pictures; say in the prompt what must stay",
+            markup="the model edits whole pictures; say in the prompt where to change what",
+            input_fidelity="use image_scale: the higher, the closer to the pictures given",
+        ),
+    ),
+)
