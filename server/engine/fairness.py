@@ -3,7 +3,7 @@
 Every tenant has an account of the seconds its sequences have had, divided by its weight, and below it one for each lane (text, picture).
 Accounts are compared in coarse steps: within one step two tenants, or two lanes, count as equals, and the sequence with least left to do
 goes first, so that a short job does not wait behind a long one. A tenant that comes back starts level with the one that has had least, so
-that nobody saves up for a monopoly.
+that nobody saves up for a monopoly; and once nobody was there all start level, since what is taken while nobody else wants it is no debt.
 
 The bound on starvation: a sequence passed over ``PATIENCE_STEPS`` times goes before all that have been served since, whatever their
 priority. Every step serves the first in order, so among R running sequences each one that can be served gets work at least once in
@@ -45,6 +45,7 @@ class Shares:
         self._accounts: OrderedDict[str, Account] = OrderedDict()
         self._step_s = 0.0
         self._num_live_tenants = 0
+        self._level = 0.0
 
     def arrive(self, sequence: Sequence) -> None:
         """Open or wake the account of a sequence's tenant."""
@@ -64,6 +65,8 @@ class Shares:
         if account.num_live:
             return
         self._num_live_tenants -= 1
+        if not self._num_live_tenants:
+            self._level = max(other.service for other in self._accounts.values())
         idle = [tenant for tenant, other in self._accounts.items() if not other.num_live] if self._is_crowded() else []
         for tenant in idle[: len(self._accounts) - self._num_live_tenants - MAX_IDLE_ACCOUNTS]:
             del self._accounts[tenant]
@@ -113,7 +116,7 @@ class Shares:
         return int(seconds / (QUANTUM_STEPS * self._step_s)) if self._step_s else 0
 
     def _least_service(self) -> float:
-        return min((account.service for account in self._accounts.values() if account.num_live), default=0.0)
+        return min((account.service for account in self._accounts.values() if account.num_live), default=self._level)
 
 
 def is_overdue(sequence: Sequence, step: int) -> bool:

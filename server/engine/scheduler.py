@@ -69,6 +69,7 @@ class Scheduler:
         self._claims: dict[int, list[Claim]] = {}
         self._failed: set[int] = set()
         self._next_id = 0
+        self._last_step_s = clock()
         self._step = 0
         self._prefix_queries = self._prefix_hits = 0
         self.predicted_s = 0.0
@@ -122,6 +123,7 @@ class Scheduler:
         """Queue a request; one that is refused is answered at once, by a FinishedOutput with reason ERROR."""
         if self._roster.is_empty:
             self.drain_rate.begin_stretch()
+            self._words_first.note_idle(self._clock() - self._last_step_s)
         sequence = self._turns.start(self._next_id, request)
         self._next_id += 1
         finish = self._turns.replay(sequence)
@@ -325,7 +327,7 @@ class Scheduler:
         self._roster.land(sequence_ids)
         self._account(batch, result)
         self._commit.take_in(batch, result)
-        now_s = self._clock()
+        now_s = self._last_step_s = self._clock()
         for sequence_id in sequence_ids:
             sequence = self._roster.running.get(sequence_id)
             if sequence is not None:

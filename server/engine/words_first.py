@@ -2,8 +2,10 @@
 
 Words are short and somebody reads them as they come; a picture is long and of use when it is done. So words go first, at their full
 pace, as long as that costs pictures no more than an even share of the machine would: a picture stands aside for at most as long as it
-still has work of its own to do, which at the worst makes it take twice as long. Where pictures queue the machine is short of time, and
-they stand aside for less: two for half as long, three or more not at all. Then words come as seldom as the inter-token target allows.
+still has work of its own to do, which at the worst makes it take twice as long. Where pictures queue the machine may be short of time, and
+they stand aside for less: two for half as long, three or more not at all. Then words come as seldom as the inter-token target allows. But
+a machine that has been idle is not short of time: what it was idle for lately it may give to words, whoever queues, as long as no picture
+takes more than twice as long as alone.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from server.engine.sequence import Sequence
 
 SHARE_OF_REST = {1: 1.0, 2: 0.5}
 """How much of its remaining work a picture may stand aside for, by the number of pictures there are."""
+MAX_IDLE_S = 5.0
+"""So much idleness is remembered."""
 
 
 class WordsFirst:
@@ -21,16 +25,35 @@ class WordsFirst:
 
     def __init__(self, cost: CostModel) -> None:
         self._cost = cost
+        self._idle_s = 0.0
+
+    def note_idle(self, seconds: float) -> None:
+        """Take in that the machine has had nothing to do."""
+        self._idle_s = min(MAX_IDLE_S, self._idle_s + seconds)
 
     def holds(self, pictures: list[Sequence], num_waiting: int, step: int) -> bool:
         """Tell whether all of ``pictures`` stand aside in step ``step``, while ``num_waiting`` others have not even begun."""
+        if any(is_overdue(one, step) for one in pictures):
+            return False
+        if self._idle_s:
+            return all(one.stood_aside_s < self._whole_s(one) for one in pictures)
         share = SHARE_OF_REST.get(len(pictures) + num_waiting, 0.0)
-        return all(not is_overdue(one, step) and one.stood_aside_s < share * self._rest_s(one) for one in pictures)
+        return all(one.stood_aside_s < share * self._rest_s(one) for one in pictures)
 
     def note(self, pictures: list[Sequence], seconds: float) -> None:
         """Take in that ``pictures`` have stood aside for a step."""
         for one in pictures:
             one.stood_aside_s += seconds
+        if pictures:
+            self._idle_s = max(0.0, self._idle_s - seconds)
+
+    def _whole_s(self, picture: Sequence) -> float:
+        """Estimate the seconds of work that a picture is, what it has had included."""
+        image = picture.image
+        if image is None:
+            return self._rest_s(picture)
+        num_steps = len(image.timesteps)
+        return self._rest_s(picture) * num_steps / (num_steps - image.step)
 
     def _rest_s(self, picture: Sequence) -> float:
         """Estimate the seconds of work that a picture still needs, with a machine to itself."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.engine.batch import Batch
 from server.engine.cost_model import Load
@@ -44,8 +44,9 @@ class House:
         sampling = SamplingParams(max_tokens=num_tokens, ignore_eos=True)
         self.scheduler.submit(make_request(name, [TextSegment([9] * prompt_tokens)], sampling=sampling))
 
-    def picture(self, name: str) -> None:
-        self.scheduler.submit(make_request(name, mode=OutputMode.IMAGE, image=PICTURE))
+    def picture(self, name: str, tenant: str = "t", num_timesteps: int = PICTURE.num_timesteps) -> None:
+        image = replace(PICTURE, num_timesteps=num_timesteps)
+        self.scheduler.submit(replace(make_request(name, mode=OutputMode.IMAGE, image=image), tenant=tenant))
 
     def step(self) -> Batch:
         batch = self.scheduler.schedule()
@@ -115,6 +116,41 @@ def test_where_three_pictures_queue_none_of_them_stands_aside() -> None:
     batches = [house.step() for _ in range(PICTURE.num_timesteps - 1)]
 
     assert all(batch.denoises and batch.decodes for batch in batches)
+
+
+def test_an_idle_machine_has_time_for_words_whoever_queues() -> None:
+    house = House()
+    house.clock.now += 1.0
+    house.chat("a", num_tokens=30)
+    for name in "pqr":
+        house.picture(name)
+
+    batches = [house.step() for _ in range(31)]
+
+    assert not any(batch.denoises for batch in batches)
+
+
+def test_idleness_is_spent_on_words_and_then_it_is_gone() -> None:
+    house = House()
+    house.clock.now += 0.1
+    house.chat("a")
+    for name in "pqr":
+        house.picture(name)
+    seconds = 0.0
+    while not (batch := house.step()).denoises:
+        seconds += cost_of(batch.load)
+
+    assert 0.1 <= seconds < 0.12
+
+
+def test_a_tenant_owes_nothing_for_what_it_took_while_nobody_else_was_there() -> None:
+    house = House()
+    house.picture("early", tenant="greedy")
+    house.seconds_until_drawn("early")
+    house.picture("long", tenant="other")
+    house.picture("short", tenant="greedy", num_timesteps=3)
+
+    assert house.seconds_until_drawn("short") < 0.5 * EULER_S
 
 
 def test_a_picture_that_holds_the_pages_words_want_goes_on() -> None:
