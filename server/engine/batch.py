@@ -134,7 +134,7 @@ class Batch:
     """Everything the runner does in one step, in the order of the fields.
 
     ``load`` is what the step costs in the cost model's terms; ``is_divisible`` says that the step is long, and that decode steps of
-    others shall be let through between its layers.
+    others shall be let through between its bits, which are layers, or with ``is_fine``, since somebody decodes, parts of layers.
     """
 
     copies: list[PageCopy] = field(default_factory=list)
@@ -144,6 +144,7 @@ class Batch:
     prefills: list[PrefillRow] = field(default_factory=list)
     load: Load = NO_LOAD
     is_divisible: bool = False
+    is_fine: bool = False
 
     @property
     def is_empty(self) -> bool:

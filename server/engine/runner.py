@@ -165,7 +165,7 @@ class Runner:
         embedded = yield from self._embed(packed)
         result.num_pictures_encoded = self._encoder.num_encoded - num_encoded
         started = time.perf_counter()
-        hidden, logits = yield from self._forward(packed, embedded, BLOCKS_PER_LAYER if batch.is_divisible else 1)
+        hidden, logits = yield from self._forward(packed, embedded, BLOCKS_PER_LAYER if batch.is_fine else 1)
         result.forward_s = time.perf_counter() - started
         if packed.draws:
             self._draw(logits, packed, result)

@@ -190,7 +190,7 @@ class Scheduler:
         decodes, waited_s = _load_of(decoding), self._waited_s(decoding)
         first = self._atomic_rows(candidates[0])
         if self._goals.should_divide(first, decodes, len(decoding), waited_s):
-            draft.batch.is_divisible = True
+            draft.batch.is_divisible, draft.batch.is_fine = True, bool(decoding)
             self._fill(candidates, draft, self._goals.divided_budget(decodes, len(decoding)))
             if not draft.batch.is_empty:
                 return draft
