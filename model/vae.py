@@ -7,6 +7,8 @@ black-forest-labs/flux: src/flux/modules/autoencoder.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -128,10 +130,11 @@ class DownLevel(nn.Module):
         return run_through(self.forward_in_steps(x))
 
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
-        for block in self.block:
-            x = block(x)
+        x = yield from _through(self.block, x)
+        if self.downsample is not None:
+            x = self.downsample(x)
             yield
-        return x if self.downsample is None else self.downsample(x)
+        return x
 
 
 class UpLevel(nn.Module):
@@ -146,10 +149,11 @@ class UpLevel(nn.Module):
         return run_through(self.forward_in_steps(x))
 
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
-        for block in self.block:
-            x = block(x)
+        x = yield from _through(self.block, x)
+        if self.upsample is not None:
+            x = self.upsample(x)
             yield
-        return x if self.upsample is None else self.upsample(x)
+        return x
 
 
 class Middle(nn.Module):
@@ -165,10 +169,7 @@ class Middle(nn.Module):
         return run_through(self.forward_in_steps(x))
 
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
-        for block in (self.block_1, self.attn_1, self.block_2):
-            x = block(x)
-            yield
-        return x
+        return (yield from _through((self.block_1, self.attn_1, self.block_2), x))
 
 
 class ResBlock(nn.Module):
@@ -183,7 +184,11 @@ class ResBlock(nn.Module):
         self.nin_shortcut = nn.Conv2d(width_in, width, 1) if width_in != width else None
 
     def forward(self, x: Tensor) -> Tensor:
+        return run_through(self.forward_in_steps(x))
+
+    def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
         h = self.conv1(F.silu(self.norm1(x)))
+        yield
         h = self.conv2(F.silu(self.norm2(h)))
         shortcut = x if self.nin_shortcut is None else self.nin_shortcut(x)
         out: Tensor = shortcut + h
@@ -230,6 +235,14 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return out
+
+
+def _through(blocks: Iterable[nn.Module], x: Tensor) -> Steps[Tensor]:
+    """Run blocks one after the other, interruptible after each and in the middle of a resblock."""
+    for block in blocks:
+        x = (yield from block.forward_in_steps(x)) if isinstance(block, ResBlock) else block(x)
+        yield
+    return x
 
 
 def _norm(width: int) -> nn.GroupNorm:
