@@ -5,6 +5,9 @@
     python -m loadtests.mixed second-turn    a chat's second turn, with the prefix cache and without
     python -m loadtests.mixed all            all three
 
+A load is a share of Plait's capacity: the sessions a second it does when a whole trace is there at once. Throughput is what was delivered
+from the first arrival to the end of the last answer: at a load above what the peers' way can do, that is its own capacity.
+
 Tables (Markdown), figures (JSON) and plots (SVG) go to loadtests/results/mixed/MACHINE. Idle time is skipped.
 """
 
@@ -64,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=None, help="directory of the results (default: by the machine)")
     parser.add_argument("--machine", default=None, help="what to call this machine (default: its cores and processor, or its GPU)")
     replayed = parser.add_argument_group("compare")
-    replayed.add_argument("--load", type=float, action="append", help="share of the capacity; may be repeated (default: 0.8 and 0.1)")
+    replayed.add_argument("--load", type=float, action="append", help="share of Plait's capacity; may be repeated (default: 0.8 and 0.1)")
     replayed.add_argument("--arrivals", default="poisson", choices=[arrivals.value for arrivals in Arrivals])
     replayed.add_argument("--sessions", type=int, default=20, help="sessions of a trace (default: %(default)s)")
     replayed.add_argument("--rounds", type=int, default=2, help="traces for each load (default: %(default)s)")

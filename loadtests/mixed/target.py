@@ -62,6 +62,11 @@ class Sweep:
         """Return the share of the pictures' pace that a target costs."""
         return 1.0 - kept.euler_steps_per_s / self.free_steps_per_s
 
+    def loss_beyond_decoding(self, kept: Kept) -> float:
+        """Return the share lost of the pace that is left when one decode step every target's time has had its part of the machine."""
+        assert kept.multiple is not None, "without a target there is nothing to lose"
+        return 1.0 - kept.euler_steps_per_s / (self.free_steps_per_s * (1.0 - 1.0 / kept.multiple))
+
 
 def sweep_targets(bench: Bench, crowd: Crowd, multiples: tuple[float, ...], say: Callable[[str], None]) -> Sweep:
     """Measure a decode step, then run the crowd under each target."""
