@@ -135,7 +135,7 @@ def write_sweep(directory: Path, sweep: Sweep, machine: str) -> None:
         f"A decode step of the chats alone takes {sweep.decode_s * 1000:.2f} ms; without a target pictures advance"
         f" {sweep.free_steps_per_s:.2f} Euler steps a second.",
         "",
-        "| target (decode steps) | target (ms) | between words p50 (ms) | p99 (ms) | p99 / target | Euler steps/s | loss | beyond decoding |",
+        "| target (decode steps) | target (ms) | between words p50 (ms) | p99 (ms) | p99 / target | Euler steps/s | loss | beyond words |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for kept in sweep.kept:
@@ -146,7 +146,7 @@ def write_sweep(directory: Path, sweep: Sweep, machine: str) -> None:
             beyond = f"{sweep.loss_beyond_decoding(kept):.1%}"
         gaps = f"{kept.gap_p50_s * 1000:.1f} | {kept.gap_p99_s * 1000:.1f}"
         text.append(f"| {target} | {gaps} | {ratio} | {kept.euler_steps_per_s:.2f} | {sweep.loss(kept):.1%} | {beyond} |")
-    text += ["", "Beyond decoding: what is lost of the pace left by one decode step every target's time, which no scheduler can avoid."]
+    text += ["", "Beyond words: what is lost of the pace left by one decode step every target's time, which no scheduler can avoid."]
     (directory / "target.md").write_text("\n".join(text) + "\n")
     _write_json(directory / "target.json", asdict(sweep))
     aimed = [(kept.multiple, kept) for kept in sweep.kept if kept.multiple is not None]
