@@ -103,10 +103,10 @@ def thing_phrase(thing: Thing, mention: Mention = EVERYTHING) -> str:
 
 
 def count_phrase(scene: Scene, mention: Mention = EVERYTHING) -> str:
-    """Return e.g. "three small red stars". The colour is always said."""
+    """Return e.g. "three small red stars". The colour is always said, if the world has a word for it."""
     first = scene.things[0]
     size = f"{first.size.value} " if first.size is Size.SMALL or mention.big else ""
-    return f"{NUMBERS[len(scene.things)]} {size}{first.colour.value} {first.shape.value}s"
+    return f"{NUMBERS[len(scene.things)]} {size}{colour_word(first)}{first.shape.value}s"
 
 
 def with_article(noun: str) -> str:
@@ -162,4 +162,9 @@ def _placed(thing: Thing, mention: Mention) -> str:
 
 def _adjectives(thing: Thing, mention: Mention) -> str:
     size = f"{thing.size.value} " if thing.size is Size.SMALL or mention.big else ""
-    return size + (f"{thing.colour.value} " if mention.colour else "")
+    return size + (colour_word(thing) if mention.colour else "")
+
+
+def colour_word(thing: Thing) -> str:
+    """Return the word for a thing's colour and a blank, or nothing if the world has none for it."""
+    return "" if thing.tint else f"{thing.colour.value} "

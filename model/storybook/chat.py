@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from model.storybook.captions import NUMBERS, PLACE_PHRASES, caption, casual, sentence
+from model.storybook.captions import NUMBERS, PLACE_PHRASES, caption, casual, colour_word, sentence
 from model.storybook.edits import reference
 from model.storybook.sampling import SceneKind, kind_of
 from model.storybook.scenes import Background, Colour, Scene, Shape
@@ -56,11 +56,13 @@ def caption_exchange(scene: Scene, rng: Random) -> Exchange:
 
 def question_exchange(scene: Scene, rng: Random) -> Exchange:
     """Ask one of the questions that a scene answers."""
-    questions = [_how_many, _which_time, _is_there]
+    questions = [_how_many, _which_time]
     if kind_of(scene) is SceneKind.COUNT:
-        questions += [_which_colours, _which_shapes]
+        questions += [_which_shapes]
     else:
-        questions += [_which_colour, _which_shape, _where, _which_size]
+        questions += [_which_shape, _where, _which_size]
+    if not any(thing.tint for thing in scene.things):
+        questions += [_is_there, _which_colours if kind_of(scene) is SceneKind.COUNT else _which_colour]
     return rng.choice(questions)(scene, rng)
 
 
@@ -123,7 +125,7 @@ def _which_colour(scene: Scene, rng: Random) -> Exchange:
 def _which_shape(scene: Scene, rng: Random) -> Exchange:
     thing = rng.choice(scene.things)
     words = f"what is {PLACE_PHRASES[thing.place]}"
-    return Exchange(_asked(words, rng), sentence(f"the {thing.colour.value} {thing.shape.value}"))
+    return Exchange(_asked(words, rng), sentence(f"the {colour_word(thing)}{thing.shape.value}"))
 
 
 def _where(scene: Scene, rng: Random) -> Exchange:

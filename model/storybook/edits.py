@@ -65,7 +65,7 @@ def apply(edit: Edit, scene: Scene) -> Scene:
     things = list(scene.things)
     match edit:
         case Recolour(index, colour):
-            things[index] = replace(things[index], colour=colour)
+            things[index] = replace(things[index], colour=colour, tint=None)
         case Resize(index, size):
             things[index] = replace(things[index], size=size)
         case Reshape(index, shape):

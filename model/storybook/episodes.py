@@ -20,12 +20,15 @@ from model.storybook.captions import caption, prompt
 from model.storybook.chat import caption_exchange, outside_talk, question_exchange, small_talk
 from model.storybook.edits import apply, instruction, random_edit
 from model.storybook.riddles import training_riddle
-from model.storybook.sampling import SceneKind, is_held_out, pooled_scene
+from model.storybook.sampling import SceneKind, is_held_out, pooled_scene, tinted_scene
 from model.storybook.scenes import Scene
 from model.storybook.stories import training_story
 
 EARLIER_TURN = 0.25
 """Share of the given pictures that were drawn earlier in the same conversation."""
+TINTED = 0.35
+"""Share of the pictures to be read or edited whose things have colours without a name."""
+EDITED_KINDS = (SceneKind.SINGLE, SceneKind.PAIR, SceneKind.PAIR, SceneKind.PAIR)
 
 
 class Next(Enum):
@@ -88,9 +91,9 @@ def make_episode(task: Task, rng: Random, wide: bool) -> Episode:
         case Task.CHAT:
             return _chat(pooled_scene(rng, _any_kind(rng), wide), rng)
         case Task.EDIT:
-            return _edit(pooled_scene(rng, rng.choice((SceneKind.SINGLE, SceneKind.PAIR, SceneKind.PAIR)), wide), rng)
+            return _edit(_given_scene(rng, EDITED_KINDS, wide), rng)
         case Task.ASK:
-            return _ask(pooled_scene(rng, _any_kind(rng), wide), rng)
+            return _ask(_given_scene(rng, tuple(SceneKind), wide), rng)
         case Task.STORY:
             return _story(rng, wide)
         case Task.THINK:
@@ -122,7 +125,14 @@ def _edit(scene: Scene, rng: Random) -> Episode:
 
 def _earlier_turn(scene: Scene, rng: Random) -> Episode:
     """Now and then a picture comes from earlier in the conversation: what was asked for then, and the reply it came with."""
-    return (TextPart(prompt(scene, rng)), TextPart(caption(scene))) if rng.random() < EARLIER_TURN else ()
+    if any(thing.tint for thing in scene.things) or rng.random() >= EARLIER_TURN:
+        return ()
+    return (TextPart(prompt(scene, rng)), TextPart(caption(scene)))
+
+
+def _given_scene(rng: Random, kinds: tuple[SceneKind, ...], wide: bool) -> Scene:
+    kind = rng.choice(kinds)
+    return tinted_scene(rng, kind, wide) if rng.random() < TINTED else pooled_scene(rng, kind, wide)
 
 
 def _ask(scene: Scene, rng: Random) -> Episode:

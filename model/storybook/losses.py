@@ -47,9 +47,11 @@ class Noised:
     velocity: Tensor
 
 
-def compute_losses(model: Bagel, bank: Bank, batch: Batch, geometry: Geometry, generator: torch.Generator) -> Losses:
-    """Run a batch, already on the model's device, and return its losses. ``generator`` gives all noise."""
-    noised = add_noise(bank.latents(batch.scenes), batch, generator) if batch.num_gen else None
+def compute_losses(
+    model: Bagel, bank: Bank, batch: Batch, geometry: Geometry, generator: torch.Generator, shift: float = TRAINING_SHIFT
+) -> Losses:
+    """Run a batch, already on the model's device, and return its losses. ``generator`` gives all noise, ``shift`` moves its times."""
+    noised = add_noise(bank.latents(batch.scenes), batch, generator, shift) if batch.num_gen else None
     hidden = hidden_states(model, bank, batch, geometry, noised, generator)
     num_und_rows = batch.num_episodes * batch.num_und
     flow = words = None
@@ -95,7 +97,7 @@ def _embed_pictures(model: Bagel, bank: Bank, batch: Batch, geometry: Geometry, 
     return model.embed_vit(patches, ids, bounds)
 
 
-def add_noise(latents: Tensor, batch: Batch, generator: torch.Generator) -> Noised:
+def add_noise(latents: Tensor, batch: Batch, generator: torch.Generator, shift: float = TRAINING_SHIFT) -> Noised:
     """Give each noisy copy its own flow time and noise: ``x_t = (1 - t) x_0 + t noise``, velocity ``noise - x_0`` (spec 6).
 
     Times are spread evenly over the copies of the batch and shifted. Clean tokens stay at time 0, with a little noise of their own.
@@ -105,7 +107,7 @@ def add_noise(latents: Tensor, batch: Batch, generator: torch.Generator) -> Nois
     device = clean.device
     order = torch.randperm(number, generator=generator, device=device)
     even = (order + torch.rand(number, generator=generator, device=device)) / number
-    times = TRAINING_SHIFT * even / (1.0 + (TRAINING_SHIFT - 1.0) * even)
+    times = shift * even / (1.0 + (shift - 1.0) * even)
     is_noisy = batch.copy != PADDING
     timestep = torch.where(is_noisy, times[batch.copy.clamp(min=0)], torch.zeros((), device=device))
     noise = _noise_like(clean, generator)

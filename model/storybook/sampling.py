@@ -6,13 +6,15 @@ some (number, shape, colour) triples, are held out of every training task. The s
 
 from __future__ import annotations
 
+import colorsys
+import math
 import zlib
 from collections.abc import Iterable
 from dataclasses import replace
 from enum import Enum
 from random import Random
 
-from model.storybook.scenes import MIDDLE, PLACES, Background, Colour, Place, Scene, Shape, Size, Thing, make_scene
+from model.storybook.scenes import MIDDLE, PALETTES, PLACES, RGB, Background, Colour, Place, Rgb, Scene, Shape, Size, Thing, make_scene
 
 HELD_OUT_PAIRS = frozenset(
     {
@@ -33,6 +35,14 @@ COUNT_PLACES: dict[int, tuple[Place, ...]] = {
 
 POOL_SIZE = 20_000
 """Training scenes of one kind and format."""
+TINTED_POOL_SIZE = 6000
+"""Such scenes with things in colours that have no name."""
+TINT_DISTANCE = 60.0
+"""RGB distance of such a colour from all that have one, and from the backgrounds."""
+HUE_DISTANCE = 45 / 360
+"""Share of the colour circle that a tint keeps from the colour held out for its shape, unless it is nearly grey."""
+GREY_SATURATION = 0.15
+NAMED = (*RGB.values(), *(rgb for palette in PALETTES.values() for rgb in (palette.zenith, palette.horizon, palette.ground)))
 
 LEFT_RIGHT = (Place(1, 0), Place(1, 2))
 TOP_BOTTOM = (Place(0, 1), Place(2, 1))
@@ -53,7 +63,7 @@ def kind_of(scene: Scene) -> SceneKind:
 
 def is_held_out(scene: Scene) -> bool:
     """Whether training must never see this scene (in any task, as input or as answer)."""
-    if any((thing.shape, thing.colour) in HELD_OUT_PAIRS for thing in scene.things):
+    if any(_is_pair_held_out(thing) for thing in scene.things):
         return True
     match kind_of(scene):
         case SceneKind.SINGLE:
@@ -64,6 +74,19 @@ def is_held_out(scene: Scene) -> bool:
         case SceneKind.COUNT:
             first = scene.things[0]
             return _falls_in(7, (str(len(scene.things)), first.shape.value, first.colour.value))
+
+
+def _is_pair_held_out(thing: Thing) -> bool:
+    """Whether a thing has the colour held out for its shape; a tint, one that a person might call by the same word."""
+    if thing.tint is None:
+        return (thing.shape, thing.colour) in HELD_OUT_PAIRS
+    return any(_may_be_called(thing.tint, colour) for shape, colour in HELD_OUT_PAIRS if shape is thing.shape)
+
+
+def _may_be_called(tint: Rgb, colour: Colour) -> bool:
+    """Whether hues are close, and the tint is not plain grey."""
+    (hue, saturation, _), (other, _, _) = (colorsys.rgb_to_hsv(*(part / 255 for part in rgb)) for rgb in (tint, RGB[colour]))
+    return saturation > GREY_SATURATION and abs((hue - other + 0.5) % 1.0 - 0.5) < HUE_DISTANCE
 
 
 def has_held_out_layout(scene: Scene) -> bool:
@@ -114,6 +137,38 @@ def held_out_scene(rng: Random, kind: SceneKind, wide: bool = False) -> Scene:
 def pooled_scene(rng: Random, kind: SceneKind, wide: bool) -> Scene:
     """Draw one of a fixed number of training scenes of a kind: they come back with other words, their pictures made once."""
     return training_scene(Random(f"{kind.value} {wide} {rng.randrange(POOL_SIZE)}"), kind, wide)
+
+
+def tinted_scene(rng: Random, kind: SceneKind, wide: bool) -> Scene:
+    """Draw one of a fixed number of training scenes with things in colours that the world has no word for.
+
+    They teach what a shape is whatever its colour, and so what an unseen pair of both is. Things of one shape could not be told apart
+    without their colours, so two of them are not tinted.
+    """
+    own = Random(f"tinted {kind.value} {wide} {rng.randrange(TINTED_POOL_SIZE)}")
+    while is_held_out(scene := _tinted(training_scene(own, kind, wide), own)):
+        pass
+    return scene
+
+
+def _tinted(scene: Scene, rng: Random) -> Scene:
+    """Tint all things of one kind alike; of two, one or both."""
+    if kind_of(scene) is not SceneKind.PAIR:
+        tint = random_tint(rng)
+        return replace(scene, things=tuple(replace(thing, tint=tint) for thing in scene.things))
+    first, second = scene.things
+    if first.shape is second.shape:
+        return scene
+    spared = rng.choice((first, second, None, None))
+    things = [thing if thing is spared else replace(thing, tint=random_tint(rng)) for thing in scene.things]
+    return replace(scene, things=tuple(things))
+
+
+def random_tint(rng: Random) -> Rgb:
+    """Draw a colour that is far from all that have a name, and from every background."""
+    while min(math.dist(tint := (rng.randrange(256), rng.randrange(256), rng.randrange(256)), other) for other in NAMED) < TINT_DISTANCE:
+        pass
+    return tint
 
 
 def random_thing(rng: Random, place: Place) -> Thing:

@@ -118,10 +118,17 @@ PLACES = tuple(Place(row, column) for row in range(3) for column in range(3))
 
 @dataclass(frozen=True, slots=True)
 class Thing:
+    """``tint``: drawn in this colour instead, one that the world has no word for; ``colour`` then means nothing and goes unsaid."""
+
     shape: Shape
     colour: Colour
     size: Size
     place: Place
+    tint: Rgb | None = None
+
+    @property
+    def rgb(self) -> Rgb:
+        return self.tint or RGB[self.colour]
 
     @property
     def kind(self) -> tuple[Shape, Colour, Size]:
@@ -146,7 +153,7 @@ class Scene:
     @property
     def is_count(self) -> bool:
         """Whether all things are of one kind and there are several."""
-        return len(self.things) > 1 and len({thing.kind for thing in self.things}) == 1
+        return len(self.things) > 1 and len({(thing.kind, thing.tint) for thing in self.things}) == 1
 
 
 def make_scene(things: list[Thing], background: Background, wide: bool = False) -> Scene:
@@ -165,7 +172,7 @@ def make_scene(things: list[Thing], background: Background, wide: bool = False) 
 
 def draw(scene: Scene) -> Pixels:
     """Draw a scene, ``[64, width, 3]`` 8-bit RGB."""
-    return draw_in(scene, [RGB[thing.colour] for thing in scene.things])
+    return draw_in(scene, [thing.rgb for thing in scene.things])
 
 
 def draw_in(scene: Scene, colours: list[Rgb]) -> Pixels:

@@ -18,7 +18,7 @@ from torch import Tensor
 from model.bagel import Bagel
 from model.storybook.bank import Bank
 from model.storybook.episodes import Episode, PicturePart, Role, Task, make_episode, without_pictures, without_texts
-from model.storybook.losses import Losses, compute_losses
+from model.storybook.losses import TRAINING_SHIFT, Losses, compute_losses
 from model.storybook.optimiser import Optimiser, OptimiserConfig, multiplies_bfloat16
 from model.storybook.packing import Geometry, Packer
 from model.storybook.probes import Prober
@@ -37,16 +37,20 @@ DROP_TEXTS, DROP_PICTURES = 0.06, 0.04
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How often a task takes the second batch of a step, how many episodes it then has, and noises for each drawn picture."""
+    """How often a task takes the second batch of a step, how many episodes it then has, and noises for each drawn picture.
+
+    ``shift`` moves the noises' times towards noise, where what to draw is still open.
+    """
 
     task: Task
     weight: int
     num_episodes: int
     num_copies: int
+    shift: float = TRAINING_SHIFT
 
 
 ASK = Share(Task.ASK, weight=1, num_episodes=32, num_copies=1)
-EDIT = Share(Task.EDIT, weight=10, num_episodes=28, num_copies=2)
+EDIT = Share(Task.EDIT, weight=10, num_episodes=28, num_copies=2, shift=4.0)
 SHARES = (
     ASK,
     EDIT,
@@ -135,7 +139,7 @@ class TransformerTraining:
         episodes = [_thinned(make_episode(share.task, rng, wide), share.task, rng) for _ in range(number)]
         batch = Packer(self._tokenizer, geometry, share.num_copies).pack(episodes, rng).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bfloat16(device), cache_enabled=False):
-            losses = compute_losses(self._model, self._bank, batch, geometry, generator)
+            losses = compute_losses(self._model, self._bank, batch, geometry, generator, share.shift)
         total = losses.total(self._settings.words_weight)
         return _figures(share.task, losses), torch.autograd.grad(total, list(self.optimiser.parameters.values()), allow_unused=True)
 
