@@ -21,7 +21,8 @@ Everything is drawn and written by `model/storybook` (`scenes.py`, `captions.py`
 nothing was collected or downloaded. Held out of every task: the colour-shape pairs {pairs};
 and by a stable hash one layout in eight (but of layouts that differ in the background alone at most one), one pair of things in eight,
 one (number, shape, colour) in seven, one (subject, length of story) in eight. The VAE, which only encodes pixels, also saw shapes in any
-colour that is far from the one held out for them.
+colour that is far from the one held out for them. A third of the pictures to be read or edited hold things in
+colours without a name, whose hue is far from the colour held out for their shape; captions leave such a colour out.
 
 ## Training
 {stages}
