@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -9,7 +11,16 @@ import pytest
 
 from model.storybook.captions import EVERYTHING, caption, describe, prompt
 from model.storybook.edits import SetBackground, apply, instruction, random_edit
-from model.storybook.sampling import HELD_OUT_PAIRS, SceneKind, held_out_scene, is_held_out, pooled_scene, random_scene, training_scene
+from model.storybook.sampling import (
+    HELD_OUT_PAIRS,
+    SceneKind,
+    held_out_scene,
+    is_held_out,
+    pooled_scene,
+    random_scene,
+    tinted_scene,
+    training_scene,
+)
 from model.storybook.scenes import MIDDLE, RGB, Background, Colour, Place, Shape, Size, Thing, centre_of, draw, make_scene
 
 RED_STAR = Thing(Shape.STAR, Colour.RED, Size.BIG, MIDDLE)
@@ -65,6 +76,28 @@ def test_training_sees_every_shape_and_colour_but_no_held_out_pair() -> None:
     seen = {(thing.shape, thing.colour) for _ in range(2000) for thing in training_scene(rng, SceneKind.PAIR).things}
 
     assert seen == {(shape, colour) for shape in Shape for colour in Colour} - HELD_OUT_PAIRS
+
+
+@pytest.mark.parametrize("kind", list(SceneKind))
+def test_a_colour_without_a_name_is_far_in_hue_from_the_one_held_out_for_its_shape(kind: SceneKind) -> None:
+    rng = Random(0)
+    held_out = dict(HELD_OUT_PAIRS)
+    tinted = [thing for _ in range(500) for thing in tinted_scene(rng, kind, wide=False).things if thing.tint and thing.shape in held_out]
+
+    assert len(tinted) > 100
+    for thing in tinted:
+        assert thing.tint is not None
+        (hue, saturation, _), (named, _, _) = (
+            colorsys.rgb_to_hsv(*(part / 255 for part in rgb)) for rgb in (thing.tint, RGB[held_out[thing.shape]])
+        )
+        assert saturation < 0.16 or min(abs(hue - named), 1 - abs(hue - named)) >= 44 / 360
+
+
+def test_a_colour_without_a_name_goes_unsaid_and_is_drawn() -> None:
+    scene = make_scene([replace(RED_STAR, tint=(0, 255, 255))], Background.NIGHT)
+
+    assert caption(scene) == "A big star in the middle at night."
+    assert np.abs(draw(scene)[32, 32].astype(float) - (0, 255, 255)).max() < 4
 
 
 def test_different_scenes_have_different_captions() -> None:
