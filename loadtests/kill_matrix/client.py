@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -55,19 +56,22 @@ class Question:
 async def ask(http: httpx.AsyncClient, question: Question) -> Transcript:
     """Ask and read to the end, through whatever happens on the way."""
     transcript = Transcript(question.name)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(GIVE_UP_S):
+            await _ask(http, question, transcript)
+    return transcript
+
+
+async def _ask(http: httpx.AsyncClient, question: Question, transcript: Transcript) -> None:
     stream_id: str | None = None
-    deadline = time.monotonic() + GIVE_UP_S
-    while not transcript.is_complete and not transcript.refusal and time.monotonic() < deadline:
+    while not transcript.is_complete and not transcript.refusal:
         transcript.num_connections += 1
-        try:
+        with contextlib.suppress(httpx.HTTPError):
             async with _connection(http, question, stream_id, transcript.last_id) as response:
                 stream_id = response.headers.get("x-stream-id", stream_id)
                 await _read(response, transcript)
-        except httpx.HTTPError:
-            pass
         if not transcript.is_complete:
             await asyncio.sleep(RETRY_S)
-    return transcript
 
 
 def _connection(

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import httpx
@@ -28,6 +30,8 @@ SAMPLE_EVERY_S = 10.0
 KILL_EVERY_S = 45.0
 LEAVING = 0.3
 """Share of the clients that hang up in the middle; half of them come back."""
+REST_S = 15.0
+"""After the last question, until what nobody reads any more has been given up."""
 KEEPING = ("--stream-ttl-s", "60", "--resume-grace-s", "5")
 
 
@@ -39,9 +43,11 @@ class Sample:
     rss_mb: float
     file_handles: int
     redis_mb: float
+    pages_used: int
 
     def line(self) -> str:
-        return f"{self.at_s:7.0f} s  rss {self.rss_mb:7.0f} MB  handles {self.file_handles:5}  redis {self.redis_mb:6.1f} MB"
+        figures = f"rss {self.rss_mb:7.0f} MB  handles {self.file_handles:5}  redis {self.redis_mb:6.1f} MB  pages {self.pages_used:5}"
+        return f"{self.at_s:7.0f} s  {figures}"
 
 
 @dataclass(slots=True)
@@ -116,7 +122,13 @@ def sample(fleet: Fleet, at_s: float) -> Sample:
     pids = [pid for replica in fleet.replicas for pid in _family(replica)]
     with Redis(port=fleet.redis_port) as redis:
         redis_mb = int(redis.info("memory")["used_memory"]) / 1e6
-    return Sample(at_s, sum(map(_rss_mb, pids)), sum(map(_file_handles, pids)), redis_mb)
+    return Sample(at_s, sum(map(_rss_mb, pids)), sum(map(_file_handles, pids)), redis_mb, sum(map(_pages_used, fleet.replicas)))
+
+
+def _pages_used(replica: Replica) -> int:
+    """Return how many pages the replica's requests hold."""
+    found = re.search(r"^plait_pages_used (\S+)$", httpx.get(f"{replica.url}/metrics", timeout=10).text, re.MULTILINE)
+    return int(float(found[1])) if found else 0
 
 
 def _family(replica: Replica) -> list[int]:
@@ -140,12 +152,19 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--users", type=int, default=8, help="as many as keep the fleet 90 %% busy on this machine")
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the samples and the counts there too")
     options = parser.parse_args()
-    sys.exit(asyncio.run(soak(options.minutes, options.users, options.model)))
+    tally, samples = asyncio.run(soak(options.minutes, options.users, options.model))
+    print("\n".join(one.line() for one in samples))
+    print(f"complete {tally.num_complete}, left {tally.num_left}, kills {tally.num_kills}, lost {len(tally.lost)}", *tally.lost, sep="\n")
+    if options.json:
+        written = {**asdict(tally), "samples": [asdict(one) for one in samples]}
+        options.json.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    sys.exit(bool(tally.lost or samples[-1].pages_used))
 
 
-async def soak(minutes: float, num_users: int, model: Path | None) -> int:
-    """Run users and the killer side by side; return the exit status."""
+async def soak(minutes: float, num_users: int, model: Path | None) -> tuple[Tally, list[Sample]]:
+    """Run users and the killer side by side; the last sample is taken when nobody asks any more."""
     tally, samples = Tally(), list[Sample]()
     with tempfile.TemporaryDirectory(prefix="plait-soak-") as directory:
         plan = FleetPlan(3, model or random_model(Path(directory) / "plait"), (*SETTINGS, *MODEL_NAME, *KEEPING))
@@ -153,9 +172,9 @@ async def soak(minutes: float, num_users: int, model: Path | None) -> int:
             until_s = time.monotonic() + 60 * minutes
             users = [one_user(number, fleet.url, until_s, tally) for number in range(num_users)]
             await asyncio.gather(killer(fleet, until_s, tally, samples), *users)
-    print("\n".join(one.line() for one in samples))
-    print(f"complete {tally.num_complete}, left {tally.num_left}, kills {tally.num_kills}, lost {len(tally.lost)}", *tally.lost, sep="\n")
-    return int(bool(tally.lost))
+            await asyncio.sleep(REST_S)
+            samples.append(sample(fleet, 60 * minutes + REST_S))
+    return tally, samples
 
 
 if __name__ == "__main__":

@@ -79,7 +79,9 @@ class PagePool:
         The last of them counts as idle the longest: a page is of no use without those before it.
         """
         for page in reversed(pages):
-            assert self._num_owners[page] > 0, f"page {page} is released more often than it was taken"
+            if self._num_owners[page] <= 0:
+                # Raised, not asserted: under python -O too, nobody shall get a page that somebody else still reads.
+                raise AssertionError(f"page {page} is released more often than it was taken")
             self._num_owners[page] -= 1
             if self._num_owners[page] == 0:
                 if self._kept_rows[page]:

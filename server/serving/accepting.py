@@ -12,20 +12,20 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 from server.access.keys import ANYONE, Tenant
-from server.errors import IdempotencyConflict, Overloaded, StoreAway, StreamNotFound
+from server.errors import EngineUnavailable, IdempotencyConflict, Overloaded, StoreAway, StreamNotFound
 from server.metrics import Resume
 from server.serving.asks import Ask
-from server.serving.generation import GenerationService, seeded
+from server.serving.generation import GenerationService, Prepared, seeded
 from server.serving.picture_links import PictureLinks
 from server.serving.producing import Producer, Work
 from server.serving.quotas import Account, Quotas
 from server.serving.spec import Spec
-from server.serving.surfaces import Stamp, Surface
+from server.serving.surfaces import Reply, Stamp, Surface
 from server.store.store import AlreadyOpen, KeyUse, Opening, StoredEvent, StoreFull, StoreUnavailable
 from server.streams.hub import StreamGone, StreamHub
 
@@ -138,6 +138,7 @@ class Acceptance:
         self._hub = hub
         self._producer = producer
         self._patience = patience
+        self._beginnings: set[asyncio.Task[Reading]] = set()
 
     async def accept(self, arrival: Arrival) -> Reading:
         """Begin an answer, or join the one that the same idempotency key began.
@@ -155,6 +156,20 @@ class Acceptance:
         self._service.check_room(self._on_account(reply.ask, arrival))
         ask = seeded(await self._with_pictures(reply.ask, arrival), stamp.seed)
         prepared = await self._service.prepare(ask)
+        return await self._whole(self._begin(arrival, stamp, reply, prepared))
+
+    async def _whole(self, beginning: Coroutine[None, None, Reading]) -> Reading:
+        """Await a beginning, which is not left in the middle when the client goes: what the store knows of must be worked on."""
+        task = asyncio.create_task(beginning)
+        self._beginnings.add(task)
+        task.add_done_callback(self._beginnings.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_leave)
+            raise
+
+    async def _begin(self, arrival: Arrival, stamp: Stamp, reply: Reply, prepared: Prepared) -> Reading:
         account = await self._quotas.admit(arrival.tenant, prepared.plan.requests)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._quotas.settle, account)
@@ -193,8 +208,12 @@ class Acceptance:
         if isinstance(stream, AlreadyOpen):
             return self._join(stream, opening.key, is_whole=is_whole)
         reading = Reading(self._hub, stamp.stream_id, 0, is_whole=is_whole)
-        reading.account = work.account
-        self._producer.start(stream, work)
+        try:
+            self._producer.start(stream, work)
+        except EngineUnavailable as error:
+            await self._producer.hand_back(stream, work.reply, error)
+        else:
+            reading.account = work.account
         return reading
 
     def _join(self, stream: AlreadyOpen, key: KeyUse | None, *, is_whole: bool) -> Reading:
@@ -269,6 +288,12 @@ class Acceptance:
         if arrival.is_resumable or arrival.key is not None:
             return self._patience.resumable_s
         return 0.0 if is_whole else self._patience.by_default_s
+
+
+def _leave(beginning: asyncio.Task[Reading]) -> None:
+    """Close the reading of a client that went before it had it."""
+    if not beginning.cancelled() and beginning.exception() is None:
+        beginning.result().close()
 
 
 def _use(arrival: Arrival) -> KeyUse | None:

@@ -70,6 +70,20 @@ class Producer:
         self._tasks[stream] = task
         task.add_done_callback(lambda _: self._tasks.pop(stream))
 
+    async def hand_back(self, stream: OwnedStream, reply: Reply, error: EngineUnavailable) -> None:
+        """Let others, or this server's next engine, claim a stream that could not be begun; where nobody can, it ends with the error."""
+        if stream.is_durable:
+            try:
+                await self._hub.give_up([stream], by_death=False)
+            except StoreUnavailable:
+                logger.error("stream %s could not be handed back: the store is away", stream.lease.stream_id)
+            else:
+                return
+        _put(stream, reply.failure(error))
+        releasing = asyncio.create_task(self._hub.release(stream))
+        self._tasks[stream] = releasing
+        releasing.add_done_callback(lambda _: self._tasks.pop(stream))
+
     async def hand_over(self, *, only_queued: bool) -> None:
         """Stop work and let others claim it: all of it, or what the engine has not begun."""
         streams = [stream for stream in self._tasks if not (only_queued and stream.has_canon)]
