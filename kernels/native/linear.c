@@ -22,7 +22,8 @@ enum {
     X_BLOCK = 48,       /* rows of x of one task */
     FEW_ROWS = 24,      /* up to here the time is that of reading W */
     READING_ROWS = 4,   /* reading a row of W takes as long as multiplying so many rows by it */
-    PARALLEL_PRODUCTS = 1 << 19, /* less work than this is not worth waking the other threads for */
+    PARALLEL_PRODUCTS = 1 << 17, /* less work than this is not worth waking the other threads for */
+    CACHE_LINE = 64
 };
 
 typedef struct {
@@ -84,7 +85,7 @@ INLINE void put_sums(const Product *p, long n, long m, quad sums, const int is_f
     }
 }
 
-/* What a tile asks memory for meanwhile: its share of the next four rows of W; where it starts in the first of them, and bytes a step. */
+/* What a tile asks memory for meanwhile: its share of the next four rows of W, which lie together; where it starts, and bytes a step. */
 typedef struct {
     const char *start;
     long step;
@@ -92,7 +93,7 @@ typedef struct {
 
 /* One stretch of outputs n .. n + 3, or as many as there are, of rows m .. m + nx - 1. */
 INLINE void multiply_tile(const Product *p, Stretch stretch, long n, long m, Ahead ahead, const int nx, const int half, const int asks) {
-    const long lanes_end = stretch.length / LANES * LANES, w_row_bytes = p->depth * (half ? 2 : 4), num_left = p->num_outputs - n;
+    const long lanes_end = stretch.length / LANES * LANES, num_left = p->num_outputs - n;
     const void *w_rows[W_ROWS];
     const float *x_rows[X_ROWS];
     vec sums[W_ROWS][X_ROWS];
@@ -119,8 +120,7 @@ INLINE void multiply_tile(const Product *p, Stretch stretch, long n, long m, Ahe
             for (int j = 0; j < nx; j++) sums[i][j] = multiply_add(row, columns[j], sums[i][j]);
         }
         if (asks) {
-            UNROLL
-            for (int i = 0; i < W_ROWS; i++) __builtin_prefetch(ahead.start + i * w_row_bytes, 0, 2);
+            for (int line = 0; line < W_ROWS * LANES * (half ? 2 : 4); line += CACHE_LINE) __builtin_prefetch(ahead.start + line, 0, 2);
             ahead.start += ahead.step;
         }
     }
@@ -189,14 +189,14 @@ static Stretch stretch_at(const Product *p, long start, const int half) {
    busy all the while and not in bursts. */
 static void multiply_few(const Product *p, Range w_rows, const int half) {
     const Range x_rows = {0, p->num_rows};
-    const long num_groups = num_x_groups(x_rows), value_bytes = half ? 2 : 4;
-    const long step = (LANES * value_bytes + num_groups - 1) / num_groups;
+    const long num_groups = num_x_groups(x_rows), column_bytes = W_ROWS * (half ? 2 : 4);
+    const long step = (LANES * column_bytes + num_groups - 1) / num_groups;
     for (long n = w_rows.first; n < w_rows.end; n += W_ROWS)
         for (Stretch stretch = stretch_at(p, 0, half); stretch.length > 0; stretch = stretch_at(p, stretch.start + stretch.length, half)) {
-            const char *next = (const char *)weight_row(p, n + W_ROWS, half) + stretch.start * value_bytes;
+            const char *next = (const char *)weight_row(p, n + W_ROWS, half) + stretch.start * column_bytes;
             for (long index = 0; index < num_groups; index++) {
                 const Range group = part_of(x_rows, index, num_groups);
-                const Ahead ahead = {next + stretch.length * value_bytes * index / num_groups, step};
+                const Ahead ahead = {next + stretch.length * column_bytes * index / num_groups, step};
                 FEW_TILES[half][group.end - group.first - 1](p, stretch, n, group.first, ahead);
             }
         }
