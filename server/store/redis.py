@@ -72,7 +72,7 @@ class RedisStore:
     async def open(self, opening: Opening, owner: str) -> Opened | AlreadyOpen:
         """Create a stream with its first owner; see `StreamStore`."""
         stream_id, key = opening.stream_id, opening.key
-        keys = [self._keys.head(stream_id), self._keys.owned(owner)]
+        keys = [self._keys.head(stream_id), self._keys.owned(owner), self._keys.owners]
         if key is not None:
             keys.append(self._keys.key(key.tenant, key.key))
         fingerprint = "" if key is None else key.fingerprint

@@ -11,13 +11,16 @@ NOW_MS = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2]
 OPEN = (
     NOW_MS
     + """
--- head, owned set of the owner, [idempotency key]; stream, owner, tenant, spec, ttl ms of a running stream, fingerprint, ttl ms of the key
-if KEYS[3] then
-  local used = redis.call('HMGET', KEYS[3], 'stream', 'fingerprint')
+-- head, owned set of the owner, owners, [idempotency key];
+-- stream, owner, tenant, spec, ttl ms of a running stream, fingerprint, ttl ms of the key
+if KEYS[4] then
+  local used = redis.call('HMGET', KEYS[4], 'stream', 'fingerprint')
   if used[1] then return used end
-  redis.call('HSET', KEYS[3], 'stream', ARGV[1], 'fingerprint', ARGV[6])
-  redis.call('PEXPIRE', KEYS[3], ARGV[7])
+  redis.call('HSET', KEYS[4], 'stream', ARGV[1], 'fingerprint', ARGV[6])
+  redis.call('PEXPIRE', KEYS[4], ARGV[7])
 end
+-- an owner whose lease lapsed and was cleared away is looked for again: it may end before its next heartbeat
+redis.call('ZADD', KEYS[3], 'NX', now - 1, ARGV[2])
 redis.call('HSET', KEYS[1], 'owner', ARGV[2], 'tenant', ARGV[3], 'spec', ARGV[4], 'fence', 1, 'last', 0, 'deaths', 0, 'read', now)
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('SADD', KEYS[2], ARGV[1])
@@ -135,6 +138,7 @@ local function take(stream, deaths)
   redis.call('HINCRBY', head, 'fence', 1)
   redis.call('HINCRBY', head, 'deaths', deaths)
   redis.call('SADD', KEYS[3], stream)
+  redis.call('ZADD', KEYS[1], 'NX', now - 1, ARGV[1])
   return stream
 end
 local claimed, limit = {}, tonumber(ARGV[2])

@@ -275,8 +275,8 @@ def test_whatever_happens_the_store_does_as_the_model_says(home: str, redis_url:
         make_store = staticmethod(in_memory if home == "memory" else in_redis(redis_url))
 
     brief = settings(
-        max_examples=8,
-        stateful_step_count=25,
+        max_examples=30,
+        stateful_step_count=40,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.explicit, Phase.generate],
