@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from server.messages import FinishedOutput, ImageOutput, PreviewOutput, ProgressOutput, SilentDraw, StepReport, TextClosed, TokenOutput
@@ -16,15 +17,22 @@ class OutputStream:
     def __init__(self, request_ids: Iterable[str], abort: Callable[[str], None]) -> None:
         self._unfinished = set(request_ids)
         self._abort = abort
-        self._queue: asyncio.Queue[Output] = asyncio.Queue()
+        self._outputs: deque[Output] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        """Set while its one reader waits."""
 
     def put(self, output: Output) -> None:
         """Add what the engine said; called by the engine's client."""
-        self._queue.put_nowait(output)
+        self._outputs.append(output)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
     async def next(self) -> Output:
         """Return the next output. Each request's last one is a `FinishedOutput`."""
-        output = await self._queue.get()
+        while not self._outputs:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        output = self._outputs.popleft()
         if isinstance(output, FinishedOutput):
             self._unfinished.discard(output.request_id)
         return output
