@@ -142,8 +142,8 @@ def attend_item(
         tl.store(out_ptrs, attended.to(out_ptr.dtype.element_ty), mask=q_mask)
     else:
         place = (partial_slot.to(tl.int64) * NUM_KV_HEADS + kv_head) * BLOCK_M + m
-        tl.store(lse_ptr + place, tl.where(l_i == 0.0, float("-inf"), m_i + tl.log2(l_used)))
-        tl.store(partial_ptr + place[:, None] * BLOCK_D + d[None, :], attended)
+        tl.store(lse_ptr + place, tl.where(l_i == 0.0, float("-inf"), m_i + tl.log2(l_used)), mask=is_query)
+        tl.store(partial_ptr + place[:, None] * BLOCK_D + d[None, :], attended, mask=is_query[:, None])
 
 
 # Nothing that changes from step to step is a number of the launch: a kernel of its own for 1, or for 16, would be compiled meanwhile.
@@ -191,19 +191,20 @@ def merge_kernel(
         m_i = tl.full([BLOCK_M], float("-inf"), tl.float32)
         l_i = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+        query = m // GROUP
+        is_query = query < num_queries
         # The first split holds key 0, which every query sees: from it on the maximum is finite for every row that holds a query.
         for slot in range(num_slots):
             place = ((first_slot + slot) * NUM_KV_HEADS + kv_head) * BLOCK_M + m
-            lse = tl.load(lse_ptr + place)
+            lse = tl.load(lse_ptr + place, mask=is_query, other=float("-inf"))
             m_new = tl.maximum(m_i, lse)
             m_used = tl.where(m_new == float("-inf"), 0.0, m_new)
             alpha = tl.exp2(m_i - m_used)
             weight = tl.exp2(lse - m_used)
-            acc = acc * alpha[:, None] + weight[:, None] * tl.load(partial_ptr + place[:, None] * BLOCK_D + d[None, :])
+            partial = tl.load(partial_ptr + place[:, None] * BLOCK_D + d[None, :], mask=is_query[:, None], other=0.0)
+            acc = acc * alpha[:, None] + weight[:, None] * partial
             l_i = l_i * alpha + weight
             m_i = m_new
-        query = m // GROUP
-        is_query = query < num_queries
         token = tl.load(token_index + tl.load(merge) + query, mask=is_query, other=0)
         column = (kv_head * GROUP + m % GROUP) * HEAD_DIM
         out_ptrs = out_ptr + (token * stride_out + column)[:, None] + d[None, :]

@@ -22,7 +22,7 @@ import torch
 
 from kernels.plan import AttentionPlan, DeviceWork, IntArray, RowLayout
 
-MAX_SPLIT_QUERY_TILES = 8
+MAX_SPLIT_QUERY_TILES = 4
 """Rows of more query tiles fill the machine without being split."""
 
 ITEM_FIELDS = 9
