@@ -13,7 +13,7 @@ import torch
 from kernels.linear import linear
 from kernels.native_kernels import expert_fits, native_kernels
 from kernels.qk_norm_rope import qk_norm_rope
-from kernels.rms_norm import rms_norm
+from kernels.rms_norm import add_rms_norm, rms_norm
 from kernels.silu_mul import silu_mul
 
 
@@ -65,10 +65,23 @@ def project_heads(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, weights
     return wide_q.to(q.dtype), wide_k.to(k.dtype), v
 
 
+def project_experts(und: torch.Tensor, gen: torch.Tensor, experts: tuple[ExpertWeights, ExpertWeights]) -> torch.Tensor:
+    """Norm and project the tokens of both experts into one matrix: ``[T, Hq + 2 Hk, d]``, understanding tokens first, nothing rotated.
+
+    ``und`` and ``gen`` are ``[.., hidden]``, either of them without tokens. Not differentiable.
+    """
+    weights = experts[0]
+    qkv = torch.empty((len(und) + len(gen), len(weights.qkv_bias)), dtype=und.dtype, device=und.device)
+    for x, expert, out in ((und, experts[0], qkv[: len(und)]), (gen, experts[1], qkv[len(und) :])):
+        if len(x):
+            torch.addmm(expert.qkv_bias, rms_norm(x, expert.input_norm, expert.eps), expert.qkv_weight.T, out=out)
+    return qkv.view(len(qkv), -1, len(weights.q_norm))
+
+
 def finish_layer(x: torch.Tensor, attended: torch.Tensor, weights: ExpertWeights) -> torch.Tensor:
     """Add attention's output ``[T, Hq, d]`` and the feed-forward to the residual stream ``x [T, hidden]``; returns a new tensor."""
     if expert_fits(x, weights.qkv_weight, attended, ()) and (native := native_kernels()) is not None:
         return native.finish_layer(x, attended, weights)
-    x = linear(attended.flatten(1), weights.o_weight, None).add_(x)
-    gate_up = linear(rms_norm(x, weights.mlp_norm, weights.eps), weights.gate_up_weight, None)
+    x, normed = add_rms_norm(linear(attended.flatten(1), weights.o_weight, None), x, weights.mlp_norm, weights.eps)
+    gate_up = linear(normed, weights.gate_up_weight, None)
     return linear(silu_mul(gate_up), weights.down_weight, None).add_(x)

@@ -82,8 +82,8 @@ class DeviceWork:
 class AttentionPlan:
     """A `RowLayout` on the host and the same arrays on the device (int32; write indices int64, as ``index_copy_`` wants).
 
-    ``work`` remembers the GPU kernels' work lists: the first layer that attends builds them, while the device is busy with the
-    projections before it, and all others share them.
+    ``token_slots [num_tokens]`` is the slot each packed token is written to, int64, -1 for none. ``work`` remembers the GPU kernels' work
+    lists: the first layer that attends builds them, while the device is busy with the projections before it, and all others share them.
     """
 
     layout: RowLayout
@@ -95,6 +95,7 @@ class AttentionPlan:
     kv_indices: torch.Tensor
     write_tokens: torch.Tensor
     write_slots: torch.Tensor
+    token_slots: torch.Tensor
     work: dict[WorkKey, DeviceWork] = field(default_factory=dict)
 
 
@@ -105,6 +106,8 @@ def build_attention_plan(layout: RowLayout, device: torch.device) -> AttentionPl
         shared = torch.from_numpy(array)
         return shared if device.type == "cpu" else shared.to(device, non_blocking=True)
 
+    token_slots = np.full(layout.num_tokens, -1, dtype=np.int64)
+    token_slots[layout.write_tokens] = layout.write_slots
     return AttentionPlan(
         layout=layout,
         qo_indptr=put(layout.qo_indptr),
@@ -115,4 +118,5 @@ def build_attention_plan(layout: RowLayout, device: torch.device) -> AttentionPl
         kv_indices=put(layout.kv_indices),
         write_tokens=put(layout.write_tokens),
         write_slots=put(layout.write_slots),
+        token_slots=put(token_slots),
     )

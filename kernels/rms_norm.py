@@ -22,3 +22,16 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     if is_dense(x, weight) and (native := native_kernels()) is not None:
         return native.rms_norm(x, weight, eps)
     return reference.rms_norm(x, weight, eps)
+
+
+def add_rms_norm(branch: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add a branch's output to the residual stream and norm the sum: return ``(branch + residual, rms_norm of it)``.
+
+    Both are ``[T, D]``; ``branch`` is taken over and holds the sum afterwards.
+    """
+    if branch.is_cuda and not torch.is_grad_enabled():
+        from kernels.rms_norm_triton import add_rms_norm_with_triton  # a machine without CUDA need not have Triton
+
+        return add_rms_norm_with_triton(branch, residual, weight, eps)
+    total = branch.add_(residual)
+    return total, rms_norm(total, weight, eps)

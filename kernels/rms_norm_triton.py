@@ -1,4 +1,4 @@
-"""RMSNorm in Triton: one program to a row."""
+"""RMSNorm in Triton, alone and after the addition of a branch to the residual stream: one program to a row."""
 
 # A Triton kernel has no Python types: what it takes are pointers and numbers of the device.
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
@@ -20,13 +20,44 @@ def rms_norm_with_triton(x: torch.Tensor, weight: torch.Tensor, eps: float) -> t
     return out.view(x.shape)
 
 
+def add_rms_norm_with_triton(
+    branch: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Same contract as `kernels.rms_norm.add_rms_norm`; both inputs must be contiguous."""
+    normed = torch.empty_like(branch)
+    block = triton.next_power_of_2(branch.shape[1])
+    if len(branch):
+        add_rms_norm_kernel[(len(branch),)](
+            branch, residual, weight, normed, branch.shape[1], eps, BLOCK=block, num_warps=4 if block <= 4096 else 8
+        )  # fmt: skip
+    return branch, normed
+
+
+@triton.jit
+def norm_row(x, weight_ptr, out_ptrs, d, dim, eps, dtype: tl.constexpr):
+    """Norm one row of float32 numbers and store it."""
+    normed = x * tl.rsqrt(tl.sum(x * x, 0) / dim + eps)
+    # The reference rounds to the input's dtype before the weight; the product itself is float32 (the interpreter's bfloat16 is raw bits).
+    rounded = normed.to(dtype).to(tl.float32)
+    weight = tl.load(weight_ptr + d, mask=d < dim, other=0.0).to(tl.float32)
+    tl.store(out_ptrs, (rounded * weight).to(dtype), mask=d < dim)
+
+
 @triton.jit
 def rms_norm_kernel(x_ptr, weight_ptr, out_ptr, dim, eps, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, BLOCK)
     x = tl.load(x_ptr + row * dim + d, mask=d < dim, other=0.0).to(tl.float32)
-    normed = x * tl.rsqrt(tl.sum(x * x, 0) / dim + eps)
-    # The reference rounds to the input's dtype before the weight; the product itself is float32 (the interpreter's bfloat16 is raw bits).
-    rounded = normed.to(x_ptr.dtype.element_ty).to(tl.float32)
-    weight = tl.load(weight_ptr + d, mask=d < dim, other=0.0).to(tl.float32)
-    tl.store(out_ptr + row * dim + d, (rounded * weight).to(out_ptr.dtype.element_ty), mask=d < dim)
+    norm_row(x, weight_ptr, out_ptr + row * dim + d, d, dim, eps, x_ptr.dtype.element_ty)
+
+
+@triton.jit
+def add_rms_norm_kernel(branch_ptr, residual_ptr, weight_ptr, normed_ptr, dim, eps, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    d = tl.arange(0, BLOCK)
+    place = row * dim + d
+    dtype = branch_ptr.dtype.element_ty
+    branch = tl.load(branch_ptr + place, mask=d < dim, other=0.0).to(tl.float32)
+    total = (branch + tl.load(residual_ptr + place, mask=d < dim, other=0.0).to(tl.float32)).to(dtype)
+    tl.store(branch_ptr + place, total, mask=d < dim)
+    norm_row(total.to(tl.float32), weight_ptr, normed_ptr + place, d, dim, eps, dtype)

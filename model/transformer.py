@@ -15,8 +15,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from kernels.expert import ExpertWeights, Heads, finish_layer, project_heads
+from kernels.expert import ExpertWeights, Heads, finish_layer, project_experts, project_heads
 from kernels.expert_layers import ExpertStack
+from kernels.heads import ExpertHeads, HeadNorms
 from model.sizes import LlmConfig
 from model.stepwise import LEAST_BLOCK, Steps
 
@@ -30,6 +31,18 @@ class AttendsStacks(Protocol):
 
     def run_layers(self, stack: ExpertStack, x: Tensor, rotation: Rotation) -> Tensor | None:
         """Return the residual stream ``[T, hidden]`` after the last layer, or None to be called layer by layer."""
+        ...
+
+
+@runtime_checkable
+class AttendsProjections(Protocol):
+    """An `Attend` that may also take the projections of both experts as they are, and norm, rotate and keep them in one go."""
+
+    takes_projections: bool
+    """Whether it wants them so; otherwise it is called as any `Attend`."""
+
+    def attend_projections(self, layer_index: int, qkv: Tensor, experts: ExpertHeads, rotation: Rotation) -> Tensor:
+        """Attend ``qkv[T, Hq + 2 Hk, d]``, which is overwritten, and return ``[T, Hq, d]``."""
         ...
 
 
@@ -63,9 +76,18 @@ class Rotation:
         both_halves = torch.cat([angles, angles], dim=1)
         return cls(both_halves.cos().to(dtype), both_halves.sin().to(dtype))
 
-    def split(self, num_und: int) -> tuple[Rotation, Rotation]:
+    def split(self, num_und: int) -> Rotations:
         und, gen = Rotation(self.cos[:num_und], self.sin[:num_und]), Rotation(self.cos[num_und:], self.sin[num_und:])
-        return und, gen
+        return Rotations(self, und, gen)
+
+
+@dataclass(frozen=True, slots=True)
+class Rotations:
+    """The rotation of every token, and of each expert's."""
+
+    every: Rotation
+    und: Rotation
+    gen: Rotation
 
 
 @cache
@@ -83,31 +105,36 @@ class MotLayer(nn.Module):
         self.und = Expert(config, rotates_in_float32=False)
         self.gen = Expert(config, rotates_in_float32=True)
 
-    def forward(self, layer_index: int, streams: Streams, rotations: tuple[Rotation, Rotation], attend: Attend) -> Streams:
+    def forward(self, layer_index: int, streams: Streams, rotations: Rotations, attend: Attend) -> Streams:
         """Run the layer; an expert without tokens is not touched."""
         num_und = len(streams.und)
-        attended = attend(layer_index, *self._project(streams, rotations))
+        attended = self._attend(layer_index, streams, rotations, attend)
         und = self.und.finish(streams.und, attended[:num_und]) if num_und else streams.und
         return Streams(und, self.gen.finish(streams.gen, attended[num_und:]) if len(streams.gen) else streams.gen)
 
-    def forward_in_steps(
-        self, layer_index: int, streams: Streams, rotations: tuple[Rotation, Rotation], attend: Attend, num_blocks: int
-    ) -> Steps[Streams]:
+    def forward_in_steps(self, layer_index: int, streams: Streams, rotations: Rotations, attend: Attend, num_blocks: int) -> Steps[Streams]:
         """Do the same, interruptible after attention and after each of up to ``num_blocks`` blocks of each expert's tokens."""
         num_und = len(streams.und)
-        attended = attend(layer_index, *self._project(streams, rotations))
+        attended = self._attend(layer_index, streams, rotations, attend)
         yield
         und = yield from self.und.finish_in_steps(streams.und, attended[:num_und], num_blocks)
         gen = yield from self.gen.finish_in_steps(streams.gen, attended[num_und:], num_blocks)
         return Streams(und, gen)
 
-    def _project(self, streams: Streams, rotations: tuple[Rotation, Rotation]) -> Heads:
+    def _attend(self, layer_index: int, streams: Streams, rotations: Rotations, attend: Attend) -> Tensor:
+        if isinstance(attend, AttendsProjections) and attend.takes_projections:
+            qkv = project_experts(streams.und, streams.gen, (self.und.weights, self.gen.weights))
+            experts = ExpertHeads(self.und.norms, self.gen.norms, len(streams.und), self.und.eps)
+            return attend.attend_projections(layer_index, qkv, experts, rotations.every)
+        return attend(layer_index, *self._project(streams, rotations))
+
+    def _project(self, streams: Streams, rotations: Rotations) -> Heads:
         if len(streams.gen) == 0:
-            return self.und.project(streams.und, rotations[0])
+            return self.und.project(streams.und, rotations.und)
         if len(streams.und) == 0:
-            return self.gen.project(streams.gen, rotations[1])
-        q_und, k_und, v_und = self.und.project(streams.und, rotations[0])
-        q_gen, k_gen, v_gen = self.gen.project(streams.gen, rotations[1])
+            return self.gen.project(streams.gen, rotations.gen)
+        q_und, k_und, v_und = self.und.project(streams.und, rotations.und)
+        q_gen, k_gen, v_gen = self.gen.project(streams.gen, rotations.gen)
         return torch.cat([q_und, q_gen]), torch.cat([k_und, k_gen]), torch.cat([v_und, v_gen])
 
 
@@ -137,6 +164,11 @@ class Expert(nn.Module):
             self.input_norm, self.qkv_weight, self.qkv_bias, self.q_norm, self.k_norm, self.o_weight, self.mlp_norm,
             self.gate_up_weight, self.down_weight, self.eps, self.num_heads, self.num_kv_heads, self.rotates_in_float32,
         )  # fmt: skip
+
+    @cached_property
+    def norms(self) -> HeadNorms:
+        """What happens to this expert's heads."""
+        return HeadNorms(self.q_norm, self.k_norm, self.rotates_in_float32)
 
     def project(self, x: Tensor, rotation: Rotation) -> Heads:
         """Return q ``[T, Hq, d]``, k and v ``[T, Hk, d]`` of the normed input; q and k normed and rotated."""

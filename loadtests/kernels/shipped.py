@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import triton
 
 from kernels.attention_triton import attention_kernel, merge_kernel
+from kernels.heads_triton import HEADS_OF_PROGRAM, ROTATE_WARPS, rotate_and_keep_kernel
+from kernels.rms_norm_triton import add_rms_norm_kernel, rms_norm_kernel
+from kernels.silu_mul_triton import BLOCK, silu_mul_kernel
 from kernels.tiles import DECODE, PIECE, Generation, Kind, TileShape, tile_shape
 from loadtests.kernels.compiled import KernelSpec
 
@@ -19,6 +23,9 @@ HEADS = {128: (7, 4), 64: (7, 2), 72: (1, 16)}
 
 LONG_MATRIX = {Generation.AMPERE: "HMMA", Generation.HOPPER: "HGMMA", Generation.BLACKWELL: "UTCHMMA"}
 
+HIDDEN = 3584
+"""Width of BAGEL-7B's residual stream."""
+
 POINTERS = ("q_ptr", "k_ptr", "v_ptr", "k_pages_ptr", "v_pages_ptr", "out_ptr")
 INTEGERS = ("token_index", "kv_end_ptr", "kv_indices", "items", "num_items", "merges", "num_merges")
 
@@ -30,6 +37,7 @@ def shipped(generation: Generation) -> Iterator[KernelSpec]:
             yield attention_spec(generation, tile_shape(generation, kind, head_dim), kind, head_dim, "bf16")
     yield attention_spec(generation, tile_shape(generation, Kind.LONG, 128), Kind.LONG, 128, "fp16")
     yield merge_spec(DECODE[128], 128)
+    yield from token_specs()
 
 
 def attention_spec(generation: Generation, shape: TileShape, kind: Kind, head_dim: int, dtype: str) -> KernelSpec:
@@ -57,6 +65,27 @@ def merge_spec(shape: TileShape, head_dim: int) -> KernelSpec:
     constants |= {"BLOCK_D": triton.next_power_of_2(head_dim)}
     types = _types(merge_kernel, "bf16", constants)
     return KernelSpec(f"merge {head_dim} bf16", merge_kernel, types, constants, frozenset({"stride_out"}), num_warps=4, num_stages=3)
+
+
+def token_specs() -> Iterator[KernelSpec]:
+    """Describe the kernels that take a token at a time, in the sizes of BAGEL-7B."""
+    block = {"BLOCK": triton.next_power_of_2(HIDDEN)}
+    yield _token_spec("rms_norm", rms_norm_kernel, {"x_ptr", "weight_ptr", "out_ptr"}, block, {"dim"})
+    yield _token_spec("add_rms_norm", add_rms_norm_kernel, {"branch_ptr", "residual_ptr", "weight_ptr", "normed_ptr"}, block, {"dim"})
+    yield _token_spec("silu_mul", silu_mul_kernel, {"gate_up_ptr", "out_ptr"}, {"BLOCK": BLOCK}, {"width", "stride"})
+    group, num_kv_heads = HEADS[128]
+    heads = {"NUM_HEADS": (group + 2) * num_kv_heads, "NUM_KV_HEADS": num_kv_heads, "PAGE": PAGE, "HALF": 64, "BLOCK": 64}
+    heads |= {"HEADS": HEADS_OF_PROGRAM, "UND_WIDE": False, "GEN_WIDE": True}
+    pointers = {"qkv_ptr", "und_q", "und_k", "gen_q", "gen_k", "cos_ptr", "sin_ptr", "k_pages_ptr", "v_pages_ptr"}
+    rotate = _token_spec("rotate_and_keep", rotate_and_keep_kernel, pointers, heads, {"stride_angle", "stride_page"})
+    yield replace(rotate, num_warps=ROTATE_WARPS)
+
+
+def _token_spec(name: str, kernel: triton.JITFunction, pointers: set[str], constants: Mapping[str, int], divisible: set[str]) -> KernelSpec:
+    """Describe a kernel without products: bfloat16 behind its pointers, 64-bit slots, the norms' epsilon in float32."""
+    types = dict.fromkeys(pointers, "*bf16") | {"token_slots": "*i64", "eps": "fp32"}
+    run_time = {argument: types.get(argument, "i32") for argument in kernel.arg_names if argument not in constants}
+    return KernelSpec(f"{name} bf16", kernel, run_time, constants, frozenset(divisible), num_warps=4, num_stages=3)
 
 
 def _types(kernel: triton.JITFunction, dtype: str, constants: dict[str, int]) -> dict[str, str]:

@@ -14,6 +14,7 @@ import torch
 
 from kernels.attention import interleaved_attention
 from kernels.expert_layers import ExpertStack, run_layers
+from kernels.heads import ExpertHeads, rotate_and_keep, split_heads
 from kernels.pages import copy_pages, write_pages
 from kernels.plan import AttentionPlan
 from kernels.sampling import SamplingRow, sample_tokens
@@ -61,11 +62,19 @@ class PagedAttend:
         self._pool = pool
         self._layers = layers
         self._plan = plan
+        self.takes_projections = pool.is_cuda
+        """On a GPU launches cost more than the sums in them; tests set it on a CPU too."""
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         k_pages, v_pages = self._layers[layer]
         write_pages(k, v, k_pages, v_pages, self._plan)
         return interleaved_attention(q, k, v, k_pages, v_pages, self._plan)
+
+    def attend_projections(self, layer: int, qkv: torch.Tensor, experts: ExpertHeads, rotation: Rotation) -> torch.Tensor:
+        """Norm, rotate and keep the heads of both experts in one go, then attend; ``qkv`` is overwritten."""
+        pages = self._layers[layer]
+        rotate_and_keep(qkv, experts, (rotation.cos, rotation.sin), pages, self._plan)
+        return interleaved_attention(*split_heads(qkv, pages[0].shape[2]), *pages, self._plan)
 
     def run_layers(self, stack: ExpertStack, x: torch.Tensor, rotation: Rotation) -> torch.Tensor | None:
         """Run a few understanding tokens through every layer in one call; see `kernels.expert_layers`."""

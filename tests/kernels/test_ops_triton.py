@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from kernels import reference
+from kernels.heads import ExpertHeads, HeadNorms, rotate_and_keep_in_parts
+from kernels.heads_triton import rotate_and_keep_with_triton
 from kernels.pages_triton import write_pages_with_triton
 from kernels.qk_norm_rope_triton import qk_norm_rope_with_triton
-from kernels.rms_norm_triton import rms_norm_with_triton
+from kernels.rms_norm_triton import add_rms_norm_with_triton, rms_norm_with_triton
 from kernels.silu_mul_triton import silu_mul_with_triton
 from tests.kernels.accuracy import assert_close_to_float64
 from tests.kernels.ragged import Row, Segment, SegmentKind, Shape, build_case, decode, denoise
@@ -64,3 +66,49 @@ def test_write_pages_equals_its_reference(page_size: int, dtype: torch.dtype) ->
     write_pages_with_triton(case.k, case.v, case.k_pages, case.v_pages, case.plan)
     torch.testing.assert_close(case.k_pages, k_expected, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(case.v_pages, v_expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [16, 72, 515])
+def test_add_rms_norm_equals_its_reference(width: int, dtype: torch.dtype) -> None:
+    branch, residual, weight = draw(3, width, dtype=dtype), draw(3, width, dtype=dtype, seed=1), draw(width, dtype=dtype, seed=2)
+    expected = sum(wide(branch, residual))
+    assert isinstance(expected, torch.Tensor)
+    total, normed = add_rms_norm_with_triton(branch, residual, weight, EPS)
+    assert_close_to_float64(total, expected)
+    # The stream itself has the dtype: what is normed is the rounded sum.
+    assert_close_to_float64(normed, reference.rms_norm(*wide(total, weight), EPS))
+
+
+def head_norms(head_dim: int, dtype: torch.dtype, seed: int, *, rotates_in_float32: bool) -> HeadNorms:
+    return HeadNorms(draw(head_dim, dtype=dtype, seed=seed), draw(head_dim, dtype=dtype, seed=seed + 1), rotates_in_float32)
+
+
+def in_float64(norms: HeadNorms) -> HeadNorms:
+    q_norm, k_norm = wide(norms.q_norm, norms.k_norm)
+    return HeadNorms(q_norm, k_norm, rotates_in_float32=False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_und", [0, 1, 11, 23])
+@pytest.mark.parametrize(
+    "shape", [Shape(2, 7, 128, 16), Shape(1, 1, 24, 5), Shape(3, 2, 16, 1)], ids=lambda shape: f"head_dim_{shape.head_dim}"
+)
+def test_rotate_and_keep_equals_its_parts_in_float64(shape: Shape, num_und: int, dtype: torch.dtype) -> None:
+    rows = [decode(shape.page_size - 1), denoise(3, 11), Row(7, (Segment(SegmentKind.TEXT, 9),))]
+    case = build_case(rows, shape, seed=num_und).to(dtype, DEVICE)
+    und = head_norms(shape.head_dim, dtype, 1, rotates_in_float32=False)
+    experts = ExpertHeads(und, head_norms(shape.head_dim, dtype, 3, rotates_in_float32=True), num_und, EPS)
+    angle = 100.0 * draw(len(case.qkv), shape.head_dim, dtype=torch.float32, seed=5)
+    angles = (angle.cos().to(dtype), angle.sin().to(dtype))
+    judge = case.to(torch.float64)
+    judge_experts = ExpertHeads(in_float64(experts.und), in_float64(experts.gen), num_und, EPS)
+    cos, sin = wide(*angles)
+
+    rotate_and_keep_with_triton(case.qkv, experts, angles, (case.k_pages, case.v_pages), case.plan)
+    rotate_and_keep_in_parts(judge.qkv, judge_experts, (cos, sin), (judge.k_pages, judge.v_pages), judge.plan)
+
+    assert_close_to_float64(case.qkv, judge.qkv)
+    for pages, expected in ((case.k_pages, judge.k_pages), (case.v_pages, judge.v_pages)):
+        assert_close_to_float64(pages.nan_to_num(), expected.nan_to_num())
+        assert torch.equal(pages.isnan().cpu(), expected.isnan())
