@@ -1,0 +1,164 @@
+"""How fast is the engine with a model of full size and random weights: pictures, words, and both at once?
+
+    python -m loadtests.gpu.engine --out DIR [--device cpu --tiny]
+
+Times are of whole pictures and of steady steps, beside the floors of DESIGN: what the branches needed multiply, at the
+matrix rate, and what a token reads, at the bandwidth, both measured in this very run.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from loadtests.costs import decode_bytes, denoise_flops
+from loadtests.gpu.part import Line, Options, read_options, write
+from loadtests.machine import Machine
+from model.bagel import Bagel
+from model.config import BagelConfig
+from model.profile import Family, FamilyProfile
+from model.tokenizer import Tokenizer
+from server.engine.link import LocalLink
+from server.engine.options import EngineOptions
+from server.engine.process import LoadedEngine, assemble_engine, model_facts
+from server.messages import ImageParams, OutputMode, Request, SamplingParams, StepStats, TextSegment
+
+ANY_TOKENIZER = Path(__file__).parents[2] / "tests" / "golden" / "tiny_a"
+"""Only its special tokens are used: the words mean nothing here."""
+
+PROMPT_TOKENS = 30
+NUM_STEPS = 40
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = read_options("engine", arguments)
+    config = BagelConfig.named("tiny" if options.is_tiny else "bagel-7b")
+    loaded = random_engine(config, options.device)
+    machine = Machine(options.device, loaded.model.dtype)
+    rates = machine.probe()
+    lines: list[Line] = [{"what": "large matmul", "value": rates.matmul_gflops / 1e3, "unit": "TFLOP/s"}]
+    lines.append({"what": "large read", "value": rates.read_gbps / 1e3, "unit": "TB/s"})
+    for side, num_timesteps in ((16, 3),) if options.is_tiny else ((512, 50), (512, 20), (1024, 50)):
+        lines.append(measure_picture(loaded, side, num_timesteps, rates.matmul_gflops))
+        write(options, "engine", lines)
+    for concurrency, context in ((1, 20), (3, 20)) if options.is_tiny else ((1, 30), (16, 2000), (64, 2000)):
+        lines.append(measure_decode(loaded, concurrency, context, rates.read_gbps))
+        write(options, "engine", lines)
+    lines.append(measure_mixed(loaded, options))
+    write(options, "engine", lines)
+    return 0
+
+
+def random_engine(config: BagelConfig, device: torch.device) -> LoadedEngine:
+    """Build an engine round random weights, which never touch a disk; bfloat16 on a GPU."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = random_model(config, device, dtype)
+    profile = FamilyProfile.of_family(Family.BAGEL, config)
+    facts = model_facts(model, Tokenizer.from_directory(ANY_TOKENIZER, profile), profile)
+    return assemble_engine(model, facts, EngineOptions(str(ANY_TOKENIZER), has_prefix_cache=False), LocalLink())
+
+
+def random_model(config: BagelConfig, device: torch.device, dtype: torch.dtype) -> Bagel:
+    """Draw weights that keep activations in size, on the device itself: the VAE's in float32, all others in ``dtype``."""
+    with torch.device("meta"):
+        model = Bagel(config)
+    model.to(dtype)
+    model.vae.float()
+    model.to_empty(device=device)
+    model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            parameter.normal_(std=1.0 / math.sqrt(math.prod(parameter.shape[1:])))
+    return model.eval()
+
+
+def picture_request(name: str, side: int, num_timesteps: int) -> Request:
+    """Ask for one picture from words alone, with the default guidance: two branches, in the interval only."""
+    image = ImageParams(side, side, num_timesteps=num_timesteps, text_scale=4.0, image_scale=1.0, seed=len(name))
+    return Request(name, [TextSegment(list(range(PROMPT_TOKENS)))], OutputMode.IMAGE, SamplingParams(), image)
+
+
+def chat_request(name: str, num_context: int, num_tokens: int) -> Request:
+    sampling = SamplingParams(max_tokens=num_tokens, ignore_eos=True)
+    tokens = [token % 200 for token in range(num_context)]
+    return Request(name, [TextSegment(tokens)], OutputMode.TEXT, sampling, ImageParams(16, 16))
+
+
+def step(loaded: LoadedEngine) -> StepStats:
+    report = loaded.engine.step()
+    if report is None:
+        raise RuntimeError("the engine has nothing to do")
+    return report.stats
+
+
+def drain(loaded: LoadedEngine) -> None:
+    """Abort whatever is running."""
+    loaded.scheduler.abort_all()
+    loaded.engine.step()
+
+
+def measure_picture(loaded: LoadedEngine, side: int, num_timesteps: int, matmul_gflops: float) -> Line:
+    """Time the second of two pictures, from the request to its pixels."""
+    for round_name in ("warm", "counts"):
+        loaded.engine.submit(picture_request(round_name, side, num_timesteps))
+        steps = []
+        started = time.perf_counter()
+        while loaded.scheduler.has_work:
+            steps.append(step(loaded))
+        elapsed_s = time.perf_counter() - started
+    denoise = [stats for stats in steps if stats.num_denoise_rows]
+    num_latents = (side // loaded.model.config.latent_stride) ** 2
+    contexts = [PROMPT_TOKENS] * sum(stats.num_denoise_rows for stats in denoise)
+    floor_s = denoise_flops(loaded.model.config, num_latents, contexts) / matmul_gflops / 1e9
+    busy = sum(stats.forward_s for stats in denoise) / sum(stats.step_s for stats in denoise)
+    name = f"text to image {side}, {num_timesteps} timesteps"
+    return {"what": name, "value": elapsed_s, "unit": "s", "floor": floor_s, "of floor": elapsed_s / floor_s, "forward share": busy}
+
+
+def measure_decode(loaded: LoadedEngine, concurrency: int, num_context: int, read_gbps: float) -> Line:
+    """Time steady steps of chats that only decode."""
+    for number in range(concurrency):
+        loaded.engine.submit(chat_request(f"chat {number}", num_context, 10_000))
+    while step(loaded).num_decode_rows != concurrency:
+        pass
+    step_s = median(step(loaded).step_s for _ in range(NUM_STEPS))
+    drain(loaded)
+    itemsize = loaded.model.dtype.itemsize
+    weights = decode_bytes(loaded.model.config, 0, itemsize)
+    num_bytes = weights + concurrency * (decode_bytes(loaded.model.config, num_context, itemsize) - weights)
+    floor_s = num_bytes / read_gbps / 1e9
+    name = f"decode, batch {concurrency}, context {num_context}"
+    line: Line = {"what": name, "value": 1e3 * step_s, "unit": "ms/step", "floor": 1e3 * floor_s, "of floor": step_s / floor_s}
+    line["tokens/s"] = concurrency / step_s
+    return line
+
+
+def measure_mixed(loaded: LoadedEngine, options: Options) -> Line:
+    """Pictures that denoise without pause beside chats: steps, tokens and denoise rows a second."""
+    side, num_pictures, num_chats = (16, 1, 2) if options.is_tiny else (512, 4, 32)
+    for number in range(num_chats):
+        loaded.engine.submit(chat_request(f"chat {number}", 10 if options.is_tiny else 500, 10_000))
+    for number in range(num_pictures):
+        loaded.engine.submit(picture_request(f"picture {number}", side, 1000))
+    while (stats := step(loaded)).num_denoise_rows == 0 or stats.num_decode_rows < num_chats:
+        pass
+    steps = [step(loaded) for _ in range(NUM_STEPS)]
+    drain(loaded)
+    total_s = sum(stats.step_s for stats in steps)
+    times_ms = sorted(1e3 * stats.step_s for stats in steps)
+    line: Line = {"what": f"{num_pictures} pictures of {side} beside {num_chats} chats", "unit": "ms/step", "value": median(times_ms)}
+    line["p99"] = times_ms[math.ceil(0.99 * len(times_ms)) - 1]
+    line["tokens/s"] = sum(stats.num_decode_rows for stats in steps) / total_s
+    line["denoise rows/s"] = sum(stats.num_denoise_rows for stats in steps) / total_s
+    return line
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""What every part of the GPU run shares: its options, its results as JSON and as a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+Line = dict[str, str | float]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Where a part runs, whether in miniature, and where its results go."""
+
+    device: torch.device
+    is_tiny: bool
+    out: Path
+
+
+def read_options(program: str, arguments: list[str] | None) -> Options:
+    parser = argparse.ArgumentParser(prog=f"python -m loadtests.gpu.{program}")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--tiny", action="store_true", help="shapes so small that a CPU does them: a rehearsal, its times mean nothing")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the results")
+    options = parser.parse_args(arguments)
+    return Options(torch.device(options.device), options.tiny, options.out)
+
+
+def write(options: Options, name: str, lines: list[Line]) -> None:
+    """Write ``name.json`` and ``name.md`` and print the table; a line may lack what could not be measured."""
+    columns = list(dict.fromkeys(column for line in lines for column in line))
+    rows = [columns, ["---"] * len(columns), *([_cell(line.get(column, "")) for column in columns] for line in lines)]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    options.out.mkdir(parents=True, exist_ok=True)
+    device = torch.cuda.get_device_name(options.device) if options.device.type == "cuda" else "cpu"
+    (options.out / f"{name}.json").write_text(json.dumps({"device": device, "torch": torch.__version__, "lines": lines}, indent=1) + "\n")
+    (options.out / f"{name}.md").write_text(f"{name} on {device}\n\n{table}")
+    print(f"\n{name} on {device}\n\n{table}", flush=True)
+
+
+def _cell(value: str | float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,44 @@
+"""The script for a GPU machine, rehearsed on a CPU in miniature: every part of it that is not CUDA itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def rehearse(out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"ARGS": "--device cpu --tiny", "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
+    script = [str(ROOT / "loadtests" / "gpu" / "run.sh"), str(out)]
+    return subprocess.run(script, env=env | environment, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.slow
+def test_the_script_runs_through_and_leaves_tables_and_numbers(tmp_path: Path) -> None:
+    done = rehearse(tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    checks = json.loads((tmp_path / "check.json").read_text())["lines"]
+    assert {line["verdict"] for line in checks} == {"ok"}
+    assert {line["dtype"] for line in checks if "golden" in line["what"]} == {"torch.float32", "torch.bfloat16"}
+    attention = json.loads((tmp_path / "attention.json").read_text())["lines"]
+    assert all("us" in line or "not measured" in line for line in attention)
+    assert {line["kernel"] for line in attention} >= {"plait", "sdpa flash", "sdpa cudnn"}
+    engine = (tmp_path / "engine.md").read_text()
+    assert all(word in engine for word in ("text to image", "decode, batch 3", "beside 2 chats"))
+
+
+def test_a_part_that_fails_is_named_and_costs_no_other(tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text('#!/bin/sh\ncase "$*" in *gpu.check*) exit 3;; esac\n')
+    broken.chmod(0o755)
+    done = rehearse(tmp_path / "out", PYTHON=str(broken))
+    assert done.returncode == 1
+    assert "check: status 3" in done.stdout
+    assert "engine: status 0" in done.stdout
+    assert done.stdout.rstrip().endswith("failed: check")
