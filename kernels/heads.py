@@ -5,36 +5,12 @@ Every token is treated as its expert would have it, so one call serves both expe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
+from kernels.head_norms import Angles, ExpertHeads, HeadNorms, Pages
 from kernels.pages import write_pages
 from kernels.plan import AttentionPlan
 from kernels.qk_norm_rope import qk_norm_rope
-
-
-@dataclass(frozen=True, slots=True)
-class HeadNorms:
-    """What one expert does to its heads: weights ``[d]`` of queries and keys, and whether it rounds only after the rotation (spec 9)."""
-
-    q_norm: torch.Tensor
-    k_norm: torch.Tensor
-    rotates_in_float32: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertHeads:
-    """The norms of both experts; the first ``num_und`` tokens are the understanding expert's."""
-
-    und: HeadNorms
-    gen: HeadNorms
-    num_und: int
-    eps: float
-
-
-Pages = tuple[torch.Tensor, torch.Tensor]
-Angles = tuple[torch.Tensor, torch.Tensor]
 
 
 def rotate_and_keep(qkv: torch.Tensor, experts: ExpertHeads, angles: Angles, pages: Pages, plan: AttentionPlan) -> None:

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.heads import Angles, ExpertHeads, Pages
+from kernels.head_norms import Angles, ExpertHeads, Pages
 from kernels.plan import AttentionPlan
 
 HEADS_OF_PROGRAM = 8

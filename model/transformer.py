@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kernels.expert import ExpertWeights, Heads, finish_layer, project_experts, project_heads
 from kernels.expert_layers import ExpertStack
-from kernels.heads import ExpertHeads, HeadNorms
+from kernels.head_norms import ExpertHeads, HeadNorms
 from model.sizes import LlmConfig
 from model.stepwise import LEAST_BLOCK, Steps
 

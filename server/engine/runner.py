@@ -14,7 +14,8 @@ import torch
 
 from kernels.attention import interleaved_attention
 from kernels.expert_layers import ExpertStack, run_layers
-from kernels.heads import ExpertHeads, rotate_and_keep, split_heads
+from kernels.head_norms import ExpertHeads
+from kernels.heads import rotate_and_keep, split_heads
 from kernels.pages import copy_pages, write_pages
 from kernels.plan import AttentionPlan
 from kernels.sampling import SamplingRow, sample_tokens

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from kernels import reference
-from kernels.heads import ExpertHeads, HeadNorms, rotate_and_keep_in_parts
+from kernels.head_norms import ExpertHeads, HeadNorms
+from kernels.heads import rotate_and_keep_in_parts
 from kernels.heads_triton import rotate_and_keep_with_triton
 from kernels.pages_triton import write_pages_with_triton
 from kernels.qk_norm_rope_triton import qk_norm_rope_with_triton
