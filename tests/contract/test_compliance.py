@@ -21,10 +21,9 @@ def test_every_chat_case_passes_without_a_warning(front: RunningFront) -> None:
 
 
 def test_every_responses_case_passes(front: RunningFront) -> None:
-    """Thirteen cases; one is for models that are called as OpenAI calls its reasoning models. Functions are called in chat alone."""
+    """Thirteen cases; one is for models that are called as OpenAI calls its reasoning models."""
     address = ["-u", f"{front.url}/v1", "-k", "none", "-m", "tiny_a"]
     command = [sys.executable, "-m", "llm_comply.cli", *address, "--format", "open-responses", "--json"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     report = json.loads(run.stdout)
-    assert [case["id"] for case in report["results"] if case["status"] == "failed"] == [], run.stdout
-    assert report["summary"] == {"total": 13, "passed": 11, "failed": 1, "skipped": 1}, run.stdout
+    assert report["summary"] == {"total": 13, "passed": 12, "failed": 0, "skipped": 1}, run.stdout
