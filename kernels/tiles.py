@@ -65,6 +65,10 @@ DECODE = {
     NARROW_HEAD: TileShape(rows=16, keys=64, num_warps=4, num_stages=2, split_tiles=4, programs=4),
     WIDE_HEAD: TileShape(rows=16, keys=64, num_warps=4, num_stages=3, split_tiles=4, programs=3),
 }
+BLACKWELL_DECODE = {
+    NARROW_HEAD: TileShape(rows=16, keys=32, num_warps=4, num_stages=3, split_tiles=8, programs=4),
+    WIDE_HEAD: DECODE[WIDE_HEAD],
+}
 LONG = {
     NARROW_HEAD: TileShape(rows=128, keys=64, num_warps=8, num_stages=3, split_tiles=8, programs=1),
     WIDE_HEAD: TileShape(rows=128, keys=64, num_warps=8, num_stages=3, split_tiles=8, programs=1),
@@ -84,7 +88,7 @@ SHIPPED: dict[tuple[Generation, Kind, int], TileShape] = {
         (Generation.AMPERE, Kind.LONG, AMPERE_LONG),
         (Generation.HOPPER, Kind.DECODE, DECODE),
         (Generation.HOPPER, Kind.LONG, LONG),
-        (Generation.BLACKWELL, Kind.DECODE, DECODE),
+        (Generation.BLACKWELL, Kind.DECODE, BLACKWELL_DECODE),
         (Generation.BLACKWELL, Kind.LONG, LONG),
     )
     for width in (NARROW_HEAD, WIDE_HEAD)

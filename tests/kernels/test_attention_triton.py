@@ -116,7 +116,7 @@ def test_no_rows_need_no_kernel() -> None:
     case = build_case([decode(3)], Shape(1, 1, 16, 16), seed=1).to(torch.float32, str(DEVICE))
     none, starts = np.empty(0, dtype=np.int32), np.zeros(1, dtype=np.int32)
     layout = replace(
-        case.plan.layout,
+        case.alone(0).plan.layout,
         qo_indptr=starts,
         kv_indptr=starts,
         token_index=none,
