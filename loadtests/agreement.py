@@ -14,10 +14,12 @@ import json
 import subprocess
 import sys
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from loadtests.load.machine import machine
 
 FIRST_TOKEN = "plait_time_to_first_token_seconds"
 INTER_TOKEN = "plait_inter_token_seconds"
@@ -54,6 +56,19 @@ class Totals:
         return 1000 * first, 1000 * inter
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One mean as the server and as the client measured it."""
+
+    name: str
+    server_ms: float
+    client_ms: float
+
+    @property
+    def difference(self) -> float:
+        return self.server_ms / self.client_ms - 1
+
+
 def client_means_ms(client: str, result: Path) -> tuple[float, float]:
     """Return a client's mean first-token and inter-token time in milliseconds, from the file it wrote."""
     read = json.loads(result.read_text(encoding="utf-8"))
@@ -71,17 +86,22 @@ def main() -> int:
     parser.add_argument("--client", choices=["aiperf", "guidellm"], required=True)
     parser.add_argument("--result", type=Path, required=True)
     parser.add_argument("--within", type=float, default=ALLOWED)
+    parser.add_argument("--load", default="", help="what the client asks for, in words for the record")
+    parser.add_argument("--out", type=Path, help="write the comparison there as JSON")
     parser.add_argument("command", nargs="+", help="the client's command, after --")
     options = parser.parse_args()
     before = Totals.read(options.metrics)
     subprocess.run(options.command, check=True)
     server = Totals.read(options.metrics).means_ms_since(before)
-    agrees = True
-    for name, ours, theirs in zip(("first token", "between tokens"), server, client_means_ms(options.client, options.result), strict=True):
-        difference = ours / theirs - 1
-        agrees = agrees and abs(difference) <= options.within
-        print(f"{name}: server {ours:.2f} ms, {options.client} {theirs:.2f} ms, {100 * difference:+.1f} %")
-    return 0 if agrees else 1
+    pairs = zip(("first token", "between tokens"), server, client_means_ms(options.client, options.result), strict=True)
+    compared = [Compared(name, ours, theirs) for name, ours, theirs in pairs]
+    for one in compared:
+        print(f"{one.name}: server {one.server_ms:.2f} ms, {options.client} {one.client_ms:.2f} ms, {100 * one.difference:+.1f} %")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        stored = {"client": options.client, "load": options.load, "machine": machine(), "means": [asdict(one) for one in compared]}
+        options.out.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(abs(one.difference) <= options.within for one in compared) else 1
 
 
 if __name__ == "__main__":

@@ -10,18 +10,17 @@ Each level is a number of locust users who ask again as soon as they are answere
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import gevent
-import psutil
 from locust.env import Environment
 
 from loadtests.load.asks import Effort
 from loadtests.load.levels import Level, Ramp, ServiceLevel, Wait, quantile
+from loadtests.load.machine import machine
 from loadtests.load.report import write_report
 from loadtests.load.users import ChatUser, EditUser, MixedUser, StoryUser, StreamingUser, TextToImageUser
 
@@ -35,6 +34,8 @@ USERS: dict[str, type[StreamingUser]] = {
 HTTP_KIND = "POST"
 WARM_SHARE = 0.2
 """The first part of a level, in which users arrive; not counted."""
+FINISH_S = 60.0
+"""At the end of a level what is being answered may end, not counted either: the next level begins with an idle server."""
 
 
 @dataclass(slots=True)
@@ -64,7 +65,7 @@ class Collector:
 
 def run_level(url: str, user: type[StreamingUser], num_users: int, seconds: float) -> Level:
     """Keep ``num_users`` asking for ``seconds`` and return what they saw."""
-    environment = Environment(user_classes=[user], host=url)
+    environment = Environment(user_classes=[user], host=url, stop_timeout=FINISH_S)
     collector = Collector()
     environment.events.request.add_listener(collector.take)
     runner = environment.create_local_runner()
@@ -76,12 +77,6 @@ def run_level(url: str, user: type[StreamingUser], num_users: int, seconds: floa
     runner.quit()
     answers = sum(len(values) for (_, kind), values in collector.seconds.items() if kind == "whole answer")
     return Level(num_users, (1 - WARM_SHARE) * seconds, answers, collector.failures, collector.waits())
-
-
-def machine() -> str:
-    """Say where this ran, load of others included: a figure from a busy machine is not one from a quiet one."""
-    load, _, _ = psutil.getloadavg()
-    return f"{platform.machine()}, {psutil.cpu_count()} cores, client on the same machine, load average at the start {load:.1f}"
 
 
 def main() -> int:

@@ -87,7 +87,7 @@ class Metrics:
         self.generated_tokens = self._counter("generated_tokens", "Generated tokens of completed answers.", {"kind": LANES})
         self.pictures = self._counter("pictures", "Pictures of completed answers.", {})
         self.first_token_seconds = self._histogram("time_to_first_token_seconds", "From arrival to the first words.", LATENCY_BUCKETS)
-        self.inter_token_seconds = self._histogram("inter_token_seconds", "Between two pieces of text.", INTER_TOKEN_BUCKETS)
+        self.inter_token_seconds = self._histogram("inter_token_seconds", "Between two tokens of one text.", INTER_TOKEN_BUCKETS)
         self.first_picture_seconds = self._histogram("time_to_first_picture_seconds", "From arrival to the first picture.", LONG_BUCKETS)
         self.picture_seconds = self._histogram("time_to_picture_seconds", "From arrival to each finished picture.", LONG_BUCKETS)
         self.first_preview_seconds = self._histogram("time_to_first_preview_seconds", "From arrival to the first preview.", LONG_BUCKETS)

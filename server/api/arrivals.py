@@ -16,6 +16,7 @@ from starlette.responses import Response
 from server.api.disconnects import CLIENT_GONE, unless_gone
 from server.api.event_stream import EventStream
 from server.api.gate import tenant_of
+from server.api.middleware import arrival_time
 from server.api.whole_answer import whole_response
 from server.errors import InvalidValue, UnsupportedMediaType
 from server.serving.accepting import Acceptance, Arrival, Reading
@@ -64,6 +65,7 @@ class Doorway:
             is_resumable=request.headers.get("x-plait-resumable", "").lower() in TRUE,
             is_background=is_background,
             deadline_s=deadline_s(request.headers.get("x-request-timeout")),
+            arrived=arrival_time(request),
         )
         return await unless_gone(self.acceptance.accept(arrival), request.receive)
 

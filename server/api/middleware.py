@@ -8,6 +8,7 @@ import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,6 +29,9 @@ API_VERSION = "2020-10-01"
 
 PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 """Asked every few seconds by machines; worth a line only when debugging."""
+
+
+ARRIVED = "arrived"
 
 
 class Edge:
@@ -68,6 +72,7 @@ class _Visit:
         self._scope = scope
         self._send = send
         self._started = time.monotonic()
+        scope.setdefault("state", {})[ARRIVED] = self._started
 
     @property
     def elapsed_ms(self) -> float:
@@ -87,6 +92,13 @@ class _Visit:
             headers["openai-version"] = API_VERSION
             headers["openai-processing-ms"] = str(int(self.elapsed_ms))
         await self._send(message)
+
+
+def arrival_time(request: Request) -> float:
+    """Return when the head of a request was here, by the monotonic clock; its body may have come later."""
+    arrived = request.scope["state"][ARRIVED]
+    assert isinstance(arrived, float)
+    return arrived
 
 
 def _public(error: Exception, request_id: str) -> PlaitError:

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from server.access.keys import ANYONE, Tenant
 from server.errors import EngineUnavailable, IdempotencyConflict, Overloaded, StoreAway, StreamNotFound
@@ -44,6 +44,7 @@ class Arrival:
         is_resumable: the client says that it comes back for an answer it lost sight of.
         is_background: the answer is made whether or not anybody reads it.
         deadline_s: how long the client waits for its end; None leaves it to the server.
+        arrived: when its first bytes were here, by the monotonic clock.
     """
 
     surface: Surface
@@ -54,6 +55,7 @@ class Arrival:
     is_resumable: bool = False
     is_background: bool = False
     deadline_s: float | None = None
+    arrived: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ class Acceptance:
         reply = await asyncio.to_thread(surface.open, arrival.body, stamp)
         self._service.check_room(self._on_account(reply.ask, arrival))
         ask = seeded(await self._with_pictures(reply.ask, arrival), stamp.seed)
-        prepared = await self._service.prepare(ask)
+        prepared = await self._service.prepare(ask, arrival.arrived)
         return await self._whole(self._begin(arrival, stamp, reply, prepared))
 
     async def _whole(self, beginning: Coroutine[None, None, Reading]) -> Reading:

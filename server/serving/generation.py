@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,10 +10,11 @@ from server.errors import EngineUnavailable, PlaitError
 from server.messages import FinishedOutput, FinishReason, PreviewOutput, ProgressOutput
 from server.metrics import Metrics
 from server.serving.answer import Answer, AnswerStyle
+from server.serving.answer_times import AnswerTimes
 from server.serving.asks import Ask, Modality, PictureChoices
 from server.serving.canon import engine_canon
 from server.serving.engine_client import EngineClient
-from server.serving.events import Event, FinishedEvent, PictureEvent, PreviewEvent, TextEvent, ThoughtEvent
+from server.serving.events import Event
 from server.serving.output_stream import Output, OutputStream
 from server.serving.prepare import Plan, Preparer
 from server.serving.room import Room, Want
@@ -46,19 +46,18 @@ class GenerationService:
         if refusal is not None:
             raise refusal
 
-    async def prepare(self, ask: Ask) -> Prepared:
-        """Check an ask and make the engine's requests of it.
+    async def prepare(self, ask: Ask, arrived: float) -> Prepared:
+        """Check an ask that came in at ``arrived``, by the monotonic clock, and make the engine's requests of it.
 
         Raises:
             InvalidRequest: it cannot be done.
             EngineUnavailable: not now.
         """
-        started = time.monotonic()
         status = self._engine.status
         if status.limits is None:
             raise EngineUnavailable(f"The engine is not ready: {status.reason}. Try again shortly.")
         plan = await asyncio.to_thread(self._preparer.prepare, ask, status.limits)
-        return Prepared(ask, plan, started, self._tracing.traceparent())
+        return Prepared(ask, plan, arrived, self._tracing.traceparent())
 
     def begin(self, prepared: Prepared, name: str, tape: Tape) -> Generation:
         """Send what was prepared to the engine under a ``name`` never used before, less what is on the tape already.
@@ -76,7 +75,7 @@ class GenerationService:
         outputs = self._engine.submit(unfinished)
         self._tracing.begin([request.request_id for request in unfinished], self._model.name, prepared.traceparent)
         by_id = {request_id: Voice(choice, answers[choice]) for choice, request_id in enumerate(requests)}
-        return Generation(outputs, by_id, AnswerTimes(self._metrics, prepared.started), tape)
+        return Generation(outputs, by_id, AnswerTimes(self._metrics, prepared.arrived, tape.past), tape)
 
     def _answers(self, ask: Ask, plan: Plan) -> list[Answer]:
         pictures = ask.pictures or PictureChoices()
@@ -102,59 +101,15 @@ def _is_finished(outputs: list[Output]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An ask that can be done, and the engine's requests for it. ``started``: when it arrived, by the monotonic clock.
+    """An ask that can be done, and the engine's requests for it. ``arrived``: when it arrived, by the monotonic clock.
 
     ``traceparent`` is the trace it belongs to, if there is one.
     """
 
     ask: Ask
     plan: Plan
-    started: float
+    arrived: float
     traceparent: str | None
-
-
-class AnswerTimes:
-    """Measures one ask as its client sees it."""
-
-    def __init__(self, metrics: Metrics, started: float) -> None:
-        self._metrics = metrics
-        self._started = started
-        self._last_text: dict[int, float] = {}
-        self._drawn: set[int] = set()
-        self._sketched: set[int] = set()
-
-    def observe(self, event: Event) -> None:
-        """Take note of an event at the moment it is handed on."""
-        now = time.monotonic()
-        match event:
-            case TextEvent() | ThoughtEvent():
-                last = self._last_text.get(event.choice)
-                if last is None:
-                    self._metrics.first_token_seconds.observe(now - self._started)
-                else:
-                    self._metrics.inter_token_seconds.observe(now - last)
-                self._last_text[event.choice] = now
-            case PreviewEvent():
-                if event.choice not in self._sketched:
-                    self._sketched.add(event.choice)
-                    self._metrics.first_preview_seconds.observe(now - self._started)
-            case PictureEvent():
-                if event.choice not in self._drawn:
-                    self._drawn.add(event.choice)
-                    self._metrics.first_picture_seconds.observe(now - self._started)
-                self._metrics.picture_seconds.observe(now - self._started)
-            case FinishedEvent():
-                self._metrics.observe_finished(event.reason, event.usage, now - self._started)
-            case _:
-                pass
-
-    def observe_failure(self) -> None:
-        """Take note that the engine failed the ask."""
-        self._metrics.finished.labels(FinishReason.ERROR.value).inc()
-
-    def observe_abandoned(self, num_answers: int) -> None:
-        """Take note of answers nobody waits for any more."""
-        self._metrics.finished.labels(FinishReason.ABORT.value).inc(num_answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +155,7 @@ class Generation:
                 self._outputs.abort(request_id)
         shown = {place for choice, output in self._tape.past if (place := _place(choice, output)) is not None}
         async for event in self._new_events(shown):
-            self._times.observe(event)
+            self._times.observe_event(event)
             yield event
 
     async def _new_events(self, shown: set[Place]) -> AsyncIterator[Event]:
@@ -209,6 +164,7 @@ class Generation:
             voice = self._voices[output.request_id]
             if shown and _place(voice.choice, output) in shown:
                 continue
+            self._times.observe_output(voice.choice, output)
             was_stopped = voice.answer.is_stopped
             if not _is_failure(output):
                 await self._tape.record(voice.choice, output)

@@ -133,7 +133,8 @@ class ClaimDesk:
         ask = replace(reply.ask, deadline_s=left_s)
         ask = ask if claim.tenant == ANYONE.name else replace(ask, tenant=claim.tenant, weight=spec.weight)
         ask = await self._continuing.links.resolved(ask, claim.tenant)
-        prepared = await self._continuing.service.prepare(seeded(ask, spec.seed))
+        arrived = time.monotonic() - (time.time() - spec.created)
+        prepared = await self._continuing.service.prepare(seeded(ask, spec.seed), arrived)
         prepared = replace(prepared, traceparent=spec.traceparent)
         # Its tenant's quota was charged where it was accepted.
         account = Account(ANYONE, 0, Use())
