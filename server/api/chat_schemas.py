@@ -102,10 +102,11 @@ class ImageOptions(WireObject):
 
 
 class StreamOptions(WireObject):
-    """``include_obfuscation`` has no effect: chunks are not padded."""
+    """``include_obfuscation`` has no effect: chunks are not padded; nor has vLLM's ``continuous_usage_stats``: usage comes at the end."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
+    continuous_usage_stats: bool = False
 
 
 class PromptCacheOptions(WireObject):

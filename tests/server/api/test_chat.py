@@ -149,6 +149,13 @@ def test_usage_comes_last_and_only_when_asked_for(front: RunningFront) -> None:
     assert summed[-1]["choices"] == [] and summed[-1]["usage"]["total_tokens"] == 10
 
 
+def test_load_generators_that_ask_for_usage_all_along_get_it_at_the_end(front: RunningFront) -> None:
+    options = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    with front.http() as http:
+        chunks = [json.loads(event.payload) for event in stream_events(http, options)[:-1]]
+    assert ["usage" in chunk for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+
+
 def test_progress_comes_outside_the_choices_and_only_when_asked_for(front: RunningFront) -> None:
     body: dict[str, object] = {"model": "tiny_a", "messages": [user("story")], **DRAWING}
     with front.http() as http:
