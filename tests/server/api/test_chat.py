@@ -150,7 +150,7 @@ def test_usage_comes_last_and_only_when_asked_for(front: RunningFront) -> None:
 
 
 def test_load_generators_that_ask_for_usage_all_along_get_it_at_the_end(front: RunningFront) -> None:
-    options = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    options: dict[str, object] = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
     with front.http() as http:
         chunks = [json.loads(event.payload) for event in stream_events(http, options)[:-1]]
     assert ["usage" in chunk for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
