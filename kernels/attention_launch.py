@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -39,21 +40,25 @@ def attend_with_triton(
     for shape, rows in ((decode, range(num_single)), (long, range(num_single, plan.layout.num_rows))):
         if len(rows):
             tiling = {"tile_queries": shape.rows // group, "tile_keys": shape.keys, "split_tiles": shape.split_tiles}
-            _attend(q, k, v, (k_pages, v_pages), out, plan, device_work(plan, rows, **tiling), shape)
+            _attend(_Operands(q, k, v, k_pages, v_pages, out), plan, device_work(plan, rows, **tiling), shape)
     return out
 
 
-def _attend(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    pages: tuple[torch.Tensor, torch.Tensor],
-    out: torch.Tensor,
-    plan: AttentionPlan,
-    work: DeviceWork,
-    shape: TileShape,
-) -> None:
-    """Run one work list into ``out``, and merge the partial results it leaves."""
+@dataclass(frozen=True, slots=True)
+class _Operands:
+    """What attention reads, and where it writes."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    k_pages: torch.Tensor
+    v_pages: torch.Tensor
+    out: torch.Tensor
+
+
+def _attend(operands: _Operands, plan: AttentionPlan, work: DeviceWork, shape: TileShape) -> None:
+    """Run one work list into ``operands.out``, and merge the partial results it leaves."""
+    q, k, v, out, k_pages = operands.q, operands.k, operands.v, operands.out, operands.k_pages
     num_kv_heads, head_dim = k.shape[1:]
     block_d = max(16, triton.next_power_of_2(head_dim))
     partial = torch.empty((work.num_slots * num_kv_heads * shape.rows, block_d), dtype=torch.float32, device=q.device)
@@ -62,9 +67,9 @@ def _attend(
     constants |= {"BLOCK_M": shape.rows, "BLOCK_D": block_d}
     num_programs = min(len(work.items) * num_kv_heads, shape.programs * num_multiprocessors(q.device))
     attention_kernel[(num_programs,)](
-        q, k, v, *pages, out, partial, lse, plan.token_index, plan.kv_end, plan.kv_indices, work.items, work.num_items,
-        head_dim**-0.5 * LOG2_E, q.stride(0), k.stride(0), v.stride(0), out.stride(0), pages[0].stride(0),
-        PAGE=pages[0].shape[1], BLOCK_N=shape.keys, BLOCK_P=PIECE, UPCAST=is_interpreted(),
+        q, k, v, k_pages, operands.v_pages, out, partial, lse, plan.token_index, plan.kv_end, plan.kv_indices, work.items, work.num_items,
+        head_dim**-0.5 * LOG2_E, q.stride(0), k.stride(0), v.stride(0), out.stride(0), k_pages.stride(0),
+        PAGE=k_pages.shape[1], BLOCK_N=shape.keys, BLOCK_P=PIECE, UPCAST=is_interpreted(),
         num_warps=shape.num_warps, num_stages=shape.num_stages,
         **constants,
     )  # fmt: skip
