@@ -34,8 +34,8 @@ def python() -> Path:
     interpreter = ENVIRONMENT / "bin" / "python"
     if not mark.exists() or mark.read_text() != wanted:
         venv.create(ENVIRONMENT, with_pip=True, clear=True)
-        install = [interpreter, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "-r", FOLDER / "requirements.txt"]
-        subprocess.run(install, timeout=INSTALL_TIMEOUT_S, check=True)
+        install = [str(interpreter), "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
+        subprocess.run([*install, "-r", str(FOLDER / "requirements.txt")], timeout=INSTALL_TIMEOUT_S, check=True)
         mark.write_text(wanted)
     return interpreter
 
