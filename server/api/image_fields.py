@@ -26,7 +26,7 @@ COMMON = (
         seed="the same seed draws the same picture, whoever else is served",
         num_inference_steps="how many timesteps a picture gets, instead of quality",
         text_scale="how closely a picture follows the words; 1 is off",
-        image_scale="how closely an edit keeps to its picture; 1 is off",
+        image_scale="how closely an edit keeps to its picture; where there is none, strengthens text_scale; 1 is off",
         negative_prompt="what guidance leads away from",
     ),
     *refused(

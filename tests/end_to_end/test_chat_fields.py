@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -13,7 +15,7 @@ from PIL import Image
 
 from server.api.chat_fields import CHAT_FIELDS
 from server.api.field_table import Treatment
-from tests.end_to_end.conftest import CHECKPOINT
+from tests.end_to_end.conftest import CHECKPOINT, serving
 
 Body = dict[str, object]
 EOS = str(json.loads((CHECKPOINT / "cases.json").read_text())["new_token_ids"]["eos_token_id"])
@@ -22,6 +24,7 @@ SAY_A = {"32": 100}
 END_AT_ONCE = {EOS: 100}
 LAMP = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"], "additionalProperties": False}
 TOOLS = [{"type": "function", "function": {"name": "lamp", "parameters": LAMP}}]
+ENDLESS = {"model": "tiny_a", "messages": [{"role": "user", "content": "hi"}], "stream": True, "ignore_eos": True, "max_tokens": 3000}
 LONG = [{"role": "user", "content": "once upon a time there was a red cat " * 8}]
 
 
@@ -161,8 +164,7 @@ EFFECTS: dict[str, Callable[[Asker], bool]] = {
     "image": lambda ask: picture_size(ask) == (48, 32),
     "think": lambda ask: bool(ask.message(modalities=["image"], think=True, image={"num_inference_steps": 2}).get("reasoning_content")),
 }
-SEEN_ELSEWHERE = {"priority"}
-"""Which of two waiting requests goes first: tests/engine."""
+NEED_A_SERVER_OF_THEIR_OWN = {"priority"}
 
 
 @pytest.mark.parametrize("name", EFFECTS)
@@ -171,4 +173,34 @@ def test_an_honoured_field_has_its_effect(http: httpx.Client, name: str) -> None
 
 
 def test_no_honoured_field_is_left_out() -> None:
-    assert set(EFFECTS) | SEEN_ELSEWHERE == {rule.name for rule in CHAT_FIELDS.rules if rule.treatment is Treatment.HONOURED}
+    assert set(EFFECTS) | NEED_A_SERVER_OF_THEIR_OWN == {rule.name for rule in CHAT_FIELDS.rules if rule.treatment is Treatment.HONOURED}
+
+
+def test_a_request_with_a_lower_priority_number_is_served_earlier() -> None:
+    """Two wait behind an answer that holds the only place; the one that came later, but matters more, is served first."""
+    finished: list[str] = []
+    with serving("--model", str(CHECKPOINT), "--max-running", "1") as url, httpx.Client(base_url=url, timeout=60) as http:
+
+        def ask(name: str, priority: int) -> None:
+            Asker(http).answer(priority=priority)
+            finished.append(name)
+
+        with ThreadPoolExecutor() as threads, http.stream("POST", "/v1/chat/completions", json=ENDLESS):
+            wait_for_waiting(http, 0)
+            threads.submit(ask, "later", 1)
+            wait_for_waiting(http, 1)
+            threads.submit(ask, "sooner", -1)
+            wait_for_waiting(http, 2)
+    assert finished == ["sooner", "later"]
+
+
+def wait_for_waiting(http: httpx.Client, num_waiting: int) -> None:
+    """Ask until one request runs and so many wait."""
+    for _ in range(1000):
+        series = http.get("/metrics").text
+        running, waiting = (
+            sum(map(float, re.findall(rf"^plait_requests_{kind}\S* (\S+)$", series, re.M))) for kind in ("running", "waiting")
+        )
+        if (running, waiting) == (1, num_waiting):
+            return
+    raise AssertionError(series)
