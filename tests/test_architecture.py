@@ -30,6 +30,7 @@ FLOORS = (
             "server.metrics",
             "server.otlp_tracing",
             "server.settings",
+            "server.time_slices",
             "server.tracing",
             "server.wire",
         ),

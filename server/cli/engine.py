@@ -18,6 +18,7 @@ from server.logs import configure_logs
 from server.messages import EngineFailed
 from server.serving.engine_link import SocketLink
 from server.settings import LogFormat
+from server.time_slices import take_long_slices, take_short_slices
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,10 @@ def run(options: argparse.Namespace) -> ExitStatus:
     from server.engine.process import run_engine
 
     engine_options = msgspec.json.decode(options.options, type=EngineOptions)
+    take_short_slices()
     with SocketLink(Path(options.socket)) as link:
+        # The link's thread, which passes words on, is started; those that compute are not.
+        take_long_slices()
         try:
             run_engine(engine_options, link)
         except CheckpointError as error:

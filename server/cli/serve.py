@@ -9,6 +9,7 @@ from server.cli.command import Command, ExitStatus, Refused
 from server.front import EngineCannotStart
 from server.front import serve as serve_until_stopped
 from server.settings import BadSettings, add_options, settings_from
+from server.time_slices import take_short_slices
 
 LESSON = """\
 Serve a model over HTTP, as OpenAI's chat completions with pictures.
@@ -28,6 +29,7 @@ Ctrl-C (or SIGTERM) lets running answers finish for --drain-s seconds; a second 
 
 def run(options: argparse.Namespace) -> ExitStatus:
     """Serve until told to stop."""
+    take_short_slices()
     try:
         serve_until_stopped(settings_from(options))
     except (BadSettings, CheckpointError) as error:

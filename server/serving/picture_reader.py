@@ -21,6 +21,7 @@ from server.errors import PlaitError
 from server.messages import ImageSegment, Picture
 from server.serving.picture_files import decode_picture
 from server.serving.picture_jobs import EndOfStream, PictureJob, PictureResult, Refusal, receive_message, send_message
+from server.time_slices import take_long_slices
 
 MEMORY_BYTES = 2 << 30
 """Address space: the interpreter and its libraries, and about eight times the pixels of the largest picture that is read by default."""
@@ -31,6 +32,7 @@ PR_SET_NO_NEW_PRIVS = 38
 
 def main() -> None:
     """Serve the socket on standard input until it closes."""
+    take_long_slices()
     Image.init()
     _give_up_everything_else()
     with socket.socket(fileno=sys.stdin.fileno()) as connection, contextlib.suppress(EndOfStream, ConnectionError):
