@@ -29,6 +29,12 @@ class FileOut(BaseModel):
     status: Literal["processed"] = "processed"
 
 
+class DeletedFile(BaseModel):
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
 @dataclass(frozen=True, slots=True)
 class FileRoutes:
     """Kept pictures."""
@@ -39,6 +45,7 @@ class FileRoutes:
         """Return the routes."""
         router = APIRouter()
         router.add_api_route("/v1/files/{file_id}", self.describe, methods=["GET"])
+        router.add_api_route("/v1/files/{file_id}", self.delete, methods=["DELETE"])
         router.add_api_route("/v1/files/{file_id}/content", self.content, methods=["GET"], response_class=Response)
         return router
 
@@ -53,11 +60,24 @@ class FileRoutes:
         kept = await self._found(request, file_id)
         return Response(kept.content, 200, HEADERS, kept.media_type)
 
+    async def delete(self, request: Request, file_id: str) -> DeletedFile:
+        """Forget a picture."""
+        await self._found(request, file_id)
+        try:
+            await self.links.delete(file_id)
+        except StoreUnavailable as error:
+            raise _store_away() from error
+        return DeletedFile(id=file_id)
+
     async def _found(self, request: Request, file_id: str) -> KeptPicture:
         try:
             kept = await self.links.find(file_id, tenant_of(request).name)
         except StoreUnavailable as error:
-            raise StoreAway("The store of pictures does not answer just now. Try again shortly.") from error
+            raise _store_away() from error
         if kept is None:
             raise FileNotKept(f"There is no file '{file_id[:80]}', or it is no longer kept.")
         return kept
+
+
+def _store_away() -> StoreAway:
+    return StoreAway("The store of pictures does not answer just now. Try again shortly.")

@@ -21,7 +21,6 @@ from server.serving.notes import Notes
 from server.store.store import StoredEvent
 
 NOTE = ":record"
-TOMBSTONE = ":deleted"
 SUCCEEDED = "200"
 """What a whole answer's only piece is called when it is one."""
 
@@ -59,21 +58,20 @@ class Records:
             ResponseNotFound: there is none, or no longer, or it is somebody else's.
             StoreAway
         """
-        is_deleted = await self.notes.find(response_id + TOMBSTONE, tenant) is not None
-        text = None if is_deleted else await self.notes.find(response_id + NOTE, tenant)
+        text = await self.notes.find(response_id + NOTE, tenant)
         if text is None:
             raise ResponseNotFound(f"There is no response '{response_id[:64]}', or it is no longer kept.")
         return fitted(pydantic_core.from_json(text), Record)
 
     async def delete(self, response_id: str, tenant: str) -> None:
-        """Forget a response, and end it if it is under way.
+        """Forget a response and what it was asked; one that is under way is ended first.
 
         Raises:
             ResponseNotFound, StoreAway: see `find`.
         """
         await self.find(response_id, tenant)
-        await self.acceptance.cancel(response_id, tenant)
-        await self.notes.keep(response_id + TOMBSTONE, tenant, "")
+        await self.acceptance.delete(response_id, tenant)
+        await self.notes.delete(response_id + NOTE)
 
     async def response(self, response_id: str, tenant: str) -> dict[str, JsonValue]:
         """Return a response as it stands.

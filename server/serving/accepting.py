@@ -266,6 +266,22 @@ class Acceptance:
         except StoreUnavailable as error:
             raise _store_away() from error
 
+    async def delete(self, stream_id: str, tenant: str) -> None:
+        """Forget a stream; one that is under way is ended first.
+
+        Raises:
+            StreamNotFound, StoreAway: see `resume`.
+        """
+        await self.cancel(stream_id, tenant)
+        reading = Reading(self._hub, stream_id, 0)
+        try:
+            await reading.final()
+            await self._hub.delete(stream_id)
+        except StoreUnavailable as error:
+            raise _store_away() from error
+        finally:
+            reading.close()
+
     async def _check(self, stream_id: str, tenant: str) -> None:
         """See that a stream exists and belongs to ``tenant``."""
         try:

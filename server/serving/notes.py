@@ -32,6 +32,17 @@ class Notes:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def delete(self, note_id: str) -> None:
+        """Forget a text.
+
+        Raises:
+            StoreAway: it is in the store, which does not answer.
+        """
+        try:
+            await self._hub.delete(note_id)
+        except StoreUnavailable as error:
+            raise StoreAway("The store of streams does not answer just now. Try again shortly.") from error
+
     async def find(self, note_id: str, tenant: str) -> str | None:
         """Return a text of ``tenant``; None when there is none, or no longer.
 

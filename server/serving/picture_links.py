@@ -78,6 +78,14 @@ class PictureLinks:
             return None
         return kept if kept.tenant == tenant else None
 
+    async def delete(self, file_id: str) -> None:
+        """Forget a picture that was found.
+
+        Raises:
+            StoreUnavailable
+        """
+        await self._store.delete_picture(file_id.removeprefix(ID_PREFIX))
+
     async def resolved(self, ask: Ask, tenant: str) -> Ask:
         """Return an ask with the pictures it names by our own addresses put in.
 

@@ -176,6 +176,11 @@ class MemoryStore:
             stream.is_cancelled = True
             self._cancelled.setdefault(stream.owner, set()).add(stream_id)
 
+    async def delete(self, stream_id: str) -> None:
+        """Forget a finished stream."""
+        if stream_id in self._finished:
+            self._drop(stream_id)
+
     # -- owners -------------------------------------------------------------------------------------------------------------
 
     async def heartbeat(self, owner: str, lease_s: float) -> set[str]:
@@ -227,6 +232,12 @@ class MemoryStore:
         """Return a picture by its hash."""
         kept = self._pictures.get(key)
         return None if kept is None else kept[0]
+
+    async def delete_picture(self, key: str) -> None:
+        """Forget a picture."""
+        if key in self._pictures:
+            content, _ = self._pictures.pop(key)
+            self._num_bytes -= len(content)
 
     async def take(self, bucket: Bucket, cost: float) -> RateDecision:
         """Take from a token bucket."""

@@ -137,6 +137,11 @@ class RedisStore:
         async with _answered():
             await self._scripts.cancel([self._keys.head(stream_id)], [stream_id, self._keys.cancelled("")])
 
+    async def delete(self, stream_id: str) -> None:
+        """Forget a finished stream."""
+        async with _answered():
+            await self._scripts.delete([self._keys.head(stream_id), self._keys.events(stream_id)], [stream_id])
+
     # -- owners -------------------------------------------------------------------------------------------------------------
 
     async def heartbeat(self, owner: str, lease_s: float) -> set[str]:
@@ -188,6 +193,11 @@ class RedisStore:
             content = await self._redis.get(self._keys.picture(key))
         return None if content is None else _bytes(content)
 
+    async def delete_picture(self, key: str) -> None:
+        """Forget a picture."""
+        async with _answered():
+            await self._redis.delete(self._keys.picture(key))
+
     async def take(self, bucket: Bucket, cost: float) -> RateDecision:
         """Take from a token bucket."""
         async with _answered():
@@ -208,6 +218,7 @@ class _Scripts:
         self.mark_read = redis.register_script(scripts.MARK_READ)
         self.idle_ms = redis.register_script(scripts.IDLE_MS)
         self.cancel = redis.register_script(scripts.CANCEL)
+        self.delete = redis.register_script(scripts.DELETE)
         self.heartbeat = redis.register_script(scripts.HEARTBEAT)
         self.give_up = redis.register_script(scripts.GIVE_UP)
         self.claim = redis.register_script(scripts.CLAIM)

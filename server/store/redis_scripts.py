@@ -22,6 +22,7 @@ end
 -- an owner whose lease lapsed and was cleared away is looked for again: it may end before its next heartbeat
 redis.call('ZADD', KEYS[3], 'NX', now - 1, ARGV[2])
 redis.call('HSET', KEYS[1], 'owner', ARGV[2], 'tenant', ARGV[3], 'spec', ARGV[4], 'fence', 1, 'last', 0, 'deaths', 0, 'read', now)
+if KEYS[4] then redis.call('HSET', KEYS[1], 'key', KEYS[4]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('SADD', KEYS[2], ARGV[1])
 return {}
@@ -102,6 +103,16 @@ if not head[1] or head[2] then return 0 end
 redis.call('HSET', KEYS[1], 'cancel', 1)
 redis.call('SADD', ARGV[2] .. head[1], ARGV[1])
 redis.call('PEXPIRE', ARGV[2] .. head[1], 3600000)
+return 1
+"""
+
+DELETE = """
+-- head, events; stream
+local head = redis.call('HMGET', KEYS[1], 'done', 'key')
+if not head[1] then return 0 end
+-- a key outlives a stream that ran for long, and may lead to another one by now
+if head[2] and redis.call('HGET', head[2], 'stream') == ARGV[1] then redis.call('DEL', head[2]) end
+redis.call('DEL', KEYS[1], KEYS[2])
 return 1
 """
 

@@ -180,6 +180,10 @@ class StreamStore(Protocol):
         """Ask the owner to end a stream; a finished or unknown one stays as it is."""
         ...
 
+    async def delete(self, stream_id: str) -> None:
+        """Forget a finished stream with all it holds, and the key that led to it; a running or unknown one stays as it is."""
+        ...
+
     async def heartbeat(self, owner: str, lease_s: float) -> set[str]:
         """Keep everything ``owner`` has for another ``lease_s`` seconds; return which of its streams are to be cancelled."""
         ...
@@ -206,6 +210,10 @@ class PictureStore(Protocol):
 
     async def get_picture(self, key: str) -> bytes | None:
         """Return what is kept under ``key``; None when there is nothing, or no longer."""
+        ...
+
+    async def delete_picture(self, key: str) -> None:
+        """Forget what is kept under ``key``."""
         ...
 
 

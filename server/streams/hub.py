@@ -162,6 +162,21 @@ class StreamHub:
         else:
             await self._store.cancel(stream_id)
 
+    async def delete(self, stream_id: str) -> None:
+        """Forget a finished stream, here and in the store.
+
+        Raises:
+            StoreUnavailable
+        """
+        owned = self._owned.get(stream_id)
+        if owned is not None and owned.is_durable:
+            if self.is_store_absent:
+                raise StoreUnavailable
+            await self._journal.flushed(owned)
+        await self._store.delete(stream_id)
+        if owned is not None and owned.is_ended:
+            self._owned.pop(stream_id, None)
+
     async def abandoned(self, stream: OwnedStream, grace_s: float) -> None:
         """Return once nobody, here or elsewhere, has read a stream of ours for ``grace_s`` seconds."""
         while True:

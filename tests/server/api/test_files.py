@@ -53,6 +53,16 @@ def test_the_official_client_gets_an_address_that_serves_the_picture(front: Runn
     assert served.headers["x-content-type-options"] == "nosniff"
 
 
+def test_a_file_is_deleted_by_the_official_client(front: RunningFront, http: httpx.Client) -> None:
+    file_id = drawn(http).split("/")[-2]
+    deleted = front.openai().files.delete(file_id)
+
+    assert (deleted.id, deleted.object, deleted.deleted) == (file_id, "file", True)
+    for path in (f"/v1/files/{file_id}", f"/v1/files/{file_id}/content"):
+        assert http.get(path).status_code == 404
+    assert http.delete(f"/v1/files/{file_id}").status_code == 404
+
+
 def test_a_file_is_described_and_downloaded_by_the_official_client(front: RunningFront, http: httpx.Client) -> None:
     file_id = drawn(http).split("/")[-2]
     client: OpenAI = front.openai()

@@ -257,6 +257,21 @@ def test_a_deleted_response_is_gone(client: OpenAI) -> None:
         client.responses.create(model=MODEL, input="hi", previous_response_id=made.id)
 
 
+def test_the_events_of_a_deleted_response_are_gone_at_once(http: httpx.Client, client: OpenAI) -> None:
+    made = client.responses.create(model=MODEL, input="hi")
+    assert http.get(f"/v1/streams/{made.id}").status_code == 200
+    client.responses.delete(made.id)
+    assert http.get(f"/v1/streams/{made.id}").status_code == 404
+
+
+def test_the_idempotency_key_of_a_deleted_response_begins_another(http: httpx.Client, client: OpenAI) -> None:
+    body, headers = {"model": MODEL, "input": "hi"}, {"idempotency-key": "deleted"}
+    first, again = (http.post("/v1/responses", json=body, headers=headers).json()["id"] for _ in range(2))
+    client.responses.delete(first)
+    later = http.post("/v1/responses", json=body, headers=headers).json()["id"]
+    assert first == again != later
+
+
 def test_the_input_is_listed_in_full_form(http: httpx.Client, client: OpenAI) -> None:
     parts = said({"type": "input_text", "text": "what?"}, {"type": "input_image", "image_url": picture_uri()})
     made = create(http, input=[*parts, {"role": "assistant", "content": "red"}, {"role": "user", "content": "hi"}])
@@ -311,6 +326,16 @@ def test_background_work_is_cancelled(waiting: RunningFront, is_stream: bool) ->
 
     assert cancelled.status == client.responses.retrieve(response_id).status == "cancelled"
     waiting.engine.wait_until(lambda: len(waiting.engine.aborted) == 1)
+
+
+def test_background_work_is_ended_by_its_deletion(waiting: RunningFront) -> None:
+    client = waiting.openai()
+    response = client.responses.create(model=MODEL, input="wait", background=True)
+    client.responses.delete(response.id)
+
+    waiting.engine.wait_until(lambda: len(waiting.engine.aborted) == 1)
+    with pytest.raises(NotFoundError):
+        client.responses.retrieve(response.id)
 
 
 def test_a_response_outlives_its_engine(waiting: RunningFront) -> None:

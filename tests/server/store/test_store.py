@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from redis.asyncio import Redis
 
 from server.store.memory import MemoryStore
 from server.store.redis import RedisBounds, RedisStore
@@ -67,6 +68,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.store = type(self).make_store()
         self.streams: dict[str, ModelStream] = {}
+        self.deleted: set[str] = set()
         self.keys: dict[str, AlreadyOpen] = {}
         self.dead: set[str] = set()
         self.to_cancel: dict[str, set[str]] = {owner: set() for owner in OWNERS}
@@ -95,7 +97,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(owner=owners, key=st.sampled_from([None, "k1", "k2"]), fingerprint=st.sampled_from(["f", "g"]))
     def submit(self, owner: str, key: str | None, fingerprint: str) -> None:
-        stream_id = f"s{len(self.streams)}"
+        stream_id = f"s{len(self.streams) + len(self.deleted)}"
         use = None if key is None else KeyUse("tenant", key, fingerprint)
         answer = self.run(self.store.open(Opening(stream_id, "tenant", stream_id.encode(), use), owner))
         if key in self.keys:
@@ -189,6 +191,25 @@ class StoreMachine(RuleBasedStateMachine):
             stream.is_cancelled = True
             if stream.owner is not None:
                 self.to_cancel[stream.owner].add(stream_id)
+
+    @precondition(lambda self: self.streams)
+    @rule(place=places)
+    def delete(self, place: int) -> None:
+        """What is finished is gone, and its key leads nowhere; what runs goes on."""
+        stream_id, stream = self.stream(place)
+        self.run(self.store.delete(stream_id))
+        if stream.is_finished:
+            del self.streams[stream_id]
+            self.deleted.add(stream_id)
+            self.keys = {key: used for key, used in self.keys.items() if used.stream_id != stream_id}
+
+    @precondition(lambda self: self.deleted)
+    @rule(place=places, owner=owners)
+    def read_and_append_to_what_is_deleted(self, place: int, owner: str) -> None:
+        stream_id = sorted(self.deleted)[place % len(self.deleted)]
+        append = Append(Lease(stream_id, owner, 1), [StoredEvent(1, "", "")])
+        assert self.run(self.store.append([append])) == [AppendResult.LOST]
+        assert self.run(self.store.read(stream_id, 0, 10)) == [] and self.run(self.store.head(stream_id)) is None
 
     @rule(owner=owners)
     def live(self, owner: str) -> None:
@@ -301,6 +322,28 @@ async def test_pictures_are_kept_under_the_hash_of_their_content(home: str, redi
     kept = [await store.get_picture(key) for key in [*keys, "nothing"]]
     await store.close()
     assert keys[0] == keys[2] != keys[1] and kept == [b"one", b"two", b"one", None]
+
+
+@pytest.mark.parametrize("home", ["memory", "redis"])
+async def test_a_deleted_picture_is_gone_and_no_other(home: str, redis_url: str) -> None:
+    store = in_memory() if home == "memory" else in_redis(redis_url)()
+    keys = [await store.put_picture(content) for content in (b"one", b"two")]
+    for key in (keys[0], "nothing"):
+        await store.delete_picture(key)
+    kept = [await store.get_picture(key) for key in keys]
+    await store.close()
+    assert kept == [None, b"two"]
+
+
+async def test_a_deleted_stream_leaves_nothing_in_redis(redis_url: str) -> None:
+    store = RedisStore(redis_url, "deleted:", RedisBounds())
+    opened = await store.open(Opening("s", "tenant", b"spec", KeyUse("tenant", "key", "f")), "ann")
+    assert isinstance(opened, Opened)
+    await store.append([Append(opened.lease, [StoredEvent(1, "", "words", is_final=True)])])
+    await store.delete("s")
+    await store.close()
+    async with Redis.from_url(redis_url) as redis:
+        assert await redis.keys("deleted:*") == [b"deleted:owners"]
 
 
 async def test_a_redis_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
