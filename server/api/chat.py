@@ -12,6 +12,7 @@ from server.api.arrivals import Doorway, json_body
 from server.api.chat_answers import ChatCompletionOut, ChunkOut
 from server.api.chat_schemas import ChatRequest
 from server.api.chat_surface import ChatSurface
+from server.api.event_stream import DONE
 from server.api.openapi import Operation, operation
 
 
@@ -25,7 +26,7 @@ class ChatRoutes:
     def router(self) -> APIRouter:
         """Return the routes."""
         router = APIRouter()
-        described = operation(Operation(ChatRequest, ChatCompletionOut, ChunkOut, model_name=self.surface.model_name))
+        described = operation(Operation(ChatRequest, ChatCompletionOut, ChunkOut, DONE, model_name=self.surface.model_name))
         router.add_api_route("/v1/chat/completions", self.complete, methods=["POST"], response_class=Response, openapi_extra=described)
         return router
 

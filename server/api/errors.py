@@ -76,13 +76,17 @@ def error_json(error: PlaitError) -> str:
     return json.dumps({"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}})
 
 
+def retry_headers(wait_s: float) -> dict[str, str]:
+    """Return what tells a client when to ask again; OpenAI's own read the milliseconds first."""
+    return {"retry-after": str(math.ceil(wait_s)), "retry-after-ms": str(math.ceil(1000 * wait_s))}
+
+
 def error_response(error: PlaitError) -> Response:
     """Return the whole answer to a request that failed."""
     headers = {"x-should-retry": "true" if error.is_retryable else "false"}
     if error.is_retryable:
         wait_s = RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
-        headers["retry-after"] = str(math.ceil(wait_s))
-        headers["retry-after-ms"] = str(math.ceil(1000 * wait_s))
+        headers |= retry_headers(wait_s)
     if isinstance(error, BadKey):
         headers["www-authenticate"] = "Bearer"
     return Response(error_json(error), status_of(error), headers, "application/json")

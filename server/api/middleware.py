@@ -91,6 +91,7 @@ class _Visit:
             headers["x-request-id"] = self.request_id
             headers["openai-version"] = API_VERSION
             headers["openai-processing-ms"] = str(int(self.elapsed_ms))
+            headers["server-timing"] = f"begin;dur={self.elapsed_ms:.1f}"
         await self._send(message)
 
 

@@ -54,6 +54,7 @@ HEADERS: Json = {
     "x-request-id": {"description": "Names this request in the server's log.", "schema": {"type": "string"}},
     "openai-version": {"description": "The version of OpenAI's API that the answer follows.", "schema": {"type": "string"}},
     "openai-processing-ms": {"description": "Milliseconds until the answer began.", "schema": {"type": "string"}},
+    "server-timing": {"description": "The same, where a browser's tools show it.", "schema": {"type": "string"}},
 }
 
 
@@ -64,12 +65,14 @@ class Operation:
     Attributes:
         body: the request's schema; None where there is no body. content_types: as what it may come.
         model_name: the only value of the body's field ``model``.
-        answer: what a whole answer holds; event: what the events of a stream hold, which end with ``[DONE]``; None where there is none.
+        answer: what a whole answer holds; event: what the events of a stream hold; None where there is none.
+        last: what a stream's last event holds, where that is no JSON.
     """
 
     body: type[WireObject] | None = None
     answer: type[BaseModel] | None = None
     event: type[BaseModel] | None = None
+    last: str | None = None
     content_types: tuple[str, ...] = ("application/json",)
     model_name: str | None = None
 
@@ -91,15 +94,25 @@ def _success(described: Operation) -> Json:
     if described.answer is not None:
         content["application/json"] = {"schema": _placed(described.answer)}
     if described.event is not None:
-        content["text/event-stream"] = {
-            "schema": {
-                "type": "string",
-                "description": "Server-sent events: `data` of each is JSON, the last is `[DONE]`; lines that begin with a colon keep the "
-                "connection alive. A stream that fails ends with an error object instead.",
-                "contentSchema": _placed(described.event),
-            }
-        }
+        content["text/event-stream"] = {"schema": _each_event(described.event, described.last)}
     return {"description": "The answer; a stream where the request asks for one.", "content": content}
+
+
+def _each_event(event: type[BaseModel], last: str | None) -> Json:
+    """Return the schema of one server-sent event, which is how OpenAPI before 3.2 describes a stream."""
+    words: list[JsonValue] = [] if last is None else [{"const": last}]
+    choices: list[JsonValue] = [*words, _in_json(event), _in_json(ErrorBody)]
+    data: Json = {"description": "What the event says; a stream that fails ends with an error object.", "anyOf": choices}
+    return {
+        "type": "object",
+        "description": "One event of the stream; lines that begin with a colon, between events, keep the connection alive.",
+        "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": data},
+        "required": ["data"],
+    }
+
+
+def _in_json(model: type[BaseModel]) -> Json:
+    return {"type": "string", "contentMediaType": "application/json", "contentSchema": _placed(model)}
 
 
 def _placed(model: type[BaseModel], model_name: str | None = None) -> Json:

@@ -5,19 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.arrivals import stream_headers
 from server.api.chat_answers import ChunkOut
-from server.api.event_stream import EventStream
+from server.api.event_stream import DONE, EventStream
 from server.api.gate import tenant_of
+from server.api.image_answers import PictureEventOut
 from server.api.openapi import Operation, operation
+from server.api.response_answers import EventOut
 from server.errors import InvalidValue
 from server.serving.accepting import Acceptance
 
 MAX_POSITION_DIGITS = 12
+
+
+class StreamEventOut(RootModel[ChunkOut | EventOut | PictureEventOut]):
+    """An event as the route that began the stream sends it."""
 
 
 class CancelledStream(BaseModel):
@@ -41,7 +47,7 @@ class StreamRoutes:
             self.resume,
             methods=["GET"],
             response_class=Response,
-            openapi_extra=operation(Operation(event=ChunkOut)),
+            openapi_extra=operation(Operation(event=StreamEventOut, last=DONE)),
         )
         router.add_api_route("/v1/streams/{stream_id}", self.cancel, methods=["DELETE"])
         return router

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.disconnects import CLIENT_GONE, unless_gone
-from server.api.errors import RETRY_AFTER_S, error_json, status_of
+from server.api.errors import RETRY_AFTER_S, error_json, retry_headers, status_of
 from server.errors import PlaitError
 from server.serving.accepting import Reading
 from server.serving.surfaces import Piece
@@ -40,5 +40,5 @@ async def whole_response(reading: Reading, headers: dict[str, str], request: Req
     if status >= 400:
         headers = {**headers, "x-should-retry": "true" if status == SERVICE_UNAVAILABLE else "false"}
     if status == SERVICE_UNAVAILABLE:
-        headers["retry-after"] = str(RETRY_AFTER_S)
+        headers = {**headers, **retry_headers(RETRY_AFTER_S)}
     return Response(final.payload, status, headers, "application/json")

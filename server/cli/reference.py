@@ -33,6 +33,8 @@ class Schema(msgspec.Struct, frozen=True):
     type: str = ""
     anyOf: list[Schema] = []
     items: Schema | None = None
+    const: str | int | float | bool | None = None
+    contentSchema: Schema | None = None
     enum: list[str | int | float | bool | None] = []
     description: str = ""
     properties: dict[str, Schema] = {}
@@ -130,6 +132,12 @@ def kind_of(schema: Schema) -> str:
         return " or ".join(dict.fromkeys(kind_of(choice) for choice in schema.anyOf))
     if schema.enum:
         return ", ".join(f"`{value}`" for value in schema.enum)
+    if schema.const is not None:
+        return f"`{schema.const}`"
+    if schema.contentSchema is not None:
+        return f"{kind_of(schema.contentSchema)} as JSON"
+    if "data" in schema.properties and not schema.ref:
+        return f"events, the data of each: {kind_of(schema.properties['data'])}"
     if schema.items is not None:
         return f"list of {kind_of(schema.items)}"
     return schema.type or "anything"
