@@ -10,20 +10,27 @@ What follows ``--`` goes to every ``plait serve``, e.g. ``-- --model DIR --num-t
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from loadtests.fleet.box import Box, BoxPlan, fleet
+from loadtests.fleet.box import Fleet, FleetPlan, running_fleet
+from loadtests.fleet.configurations import Proxy
 from loadtests.fleet.counts import Counts, hit_rate, imbalance, read_counts
 from loadtests.load.levels import Ramp
+from loadtests.load.machine import machine
+
+DRAIN_S = 60.0
+"""A restart under load lets the answers that run finish."""
 
 
 def main() -> int:
     """Run one command; exit with 1 when a request failed."""
-    own, _, options = _split(sys.argv[1:])
+    own, options = _split(sys.argv[1:])
     parser = argparse.ArgumentParser(
         prog="python -m loadtests.fleet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -32,28 +39,33 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--scenario", default="chat")
+    parser.add_argument("--out", type=Path, help="scale: write the rows there as JSON")
     chosen = parser.parse_args(own)
     with tempfile.TemporaryDirectory(prefix="plait-fleet-") as directory:
         root = Path(directory)
         match chosen.command:
             case "up":
-                return stay_up(BoxPlan(chosen.replicas[0], with_prometheus=True, options=options), root)
+                return stay_up(FleetPlan(chosen.replicas[0], options, with_prometheus=True), root)
             case "scale":
                 load = Load(chosen.scenario, chosen.users, chosen.seconds)
-                return max(scale(BoxPlan(number, by, options=options), load, root) for number in chosen.replicas for by in (False, True))
+                rows = [scale(FleetPlan(number, options, Proxy(by)), load, root) for number in chosen.replicas for by in (False, True)]
+                if chosen.out:
+                    write_rows(rows, load, chosen.out)
+                return 1 if any(row.failures for row in rows) else 0
             case _:
-                return roll(BoxPlan(chosen.replicas[0], options=options), Load(chosen.scenario, chosen.users, chosen.seconds), root)
+                return roll(FleetPlan(chosen.replicas[0], options), Load(chosen.scenario, chosen.users, chosen.seconds), root)
 
 
-def _split(arguments: list[str]) -> tuple[list[str], str, list[str]]:
+def _split(arguments: list[str]) -> tuple[list[str], tuple[str, ...]]:
     place = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:place], "--", arguments[place + 1 :]
+    return arguments[:place], ("--drain-s", f"{DRAIN_S:g}", *arguments[place + 1 :])
 
 
 class Load:
     """Users of one scenario, as a ramp of one level in a process of its own."""
 
     def __init__(self, scenario: str, users: int, seconds: float) -> None:
+        self.described = f"{users} users of the scenario {scenario} for {seconds:g} s"
         self._options = ["--scenario", scenario, "--users", str(users), "--seconds", str(seconds)]
 
     def start(self, url: str, out: Path) -> subprocess.Popen[bytes]:
@@ -62,42 +74,68 @@ class Load:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
-def stay_up(plan: BoxPlan, directory: Path) -> int:
+def stay_up(plan: FleetPlan, directory: Path) -> int:
     """Run the fleet until interrupted."""
-    with fleet(plan, directory) as box:
+    with running_fleet(directory, plan) as box:
         print(f"API {box.url}, Prometheus {box.prometheus_url}, logs in {directory}; Ctrl-C ends it", flush=True)
         for replica in box.replicas:
-            print(f"  replica {replica.number}: http://{replica.address}, {replica.metrics_url}", flush=True)
+            print(f"  replica {replica.number}: {replica.url}, {replica.metrics_url}", flush=True)
         signal.sigwait({signal.SIGINT, signal.SIGTERM})
     return 0
 
 
-def scale(plan: BoxPlan, load: Load, directory: Path) -> int:
-    """Measure one fleet under the load and print a line; return 1 when a request failed."""
-    out = directory / f"scale-{plan.num_replicas}-{plan.by_prefix}"
-    with fleet(plan, directory) as box:
+@dataclass(frozen=True, slots=True)
+class ScaleRow:
+    """One fleet under the load. ``busiest``: how many times its fair share the busiest replica answered."""
+
+    replicas: int
+    by_prefix: bool
+    answers_per_s: float
+    first_words_p95_s: float
+    prefix_hit_rate: float
+    busiest: float
+    failures: int
+
+    def line(self) -> str:
+        return (
+            f"{self.replicas} replicas, {'by prefix' if self.by_prefix else 'by load  '}: {self.answers_per_s:5.2f} answers/s, "
+            f"p95 first words {self.first_words_p95_s:.2f} s, prefix hits {100 * self.prefix_hit_rate:3.0f} %, "
+            f"busiest {self.busiest:.2f} x its share, {self.failures} failed"
+        )
+
+
+def scale(plan: FleetPlan, load: Load, directory: Path) -> ScaleRow:
+    """Measure one fleet under the load and print a line."""
+    place = directory / f"scale-{plan.num_replicas}-{plan.proxy.by_prefix}"
+    with running_fleet(place, plan) as box:
         before = counts_of(box)
-        load.start(box.url, out).wait()
+        load.start(box.url, place / "load").wait()
         counts = [after.since(earlier) for after, earlier in zip(counts_of(box), before, strict=True)]
-    level = Ramp.load(out.with_suffix(".json")).levels[0]
-    print(
-        f"{plan.num_replicas} replicas, {'by prefix' if plan.by_prefix else 'by load  '}: {level.answers_per_s:5.2f} answers/s, "
-        f"p95 first words {level.worst('first words'):.2f} s, prefix hits {100 * hit_rate(counts):3.0f} %, "
-        f"busiest {imbalance(counts):.2f} x its share, {level.failures} failed",
-        flush=True,
+    level = Ramp.load(place / "load.json").levels[0]
+    waited = level.worst("first words")
+    row = ScaleRow(
+        plan.num_replicas, plan.proxy.by_prefix, level.answers_per_s, waited, hit_rate(counts), imbalance(counts), level.failures
     )
-    return 1 if level.failures else 0
+    print(row.line(), flush=True)
+    return row
 
 
-def counts_of(box: Box) -> list[Counts]:
+def write_rows(rows: list[ScaleRow], load: Load, out: Path) -> None:
+    """Write what `scale` found, with the load and the machine it was found on."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    stored = {"machine": machine(), "load": load.described, "rows": [asdict(row) for row in rows]}
+    out.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+
+
+def counts_of(box: Fleet) -> list[Counts]:
     """Read the totals of every replica."""
     return [read_counts(replica.metrics_url) for replica in box.replicas]
 
 
-def roll(plan: BoxPlan, load: Load, directory: Path) -> int:
+def roll(plan: FleetPlan, load: Load, directory: Path) -> int:
     """Restart every replica while users ask; print what they saw; return 1 when a request failed."""
     out = directory / "rolling"
-    with fleet(plan, directory) as box:
+    with running_fleet(directory, plan) as box:
         asking = load.start(box.url, out)
         num_rounds = 0
         while asking.poll() is None:

@@ -1,131 +1,142 @@
-"""A fleet on one machine without containers: replicas of the server, nginx in front of them, Prometheus beside them."""
+"""A fleet on one machine without containers: replicas of the server, nginx in front of them, Redis and Prometheus beside them."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.fleet.configurations import nginx_configuration, prometheus_configuration
-from loadtests.fleet.processes import Process, answers, free_port, running
-
-DRAIN_S = 60.0
+from loadtests.fleet.configurations import Proxy, nginx_configuration, prometheus_configuration
+from loadtests.fleet.processes import Service, answers_ok, free_port, listens
+from loadtests.fleet.replica import Replica
 
 
 @dataclass(frozen=True, slots=True)
-class BoxPlan:
-    """What to start. ``options`` are further options of every ``plait serve``."""
+class FleetPlan:
+    """What to start. ``options`` are further options of every ``plait serve``; ``rules`` are alerts for Prometheus."""
 
     num_replicas: int
-    by_prefix: bool = True
+    options: tuple[str, ...] = ()
+    proxy: Proxy = Proxy()
+    with_redis: bool = False
     with_prometheus: bool = False
-    options: Sequence[str] = ()
-
-
-@dataclass(slots=True)
-class Replica:
-    """One server on ports of its own; it keeps them when it is started again."""
-
-    number: int
-    directory: Path
-    options: Sequence[str]
-    port: int = field(default_factory=free_port)
-    metrics_port: int = field(default_factory=free_port)
-    process: Process | None = None
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def metrics_url(self) -> str:
-        return f"http://127.0.0.1:{self.metrics_port}/metrics"
-
-    def start(self) -> None:
-        """Start the server; `wait_until_ready` says when it takes requests."""
-        ports = ["--port", str(self.port), "--metrics-port", str(self.metrics_port), "--drain-s", f"{DRAIN_S:g}"]
-        command = [sys.executable, "-m", "server", "serve", *ports, *self.options]
-        log = self.directory / f"replica-{self.number}.log"
-        self.process = Process(command, log, lambda: answers(f"http://{self.address}/readyz"))
-
-    def wait_until_ready(self) -> None:
-        """Wait until it takes requests.
-
-        Raises:
-            DidNotStart: it does not.
-        """
-        assert self.process is not None, "not started"
-        self.process.wait_until_ready()
-
-    def stop(self) -> int:
-        """Let it finish what it runs; return its exit status."""
-        assert self.process is not None, "not started"
-        return self.process.stop(DRAIN_S + 30)
-
-    def restart(self) -> None:
-        """Stop it as a rollout does, start it again and wait until it is ready."""
-        self.stop()
-        self.start()
-        self.wait_until_ready()
+    rules: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
-    """A running fleet: ``url`` is nginx, ``prometheus_url`` is None without one."""
+class Neighbour:
+    """A process beside the replicas and the port it listens at."""
 
-    url: str
+    service: Service
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Processes that make up a service. Streams are shared where there is a ``redis``."""
+
     replicas: list[Replica]
-    prometheus_url: str | None
+    nginx: Neighbour
+    redis: Neighbour | None
+    prometheus: Neighbour | None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.nginx.port}"
+
+    @property
+    def prometheus_url(self) -> str:
+        assert self.prometheus is not None, "planned without Prometheus"
+        return f"http://127.0.0.1:{self.prometheus.port}"
+
+    def start(self) -> None:
+        """Start everything, Redis first, and wait until all of it is ready.
+
+        Raises:
+            DidNotStart: a part of it does not come up.
+        """
+        if self.redis:
+            self.redis.service.start()
+            self.redis.service.wait_until_ready()
+        for replica in self.replicas:
+            replica.service.start()
+        self.wait_until_ready()
+        for neighbour in (self.nginx, self.prometheus):
+            if neighbour:
+                neighbour.service.start()
+                neighbour.service.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Wait until every replica takes requests.
+
+        Raises:
+            DidNotStart: one does not.
+        """
+        for replica in self.replicas:
+            replica.service.wait_until_ready()
 
     def restart_all(self) -> None:
         """Restart one replica after the other."""
         for replica in self.replicas:
             replica.restart()
 
+    def stop(self) -> None:
+        """End everything, Redis last."""
+        for neighbour in (self.prometheus, self.nginx):
+            if neighbour:
+                neighbour.service.stop()
+        for replica in self.replicas:
+            replica.service.stop()
+        if self.redis:
+            self.redis.service.stop()
+
 
 @contextlib.contextmanager
-def fleet(plan: BoxPlan, directory: Path) -> Iterator[Box]:
-    """Run a fleet until the block ends; configurations and logs are in ``directory``.
+def running_fleet(directory: Path, plan: FleetPlan) -> Iterator[Fleet]:
+    """Run a fleet until the block ends; configurations, logs and data lie in ``directory``.
 
     Raises:
         DidNotStart: a part of it does not come up.
     """
-    replicas = [Replica(number, directory, plan.options) for number in range(1, plan.num_replicas + 1)]
-    with contextlib.ExitStack() as stack:
-        for replica in replicas:
-            replica.start()
-            stack.callback(replica.stop)
-        for replica in replicas:
-            replica.wait_until_ready()
-        url = stack.enter_context(_nginx(replicas, directory, by_prefix=plan.by_prefix))
-        prometheus_url = stack.enter_context(_prometheus(replicas, directory)) if plan.with_prometheus else None
-        yield Box(url, replicas, prometheus_url)
+    directory.mkdir(parents=True, exist_ok=True)
+    fleet = _planned(directory, plan)
+    try:
+        fleet.start()
+        yield fleet
+    finally:
+        fleet.stop()
 
 
-@contextlib.contextmanager
-def _nginx(replicas: Sequence[Replica], directory: Path, *, by_prefix: bool) -> Iterator[str]:
+def _planned(directory: Path, plan: FleetPlan) -> Fleet:
+    redis = _redis(directory) if plan.with_redis else None
+    options = [*plan.options, *(["--store", f"redis://127.0.0.1:{redis.port}/0"] if redis else [])]
+    replicas = [Replica.planned(number, directory, options) for number in range(1, plan.num_replicas + 1)]
+    prometheus = _prometheus(directory, replicas, plan.rules) if plan.with_prometheus else None
+    return Fleet(replicas, _nginx(directory, replicas, plan.proxy), redis, prometheus)
+
+
+def _redis(directory: Path) -> Neighbour:
+    """Plan a Redis that has every write on disk before it answers: what was acknowledged survives a restart."""
     port = free_port()
-    addresses = [replica.address for replica in replicas]
-    (directory / "nginx.conf").write_text(nginx_configuration(directory, port, addresses, by_prefix=by_prefix), encoding="utf-8")
-    command = ["nginx", "-p", str(directory), "-c", str(directory / "nginx.conf"), "-e", str(directory / "nginx-start.log")]
-    url = f"http://127.0.0.1:{port}"
-    with running(Process(command, directory / "nginx.log", lambda: answers(f"{url}/livez"))):
-        yield url
+    kept = ["--dir", str(directory), "--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", *kept]
+    return Neighbour(Service("redis", command, directory / "redis.log", lambda: listens(port)), port)
 
 
-@contextlib.contextmanager
-def _prometheus(replicas: Sequence[Replica], directory: Path) -> Iterator[str]:
+def _nginx(directory: Path, replicas: list[Replica], proxy: Proxy) -> Neighbour:
     port = free_port()
-    targets = [f"127.0.0.1:{replica.metrics_port}" for replica in replicas]
-    (directory / "prometheus.yml").write_text(prometheus_configuration(targets), encoding="utf-8")
-    command = [
-        "prometheus",
-        f"--config.file={directory}/prometheus.yml",
-        f"--storage.tsdb.path={directory}/tsdb",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    url = f"http://127.0.0.1:{port}"
-    with running(Process(command, directory / "prometheus.log", lambda: answers(f"{url}/-/ready"))):
-        yield url
+    configuration = nginx_configuration(directory, port, [replica.port for replica in replicas], proxy)
+    (directory / "nginx.conf").write_text(configuration, encoding="utf-8")
+    command = ["nginx", "-p", str(directory), "-c", str(directory / "nginx.conf"), "-e", str(directory / "nginx-error.log")]
+    return Neighbour(Service("nginx", command, directory / "nginx.log", lambda: listens(port)), port)
+
+
+def _prometheus(directory: Path, replicas: list[Replica], rules: Path | None) -> Neighbour:
+    port = free_port()
+    configuration = prometheus_configuration([replica.metrics_port for replica in replicas], rules)
+    (directory / "prometheus.yml").write_text(configuration, encoding="utf-8")
+    places = [f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/tsdb"]
+    command = ["prometheus", *places, f"--web.listen-address=127.0.0.1:{port}"]
+    is_ready = f"http://127.0.0.1:{port}/-/ready"
+    return Neighbour(Service("prometheus", command, directory / "prometheus.log", lambda: answers_ok(is_ready)), port)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from loadtests.fleet.box import FleetPlan, running_fleet
+from loadtests.fleet.configurations import Proxy
 from loadtests.kill_matrix.faults import FAULTS, PHASES
-from loadtests.kill_matrix.fleet import FleetPlan, running_fleet
 from loadtests.kill_matrix.matrix import Cell, run_cell, table, undisturbed
+from server.serving.engine_launch import command_line
 
 SETTINGS = ("--keep-alive-s", "1", "--stall-after-s", "3", "--num-threads", "1", "--max-running", "3", "--num-pages", "2000")
-MODEL_NAME = ("--model-name", "plait")
+PROXY = Proxy(by_prefix=False, silence_s=4.0, shun_s=2.0)
+"""Servers ping every second."""
 
 
 def main() -> None:
@@ -44,18 +48,28 @@ def _write(path: Path, cells: Sequence[Cell]) -> None:
     path.write_text(json.dumps([asdict(cell) for cell in by_name.values()], indent=1) + "\n", encoding="utf-8")
 
 
+def durable_plan(num_replicas: int, directory: Path, model: Path | None = None, settings: Sequence[str] = ()) -> FleetPlan:
+    """Return a fleet that shares its streams; without a model it gets a small random one in ``directory``, the same every time."""
+    if model is None:
+        model = directory / "plait"
+        subprocess.run(command_line(["random-model", str(model)]), check=True)
+    options = ("--model", str(model), "--model-name", "plait", *SETTINGS, *settings)
+    return FleetPlan(num_replicas, options, PROXY, with_redis=True)
+
+
 async def run(faults: Sequence[str], phases: Sequence[str], num_streams: int, model: Path | None) -> list[Cell]:
     """Run the cells of some faults and phases on one fleet."""
-    with tempfile.TemporaryDirectory(prefix="plait-kill-") as directory:
-        plan = FleetPlan(3, model, (*SETTINGS, *MODEL_NAME))
-        with running_fleet(Path(directory) / "fleet", plan) as fleet:
-            expected = await undisturbed(fleet, num_streams)
-            cells: list[Cell] = []
-            for fault in [fault for fault in FAULTS if fault.name in faults]:
-                for phase in phases:
-                    cells.append(await run_cell(fleet, fault, phase, expected))
-                    print(table(cells[-1:]).splitlines()[1], file=sys.stderr, flush=True)
-            return cells
+    with (
+        tempfile.TemporaryDirectory(prefix="plait-kill-") as directory,
+        running_fleet(Path(directory) / "fleet", durable_plan(3, Path(directory), model)) as fleet,
+    ):
+        expected = await undisturbed(fleet, num_streams)
+        cells: list[Cell] = []
+        for fault in [fault for fault in FAULTS if fault.name in faults]:
+            for phase in phases:
+                cells.append(await run_cell(fleet, fault, phase, expected))
+                print(table(cells[-1:]).splitlines()[1], file=sys.stderr, flush=True)
+        return cells
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.kill_matrix.fleet import Fleet, Replica
-from loadtests.kill_matrix.processes import wait_until
+from loadtests.fleet.box import Fleet
+from loadtests.fleet.processes import wait_until
+from loadtests.fleet.replica import Replica
 
 PHASES = {
     "queued": "prefill",
@@ -64,9 +65,7 @@ def _terminate(fleet: Fleet, victim: Replica) -> None:
 
 
 def _kill(fleet: Fleet, victim: Replica) -> None:
-    victim.service.signal(signal.SIGKILL)
-    assert victim.service.process is not None
-    victim.service.process.wait()
+    victim.service.kill()
     victim.service.start()
 
 
@@ -87,19 +86,22 @@ def _kill_engine(fleet: Fleet, victim: Replica) -> None:
 
 
 def _restart_redis(fleet: Fleet, victim: Replica) -> None:
-    fleet.redis.stop()
-    fleet.start_redis()
+    assert fleet.redis is not None
+    fleet.redis.service.stop()
+    fleet.redis.service.start()
+    fleet.redis.service.wait_until_ready()
 
 
 def _silence_redis(fleet: Fleet, victim: Replica) -> None:
-    fleet.redis.signal(signal.SIGSTOP)
+    assert fleet.redis is not None
+    fleet.redis.service.signal(signal.SIGSTOP)
     time.sleep(UNREACHABLE_S)
-    fleet.redis.signal(signal.SIGCONT)
+    fleet.redis.service.signal(signal.SIGCONT)
 
 
 def _restart_proxy(fleet: Fleet, victim: Replica) -> None:
-    fleet.nginx.stop()
-    fleet.nginx.start()
+    fleet.nginx.service.stop()
+    fleet.nginx.service.start()
 
 
 FAULTS = (

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import httpx
 
+from loadtests.fleet.box import Fleet
 from loadtests.kill_matrix.client import SILENCE_S, Question, Transcript, ask
 from loadtests.kill_matrix.faults import Fault, arm, inject
-from loadtests.kill_matrix.fleet import Fleet
 from loadtests.kill_matrix.questions import meaning, questions
 
 P95 = 0.95

@@ -21,9 +21,10 @@ from pathlib import Path
 import httpx
 from redis import Redis
 
-from loadtests.kill_matrix.__main__ import MODEL_NAME, SETTINGS
+from loadtests.fleet.box import Fleet, running_fleet
+from loadtests.fleet.replica import Replica
+from loadtests.kill_matrix.__main__ import durable_plan
 from loadtests.kill_matrix.client import SILENCE_S, Transcript, ask
-from loadtests.kill_matrix.fleet import Fleet, FleetPlan, Replica, random_model, running_fleet
 from loadtests.kill_matrix.questions import questions
 
 SAMPLE_EVERY_S = 10.0
@@ -107,9 +108,7 @@ def kill_one(fleet: Fleet, chance: random.Random) -> None:
     """Kill a server, or only its engine, and wait until it is back."""
     victim = chance.choice(fleet.replicas)
     if chance.random() < 0.5:
-        victim.service.signal(signal.SIGKILL)
-        assert victim.service.process is not None
-        victim.service.process.wait()
+        victim.service.kill()
         victim.service.start()
     else:
         for pid in victim.service.children():
@@ -120,7 +119,8 @@ def kill_one(fleet: Fleet, chance: random.Random) -> None:
 def sample(fleet: Fleet, at_s: float) -> Sample:
     """Measure the fleet."""
     pids = [pid for replica in fleet.replicas for pid in _family(replica)]
-    with Redis(port=fleet.redis_port) as redis:
+    assert fleet.redis is not None
+    with Redis(port=fleet.redis.port) as redis:
         redis_mb = int(redis.info("memory")["used_memory"]) / 1e6
     return Sample(at_s, sum(map(_rss_mb, pids)), sum(map(_file_handles, pids)), redis_mb, sum(map(_pages_used, fleet.replicas)))
 
@@ -166,14 +166,15 @@ def main() -> None:
 async def soak(minutes: float, num_users: int, model: Path | None) -> tuple[Tally, list[Sample]]:
     """Run users and the killer side by side; the last sample is taken when nobody asks any more."""
     tally, samples = Tally(), list[Sample]()
-    with tempfile.TemporaryDirectory(prefix="plait-soak-") as directory:
-        plan = FleetPlan(3, model or random_model(Path(directory) / "plait"), (*SETTINGS, *MODEL_NAME, *KEEPING))
-        with running_fleet(Path(directory) / "fleet", plan) as fleet:
-            until_s = time.monotonic() + 60 * minutes
-            users = [one_user(number, fleet.url, until_s, tally) for number in range(num_users)]
-            await asyncio.gather(killer(fleet, until_s, tally, samples), *users)
-            await asyncio.sleep(REST_S)
-            samples.append(sample(fleet, 60 * minutes + REST_S))
+    with (
+        tempfile.TemporaryDirectory(prefix="plait-soak-") as directory,
+        running_fleet(Path(directory) / "fleet", durable_plan(3, Path(directory), model, KEEPING)) as fleet,
+    ):
+        until_s = time.monotonic() + 60 * minutes
+        users = [one_user(number, fleet.url, until_s, tally) for number in range(num_users)]
+        await asyncio.gather(killer(fleet, until_s, tally, samples), *users)
+        await asyncio.sleep(REST_S)
+        samples.append(sample(fleet, 60 * minutes + REST_S))
     return tally, samples
 
 

@@ -28,7 +28,7 @@ from server.engine.options import EngineOptions, ModelFacts
 from server.engine.pictures import input_picture
 from server.engine.process import LoadedEngine, assemble_engine, load_engine, model_facts, warm_up
 from server.front import DEFAULT_TARGET_DECODES, DEFAULT_TARGET_MS, LEAST_TARGET_DECODES
-from server.messages import ImageSegment, Picture
+from server.messages import EngineReady, ImageSegment, Picture
 
 NAMED_SIZES = ("tiny", "mid", "bagel-7b")
 
@@ -50,8 +50,10 @@ class Bench:
         self._facts = facts
         self._staged_pictures = staged_pictures
         self._clock = WorkingClock()
+        self.ready: EngineReady
+        """What an engine says of its limits; all of them have the same."""
         self._plait = self.plait(options)
-        self._staged = self._build_staged()
+        self.staged = self._build_staged()
 
     @property
     def config(self) -> BagelConfig:
@@ -59,7 +61,7 @@ class Bench:
 
     def serve(self, way: Way, trace: Trace, watch: Watch) -> Served:
         """Replay ``trace`` in real time but for the idle."""
-        policy: Policy = self._plait.policy if way is Way.PLAIT else self._staged
+        policy: Policy = self._plait.policy if way is Way.PLAIT else self.staged
         samples = self._plait.runner.samples
         num_before = len(samples)
         replayed = Replay(trace, policy, self.config, self._clock, self.refeed).run(watch)
@@ -100,6 +102,7 @@ class Bench:
     def _assemble(self, options: EngineOptions, link: LocalLink) -> LoadedEngine:
         loaded = assemble_engine(self.model, self._facts, options, link)
         warm_up(loaded)
+        self.ready = loaded.ready
         return loaded
 
 

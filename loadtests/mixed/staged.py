@@ -66,6 +66,10 @@ class Journey:
         pictures = 0 if request.mode is OutputMode.TEXT else request.image.max_images
         return cls(request, list(request.segments), words, pictures)
 
+    @property
+    def num_drawn(self) -> int:
+        return self.request.image.max_images - self.images_left
+
     def text_request(self) -> Request:
         """Make the request of the next text: its even share of the words left, as Plait divides them."""
         num_texts = self.images_left + 1
@@ -74,8 +78,7 @@ class Journey:
 
     def picture_request(self) -> Request:
         """Make the request of the next picture."""
-        drawn = self.request.image.max_images - self.images_left
-        image = replace(self.request.image, max_images=1, seed=self.request.image.seed + drawn)
+        image = replace(self.request.image, max_images=1, seed=self.request.image.seed + self.num_drawn)
         return replace(self.request, segments=list(self.segments), mode=OutputMode.IMAGE, image=image)
 
 
@@ -177,11 +180,13 @@ class Staged:
             journey.segments.append(TextSegment(journey.token_ids))
             journey.token_ids = []
             self._send_to_pictures(journey)
-        return replace(report, tokens=tokens, closed=closed, finished=finished)
+        silent = [one for one in report.silent if one.request_id in self._journeys]
+        return replace(report, tokens=tokens, closed=closed, silent=silent, finished=finished)
 
     def _after_pictures(self, report: StepReport) -> StepReport:
         """Send finished pictures back to the text engine, to the end of the queue, or out."""
-        for image in report.images:
+        images = [replace(image, index=self._journeys[image.request_id].num_drawn) for image in report.images]
+        for image in images:
             self._journeys[image.request_id].segments.append(self._refeed(image.picture))
         finished: list[FinishedOutput] = []
         for end in report.finished:
@@ -194,7 +199,7 @@ class Staged:
                 self._send_to_pictures(journey)
             else:
                 self._send_to_text(journey.text_request())
-        return replace(report, finished=finished)
+        return replace(report, images=images, finished=finished)
 
     def _finish(self, end: FinishedOutput) -> FinishedOutput:
         del self._journeys[end.request_id]

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import uvloop
 
+from loadtests.fleet.replica import served
 from loadtests.overload.flood import Flood, Outcome, Record, measure_capacity
 from loadtests.overload.processors import ProcessorWatch
 from loadtests.overload.verdict import Stretch, Verdict, judge
 from loadtests.progress import Progress
-from loadtests.served import served
 
 FLOOD_FACTOR = 5.0
 NUM_PLACES = 16
@@ -32,9 +32,10 @@ NUM_PLACES = 16
 
 def main() -> None:
     options = _options()
+    model = ["--model", options.model] if options.model else []
     bounds = ["--max-waiting", str(options.max_waiting), "--max-running", str(NUM_PLACES)]
-    with served(options.model, bounds) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        verdict = runner.run(run(url, options))
+    with served(*model, *bounds) as server, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        verdict = runner.run(run(server.url, options))
     print(verdict.table())
     if options.json:
         Path(options.json).write_text(json.dumps(asdict(verdict), indent=1) + "\n", encoding="utf-8")

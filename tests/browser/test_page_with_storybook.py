@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from loadtests.fleet.replica import served
 from model.storybook.judge import Reading, read
 from model.storybook.scenes import MIDDLE, Background, Colour, Pixels, Shape, Size, Thing, draw, make_scene
 from model.storybook.stories import read_story
 from tests.browser.conftest import Visit, visiting
 from tests.browser.test_page import MAX_TRANSFER_BYTES, assert_accessible, drop
-from tests.end_to_end.conftest import serving
+from tests.end_to_end.conftest import SMALL
 
 STORY = "tell a story about a small red star"
 NUM_PANELS = 3
@@ -36,8 +37,8 @@ PARTS_SO_FAR_AND_RELOAD = """() => {
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving() as url:
-        yield url
+    with served(*SMALL) as server:
+        yield server.url
 
 
 def seen(picture: Locator) -> Reading:

@@ -11,8 +11,9 @@ import httpx
 import numpy as np
 import pytest
 
+from loadtests.fleet.replica import served
 from server.access.keys import digest_of
-from tests.end_to_end.conftest import CHECKPOINT, serving
+from tests.end_to_end.conftest import CHECKPOINT, SMALL
 
 SECRETS = {name: f"plait-{name}-{'x' * 40}" for name in ("alice", "bob")}
 NUM_SAMPLES = 16
@@ -27,8 +28,8 @@ TOLD_APART = 0.05
 def tenants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, httpx.Client]]:
     keys = tmp_path_factory.mktemp("keys") / "keys.json"
     keys.write_text(json.dumps({"keys": [{"tenant": name, "sha256": digest_of(secret)} for name, secret in SECRETS.items()]}))
-    with serving("--model", str(CHECKPOINT), "--keys-file", str(keys)) as url:
-        yield {name: client(url, secret) for name, secret in SECRETS.items()}
+    with served("--model", str(CHECKPOINT), *SMALL, "--keys-file", str(keys)) as server:
+        yield {name: client(server.url, secret) for name, secret in SECRETS.items()}
 
 
 def client(url: str, secret: str) -> httpx.Client:

@@ -13,8 +13,9 @@ import httpx
 import psutil
 import pytest
 
-from loadtests.kill_matrix.__main__ import MODEL_NAME, SETTINGS
-from loadtests.kill_matrix.fleet import FleetPlan, Replica, random_model, running_fleet
+from loadtests.fleet.box import running_fleet
+from loadtests.fleet.replica import Replica
+from loadtests.kill_matrix.__main__ import durable_plan
 from tests.js.scripts import installed
 
 LONG = {
@@ -40,8 +41,7 @@ def read_from(replicas: Sequence[Replica]) -> Replica:
 
 @pytest.mark.slow
 def test_the_npm_client_sees_every_event_once_through_a_kill(tmp_path: Path) -> None:
-    plan = FleetPlan(2, random_model(tmp_path / "plait"), (*SETTINGS, *MODEL_NAME))
-    with running_fleet(tmp_path / "fleet", plan) as fleet:
+    with running_fleet(tmp_path / "fleet", durable_plan(2, tmp_path)) as fleet:
         owner = fleet.replicas[0]
         slowed = owner.fault_dir / "decode.hold"
         slowed.touch()

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loadtests.fleet.box import Box, BoxPlan, fleet
+from loadtests.fleet.box import Fleet, FleetPlan, running_fleet
 from loadtests.fleet.counts import Counts, hit_rate, imbalance, parse_counts, read_counts
 from server.metrics import FrontState, Metrics
 
@@ -19,8 +19,8 @@ BODY = {"model": "tiny_a", "modalities": ["text"], "messages": [{"role": "user",
 
 
 @pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    with fleet(BoxPlan(num_replicas=2, options=OPTIONS), tmp_path_factory.mktemp("box")) as running:
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with running_fleet(tmp_path_factory.mktemp("box"), FleetPlan(2, OPTIONS)) as running:
         yield running
 
 
@@ -29,24 +29,24 @@ def ask(url: str, prefix_key: str | None = None) -> int:
     return httpx.post(f"{url}/v1/chat/completions", json=BODY, headers=headers, timeout=60).status_code
 
 
-def answers(box: Box) -> list[float]:
+def answers(box: Fleet) -> list[float]:
     return [read_counts(replica.metrics_url).answers for replica in box.replicas]
 
 
 @pytest.mark.slow
-def test_requests_that_begin_alike_meet_on_one_replica(box: Box) -> None:
+def test_requests_that_begin_alike_meet_on_one_replica(box: Fleet) -> None:
     before = answers(box)
     assert [ask(box.url, "teller-1") for _ in range(6)] == [200] * 6
     assert sorted(after - earlier for after, earlier in zip(answers(box), before, strict=True)) == [0, 6]
 
 
-def test_requests_that_name_no_prefix_are_spread(box: Box) -> None:
+def test_requests_that_name_no_prefix_are_spread(box: Fleet) -> None:
     before = answers(box)
     assert [ask(box.url) for _ in range(6)] == [200] * 6
     assert sorted(after - earlier for after, earlier in zip(answers(box), before, strict=True)) == [3, 3]
 
 
-def test_a_rolling_restart_fails_no_request(box: Box) -> None:
+def test_a_rolling_restart_fails_no_request(box: Fleet) -> None:
     """Users ask all the time while both replicas are restarted, one after the other."""
     statuses: list[int] = []
     is_over = threading.Event()
@@ -58,14 +58,14 @@ def test_a_rolling_restart_fails_no_request(box: Box) -> None:
     users = [threading.Thread(target=keep_asking) for _ in range(2)]
     for user in users:
         user.start()
-    pids = [replica.process.pid for replica in box.replicas if replica.process]
+    pids = [replica.service.pid for replica in box.replicas]
     try:
         box.restart_all()
     finally:
         is_over.set()
         for user in users:
             user.join()
-    assert pids != [replica.process.pid for replica in box.replicas if replica.process]
+    assert pids != [replica.service.pid for replica in box.replicas]
     assert len(statuses) > 10
     assert set(statuses) == {200}
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import jmespath
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from helm.dashboards import DASHBOARDS, DIRECTORY, dashboard, rendered
-from server.serving.engine_launch import command_line
+from loadtests.fleet.box import FleetPlan, running_fleet
+from loadtests.fleet.processes import wait_until
 from tests.operations.test_alerts import RULES, alerts
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "tiny_a"
+OPTIONS = ("--model", str(CHECKPOINT), "--num-threads", "1", "--num-pages", "4000")
 WAIT_S = 60.0
 METRIC = re.compile(r"\b(?:plait_[a-z0-9_]+|vllm:[a-z_]+)")
 
@@ -40,53 +39,14 @@ class Monitored:
         return result if isinstance(result, list) else []
 
 
-def wait_for(is_true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not is_true():
-        assert time.monotonic() < deadline, f"{what} did not happen within {WAIT_S} s"
-        time.sleep(0.1)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 @pytest.fixture(scope="module")
 def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
-    directory = tmp_path_factory.mktemp("prometheus")
-    port, metrics_port, prometheus_port = free_port(), free_port(), free_port()
-    options = ["--port", str(port), "--metrics-port", str(metrics_port), "--num-threads", "1", "--num-pages", "4000"]
-    scrape = {"job_name": "plait", "scrape_interval": "1s", "static_configs": [{"targets": [f"127.0.0.1:{metrics_port}"]}]}
-    config = {"rule_files": [str(RULES)], "scrape_configs": [scrape]}
-    (directory / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    monitor = [
-        "prometheus",
-        f"--config.file={directory}/prometheus.yml",
-        f"--storage.tsdb.path={directory}/tsdb",
-        f"--web.listen-address=127.0.0.1:{prometheus_port}",
-    ]
-    server = command_line(["serve", "--model", str(CHECKPOINT), *options])
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(server, stderr=quiet) as process, subprocess.Popen(monitor, stderr=quiet) as prometheus:
-        try:
-            wait_for(lambda: answers(f"http://127.0.0.1:{port}/readyz"), "readiness")
-            ask_for_words_and_a_picture(f"http://127.0.0.1:{port}")
-            with httpx.Client(base_url=f"http://127.0.0.1:{prometheus_port}", timeout=10) as client:
-                running = Monitored(f"http://127.0.0.1:{metrics_port}/metrics", client)
-                wait_for(lambda: answers(f"http://127.0.0.1:{prometheus_port}/-/ready"), "the start of Prometheus")
-                wait_for(lambda: bool(running.query("plait_pictures_total > 0")), "a scrape")
-                yield running
-        finally:
-            process.terminate()
-            prometheus.terminate()
+    plan = FleetPlan(1, OPTIONS, with_prometheus=True, rules=RULES)
+    with running_fleet(tmp_path_factory.mktemp("monitored"), plan) as fleet, httpx.Client(base_url=fleet.prometheus_url) as client:
+        ask_for_words_and_a_picture(fleet.url)
+        running = Monitored(fleet.replicas[0].metrics_url, client)
+        wait_until(lambda: bool(running.query("plait_pictures_total > 0")), WAIT_S, "Prometheus did not scrape the picture")
+        yield running
 
 
 def ask_for_words_and_a_picture(url: str) -> None:
