@@ -22,6 +22,7 @@ from server.api.http_server import run_in_event_loop
 from server.engine.link import Link
 from server.messages import Request, Shutdown
 from server.serving.engine_link import SocketLink
+from server.time_slices import take_long_slices, take_short_slices
 
 IDLE_WAIT_S = 0.5
 
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--port-file", type=Path, default=Path("port"), help="where the port is written once it is known")
     parser.add_argument("socket", nargs="?", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    take_short_slices()
     if options.socket is not None:
         run_engine(options.socket, options)
         return
@@ -47,6 +49,7 @@ def run_engine(socket: Path, options: argparse.Namespace) -> None:
     """Load the model and serve the front at the other end of the socket."""
     engine_options = replace(as_served(None), num_pages=options.num_pages, num_threads=options.num_threads)
     with tempfile.TemporaryDirectory() as scratch, SocketLink(socket) as link:
+        take_long_slices()
         bench = load_bench(str(options.model), Path(scratch), engine_options, options.pictures)
         link.send_ready(bench.ready)
         answer(link, bench.staged)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from model.config import BagelConfig
 from model.profile import FamilyProfile
-from model.sizes import LlmConfig
+from model.sizes import ImageTransform, LlmConfig
 from model.transforms import resize_size
 
 CPU_POOL_FRACTION = 0.25
@@ -18,11 +18,19 @@ CPU_POOL_MAX_BYTES = 4 << 30
 GPU_POOL_FRACTION = 0.8
 """Share of the memory left after loading; the rest is for activations and the VAE."""
 
+VAE_ELEMENT_BYTES = 4
+"""The VAE is always float32."""
+
 NUM_MARKERS = 2
 """Begin and end of a picture are rows of its context."""
 
 TYPICAL_PROMPT_ROWS = 64
 """Rows of words beside a picture, for saying how many pictures fit."""
+
+
+def weight_bytes(num_values: int, num_vae_values: int, element_bytes: int) -> int:
+    """Return what the weights take: the VAE's, and all others in the number format that was chosen."""
+    return num_values * element_bytes + num_vae_values * VAE_ELEMENT_BYTES
 
 
 def page_bytes(llm: LlmConfig, page_size: int, element_bytes: int) -> int:
@@ -36,13 +44,21 @@ def pages_that_fit(free_bytes: int, bytes_per_page: int, *, is_gpu: bool) -> int
     return max(1, budget // bytes_per_page)
 
 
+def picture_rows(config: BagelConfig, seen_through: ImageTransform, width: int, height: int) -> int:
+    """Return the rows of a picture in the context: its latents, its patches as the ViT sees them, and the markers of both."""
+    latents = (height // config.latent_stride) * (width // config.latent_stride)
+    seen_width, seen_height = resize_size(width, height, seen_through)
+    patches = (seen_width // config.vit.patch_size) * (seen_height // config.vit.patch_size)
+    return latents + patches + 2 * NUM_MARKERS
+
+
 @dataclass(frozen=True, slots=True)
 class PictureRoom:
     """What one picture of the default size takes of the page pool, once it is part of the context.
 
     Attributes:
         size: ``WIDTHxHEIGHT`` in pixels.
-        rows: rows of its latents, of its patches as the ViT sees them, of its markers, and of a typical prompt.
+        rows: its own rows and those of a typical prompt.
     """
 
     size: str
@@ -51,10 +67,7 @@ class PictureRoom:
     @classmethod
     def of_model(cls, config: BagelConfig, profile: FamilyProfile) -> PictureRoom:
         height, width = profile.defaults.image_size
-        latents = (height // config.latent_stride) * (width // config.latent_stride)
-        seen_width, seen_height = resize_size(width, height, profile.vit_transform)
-        patches = (seen_width // config.vit.patch_size) * (seen_height // config.vit.patch_size)
-        return cls(f"{width}x{height}", latents + patches + 2 * NUM_MARKERS + TYPICAL_PROMPT_ROWS)
+        return cls(f"{width}x{height}", picture_rows(config, profile.vit_transform, width, height) + TYPICAL_PROMPT_ROWS)
 
     def how_many(self, num_pages: int, page_size: int, max_running: int) -> int:
         """Return how many requests can each draw such a picture at once."""

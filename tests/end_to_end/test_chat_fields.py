@@ -13,9 +13,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from loadtests.fleet.replica import served
 from server.api.chat_fields import CHAT_FIELDS
 from server.api.field_table import Treatment
-from tests.end_to_end.conftest import CHECKPOINT, serving
+from tests.end_to_end.conftest import CHECKPOINT, SMALL
 
 Body = dict[str, object]
 EOS = str(json.loads((CHECKPOINT / "cases.json").read_text())["new_token_ids"]["eos_token_id"])
@@ -179,7 +180,7 @@ def test_no_honoured_field_is_left_out() -> None:
 def test_a_request_with_a_lower_priority_number_is_served_earlier() -> None:
     """Two wait behind an answer that holds the only place; the one that came later, but matters more, is served first."""
     finished: list[str] = []
-    with serving("--model", str(CHECKPOINT), "--max-running", "1") as url, httpx.Client(base_url=url, timeout=60) as http:
+    with served("--model", str(CHECKPOINT), *SMALL, "--max-running", "1") as server, httpx.Client(base_url=server.url, timeout=60) as http:
 
         def ask(name: str, priority: int) -> None:
             Asker(http).answer(priority=priority)

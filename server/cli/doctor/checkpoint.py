@@ -12,14 +12,11 @@ from model.errors import CheckpointError
 from model.tokenizer import Tokenizer
 from server.cli.doctor.finding import Finding, fault, fine, gigabytes, warning
 from server.cli.doctor.machine import Accelerator, chosen_dtype
-from server.engine.memory_plan import PictureRoom, page_bytes, pages_that_fit
+from server.engine.memory_plan import PictureRoom, page_bytes, pages_that_fit, weight_bytes
 from server.serving.served_model import ServedModel
 from server.settings import Settings
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
-VAE_ELEMENT_BYTES = 4
-"""The VAE is always float32."""
-
 PROBE_TEXT = "A red balloon, 3 kites & a café 🎈"
 
 
@@ -70,7 +67,7 @@ def check_memory(checkpoint: Checkpoint, accelerator: Accelerator, settings: Set
     """Plan the memory of the device as the engine will, and say whether it is enough."""
     llm = checkpoint.model.config.llm
     element_bytes = ELEMENT_BYTES[chosen_dtype(settings.dtype, accelerator)]
-    weights = checkpoint.num_values * element_bytes + checkpoint.num_vae_values * VAE_ELEMENT_BYTES
+    weights = weight_bytes(checkpoint.num_values, checkpoint.num_vae_values, element_bytes)
     each = page_bytes(llm, settings.page_size, element_bytes)
     left = accelerator.free_bytes - weights
     if left <= 0:

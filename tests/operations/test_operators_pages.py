@@ -1,0 +1,98 @@
+"""The operators' pages name what there is: commands that the real tools understand, options, values, series and files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from server.serving.engine_launch import command_line
+from tests.helm.chart import CHART, VALUES, binary, helm
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs" / "operations").glob("*.md"))
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)).replace("\\\n", " ")
+OF_OTHERS = {"--headless", "--use-server-token-count", "--atomic"}
+"""Options of locust, of aiperf and of an older helm."""
+CODE = [*BLOCKS.splitlines(), *re.findall(r"`([^`\n]+)`", TEXT)]
+
+
+def commands(program: str) -> list[list[str]]:
+    """Return the words of every command that begins with ``program``, without pipes, redirections and comments."""
+    found = [shlex.split(re.split(r"\s[|&>]|\$\(", line)[0], comments=True) for line in CODE if line.startswith(f"{program} ")]
+    assert found
+    return found
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("words", [*commands("helm"), *commands("kubectl")], ids=" ".join)
+def test_helm_and_kubectl_understand_every_command_and_call_none_of_its_options_old(words: list[str]) -> None:
+    """With ``--help`` last they read all that is before it and then do nothing."""
+    done = run(str(binary(words[0])), *words[1:], "--help")
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in (done.stdout + done.stderr).splitlines()[0]
+    assert "unknown" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["lint", "template"])
+def test_commands_that_need_no_cluster_run(verb: str) -> None:
+    (words,) = [words for words in commands("helm") if words[1] == verb]
+    assert "./helm/plait" in words and "values.yaml" in words
+    done = helm(*[{"./helm/plait": str(CHART), "values.yaml": str(VALUES[0])}.get(word, word) for word in words[1:]])
+    assert done.returncode == 0, done.stderr
+
+
+@cache
+def help_of(module: str) -> str:
+    return run(sys.executable, "-m", module, "--help").stdout
+
+
+@pytest.mark.parametrize("words", commands(".venv/bin/python"), ids=" ".join)
+def test_own_modules_have_the_options_they_are_given(words: list[str]) -> None:
+    own = words[: words.index("--")] if "--" in words else words
+    for option in [word for word in own[3:] if word.startswith("--")]:
+        assert option in help_of(words[2]), option
+
+
+def test_options_of_the_server_exist() -> None:
+    """Those that a sentence names; the commands of blocks are looked at above."""
+    named = set(re.findall(r"`(--[a-z-]+)[ `]", TEXT)) - OF_OTHERS
+    served = subprocess.run(command_line(["serve", "--help"]), capture_output=True, text=True, timeout=60, check=True).stdout
+    known = " ".join([served, *(help_of(f"loadtests.{name}") for name in ("ramp", "fleet")), helm("upgrade", "--help").stdout])
+    assert len(named) > 8
+    assert {option for option in named if option not in known} == set()
+
+
+def test_values_of_the_chart_exist() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    schema = yaml.safe_load((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    settings = schema["properties"]["settings"]["properties"]
+    named = {tuple(name.split(".")) for name in re.findall(r"`([a-z]+[A-Za-z]*\.[A-Za-z_]+(?:\.[A-Za-z_]+)?)(?:: [a-z]+)?`", TEXT)}
+    named = {path for path in named if path[0] in values}
+    assert len(named) > 8
+    for first, *rest in named:
+        place = settings if first == "settings" else values[first]
+        for key in rest:
+            assert key in place, f"{first}.{'.'.join(rest)}"
+            place = place[key]
+
+
+def test_series_exist() -> None:
+    metrics = (ROOT / "server" / "metrics.py").read_text(encoding="utf-8")
+    named = set(re.findall(r"plait_([a-z_]+)", TEXT))
+    assert named and {name for name in named if name not in metrics} == set()
+
+
+def test_files_exist() -> None:
+    named = set(re.findall(r"`((?:helm|deploy|docs|loadtests)/[\w./-]+\.\w+)`", TEXT))
+    assert named and all((ROOT / name).exists() for name in named)
