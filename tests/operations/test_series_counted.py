@@ -135,6 +135,6 @@ def test_every_series_is_counted(mixed_run: MixedRun) -> None:
 
 def test_an_answer_that_another_server_finishes_is_one_trace(mixed_run: MixedRun) -> None:
     """Its client's own trace: the generation of the survivor belongs to it, though all that the survivor had was the store's record."""
-    assert mixed_run.taken_over == list(range(1, len(mixed_run.taken_over) + 1)) and len(mixed_run.taken_over) > 200
+    assert mixed_run.taken_over == list(range(1, len(mixed_run.taken_over) + 1)) and len(mixed_run.taken_over) > 100
     ours = [span for span in mixed_run.collector.spans if span.trace_id.hex() == TRACE_ID]
     assert "chat plait" in {span.name for span in ours}
