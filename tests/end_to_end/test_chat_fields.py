@@ -187,18 +187,18 @@ def test_a_request_with_a_lower_priority_number_is_served_earlier() -> None:
             finished.append(name)
 
         with ThreadPoolExecutor() as threads, http.stream("POST", "/v1/chat/completions", json=ENDLESS):
-            wait_for_waiting(http, 0)
+            wait_for_waiting(server.metrics_url, 0)
             threads.submit(ask, "later", 1)
-            wait_for_waiting(http, 1)
+            wait_for_waiting(server.metrics_url, 1)
             threads.submit(ask, "sooner", -1)
-            wait_for_waiting(http, 2)
+            wait_for_waiting(server.metrics_url, 2)
     assert finished == ["sooner", "later"]
 
 
-def wait_for_waiting(http: httpx.Client, num_waiting: int) -> None:
+def wait_for_waiting(metrics_url: str, num_waiting: int) -> None:
     """Ask until one request runs and so many wait."""
     for _ in range(1000):
-        series = http.get("/metrics").text
+        series = httpx.get(metrics_url).text
         running, waiting = (
             sum(map(float, re.findall(rf"^plait_requests_{kind}\S* (\S+)$", series, re.M))) for kind in ("running", "waiting")
         )
