@@ -134,7 +134,7 @@ def _nginx(directory: Path, replicas: list[Replica], proxy: Proxy) -> Neighbour:
 
 def _prometheus(directory: Path, replicas: list[Replica], rules: Path | None) -> Neighbour:
     port = free_port()
-    configuration = prometheus_configuration([replica.metrics_port for replica in replicas], rules)
+    configuration = prometheus_configuration([replica.port for replica in replicas], rules)
     (directory / "prometheus.yml").write_text(configuration, encoding="utf-8")
     places = [f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/tsdb"]
     command = ["prometheus", *places, f"--web.listen-address=127.0.0.1:{port}"]

@@ -65,8 +65,8 @@ def nginx_configuration(directory: Path, port: int, replica_ports: Sequence[int]
     )
 
 
-def prometheus_configuration(metrics_ports: Sequence[int], rules: Path | None) -> str:
+def prometheus_configuration(ports: Sequence[int], rules: Path | None) -> str:
     """Return Prometheus' configuration (JSON is YAML): every replica scraped once a second."""
-    targets = [f"127.0.0.1:{port}" for port in metrics_ports]
+    targets = [f"127.0.0.1:{port}" for port in ports]
     scrape = {"job_name": "plait", "scrape_interval": "1s", "static_configs": [{"targets": targets}]}
     return json.dumps({"rule_files": [str(rules)] if rules else [], "scrape_configs": [scrape]})

@@ -1,4 +1,4 @@
-"""One real server of a test: ``plait serve`` in a process of its own, on ports that it keeps when it is started again."""
+"""One real server of a test: ``plait serve`` in a process of its own, on a port that it keeps when it is started again."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ class Replica:
     number: int
     service: Service
     port: int
-    metrics_port: int
     fault_dir: Path
 
     @classmethod
     def planned(cls, number: int, directory: Path, options: Sequence[str]) -> Replica:
-        """Choose ports; its log and what it is broken through lie in ``directory``."""
-        port, metrics_port, fault_dir = free_port(), free_port(), directory / f"faults-{number}"
+        """Choose a port; its log and what it is broken through lie in ``directory``."""
+        port, fault_dir = free_port(), directory / f"faults-{number}"
         fault_dir.mkdir(parents=True, exist_ok=True)
-        own = ["--port", str(port), "--metrics-port", str(metrics_port), "--fault-dir", str(fault_dir)]
+        own = ["--port", str(port), "--fault-dir", str(fault_dir)]
         service = Service(
             f"replica {number}",
             command_line(["serve", *own, *options]),
             directory / f"replica-{number}.log",
             lambda: answers_ok(f"http://127.0.0.1:{port}/readyz"),
         )
-        return cls(number, service, port, metrics_port, fault_dir)
+        return cls(number, service, port, fault_dir)
 
     @property
     def url(self) -> str:
@@ -42,7 +41,7 @@ class Replica:
 
     @property
     def metrics_url(self) -> str:
-        return f"http://127.0.0.1:{self.metrics_port}/metrics"
+        return f"http://127.0.0.1:{self.port}/metrics"
 
     def restart(self) -> None:
         """Stop it as a rollout does, start it again and wait until it is ready."""
