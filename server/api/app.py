@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,10 @@ from server.api.turnstile import Turnstile
 from server.errors import InvalidRequest, MethodNotAllowed, PlaitError, RouteNotFound
 from server.metrics import Metrics
 from server.serving.room import Room
+
+MAX_PATH_CHARS = 64
+LIKENESS = 0.7
+"""How alike an address must be to what was asked for to be named, from 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +77,28 @@ class _Refusals:
     routes: Sequence[Route]
 
     async def answer(self, request: Request, error: Exception) -> Response:
-        refused = error if isinstance(error, PlaitError) else _as_plait_error(error)
+        refused = error if isinstance(error, PlaitError) else self._as_plait_error(error, request.url.path)
         self.metrics.observe_rejection(refused)
         response = error_response(refused)
         if isinstance(refused, MethodNotAllowed):
             response.headers["allow"] = ", ".join(self._methods_of(request.url.path))
         return response
 
+    def _as_plait_error(self, error: Exception, path: str) -> PlaitError:
+        """Return the catalogue's error for what the router refuses by itself."""
+        assert isinstance(error, HTTPException)
+        if error.status_code == 404:
+            return RouteNotFound(f"There is nothing at this address{self._nearest(path)}; see /openapi.json for what there is.")
+        if error.status_code == 405:
+            return MethodNotAllowed("This address does not take that method; see /openapi.json.")
+        return InvalidRequest("The request cannot be read.")
+
+    def _nearest(self, path: str) -> str:
+        """Name the address that was probably meant: the one without a slash too many, or with the ``/v1`` that was left out."""
+        known = [route.path for route in self.routes if route.include_in_schema]
+        nearest = difflib.get_close_matches(path[:MAX_PATH_CHARS], known, n=1, cutoff=LIKENESS)
+        return f", the nearest one is {nearest[0]}" if nearest else ""
+
     def _methods_of(self, path: str) -> list[str]:
         """Return the methods that an address takes: each may be a route of its own, where the router names those of one."""
         return sorted({method for route in self.routes if route.path_regex.match(path) for method in route.methods or ()})
-
-
-def _as_plait_error(error: Exception) -> PlaitError:
-    """Return the catalogue's error for what the router refuses by itself."""
-    assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        return RouteNotFound("There is nothing at this address; see /openapi.json for what there is.")
-    if error.status_code == 405:
-        return MethodNotAllowed("This address does not take that method; see /openapi.json.")
-    return InvalidRequest("The request cannot be read.")

@@ -16,6 +16,8 @@ LARGE_BODY_BYTES = 1 << 17
 
 MAX_PARAM_CHARS = 200
 
+NO_OBJECT = "expected a JSON object, with fields in braces"
+
 ObjectT = TypeVar("ObjectT", bound=WireObject)
 
 
@@ -67,7 +69,8 @@ def _first_problem(error: ValidationError) -> InvalidRequest:
     context = problem.get("ctx") or {}
     param = _param(problem["loc"], str(context.get("name", "")))
     more = f" ({len(problems) - 1} more fields are wrong.)" if len(problems) > 1 else ""
-    message = f"{param or 'body'}: {problem['msg'][:400].rstrip('?.')}.{more}"
+    says = NO_OBJECT if problem["type"] == "model_type" else problem["msg"][:400].rstrip("?.")
+    message = f"{param or 'body'}: {says}.{more}"
     if problem["type"] == UNKNOWN:
         return UnknownParameter(message, param)
     if problem["type"] == UNSUPPORTED:

@@ -221,6 +221,9 @@ class ChatRequest(WireObject):
         "num_inference_steps": "image",
         "negative_prompt": "image",
         "enable_thinking": "think",
+        "image_config": "image",
+        "num_predict": "max_completion_tokens",
+        "n_predict": "max_completion_tokens",
     }
 
     @model_validator(mode="after")

@@ -69,7 +69,8 @@ class WireObject(BaseModel):
     def _nearest(cls, name: str) -> str | None:
         if name in cls.SYNONYMS:
             return cls.SYNONYMS[name]
-        return next(iter(difflib.get_close_matches(name[:MAX_NAME_CHARS], cls.known_names(), n=1)), None)
+        nearest = next(iter(difflib.get_close_matches(name[:MAX_NAME_CHARS], [*cls.known_names(), *cls.SYNONYMS], n=1)), None)
+        return None if nearest is None else cls.SYNONYMS.get(nearest, nearest)
 
 
 def _nullable(field: JsonSchemaValue) -> JsonSchemaValue:

@@ -137,6 +137,9 @@ ROWS: list[tuple[dict[str, object], str | None, str, str]] = [
     ({"service_tier": "flex"}, "service_tier", "unsupported_parameter", "'default'"),
     ({"model": None}, "model", "invalid_value", "required"),
     ({"model": 7}, "model", "invalid_value", "string"),
+    ({"image_config": {}}, "image_config", "unknown_parameter", "'image'"),
+    ({"image": {"stepss": 3}}, "image.stepss", "unknown_parameter", "'num_inference_steps'"),
+    ({"image": "large"}, "image", "invalid_value", "a JSON object"),
     ({"priority": 1001}, "priority", "invalid_value", "1000"),
 ]
 
@@ -192,8 +195,8 @@ def test_a_neighbour_is_untouched_by_bad_requests() -> None:
         (b"[" * 20_000, "nested"),
         (b'{"messages":' + b"[" * 5_000 + b"]" * 5_000 + b"}", "nested"),
         (b'{"messages":[{"role":"user","content":"\\ud800"}]}', "JSON"),
-        (b"[]", "dictionary"),
-        (b'"hello"', "dictionary"),
+        (b"[]", "a JSON object"),
+        (b'"hello"', "a JSON object"),
     ],
 )
 def test_what_is_no_json_object_is_refused(front: RunningFront, content: bytes, words: str) -> None:

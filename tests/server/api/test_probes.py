@@ -135,6 +135,23 @@ def test_what_the_router_refuses_has_openai_s_shape(front: RunningFront, method:
     assert (response.status_code, error_of(response)["code"]) == (status, code)
 
 
+@pytest.mark.parametrize(
+    ("path", "nearest"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/models", "/v1/models"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/v1/completions", "/v1/chat/completions"),
+        ("/v1/nothing/like/it", None),
+    ],
+)
+def test_a_wrong_address_is_answered_with_the_nearest_one(front: RunningFront, path: str, nearest: str | None) -> None:
+    with front.http() as http:
+        message = str(error_of(http.post(path, json={}))["message"])
+    assert "nothing at this address" in message
+    assert ("nearest" in message) is (nearest is not None) and (nearest is None or f"nearest one is {nearest};" in message)
+
+
 @pytest.mark.parametrize(("sent", "is_kept"), [("abc-1.2_X", True), ("a b", False), ("x" * 129, False), ("a\tb", False)])
 def test_a_request_id_is_echoed_only_if_it_is_harmless(front: RunningFront, sent: str, is_kept: bool) -> None:
     with front.http() as http:
