@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_val
 from model.guidance_rules import GuidanceMode, Renorm
 from server.api.chat_fields import CHAT_FIELDS
 from server.api.message_schemas import AnyMessage, Content
+from server.api.picture_fields import PICTURE_FIELDS
 from server.api.tool_schemas import MAX_TOOLS, ToolChoice, ToolInput, tool_use
 from server.api.wire_object import WireObject, invalid, unsupported
 from server.serving.asks import Ask, JsonForm, Modality, PictureChoices, PictureFormat, TextChoices
@@ -29,11 +30,9 @@ StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class ImageOptions(WireObject):
-    """How pictures are drawn: our extension ``image``. What is left out takes the model family's default (spec 6.4).
+    """How pictures are drawn: our extension ``image``. What is left out takes the model family's default (spec 6.4)."""
 
-    ``num_inference_steps`` is the T of spec 6.1 (T-1 evaluations), ``text_scale`` and ``image_scale`` are cfg_text_scale and
-    cfg_img_scale (1 is off), ``shift`` is timestep_shift.
-    """
+    model_config = ConfigDict(json_schema_extra=PICTURE_FIELDS.describe)
 
     size: Annotated[str, Field(max_length=11)] | None = None
     num_inference_steps: Annotated[int, Field(ge=2, le=1000)] | None = None

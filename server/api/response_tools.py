@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
 from server.api.chat_schemas import MAX_PREVIEWS, Scale, Seed
 from server.api.image_schemas import EFFORT_BY_QUALITY, Percent, Prompt, Steps, check_picture_file, check_size, size_of
+from server.api.picture_fields import TOOL_FIELDS
 from server.api.tool_schemas import MAX_TOOLS, ToolName, by_name, named
 from server.api.wire_object import WireObject, invalid, unsupported
 from server.serving.asks import PictureChoices, PictureFormat, ToolUse
@@ -19,10 +20,9 @@ MAX_PICTURES = 16
 
 
 class ImageTool(WireObject):
-    """How pictures are drawn. ``action`` and ``moderation`` have no effect: the prompt decides the one, there is none of the other.
+    """How pictures are drawn."""
 
-    Ours: ``max_images``, ``num_inference_steps``, ``text_scale``, ``image_scale``, ``negative_prompt``, ``seed``.
-    """
+    model_config = ConfigDict(json_schema_extra=TOOL_FIELDS.describe)
 
     type: Literal["image_generation"]
     action: Literal["generate", "edit", "auto"] | None = None
@@ -41,14 +41,7 @@ class ImageTool(WireObject):
     negative_prompt: Prompt | None = None
     seed: Seed | None = None
 
-    REFUSED: ClassVar[dict[str, str]] = {
-        "input_fidelity": "use image_scale: the higher, the closer to the pictures given",
-        "input_image_mask": "the model edits whole pictures; say in the prompt what must stay",
-        "complexity": "planning cannot be chosen; use quality or num_inference_steps",
-        "svg": "pictures are pixels; use output_format png, webp or jpeg",
-        "frame_count": "pictures do not move",
-        "frame_duration_ms": "pictures do not move",
-    }
+    REFUSED: ClassVar[dict[str, str]] = TOOL_FIELDS.refusals()
     SYNONYMS: ClassVar[dict[str, str]] = {"guidance_scale": "text_scale", "steps": "num_inference_steps", "n": "max_images"}
 
     @model_validator(mode="after")

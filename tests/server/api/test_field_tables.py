@@ -11,16 +11,19 @@ from openai.types.chat import completion_create_params as chat_params
 from openai.types.image_edit_params import ImageEditParamsNonStreaming, ImageEditParamsStreaming
 from openai.types.image_generate_params import ImageGenerateParamsNonStreaming, ImageGenerateParamsStreaming
 from openai.types.responses import response_create_params as response_params
+from openai.types.responses.tool_param import ImageGeneration
 
 from server.api.bad_requests import checked
 from server.api.chat_fields import CHAT_FIELDS
-from server.api.chat_schemas import ChatRequest
+from server.api.chat_schemas import ChatRequest, ImageOptions
 from server.api.field_pages import FOLDER, TABLES
 from server.api.field_table import FieldTable, Origin
 from server.api.image_fields import EDIT_FIELDS, GENERATION_FIELDS
 from server.api.image_schemas import EditRequest, GenerationRequest
+from server.api.picture_fields import PICTURE_FIELDS, TOOL_FIELDS
 from server.api.response_fields import RESPONSE_FIELDS
 from server.api.response_schemas import ResponseRequest
+from server.api.response_tools import ImageTool
 from server.api.wire_object import WireObject
 from server.errors import UnknownParameter, UnsupportedParameter
 
@@ -65,7 +68,11 @@ EDIT = Route(
 )
 """The official client sends edits as forms, where the pictures are called ``image``."""
 
-ROUTES = (CHAT, RESPONSE, GENERATION, EDIT)
+PICTURE = Route(PICTURE_FIELDS, ImageOptions, {}, frozenset())
+TOOL = Route(TOOL_FIELDS, ImageTool, {"type": "image_generation"}, fields_of(ImageGeneration))
+"""Objects within a request, which have tables of their own."""
+
+ROUTES = (CHAT, RESPONSE, GENERATION, EDIT, PICTURE, TOOL)
 of_each_route = pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.table.page_name)
 
 
