@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev serve test lint types unit format docs clean
+.PHONY: help install install-dev serve test lint types unit unit-optimised format docs clean
 
 VENV ?= .venv
 PYTHON_BIN := $(VENV)/bin/python
@@ -57,6 +57,12 @@ types: install-dev ## mypy --strict
 unit: export OMP_NUM_THREADS ?= 1
 unit: install-dev ## the tests alone (TESTS=path for some of them)
 	$(call step,tests,$(PYTHON_BIN) -m pytest $(TESTS))
+
+# As under python -O, children included: the product's own assertions are gone, the tests' are not (tests/conftest.py has them rewritten).
+unit-optimised: export OMP_NUM_THREADS ?= 1
+unit-optimised: export PYTHONOPTIMIZE = 1
+unit-optimised: install-dev ## the tests as under python -O (TESTS=path for some of them)
+	$(call step,tests,$(PYTHON_BIN) -m pytest -W ignore::pytest.PytestConfigWarning $(TESTS))
 
 format: install-dev ## let ruff rewrite the sources
 	$(VENV)/bin/ruff check --fix

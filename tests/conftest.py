@@ -6,6 +6,11 @@ import importlib.util
 import os
 from pathlib import Path
 
+import pytest
+
+# Assertions in what tests share hold under python -O too, as those in the tests themselves do.
+pytest.register_assert_rewrite("tests")
+
 if not Path("/dev/nvidia0").exists():
     # Triton reads this when a kernel is decorated. With a GPU the same tests run compiled.
     os.environ.setdefault("TRITON_INTERPRET", "1")

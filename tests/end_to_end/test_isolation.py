@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
-import io
 from dataclasses import dataclass
 
 import httpx
-import numpy as np
 import pytest
-from PIL import Image
 
 from tests.server.attacks.hostile_pictures import hostile_pictures
 from tests.server.picture_files import picture_uri, uri
@@ -35,16 +31,14 @@ WORDS = [
     "them",
     "again",
 ]
-GREY_LEVELS = 1
-"""Pictures agree to 2e-6 before they are rounded to 8 bits; a value on the edge between two levels may fall either way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An answer: its words, and its pictures as pixels."""
+    """An answer: its words, and its pictures as files."""
 
     text: str
-    pictures: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]
+    pictures: list[bytes]
 
 
 def request(number: int) -> dict[str, object]:
@@ -98,8 +92,8 @@ async def ask(http: httpx.AsyncClient, body: dict[str, object]) -> Outcome:
     response = await http.post("/v1/chat/completions", json=body)
     assert response.status_code == 200, response.text
     message = response.json()["choices"][0]["message"]
-    encoded = [base64.b64decode(entry["image_url"]["url"].partition(",")[2]) for entry in message.get("images") or []]
-    return Outcome(message["content"] or "", [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in encoded])
+    pictures = [base64.b64decode(entry["image_url"]["url"].partition(",")[2]) for entry in message.get("images") or []]
+    return Outcome(message["content"] or "", pictures)
 
 
 async def pester(http: httpx.AsyncClient, stop: asyncio.Event) -> int:
@@ -117,14 +111,6 @@ async def pester(http: httpx.AsyncClient, stop: asyncio.Event) -> int:
     return sent
 
 
-def assert_same(alone: Outcome, together: Outcome, number: int) -> None:
-    assert together.text == alone.text, f"request {number}"
-    assert len(together.pictures) == len(alone.pictures)
-    for first, second in zip(alone.pictures, together.pictures, strict=True):
-        difference = np.abs(first.astype(int) - second.astype(int))
-        assert difference.max(initial=0) <= GREY_LEVELS and (difference > 0).mean() < 1e-3, f"request {number}"
-
-
 @pytest.mark.slow
 async def test_fifty_answers_are_the_same_alone_and_among_hostile_neighbours(server_url: str) -> None:
     bodies = [request(number) for number in range(50)]
@@ -135,7 +121,5 @@ async def test_fifty_answers_are_the_same_alone_and_among_hostile_neighbours(ser
         together = await asyncio.gather(*(ask(http, body) for body in bodies))
         stop.set()
         assert sum(await asyncio.gather(*pests)) > 3, "there were neighbours"
-    digests = {hashlib.sha256(outcome.text.encode() + b"".join(p.tobytes() for p in outcome.pictures)).hexdigest() for outcome in alone}
-    assert len(digests) > 40, "the answers differ from each other, so that a mix-up would show"
-    for number, pair in enumerate(zip(alone, together, strict=True)):
-        assert_same(*pair, number)
+    assert len({(outcome.text, *outcome.pictures) for outcome in alone}) > 40, "the answers differ from each other, so a mix-up would show"
+    assert [number for number, pair in enumerate(zip(alone, together, strict=True)) if pair[0] != pair[1]] == []

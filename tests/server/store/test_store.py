@@ -36,6 +36,7 @@ from tests.redis_server import redis_on_socket
 
 ResultT = TypeVar("ResultT")
 OWNERS = ("ann", "bob", "cat")
+NUM_HISTORIES = 30
 LONG_LEASE_S, SHORT_LEASE_S = 3600.0, 0.001
 
 owners = st.sampled_from(OWNERS)
@@ -295,14 +296,22 @@ def test_whatever_happens_the_store_does_as_the_model_says(home: str, redis_url:
     class Machine(StoreMachine):
         make_store = staticmethod(in_memory if home == "memory" else in_redis(redis_url))
 
-    brief = settings(
-        max_examples=30,
-        stateful_step_count=40,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.explicit, Phase.generate],
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=num_histories(),
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.explicit, Phase.generate],
+        ),
     )
-    run_state_machine_as_test(Machine, settings=brief)
+
+
+def num_histories() -> int:
+    """Return how many histories are tried: enough for every run of the suite, or as many as a wider profile of hypothesis asks for."""
+    wanted = settings().max_examples
+    return wanted if wanted > settings.get_profile("plait").max_examples else NUM_HISTORIES
 
 
 @pytest.mark.parametrize("home", ["memory", "redis"])

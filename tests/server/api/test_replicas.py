@@ -1,0 +1,97 @@
+"""Two servers over one real Redis are one to their clients: what one begins, the other joins, resumes, replays and cancels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from server.settings import Settings
+from tests.redis_server import redis_on_socket
+from tests.server.api.chats import ServerEvent, endless, error_of, hello, server_events, user
+from tests.server.running_front import RunningFront, running_front
+from tests.server.scripted_engine import ScriptedEngine
+
+CHAT = "/v1/chat/completions"
+BODY = {"model": "tiny_a", "messages": [user("hi")], "stream": True}
+KEY = {"Idempotency-Key": "k"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two servers. At the first an answer says one letter and waits to be released; the second would answer at once."""
+
+    first: RunningFront
+    second: RunningFront
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    with ExitStack() as stack:
+        settings = Settings(store=SecretStr(stack.enter_context(redis_on_socket(tmp_path))), lease_s=2.0)
+        fronts = [stack.enter_context(running_front(ScriptedEngine(script), settings)) for script in (endless, hello)]
+        yield Pair(*fronts)
+
+
+def begun(http: httpx.Client) -> str:
+    """Begin an answer under `KEY`, read its letter, hang up, and return its stream."""
+    with http.stream("POST", CHAT, json=BODY, headers=KEY) as response:
+        assert next(line for line in response.iter_lines() if '"content":"w"' in line)
+        return response.headers["x-stream-id"]
+
+
+def read(http: httpx.Client, stream_id: str, after: int = 0) -> list[ServerEvent]:
+    with http.stream("GET", f"/v1/streams/{stream_id}", headers={"Last-Event-ID": str(after)}) as response:
+        return server_events(response.iter_lines())
+
+
+def test_a_key_sent_to_another_server_joins_the_running_answer(pair: Pair) -> None:
+    with pair.first.http() as http, pair.second.http() as other:
+        stream_id = begun(http)
+        with other.stream("POST", CHAT, json=BODY, headers=KEY) as joined:
+            assert joined.headers["x-stream-id"] == stream_id
+            pair.first.engine.release()
+            events = server_events(joined.iter_lines())
+        assert events == read(http, stream_id) and events[-1].payload == "[DONE]"
+    assert not pair.second.engine.requests
+
+
+def test_a_key_sent_to_another_server_replays_the_finished_answer(pair: Pair) -> None:
+    with pair.second.http() as http, pair.first.http() as other:
+        first = http.post(CHAT, json=BODY, headers=KEY)
+        again = other.post(CHAT, json=BODY, headers=KEY)
+    assert first.text == again.text and not pair.first.engine.requests
+
+
+def test_a_key_used_for_another_request_is_a_conflict_at_every_server(pair: Pair) -> None:
+    with pair.second.http() as http, pair.first.http() as other:
+        http.post(CHAT, json=BODY, headers=KEY)
+        response = other.post(CHAT, json={**BODY, "messages": [user("ho")]}, headers=KEY)
+    assert response.status_code == 409 and error_of(response)["code"] == "idempotency_conflict"
+    assert response.headers["x-should-retry"] == "false"
+
+
+def test_a_running_answer_is_read_on_at_another_server(pair: Pair) -> None:
+    with pair.first.http() as http, pair.second.http() as other:
+        stream_id = begun(http)
+        with other.stream("GET", f"/v1/streams/{stream_id}") as resumed:
+            lines = resumed.iter_lines()
+            assert next(line for line in lines if '"content":"w"' in line)
+            pair.first.engine.release()
+            assert server_events(lines)[-1].payload == "[DONE]"
+        whole = read(http, stream_id)
+        assert read(other, stream_id, after=2) == whole[2:]
+    assert [event.event_id for event in whole] == [str(number) for number in range(1, len(whole) + 1)]
+
+
+def test_an_answer_is_cancelled_through_another_server(pair: Pair) -> None:
+    with pair.first.http() as http, pair.second.http() as other:
+        stream_id = begun(http)
+        assert other.delete(f"/v1/streams/{stream_id}").json()["cancelled"]
+        pair.first.engine.wait_until(lambda: len(pair.first.engine.aborted) == 1)
+        assert '"code": "cancelled"' in read(other, stream_id)[-1].payload
