@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from pydantic import SecretStr
+from redis import Redis
 
 from server.settings import Settings
 from tests.redis_server import redis_on_socket
@@ -20,6 +22,7 @@ from tests.server.scripted_engine import ScriptedEngine
 CHAT = "/v1/chat/completions"
 BODY = {"model": "tiny_a", "messages": [user("hi")], "stream": True}
 KEY = {"Idempotency-Key": "k"}
+PAUSE_MS = 1200
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +98,36 @@ def test_an_answer_is_cancelled_through_another_server(pair: Pair) -> None:
         assert other.delete(f"/v1/streams/{stream_id}").json()["cancelled"]
         pair.first.engine.wait_until(lambda: len(pair.first.engine.aborted) == 1)
         assert '"code": "cancelled"' in read(other, stream_id)[-1].payload
+
+
+@pytest.fixture
+def waiting_redis(tmp_path: Path) -> Iterator[str]:
+    """A Redis that the test may keep waiting."""
+    with redis_on_socket(tmp_path) as url:
+        yield url
+
+
+def test_who_left_while_a_stream_was_opened_finds_its_answer_by_its_key(waiting_redis: str) -> None:
+    """The request was dropped where the store had its stream already: whoever came back joined a stream on which nobody worked."""
+    settings = Settings(store=SecretStr(waiting_redis))
+    with running_front(ScriptedEngine(hello), settings) as front, front.http() as http, Redis.from_url(waiting_redis) as redis:
+        redis.client_pause(PAUSE_MS)
+        with pytest.raises(httpx.ReadTimeout):
+            http.post(CHAT, json=BODY, headers=KEY, timeout=PAUSE_MS / 4000)
+        assert http.post(CHAT, json=BODY, headers=KEY).text.rstrip().endswith("[DONE]")
+    assert len(front.engine.requests) == 1
+
+
+def test_an_engine_that_dies_while_a_stream_is_opened_leaves_it_to_the_next(waiting_redis: str) -> None:
+    settings = Settings(store=SecretStr(waiting_redis), lease_s=1.0)
+    with (
+        running_front(ScriptedEngine(hello), settings) as front,
+        front.http() as http,
+        Redis.from_url(waiting_redis) as redis,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        redis.client_pause(PAUSE_MS)
+        asked = pool.submit(http.post, CHAT, json=BODY, headers=KEY)
+        front.engine.crash()
+        assert asked.result().text.rstrip().endswith("[DONE]")
+    assert front.engine.num_starts == 2
