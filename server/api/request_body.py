@@ -48,7 +48,8 @@ class BodyBounds:
 
     async def _before(self, deadline: float, receive: Receive) -> Message:
         try:
-            return await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await receive()
         except TimeoutError as error:
             raise RequestTimeout(f"The body took more than {self.timeout_s:g} seconds.") from error
 

@@ -49,6 +49,10 @@ WATCH_S = 0.25
 """How often it is looked whether a busy engine gets on."""
 
 
+FORCED_STOP_S = 5.0
+"""How long what is cancelled may take to let go."""
+
+
 class EnginePhase(Enum):
     LOADING = "loading"
     READY = "ready"
@@ -172,8 +176,12 @@ class EngineClient:
         self._outgoing.put_nowait(Shutdown())
         await asyncio.wait({running}, timeout=grace_s)
         running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+        done, _ = await asyncio.wait({running}, timeout=FORCED_STOP_S)
+        if not done:
+            logger.error("something of the server did not end when it was told to; it is left behind")
+        for task in done:
+            if not task.cancelled():
+                task.result()
 
     async def _run_one_engine(self) -> bool:
         """Run one engine process to its end; return whether it ever was ready."""

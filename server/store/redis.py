@@ -6,6 +6,7 @@ front of a writer.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -228,7 +229,14 @@ class _Scripts:
 
 @asynccontextmanager
 async def _answered() -> AsyncIterator[None]:
-    """Turn whatever keeps Redis from answering into one error of the store."""
+    """Turn whatever keeps Redis from answering into one error of the store, and let no cancellation be lost.
+
+    The library sends with `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes as the sending ends: whoever
+    was told to end would go on for ever.
+    """
+    task = asyncio.current_task()
+    assert task is not None, "Redis is asked in tasks"
+    num_cancellations = task.cancelling()
     try:
         yield
     except ResponseError as error:
@@ -237,6 +245,9 @@ async def _answered() -> AsyncIterator[None]:
         raise StoreUnavailable from error
     except (TimeoutError, RedisError, OSError) as error:
         raise StoreUnavailable from error
+    finally:
+        if task.cancelling() > num_cancellations:
+            raise asyncio.CancelledError
 
 
 def _client(url: str, num_connections: int, timeout_s: float) -> Redis:

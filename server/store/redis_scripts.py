@@ -53,6 +53,9 @@ if is_final then
   redis.call('SREM', KEYS[4], ARGV[1])
   redis.call('PEXPIRE', KEYS[1], ARGV[5])
   redis.call('PEXPIRE', KEYS[2], ARGV[5])
+  -- the idempotency key is kept as long as the answer it stands for
+  local key = redis.call('HGET', KEYS[1], 'key')
+  if key then redis.call('PEXPIRE', key, ARGV[5]) end
   return 'done'
 end
 local ttl = ARGV[6]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from redis.asyncio import Redis
 
-from server.store.memory import MemoryStore
+from server.store.memory import MemoryBounds, MemoryStore
 from server.store.redis import RedisBounds, RedisStore
 from server.store.store import (
     AlreadyOpen,
@@ -359,4 +359,35 @@ async def test_a_redis_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     store = RedisStore(f"unix://{tmp_path / 'nothing.sock'}", "p:", RedisBounds())
     with pytest.raises(StoreUnavailable):
         await store.head("s")
+    await store.close()
+
+
+async def test_a_call_that_is_cancelled_ends_cancelled_whatever_it_is_doing(redis_url: str) -> None:
+    """The heartbeat of a server told to stop lost its cancellation while a command was sent, and beat on for ever."""
+    store = RedisStore(redis_url, "cancelled:", RedisBounds())
+    await store.heartbeat("owner", 1.0)
+    num_cancelled = 0
+    for num_turns in range(40):
+        beating = asyncio.create_task(store.heartbeat("owner", 1.0))
+        for _ in range(num_turns):
+            await asyncio.sleep(0)
+        num_cancelled += beating.cancel()
+        await asyncio.wait({beating})
+        num_cancelled -= beating.cancelled()
+    assert num_cancelled == 0
+    await store.close()
+
+
+@pytest.mark.parametrize("home", ["memory", "redis"])
+async def test_an_idempotency_key_is_kept_as_long_as_the_answer_it_stands_for(home: str, redis_url: str) -> None:
+    """Redis kept it for an hour more: a busy server's keys were most of what it held."""
+    store: Store = MemoryStore(MemoryBounds(ttl_s=0.1)) if home == "memory" else RedisStore(redis_url, "keys:", RedisBounds(ttl_s=0.1))
+    use = KeyUse("tenant", "key", "fingerprint")
+    opened = await store.open(Opening("first", "tenant", b"", use), "owner")
+    assert isinstance(opened, Opened)
+    assert await store.open(Opening("second", "tenant", b"", use), "owner") == AlreadyOpen("first", "fingerprint")
+    await store.append([Append(opened.lease, [StoredEvent(1, "", "end", is_final=True)])])
+    async with asyncio.timeout(5):
+        while isinstance(await store.open(Opening("second", "tenant", b"", use), "owner"), AlreadyOpen):
+            await store.read("first", 0, 1)
     await store.close()
