@@ -48,20 +48,24 @@ def _write(path: Path, cells: Sequence[Cell]) -> None:
     path.write_text(json.dumps([asdict(cell) for cell in by_name.values()], indent=1) + "\n", encoding="utf-8")
 
 
-def durable_plan(num_replicas: int, directory: Path, model: Path | None = None, settings: Sequence[str] = ()) -> FleetPlan:
-    """Return a fleet that shares its streams; without a model it gets a small random one in ``directory``, the same every time."""
-    if model is None:
-        model = directory / "plait"
-        subprocess.run(command_line(["random-model", str(model)]), check=True)
-    options = ("--model", str(model), "--model-name", "plait", *SETTINGS, *settings)
+def durable_plan(num_replicas: int, model: Path | None = None, settings: Sequence[str] = ()) -> FleetPlan:
+    """Return a fleet that shares its streams and serves ``model``, or storybook."""
+    served = () if model is None else ("--model", str(model))
+    options = (*served, "--model-name", "plait", *SETTINGS, *settings)
     return FleetPlan(num_replicas, options, PROXY, with_redis=True)
+
+
+def random_model(directory: Path) -> Path:
+    """Write a small random model, the same every time."""
+    subprocess.run(command_line(["random-model", str(directory)]), check=True)
+    return directory
 
 
 async def run(faults: Sequence[str], phases: Sequence[str], num_streams: int, model: Path | None) -> list[Cell]:
     """Run the cells of some faults and phases on one fleet."""
     with (
         tempfile.TemporaryDirectory(prefix="plait-kill-") as directory,
-        running_fleet(Path(directory) / "fleet", durable_plan(3, Path(directory), model)) as fleet,
+        running_fleet(Path(directory), durable_plan(3, model)) as fleet,
     ):
         expected = await undisturbed(fleet, num_streams)
         cells: list[Cell] = []
