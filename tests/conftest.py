@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 # Assertions in what tests share hold under python -O too, as those in the tests themselves do.
-pytest.register_assert_rewrite("tests")
+pytest.register_assert_rewrite(*(f"tests.{path.stem}" for path in Path(__file__).parent.iterdir() if path.stem != "conftest"))
 
 if not Path("/dev/nvidia0").exists():
     # Triton reads this when a kernel is decorated. With a GPU the same tests run compiled.
