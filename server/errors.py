@@ -183,12 +183,12 @@ class EngineUnavailable(PlaitError):
 
 
 class Overloaded(PlaitError):
-    """Too many requests are in flight; ``retry_after_s`` seconds from now there should be room."""
+    """Too many requests are in flight; about ``retry_after_s`` seconds from now there should be room."""
 
     code = "overloaded"
     is_retryable = True
 
-    def __init__(self, message: str, retry_after_s: int | None = None) -> None:
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 

@@ -76,9 +76,13 @@ def error_json(error: PlaitError) -> str:
     return json.dumps({"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}})
 
 
-def retry_headers(wait_s: float) -> dict[str, str]:
-    """Return what tells a client when to ask again; OpenAI's own read the milliseconds first."""
-    return {"retry-after": str(math.ceil(wait_s)), "retry-after-ms": str(math.ceil(1000 * wait_s))}
+def retry_headers(wait_s: float, *, is_known: bool = False) -> dict[str, str]:
+    """Return what tells a client when to ask again; OpenAI's own read the milliseconds first.
+
+    A time that ``is_known`` must have passed; of one that is expected the nearest second is the truest.
+    """
+    seconds = math.ceil(wait_s) if is_known else max(1, round(wait_s))
+    return {"retry-after": str(seconds), "retry-after-ms": str(math.ceil(1000 * wait_s))}
 
 
 def error_response(error: PlaitError) -> Response:
@@ -86,7 +90,7 @@ def error_response(error: PlaitError) -> Response:
     headers = {"x-should-retry": "true" if error.is_retryable else "false"}
     if error.is_retryable:
         wait_s = RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
-        headers |= retry_headers(wait_s)
+        headers |= retry_headers(wait_s, is_known=isinstance(error, QuotaExceeded))
     if isinstance(error, BadKey):
         headers["www-authenticate"] = "Bearer"
     return Response(error_json(error), status_of(error), headers, "application/json")

@@ -6,7 +6,10 @@ from collections import deque
 
 from server.engine.sequence import Lane
 
-NUM_FINISHES_KEPT = 32
+NUM_FINISHES_KEPT = 128
+LEAST_FINISHES_KEPT = 16
+LATELY_S = 20.0
+"""Finishes before that are forgotten, as long as enough are left."""
 
 
 class DrainRate:
@@ -22,11 +25,16 @@ class DrainRate:
             finished.clear()
 
     def count(self, lane: Lane, now_s: float) -> None:
-        """Count a request that finished at ``now_s``."""
+        """Count a request that finished at ``now_s``.
+
+        Requests that began together end together: those of the first moment belong to the time before it.
+        """
         finished = self._finished_s[lane]
         finished.append(now_s)
-        if finished[-1] > finished[0]:
-            self._per_s[lane] = (len(finished) - 1) / (finished[-1] - finished[0])
+        while len(finished) > LEAST_FINISHES_KEPT and now_s - finished[0] > LATELY_S:
+            finished.popleft()
+        if now_s > finished[0]:
+            self._per_s[lane] = (len(finished) - finished.count(finished[0])) / (now_s - finished[0])
 
     def per_s(self, lane: Lane) -> float:
         """Return the rate; 0 while it is not known."""

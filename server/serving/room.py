@@ -54,4 +54,4 @@ class Room:
 
     def _overloaded(self, want: Want, why: str) -> Overloaded:
         seconds = retry_after_s(self._engine.latest, self._engine.num_in_flight, wants_pictures=want.draws)
-        return Overloaded(f"{why} Try again in {seconds} s.", seconds)
+        return Overloaded(f"{why} Try again in {seconds:.0f} s.", seconds)

@@ -10,8 +10,8 @@ from server.serving.retry_after import LONGEST_S, UNKNOWN_S, expected_wait_s, re
 BUSY = StepStats(waiting_text=9, text_drain_per_s=4.0, waiting_image=9, image_drain_per_s=0.5)
 
 
-@pytest.mark.parametrize(("wants_pictures", "expected"), [(False, 3), (True, 18)])
-def test_it_is_those_before_it_in_its_lane_over_the_rate_they_leave_at(wants_pictures: bool, expected: int) -> None:
+@pytest.mark.parametrize(("wants_pictures", "expected"), [(False, 9 / 4.0), (True, 9 / 0.5)])
+def test_it_is_those_before_it_in_its_lane_over_the_rate_they_leave_at(wants_pictures: bool, expected: float) -> None:
     assert retry_after_s(BUSY, 18, wants_pictures=wants_pictures) == expected
 
 
@@ -27,5 +27,6 @@ def test_nobody_is_told_to_wait_for_hours_or_not_at_all() -> None:
 
 
 def test_what_the_engine_has_not_counted_yet_is_waiting_too() -> None:
-    """A burst comes between two steps: without this all of it would be let in."""
-    assert expected_wait_s(BUSY, 18 + 31, wants_pictures=False) == (9 + 31) / 4.0
+    """A burst comes between two steps: without this all of it would be let in. Of each lane it holds as much as leaves it."""
+    assert expected_wait_s(BUSY, 18 + 31, wants_pictures=False) == pytest.approx(9 / 4.0 + 31 / 4.5)
+    assert expected_wait_s(BUSY, 18 + 31, wants_pictures=True) == pytest.approx(9 / 0.5 + 31 / 4.5)
