@@ -43,7 +43,7 @@ serve: install ## serve on http://127.0.0.1:8000 (MODEL=DIR for a checkpoint)
 	@echo "==> serve: $(VENV)/bin/plait serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model '$(MODEL)') $(ARGS)"
 	@exec $(VENV)/bin/plait serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
-test: lint types unit ## linters, type checker and every test
+test: lint types unit unit-optimised ## linters, type checker and every test
 	@echo "==> test: all passed"
 
 lint: install-dev ## ruff: rules and formatting
@@ -59,10 +59,12 @@ unit: install-dev ## the tests alone (TESTS=path for some of them)
 	$(call step,tests,$(PYTHON_BIN) -m pytest $(TESTS))
 
 # As under python -O, children included: the product's own assertions are gone, the tests' are not (tests/conftest.py has them rewritten).
+# Where assertions of the product are; OPTIMISED_TESTS=tests for every test there is.
+OPTIMISED_TESTS ?= tests/access tests/engine tests/server tests/kernels tests/model -m "not slow"
 unit-optimised: export OMP_NUM_THREADS ?= 1
 unit-optimised: export PYTHONOPTIMIZE = 1
-unit-optimised: install-dev ## the tests as under python -O (TESTS=path for some of them)
-	$(call step,tests,$(PYTHON_BIN) -m pytest -W ignore::pytest.PytestConfigWarning $(TESTS))
+unit-optimised: install-dev ## the quick tests as under python -O (OPTIMISED_TESTS=tests for all)
+	$(call step,tests without assertions,$(PYTHON_BIN) -m pytest -W ignore::pytest.PytestConfigWarning $(OPTIMISED_TESTS))
 
 format: install-dev ## let ruff rewrite the sources
 	$(VENV)/bin/ruff check --fix

@@ -35,6 +35,8 @@ JSON_STYLE: JsonCompileOptions = {
 """``coerce_one_of`` reads oneOf as anyOf: which alternative is meant cannot be told while it is being written."""
 
 LIMITS = llguidance.LLParserLimits(verbose_errors=False)
+BYTES = llguidance.LLTokenizer("byte")
+"""Enough of a vocabulary to see whether an answer can begin."""
 UNIMPLEMENTED = re.compile(r'Unimplemented keys: \[("[A-Za-z$]{1,40}"(?:, "[A-Za-z$]{1,40}")*)\]')
 """The only words of the library that are repeated: names of JSON Schema keywords."""
 
@@ -112,7 +114,7 @@ def check_schema(schema: dict[str, JsonValue], param: str) -> None:
     _check_size(schema, param)
     grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_STYLE)
     problem = str(llguidance.LLMatcher.validate_grammar(grammar, limits=LIMITS))
-    if not problem:
+    if not problem and _can_begin(grammar):
         return
     unimplemented = UNIMPLEMENTED.search(problem)
     if unimplemented:
@@ -120,6 +122,13 @@ def check_schema(schema: dict[str, JsonValue], param: str) -> None:
     if "too big" in problem or "limit" in problem:
         raise InvalidValue(f"{param}: the schema is too complex; simplify its patterns, counts or alternatives.", param)
     raise InvalidValue(f"{param}: not a JSON schema that an answer can be held to.", param)
+
+
+def _can_begin(grammar: str) -> bool:
+    """Tell whether there is a first byte of an answer: there is none to a schema that refers to nothing but itself."""
+    matcher = llguidance.LLMatcher(BYTES, grammar, log_level=0, limits=LIMITS)
+    matcher.compute_bitmask()
+    return not matcher.is_error()
 
 
 def _check_size(schema: dict[str, JsonValue], param: str) -> None:

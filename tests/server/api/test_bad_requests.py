@@ -109,6 +109,13 @@ ROWS: list[tuple[dict[str, object], str | None, str, str]] = [
     (schema_format({"type": "strin"}), SCHEMA, "invalid_value", "held to"),
     (schema_format({"not": {}}), SCHEMA, "unsupported_parameter", '"not"'),
     (schema_format({"$ref": "http://localhost/x"}), SCHEMA, "invalid_value", "held to"),
+    (schema_format({"$ref": "#"}), SCHEMA, "invalid_value", "held to"),
+    (
+        schema_format({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}),
+        SCHEMA,
+        "invalid_value",
+        "held",
+    ),
     (schema_format({"type": "string", "pattern": "(?=x)y"}), SCHEMA, "invalid_value", "held to"),
     (schema_format({"type": "string", "pattern": "a" * 513}), SCHEMA, "invalid_value", "512"),
     (schema_format({"enum": [str(number) for number in range(1001)]}), SCHEMA, "invalid_value", "1000"),
