@@ -19,8 +19,8 @@ from loadtests.kill_matrix.matrix import Cell, run_cell, table, undisturbed
 from server.serving.engine_launch import command_line
 
 SETTINGS = ("--keep-alive-s", "1", "--stall-after-s", "3", "--num-threads", "1", "--max-running", "3", "--num-pages", "2000")
-PROXY = Proxy(by_prefix=False, silence_s=4.0, shun_s=2.0)
-"""Servers ping every second."""
+PROXY = Proxy(by_prefix=False, silence_s=2.0, shun_s=2.0)
+"""Servers ping every second. Clients are more patient: who leaves before the proxy has noticed may be sent to the same server again."""
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from server.api.errors import error_json, status_of
+from server.api.http_parser import DecliningParser
 from server.errors import HeadersTooLarge, InvalidRequest, PlaitError, RequestTimeout
 
 MAX_HEAD_BYTES = 32 << 10
@@ -29,6 +30,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.parser = DecliningParser(self, self._plain_head)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._num_head_bytes = 0
         self._head_is_complete = False
         self._refusal: PlaitError = InvalidRequest("This is not a valid HTTP request.")
@@ -60,7 +63,23 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             message = f"The headers are more than {MAX_HEADERS}, or have more than {MAX_HEAD_BYTES} bytes."
             self._refusal = HeadersTooLarge(message)
             raise TooMuchHead
-        super().on_headers_complete()
+        if not self._is_offer():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self._is_offer():
+            super().on_message_complete()
+
+    def _is_offer(self) -> bool:
+        """Tell whether what was read is the head of a request that offers another protocol; it comes again without the offer."""
+        is_tunnel = self.parser.get_method() == b"CONNECT"
+        return self.parser.should_upgrade() and not is_tunnel
+
+    def _plain_head(self) -> bytes | None:
+        if not self._is_offer():
+            return None
+        first = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        return first + b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade") + b"\r\n"
 
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser refuses; it calls this by its own name for every reason."""

@@ -9,9 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loadtests.kill_matrix.__main__ import MODEL_NAME, SETTINGS
-from loadtests.kill_matrix.fleet import FleetPlan, Replica, running_fleet
-from loadtests.kill_matrix.processes import wait_until
+from loadtests.fleet.box import running_fleet
+from loadtests.fleet.processes import wait_until
+from loadtests.fleet.replica import Replica
+from loadtests.kill_matrix.__main__ import durable_plan
 
 COLOURS = ["red", "green", "blue", "yellow"]
 SCHEMA = {
@@ -59,7 +60,7 @@ def kill_in_the_middle(owner: Replica) -> None:
 
 @pytest.mark.slow
 def test_json_of_a_schema_is_finished_to_the_letter_by_a_survivor(tmp_path: Path) -> None:
-    with running_fleet(tmp_path / "fleet", FleetPlan(2, None, (*SETTINGS, *MODEL_NAME))) as fleet:
+    with running_fleet(tmp_path / "fleet", durable_plan(2)) as fleet:
         owner, survivor = fleet.replicas
         with httpx.stream("POST", f"{survivor.url}/v1/chat/completions", json=BODY, timeout=60) as response:
             undisturbed = contents(response)

@@ -142,3 +142,19 @@ def test_a_compressed_body_is_refused(front: RunningFront) -> None:
     with front.http() as http:
         response = http.post("/v1/chat/completions", content=b"\x1f\x8b", headers=headers)
     assert response.status_code == 415 and error_of(response)["code"] == "unsupported_media_type"
+
+
+@pytest.mark.parametrize("offer", ["h2c", "websocket"])
+@pytest.mark.parametrize("cut", [20, -9, None], ids=["in the head", "in the body", "nowhere"])
+def test_an_offer_of_another_protocol_is_declined_and_the_request_answered(front: RunningFront, offer: str, cut: int | None) -> None:
+    """Java's client sends one with everything: its bodies were lost."""
+    body = json.dumps({"model": "tiny_a", "messages": [user("hi")]}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    upgrade = f"connection: Upgrade, HTTP2-Settings\r\nupgrade: {offer}\r\nhttp2-settings: AAMAAABkAAQBAAAAAAIAAAAA\r\n\r\n"
+    request = (head + upgrade).encode() + body
+    after = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    with connect(front) as connection:
+        for piece in (request[:cut], request[len(request[:cut]) :], after):
+            connection.sendall(piece)
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert received.count(b"HTTP/1.1 200 OK") == 2 and b'"role":"assistant"' in received and received.endswith(b'{"status":"alive"}')
