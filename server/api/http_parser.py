@@ -6,19 +6,20 @@ request with its head, and nobody reads the body.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 
 import httptools
 
 
-class DecliningParser(httptools.HttpRequestParser):  # type: ignore[misc]  # without types
+class DecliningParser(httptools.HttpRequestParser):
     """httptools' parser for ``protocol``, which reports heads without their offers through ``plain_head``; None: it is no mere offer."""
 
     def __init__(self, protocol: object, plain_head: Callable[[], bytes | None]) -> None:
         super().__init__(protocol)
         self._plain_head = plain_head
 
-    def feed_data(self, data: bytes) -> None:
+    def feed_data(self, data: bytes | bytearray | memoryview | array[int]) -> None:
         """Feed what a client sent.
 
         Raises:
@@ -31,4 +32,4 @@ class DecliningParser(httptools.HttpRequestParser):  # type: ignore[misc]  # wit
             head = self._plain_head()
             if head is None:
                 raise
-            self.feed_data(head + data[offer.args[0] :])
+            self.feed_data(head + bytes(data[offer.args[0] :]))
