@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "operations").glob("*.md"))
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)).replace("\\\n", " ")
-OF_OTHERS = {"--headless", "--use-server-token-count", "--atomic"}
-"""Options of locust, of aiperf and of an older helm."""
+OF_OTHERS = {"--headless", "--use-server-token-count", "--atomic", "--build-arg"}
+"""Options of locust, of aiperf, of an older helm and of docker."""
 CODE = [*BLOCKS.splitlines(), *re.findall(r"`([^`\n]+)`", TEXT)]
 
 
