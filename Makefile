@@ -60,7 +60,7 @@ unit: install-dev ## the tests alone (TESTS=path for some of them)
 
 # As under python -O, children included: the product's own assertions are gone, the tests' are not (tests/conftest.py has them rewritten).
 # Where assertions of the product are; OPTIMISED_TESTS=tests for every test there is.
-OPTIMISED_TESTS ?= tests/access tests/engine tests/server tests/kernels tests/model -m "not slow"
+OPTIMISED_TESTS ?= tests/access tests/engine tests/server -m "not slow"
 unit-optimised: export OMP_NUM_THREADS ?= 1
 unit-optimised: export PYTHONOPTIMIZE = 1
 unit-optimised: install-dev ## the quick tests as under python -O (OPTIMISED_TESTS=tests for all)
