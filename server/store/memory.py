@@ -127,7 +127,8 @@ class MemoryStore:
             return AppendResult.LOST
         stream.events += append.events
         stream.canon += append.canon
-        stream.num_deaths = 0
+        if append.canon:
+            stream.num_deaths = 0
         self._grow(stream, sum(map(len, append.canon)) + sum([event.num_bytes for event in append.events]))
         if append.events and append.events[-1].is_final:
             self._finish(stream)

@@ -391,3 +391,18 @@ async def test_an_idempotency_key_is_kept_as_long_as_the_answer_it_stands_for(ho
         while isinstance(await store.open(Opening("second", "tenant", b"", use), "owner"), AlreadyOpen):
             await store.read("first", 0, 1)
     await store.close()
+
+
+@pytest.mark.parametrize("home", ["memory", "redis"])
+async def test_only_what_a_survivor_can_go_on_from_makes_deaths_forgotten(home: str, redis_url: str) -> None:
+    """In memory any event did, progress too: a request that killed its engine while it drew was never found to be poison."""
+    store = in_memory() if home == "memory" else in_redis(redis_url)()
+    await store.open(Opening("stream", "tenant", b""), "owner")
+    lease = Lease("stream", "owner", 1)
+    for num_deaths, canon in ((1, []), (2, [b"word"]), (1, [])):
+        await store.give_up([lease], by_death=True)
+        (claim,) = await store.claim("owner", 1)
+        assert claim.num_deaths == num_deaths
+        await store.append([Append(claim.lease, [StoredEvent(claim.last + 1, "progress", "")], canon)])
+        lease = claim.lease
+    await store.close()
