@@ -77,6 +77,20 @@ def test_the_speed_is_shown_while_an_answer_runs_and_its_sum_when_it_is_over(fro
     expect(visit.page.locator(".speed")).to_contain_text("60 tokens · 3 pictures")
 
 
+def test_a_server_that_is_gone_is_shown_as_gone_until_it_is_back(front: RunningFront, visit: Visit) -> None:
+    visit.open(front.url)
+    model, dot = visit.page.locator("#model"), visit.page.locator("#dot")
+    expect(dot).to_have_class("dot ready")
+    visit.page.context.set_offline(True)
+    visit.ask(STORY)
+    expect(model).to_have_text("The server does not answer.")
+    expect(dot).to_have_class("dot waiting")
+    visit.page.context.set_offline(False)
+    expect(dot).to_have_class("dot ready")
+    assert all("ERR_INTERNET_DISCONNECTED" in complaint for complaint in visit.complaints), "the browser says what failed, the page nothing"
+    visit.complaints.clear()
+
+
 def test_a_dropped_picture_is_sent_with_the_words(front: RunningFront, visit: Visit) -> None:
     visit.open(front.url)
     drop(visit.page, a_picture())

@@ -116,6 +116,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.waits = Waits()
         self.long: Batch | None = None
         self.long_pages: set[int] = set()
+        self.passengers: list[Sequence] = []
         self.has_favoured = False
 
     @initialize(
@@ -191,6 +192,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if batch.is_divisible:
             self.long = batch
             self.long_pages = {page for row in pages_of(batch) for page in row}
+            self.passengers = [other for other in self.scheduler.running if other.sequence_id in batch.sequence_ids()]
         elif not batch.is_empty:
             self.land(batch, fails=fails)
         self.collect()
@@ -253,8 +255,10 @@ class SchedulerMachine(RuleBasedStateMachine):
                 owners.update(context.pages)
                 assert len(set(context.pages)) == len(context.pages)
                 assert len(context.pages) >= self.pool.pages_for(context.kv_len)
-        in_flight = set() if self.long is None else self.long_pages
-        assert self.pool.num_used == len(owners.keys() | in_flight), "pages of a pass under way stay until it has landed"
+        passengers = [] if self.long is None else self.passengers
+        in_flight = {page for one in passengers for context in (one.full, *one.branches) for page in context.pages}
+        assert self.long is None or self.long_pages <= in_flight
+        assert self.pool.num_used == len(owners.keys() | in_flight), "who has rows in a pass under way keeps all pages until it has landed"
         assert self.pool.num_used + self.pool.num_free == self.pool.num_pages
 
     @invariant()

@@ -65,8 +65,13 @@ class Page {
     }
     this.settings.offer(this.card);
     this.#showExamples();
+    await this.#waitUntilReady(`${this.card.id} is loading`);
+  }
+
+  /** Show `meanwhile` until the server is ready to answer. */
+  async #waitUntilReady(meanwhile) {
     while (!(await this.api.isReady())) {
-      this.#showState("waiting", `${this.card.id} is loading`);
+      this.#showState("waiting", meanwhile);
       await new Promise((resolve) => setTimeout(resolve, READY_POLL_MS));
     }
     this.#showState("ready", this.card.id);
@@ -164,6 +169,7 @@ class Page {
       });
     } catch (error) {
       if (!turn.isStopped && !(controller.signal.aborted && this.running?.turn !== turn)) turn.answer.error = error.message;
+      if (error.status === 0) this.#waitUntilReady(error.message);
     }
     clearInterval(clock);
     // Aborted because another conversation was opened: the stream runs on, and is taken up when this one is opened again.
