@@ -94,11 +94,10 @@ def test_without_a_compiler_the_ops_work_in_torch_and_the_log_says_so(tmp_path: 
         "import torch, logging; logging.basicConfig(); torch.set_grad_enabled(False)\n"
         "from kernels.linear import linear; from kernels.native_kernels import native_kernels\n"
         "x, w = torch.randn(2, 8), torch.randn(6, 8)\n"
-        "assert native_kernels() is None\n"
-        "assert torch.allclose(linear(x, w), x @ w.T, atol=1e-5)"
+        "print(native_kernels() is None, torch.allclose(linear(x, w), x @ w.T, atol=1e-5))"
     )
     done = run_python(code, PATH=str(tmp_path), HOME=str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "True"], done.stderr
     assert done.stderr.count("native CPU kernels are not available") == 1
 
 
