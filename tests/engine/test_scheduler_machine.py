@@ -5,7 +5,7 @@ happens between their layers happens before they land. After every action nothin
 
 CI runs a few hundred histories, the same each time; thousands of new ones:
 
-    python -m pytest tests/engine/test_scheduler_machine.py --hypothesis-profile=thousands --hypothesis-show-statistics
+    python -m pytest tests/engine/test_scheduler_machine.py -o timeout=0 --hypothesis-profile=thousands --hypothesis-show-statistics
 """
 
 from __future__ import annotations
