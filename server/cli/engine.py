@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> ExitStatus:
 
 def _end_with_the_front() -> None:
     """End this process when its standard input closes: the front holds the other end and is gone."""
-    while sys.stdin.buffer.read(1):
+    while os.read(sys.stdin.fileno(), 1):
         pass
     os._exit(1)
 
