@@ -31,6 +31,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.parser = DecliningParser(self, self._plain_head)
+        # As uvicorn sets up its own, which this one replaces.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._num_head_bytes = 0
         self._head_is_complete = False
