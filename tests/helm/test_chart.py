@@ -6,26 +6,16 @@ import json
 from pathlib import Path
 
 import jmespath
-import kubernetes_validate
 import pytest
 import yaml
 
 from helm.settings_schema import DECIDED_BY_THE_CHART, SCHEMA, settings_schema
 from server.settings import Settings
 from tests.helm.chart import CHART, VALUES, Manifest, golden_file, golden_text, helm, manifests, render
+from tests.helm.custom_resources import SCHEMAS, InvalidObject, schema_file, validate
 
 MINIMAL, EVERYTHING, PRODUCTION = (CHART / "ci" / f"{name}-values.yaml" for name in ("minimal", "everything", "production"))
 GPU, MULTINODE = (CHART / "ci" / f"{name}-values.yaml" for name in ("gpu", "multinode"))
-
-KUBERNETES = "1.37"
-FOREIGN_KINDS = {
-    "monitoring.coreos.com/v1": {"PodMonitor", "PrometheusRule"},
-    "keda.sh/v1alpha1": {"ScaledObject"},
-    "gateway.networking.k8s.io/v1": {"HTTPRoute"},
-    "inference.networking.k8s.io/v1": {"InferencePool"},
-    "leaderworkerset.x-k8s.io/v1": {"LeaderWorkerSet"},
-}
-"""Of custom resources; Kubernetes' own schemas do not have them."""
 
 
 def name_of(values: Path) -> str:
@@ -44,10 +34,6 @@ def pod_spec(values: Path, *sets: str) -> object:
     return find(of_kind(values, "Deployment", *sets), "spec.template.spec")
 
 
-def is_foreign(document: Manifest) -> bool:
-    return document["kind"] in FOREIGN_KINDS.get(str(document["apiVersion"]), set())
-
-
 @pytest.mark.parametrize("values", VALUES, ids=name_of)
 def test_lint_finds_nothing_even_when_strict(values: Path) -> None:
     answer = helm("lint", "--strict", "--quiet", str(CHART), "--values", str(values))
@@ -55,19 +41,48 @@ def test_lint_finds_nothing_even_when_strict(values: Path) -> None:
 
 
 @pytest.mark.parametrize("values", VALUES, ids=name_of)
-def test_every_object_is_valid_kubernetes(values: Path) -> None:
+def test_every_object_is_valid_by_the_schema_of_its_kind(values: Path) -> None:
     documents = manifests(values)
-    core = [document for document in documents if not is_foreign(document)]
-    for document in core:
-        kubernetes_validate.validate(document, KUBERNETES, strict=True)
-    assert len(core) >= 6
+    for document in documents:
+        validate(document)
+    assert len(documents) >= 6
 
 
-def test_an_invalid_object_would_be_noticed() -> None:
-    document = of_kind(MINIMAL, "Service")
-    document["spec"] = {"ports": [{"port": "eighty"}]}
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+def test_every_custom_kind_is_rendered_and_has_its_schema() -> None:
+    rendered = {schema_file(document) for values in VALUES for document in manifests(values)}
+    assert set(SCHEMAS.glob("*.json")) <= rendered
+
+
+SLIPS = [
+    (MINIMAL, "Service", "ports[0]", "prot", 80),
+    (EVERYTHING, "ScaledObject", "fallback", "behaviour", "static"),
+    (EVERYTHING, "ScaledObject", "fallback", "behavior", "sometimes"),
+    (EVERYTHING, "ScaledObject", "triggers[0].metadata", "threshold", 4),
+    (EVERYTHING, "PodMonitor", "podMetricsEndpoints[0]", "intervall", "15s"),
+    (EVERYTHING, "PodMonitor", "podMetricsEndpoints[0]", "interval", "soon"),
+    (EVERYTHING, "PrometheusRule", "groups[0].rules[0]", "annotation", {}),
+    (EVERYTHING, "HTTPRoute", "rules[0].timeouts", "backend", "100s"),
+    (EVERYTHING, "InferencePool", "endpointPickerRef", "failureMode", "Open"),
+    (EVERYTHING, "InferencePool", "targetPorts[0]", "number", 80000),
+    (MULTINODE, "LeaderWorkerSet", "rolloutStrategy.rollingUpdateConfiguration", "maxUnavailabel", 0),
+    (MULTINODE, "LeaderWorkerSet", "leaderWorkerTemplate.workerTemplate.spec.containers[0]", "imagePolicy", "Never"),
+]
+
+
+@pytest.mark.parametrize(("values", "kind", "path", "field", "value"), SLIPS, ids=[f"{slip[1]}-{slip[3]}" for slip in SLIPS])
+def test_a_slip_in_a_template_would_be_noticed(values: Path, kind: str, path: str, field: str, value: object) -> None:
+    document = of_kind(values, kind)
+    validate(document)
+    place = find(document, f"spec.{path}")
+    assert isinstance(place, dict)
+    place[field] = value
+    with pytest.raises(InvalidObject):
+        validate(document)
+
+
+def test_a_kind_without_a_schema_would_be_noticed() -> None:
+    with pytest.raises(InvalidObject, match="ServiceMonitor"):
+        validate({"apiVersion": "monitoring.coreos.com/v1", "kind": "ServiceMonitor", "metadata": {"name": "demo"}, "spec": {}})
 
 
 @pytest.mark.parametrize("values", VALUES, ids=name_of)
