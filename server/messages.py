@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from model.guidance_rules import GuidanceMode, Renorm
+from model.step_cache_rules import StepCache
 
 
 class OutputMode(Enum):
@@ -86,7 +87,8 @@ class SamplingParams:
 class ImageParams:
     """How pictures are drawn. Sizes in pixels, multiples of the latent stride; ``num_timesteps`` T means T-1 Euler steps.
 
-    ``num_previews`` rough pictures are shown on the way to each finished one, spread over its steps.
+    ``num_previews`` rough pictures are shown on the way to each finished one, spread over its steps. ``step_cache`` None computes every
+    velocity.
     """
 
     height: int
@@ -103,6 +105,7 @@ class ImageParams:
     max_images: int = 1
     negative_token_ids: list[int] | None = None
     num_previews: int = 0
+    step_cache: StepCache | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +249,7 @@ class StepStats:
     num_prefill_tokens: int = 0
     num_denoise_rows: int = 0
     num_branches_elided: int = 0
+    num_branches_foreseen: int = 0
     num_gen_tokens: int = 0
     running_text: int = 0
     running_image: int = 0

@@ -109,7 +109,7 @@ class Metrics:
         self.denoise_seconds = self._histogram("denoise_step_seconds", "One engine step that denoises pictures.", LATENCY_BUCKETS)
         self.vae_seconds = self._histogram("vae_decode_seconds", "Latents to pixels, all pictures of one engine step.", LATENCY_BUCKETS)
         self.rows = self._counter("engine_rows", "Rows run; a prefill row counts its tokens.", {"kind": ("decode", "prefill", "denoise")})
-        self.branches = self._counter("guidance_branches", "Guidance branches of denoise steps, run and saved.", {"fate": ("run", "saved")})
+        self.branches = self._counter("guidance_branches", "Guidance branches of denoise steps.", {"fate": ("run", "saved", "foreseen")})
         self.encoded_pictures = self._counter("pictures_encoded", "Input pictures through an encoder, each encoder counted.", {})
 
     def _define_scheduler_series(self) -> None:
@@ -179,6 +179,7 @@ class Metrics:
         self.rows.labels("denoise").inc(stats.num_denoise_rows)
         self.branches.labels("run").inc(stats.num_denoise_rows)
         self.branches.labels("saved").inc(stats.num_branches_elided)
+        self.branches.labels("foreseen").inc(stats.num_branches_foreseen)
         self.encoded_pictures.inc(stats.num_pictures_encoded)
         self.prefix_queries.inc(stats.num_prefix_queries)
         self.prefix_hits.inc(stats.num_prefix_hits)

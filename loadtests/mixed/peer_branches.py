@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from server.engine.batch import Batch, BatchResult, DenoiseRow, DenoiseStep
+from server.engine.batch import Batch, BatchResult, DenoiseStep
 from server.engine.loads import denoise_load
 from server.engine.loop import DividedPass, Executor
 from server.engine.segments import NUM_MARKERS
@@ -18,13 +18,11 @@ from server.engine.segments import NUM_MARKERS
 
 def with_every_branch(step: DenoiseStep) -> DenoiseStep:
     """Give each branch of ``step`` a row of its own."""
-    rows = [_copy(step.rows[index]) for index in step.row_of.values()]
-    return replace(step, rows=rows, row_of={branch: index for index, branch in enumerate(step.row_of)})
-
-
-def _copy(row: DenoiseRow) -> DenoiseRow:
-    """Return an equal row that is another object: the runner tells rows apart by identity."""
-    return replace(row)
+    (euler,) = step.eulers
+    row_of = {row.context: row for row in step.rows}
+    rows = [replace(row_of[context], context=index) for index, context in enumerate(euler.context_of.values())]
+    context_of = {branch: index for index, branch in enumerate(euler.context_of)}
+    return replace(step, rows=rows, eulers=[replace(euler, context_of=context_of, computed=tuple(range(len(rows))))])
 
 
 class PeerBranches:

@@ -133,6 +133,9 @@ def image_options(options: argparse.Namespace) -> Json:
         "text_scale": options.text_scale,
         "image_scale": options.image_scale,
         "shift": options.shift,
+        "step_cache": options.step_cache,
+        "step_cache_order": options.step_cache_order,
+        "step_cache_first": options.step_cache_first,
     }
     return {name: value for name, value in given.items() if value is not None}
 
@@ -149,6 +152,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--text-scale", type=float)
     parser.add_argument("--image-scale", type=float)
     parser.add_argument("--shift", type=float)
+    parser.add_argument("--step-cache", type=int, help="compute every n-th step alone, after the first")
+    parser.add_argument("--step-cache-order", type=int)
+    parser.add_argument("--step-cache-first", type=int)
     parser.add_argument("--json", help="file for all figures")
     return parser.parse_args()
 

@@ -12,6 +12,7 @@ from model.guidance_rules import GuidanceMode, Renorm
 from server.api.chat_fields import CHAT_FIELDS
 from server.api.message_schemas import AnyMessage, Content
 from server.api.picture_fields import PICTURE_FIELDS
+from server.api.step_cache_options import StepCacheOptions
 from server.api.tool_schemas import MAX_TOOLS, ToolChoice, ToolInput, tool_use
 from server.api.wire_object import WireObject, invalid, unsupported
 from server.serving.asks import Ask, JsonForm, Modality, PictureChoices, PictureFormat, TextChoices
@@ -29,7 +30,7 @@ TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class ImageOptions(WireObject):
+class ImageOptions(StepCacheOptions):
     """How pictures are drawn: our extension ``image``. What is left out takes the model family's default (spec 6.4)."""
 
     model_config = ConfigDict(json_schema_extra=PICTURE_FIELDS.describe)
@@ -91,6 +92,7 @@ class ImageOptions(WireObject):
             max_images=self.max_images,
             num_previews=self.partial_images,
             output_format=PictureFormat(self.output_format),
+            step_cache=self.step_cache_choice(),
         )
 
     def _size(self) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.api.field_table import FieldTable, Origin, honoured, no_op, refused
+from server.api.step_cache_options import STEP_CACHE_FIELDS
 
 COMMON = (
     *honoured(
@@ -28,6 +29,7 @@ COMMON = (
         text_scale="how closely a picture follows the words; 1 is off",
         image_scale="how closely an edit keeps to its picture; where there is none, strengthens text_scale; 1 is off",
         negative_prompt="what guidance leads away from",
+        **STEP_CACHE_FIELDS,
     ),
     *refused(
         Origin.OPENAI,

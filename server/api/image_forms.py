@@ -17,11 +17,12 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from server.api.image_schemas import MAX_EDITED_PICTURES, MAX_PROMPT_CHARS
+from server.api.step_cache_options import STEP_CACHE_FIELDS
 from server.errors import InvalidRequest, InvalidValue
 
 PICTURE_FIELDS = frozenset({"image", "image[]"})
 NUMBER_FIELDS = frozenset(
-    {"n", "output_compression", "partial_images", "seed", "num_inference_steps", "text_scale", "image_scale"},
+    {"n", "output_compression", "partial_images", "seed", "num_inference_steps", "text_scale", "image_scale", *STEP_CACHE_FIELDS},
 )
 FLAG_FIELDS = frozenset({"stream"})
 FLAGS = {"true": True, "false": False}

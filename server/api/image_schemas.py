@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 from server.api.chat_schemas import MAX_PREVIEWS, Scale, Seed, tenant_of
 from server.api.image_fields import EDIT_FIELDS, GENERATION_FIELDS
 from server.api.message_schemas import MAX_URL_CHARS
+from server.api.step_cache_options import StepCacheOptions
 from server.api.wire_object import WireObject, invalid, unsupported
 from server.serving.asks import Ask, Effort, Message, Modality, ParamNames, PictureChoices, PictureFormat, PicturePart, TextPart
 from server.serving.picture_links import address_of
@@ -64,7 +65,7 @@ def size_of(size: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-class PictureRequest(WireObject):
+class PictureRequest(StepCacheOptions):
     """What generations and edits have in common."""
 
     prompt: Prompt
@@ -126,6 +127,7 @@ class PictureRequest(WireObject):
                 num_previews=self.partial_images,
                 output_format=PictureFormat(self.output_format),
                 encoder_quality=None if self.output_format == "png" else self.output_compression,
+                step_cache=self.step_cache_choice(),
             ),
             n=self.n,
             seed=self.seed,

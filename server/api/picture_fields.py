@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.api.field_table import FieldTable, Origin, honoured, no_op, refused
+from server.api.step_cache_options import STEP_CACHE_FIELDS
 
 PICTURE_FIELDS = FieldTable(
     "picture-fields",
@@ -21,6 +22,7 @@ PICTURE_FIELDS = FieldTable(
             renorm_min="renorm shrinks to this part at most, from 0 to 1",
             shift="how much of the timesteps lies near the noise; 1 spaces them evenly",
             negative_prompt="what guidance leads away from",
+            **STEP_CACHE_FIELDS,
             seed="the same seed draws the same pictures, whoever else is served",
             max_images="most pictures of the answer, 1 to 16",
             progress="true adds image_progress to the stream, at each step of a picture",
@@ -54,6 +56,7 @@ TOOL_FIELDS = FieldTable(
             text_scale="how closely a picture follows the words; 1 is off",
             image_scale="how closely an edit keeps to its picture; where there is none, strengthens text_scale; 1 is off",
             negative_prompt="what guidance leads away from",
+            **STEP_CACHE_FIELDS,
             seed="the same seed draws the same pictures, whoever else is served",
         ),
         *no_op(action="the prompt decides whether something is drawn or changed", moderation="this server does not moderate"),

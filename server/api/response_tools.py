@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_val
 from server.api.chat_schemas import MAX_PREVIEWS, Scale, Seed
 from server.api.image_schemas import EFFORT_BY_QUALITY, Percent, Prompt, Steps, check_picture_file, check_size, size_of
 from server.api.picture_fields import TOOL_FIELDS
+from server.api.step_cache_options import StepCacheOptions
 from server.api.tool_schemas import MAX_TOOLS, ToolName, by_name, named
 from server.api.wire_object import WireObject, invalid, unsupported
 from server.serving.asks import PictureChoices, PictureFormat, ToolUse
@@ -19,7 +20,7 @@ from server.serving.asks import Tool as FunctionOffered
 MAX_PICTURES = 16
 
 
-class ImageTool(WireObject):
+class ImageTool(StepCacheOptions):
     """How pictures are drawn."""
 
     model_config = ConfigDict(json_schema_extra=TOOL_FIELDS.describe)
@@ -67,6 +68,7 @@ class ImageTool(WireObject):
             num_previews=self.partial_images,
             output_format=PictureFormat(self.output_format),
             encoder_quality=None if self.output_format == "png" else self.output_compression,
+            step_cache=self.step_cache_choice(),
         )
 
 

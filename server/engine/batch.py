@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from server.engine.context import PageCopy
 from server.engine.cost_model import NO_LOAD, Load
 from server.engine.grammar import Grammar
-from server.engine.guidance import Branch
+from server.engine.image_steps import EulerStep
 from server.engine.segments import DroppedImage, VaeImage, VitImage
 from server.messages import ImageParams, Picture, SamplingParams, TokenLogprob
 
@@ -81,9 +81,10 @@ class PrefillRow:
 
 @dataclass(frozen=True, slots=True)
 class DenoiseRow:
-    """The latents of one image under one context: BOI, latents, EOI, all at ``rope_pos``. Reads pages, writes none."""
+    """The latents of one image under one context, by its number: BOI, latents, EOI, all at ``rope_pos``. Reads pages, writes none."""
 
     sequence_id: int
+    context: int
     pages: list[int]
     kv_len: int
     rope_pos: int
@@ -91,33 +92,27 @@ class DenoiseRow:
 
 @dataclass(frozen=True, slots=True)
 class DenoiseStep:
-    """One Euler step of one image: its rows and how to combine their velocities.
+    """The rows of one Euler step of one image, and the steps that can be taken once their velocities are there.
 
     Attributes:
         sequence_id: whose image; one image at a time per sequence.
-        rows: one for each distinct context needed at this timestep, or those of them that this pass computes.
-        row_of: which row serves each branch that is needed.
+        rows: one for each context whose velocity is computed, or those of them that this pass computes.
+        eulers: the Euler step the rows are for; with step caching, further ones for which nothing is computed.
         params: guidance settings and size.
-        timestep: the shifted time of this evaluation.
-        dt: how far the Euler step goes.
-        is_last: whether the image is finished by this step and must be decoded.
-        preview: which rough picture, counted from 0, is to be painted of what this step foresees; None for none.
+        is_last: whether the image is finished by these steps and must be decoded.
         num_row_tokens: query tokens of each row, markers included.
-        first_row: how many of the step's rows were computed in earlier passes; ``row_of`` counts from the first of all.
-        completes: whether these rows are the last ones, so that the Euler step can be taken.
+        first_row: how many of the step's rows were computed in earlier passes.
+        completes: whether these rows are the last ones, so that the Euler steps can be taken.
     """
 
     sequence_id: int
     rows: list[DenoiseRow]
-    row_of: dict[Branch, int]
+    eulers: list[EulerStep]
     params: ImageParams
-    timestep: float
-    dt: float
     is_last: bool
     num_row_tokens: int
     first_row: int = 0
     completes: bool = True
-    preview: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ class Commit:
                 self._take_preview(running[painted.sequence_id], painted)
         for step in batch.denoises:
             if step.sequence_id in running and step.completes:
-                self._take_euler_step(running[step.sequence_id], step, result)
+                self._take_euler_steps(running[step.sequence_id], step, result)
         for prefill in batch.prefills:
             sequence = running.get(prefill.sequence_id)
             if sequence is not None and prefill.draw is not None:
@@ -50,18 +50,18 @@ class Commit:
     def _take_preview(self, sequence: Sequence, painted: PaintedPreview) -> None:
         image, request = sequence.image, sequence.request
         assert image is not None
-        num_steps = len(image.timesteps)
+        num_steps = len(image.steps)
         step = preview_steps(num_steps, request.image.num_previews)[painted.preview]
         preview = PreviewOutput(request.request_id, image.index, painted.preview, step, num_steps, painted.picture)
         self._roster.outputs.previews.append(preview)
 
-    def _take_euler_step(self, sequence: Sequence, step: DenoiseStep, result: BatchResult) -> None:
+    def _take_euler_steps(self, sequence: Sequence, step: DenoiseStep, result: BatchResult) -> None:
         image, request = sequence.image, sequence.request
         assert image is not None
-        image.step += 1
+        image.step += len(step.eulers)
         if request.wants_progress:
-            progress = ProgressOutput(request.request_id, image.index, image.step, len(image.timesteps))
-            self._roster.outputs.progress.append(progress)
+            done = [ProgressOutput(request.request_id, image.index, euler.number + 1, len(image.steps)) for euler in step.eulers]
+            self._roster.outputs.progress += done
         if step.is_last:
             picture = result.pictures[sequence.sequence_id]
             sequence.stood_aside_s = 0.0

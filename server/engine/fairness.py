@@ -128,7 +128,7 @@ def remaining_tokens(sequence: Sequence) -> int:
     """Estimate the query tokens a sequence still needs before its text begins or its picture is done."""
     image, request = sequence.image, sequence.request
     if sequence.phase is Phase.DENOISE and image is not None:
-        return (len(image.timesteps) - image.step) * len(image.plan.segments) * _picture_tokens(sequence)
+        return image.num_rows_left * _picture_tokens(sequence)
     missing = sum(total_rows(fill.segments) + len(fill.open_ids) - fill.context.kv_len for fill in sequence.fills)
     if not sequence.fills:
         missing = total_rows(sequence.history)

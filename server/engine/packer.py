@@ -110,7 +110,7 @@ def pack(batch: Batch, page_size: int, markers: Markers, device: torch.device) -
     for step in batch.denoises:
         grid = (step.params.height // markers.latent_stride, step.params.width // markers.latent_stride)
         for denoise in step.rows:
-            _add_denoise(columns, denoise, grid, step.timestep, markers)
+            _add_denoise(columns, denoise, grid, step.eulers[0].timestep, markers)
     for row in batch.prefills:
         if _num_queries(row) > 1:
             _add_prefill(columns, row, markers)

@@ -12,7 +12,9 @@ import torch
 
 from model.preview import GridPreview, LatentPreview
 from server.engine.batch import DenoiseStep, PaintedPreview
-from server.messages import Picture
+from server.engine.image_steps import EulerStep
+from server.engine.preview_steps import preview_after
+from server.messages import ImageParams, Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,16 @@ class PreviewPainter:
         self._by_grid: dict[tuple[int, int], GridPreview] = {}
         self._pending: list[_Pending] = []
 
-    def start(self, step: DenoiseStep, x_t: torch.Tensor, velocity: torch.Tensor) -> None:
-        """Begin the preview that ``step`` asks for; ``x_t`` and ``velocity`` are ``[num_tokens, channels]``."""
-        assert step.preview is not None
-        u8 = self._map_for(step, x_t.device).paint(torch.sub(x_t, velocity, alpha=step.timestep))
-        self._pending.append(_Pending(step.sequence_id, step.preview, *_to_host(u8)))
+    def watch(self, step: DenoiseStep, euler: EulerStep, x_t: torch.Tensor, velocity: torch.Tensor) -> None:
+        """Begin the preview due after ``euler``, one of the steps of ``step``, if there is one.
+
+        ``x_t``, the latents before it, and ``velocity`` are ``[num_tokens, channels]``.
+        """
+        preview = preview_after(euler.number + 1, step.params.num_timesteps - 1, step.params.num_previews)
+        if preview is None:
+            return
+        u8 = self._map_for(step.params, x_t.device).paint(torch.sub(x_t, velocity, alpha=euler.timestep))
+        self._pending.append(_Pending(step.sequence_id, preview, *_to_host(u8)))
 
     def take(self) -> list[PaintedPreview]:
         """Return the previews that have arrived, in the order they were begun."""
@@ -50,8 +57,8 @@ class PreviewPainter:
             painted.append(PaintedPreview(done.sequence_id, done.preview, Picture(height, width, done.u8.numpy().tobytes())))
         return painted
 
-    def _map_for(self, step: DenoiseStep, device: torch.device) -> GridPreview:
-        grid = (step.params.height // self._stride, step.params.width // self._stride)
+    def _map_for(self, params: ImageParams, device: torch.device) -> GridPreview:
+        grid = (params.height // self._stride, params.width // self._stride)
         if grid not in self._by_grid:
             self._by_grid[grid] = self._preview.for_grid(*grid, self._patch_size, device)
         return self._by_grid[grid]

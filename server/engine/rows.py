@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 from server.engine.batch import Batch, DecodeRow, DenoiseRow, DenoiseStep, NewImage
 from server.engine.budget import StepBudget
 from server.engine.chunks import Chunk, take_chunk
-from server.engine.context import Context
 from server.engine.cost_model import Load
-from server.engine.guidance import Branch, active_branches
+from server.engine.image_steps import EulerStep, run_from
 from server.engine.loads import chunk_load, decoder_load, decodes_load, denoise_load
 from server.engine.options import ModelFacts
 from server.engine.prefix_cache import Claim, Held, PrefixCache
-from server.engine.preview_steps import preview_after
 from server.engine.reservations import Reservations
 from server.engine.segments import NUM_MARKERS, VaeImage, VitImage
 from server.engine.sequence import AfterFill, Fill, Phase, Sequence
@@ -39,12 +37,13 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class DenoisePlan:
-    """The contexts one Euler step reads, each once, which of them serves each branch, what each row costs and how long it is."""
+    """The Euler steps taken next, the row of each context they compute, what each row costs and how long it is."""
 
-    contexts: list[Context]
-    row_of: dict[Branch, int]
+    eulers: list[EulerStep]
+    rows: list[DenoiseRow]
     loads: list[Load]
     num_row_tokens: int
+    is_last: bool
 
 
 class RowBuilder:
@@ -79,25 +78,20 @@ class RowBuilder:
     # -- denoise ------------------------------------------------------------------------------------------------------------
 
     def plan_denoise(self, sequence: Sequence) -> DenoisePlan:
-        """Work out the rows of the sequence's next Euler step."""
+        """Work out the rows of the sequence's next Euler step, and which steps they suffice for."""
         image, params = sequence.image, sequence.request.image
         assert image is not None
-        contexts: list[Context] = []
-        row_of: dict[Branch, int] = {}
-        for branch in active_branches(params, image.timesteps[image.step]):
-            context = sequence.context_of(branch)
-            index = next((k for k, other in enumerate(contexts) if other is context), len(contexts))
-            if index == len(contexts):
-                contexts.append(context)
-            row_of[branch] = index
+        eulers = run_from(image.steps, image.step)
+        rows = [_denoise_row(sequence, context) for context in eulers[0].computed]
         num_latents = (params.height // self._facts.latent_stride) * (params.width // self._facts.latent_stride)
-        loads = [denoise_load(num_latents, context.kv_len) for context in contexts]
-        if image.step + 1 == len(image.timesteps):
+        loads = [denoise_load(num_latents, row.kv_len) for row in rows]
+        is_last = image.step + len(eulers) == len(image.steps)
+        if is_last:
             loads[-1] = loads[-1].joined(decoder_load(params.height, params.width))
-        return DenoisePlan(contexts, row_of, loads, num_latents + NUM_MARKERS)
+        return DenoisePlan(eulers, rows, loads, num_latents + NUM_MARKERS, is_last)
 
     def add_denoise(self, sequence: Sequence, draft: Draft, budget: StepBudget) -> bool:
-        """Add the missing rows of an Euler step as far as the budget goes. Returns whether there are any."""
+        """Add the missing rows of the next Euler step as far as the budget goes. Returns whether there are any."""
         image, params = sequence.image, sequence.request.image
         assert image is not None
         plan = self.plan_denoise(sequence)
@@ -105,23 +99,19 @@ class RowBuilder:
         if not num_rows:
             return False
         first, end = image.rows_done, image.rows_done + num_rows
-        rows = [DenoiseRow(sequence.sequence_id, context.pages, context.kv_len, context.rope_pos) for context in plan.contexts[first:end]]
         if not image.has_noise:
             draft.batch.new_images.append(NewImage(sequence.sequence_id, image.index, params))
             image.has_noise = True
-        completes = end == len(plan.contexts)
+        completes = end == len(plan.rows)
         step = DenoiseStep(
             sequence_id=sequence.sequence_id,
-            rows=rows,
-            row_of=plan.row_of,
+            rows=plan.rows[first:end],
+            eulers=plan.eulers,
             params=params,
-            timestep=image.timesteps[image.step],
-            dt=image.dts[image.step],
-            is_last=completes and image.step + 1 == len(image.timesteps),
+            is_last=completes and plan.is_last,
             num_row_tokens=plan.num_row_tokens,
             first_row=first,
             completes=completes,
-            preview=preview_after(image.step + 1, len(image.timesteps), params.num_previews) if completes else None,
         )
         image.rows_done = 0 if completes else end
         draft.batch.denoises.append(step)
@@ -172,6 +162,11 @@ class RowBuilder:
             found = self._cache.adopt(fill.context, held, total - int(must_compute_last))
             num_rows += found if fill.context is sequence.full else 0
         return num_rows
+
+
+def _denoise_row(sequence: Sequence, index: int) -> DenoiseRow:
+    context = sequence.context(index)
+    return DenoiseRow(sequence.sequence_id, index, context.pages, context.kv_len, context.rope_pos)
 
 
 def _fitting_chunk(fill: Fill, budget: StepBudget) -> Chunk:

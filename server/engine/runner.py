@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -20,14 +21,12 @@ from kernels.pages import copy_pages, write_pages
 from kernels.plan import AttentionPlan
 from kernels.sampling import SamplingRow, sample_tokens
 from model.bagel import Bagel, PackedTokens
-from model.guidance import BagelScales, bagel_velocity, illume_velocity
-from model.guidance_rules import GuidanceMode
 from model.latents import latent_position_ids, unpatchify
 from model.stepwise import BLOCKS_PER_LAYER, Steps, run_through
 from model.transformer import Rotation
 from server.engine.batch import Batch, BatchResult, DenoiseRow, DenoiseStep, Draw, DrawnToken, NewImage
+from server.engine.drawing import Drawing
 from server.engine.fault_points import NO_FAULTS
-from server.engine.guidance import Branch
 from server.engine.packer import LatentRun, Markers, PackedBatch, pack
 from server.engine.pictures import PictureEncoder, picture_from_pixels
 from server.engine.previews import PreviewPainter
@@ -134,20 +133,18 @@ class Runner:
         self.faults = NO_FAULTS
         """Where tests break a step on purpose."""
         self._device = cache.pool.device
-        self._latents: dict[int, torch.Tensor] = {}
-        self._velocities_kept: dict[int, list[torch.Tensor]] = {}
+        self._drawings: dict[int, Drawing] = {}
         self._encoder = PictureEncoder(model, self._device)
         self._position_ids: dict[tuple[int, int], torch.Tensor] = {}
 
     def latents(self, sequence_id: int) -> torch.Tensor:
         """Return the latents of the sequence's image under way: float32 ``[num_tokens, channels]``."""
-        return self._latents[sequence_id]
+        return self._drawings[sequence_id].latents
 
     def forget(self, sequence_ids: list[int]) -> None:
         """Drop what is kept for finished sequences."""
         for sequence_id in sequence_ids:
-            self._latents.pop(sequence_id, None)
-            self._velocities_kept.pop(sequence_id, None)
+            self._drawings.pop(sequence_id, None)
 
     def execute(self, batch: Batch) -> BatchResult:
         """Run one step.
@@ -195,7 +192,7 @@ class Runner:
         for new in new_images:
             num_tokens = (new.params.height // stride) * (new.params.width // stride)
             noise = self._noise(new.params.seed, new.image_index, num_tokens, self._model.config.latent_dim)
-            self._latents[new.sequence_id] = noise.to(self._device, torch.float32)
+            self._drawings[new.sequence_id] = Drawing(noise.to(self._device, torch.float32))
 
     def _forward(self, packed: PackedBatch, embedded: torch.Tensor, blocks_per_layer: int) -> Steps[tuple[torch.Tensor, torch.Tensor]]:
         """Run every layer, and read the logits of the rows a token is drawn from."""
@@ -223,7 +220,7 @@ class Runner:
 
     def _latents_of(self, run: LatentRun) -> Steps[torch.Tensor]:
         if isinstance(run.source, DenoiseRow):
-            return self._latents[run.source.sequence_id]
+            return self._drawings[run.source.sequence_id].latents
         return (yield from self._encoder.clean_latents(run.source))
 
     def _latent_positions(self, run: LatentRun) -> torch.Tensor:
@@ -245,34 +242,24 @@ class Runner:
             result.tokens[sequence_id] = DrawnToken(token.token_id, logprob)
 
     def _denoise(self, steps: list[DenoiseStep], hidden: torch.Tensor, runs: list[LatentRun], result: BatchResult) -> Steps[None]:
-        """Take one Euler step of every image whose rows are all in: x <- x - v dt (spec 6.1); decode those that are done."""
+        """Take the Euler steps of every image whose rows are all in: x <- x - v dt (spec 6.1); decode those that are done."""
         velocity_of = self._velocities(hidden, runs)
-        moved: dict[int, torch.Tensor] = {}
-        kept: dict[int, list[torch.Tensor]] = {}
+        after: dict[int, Drawing] = {}
         for step in steps:
-            earlier = self._velocities_kept.get(step.sequence_id, [])[: step.first_row]
-            velocities = [*earlier, *(velocity_of[id(row)] for row in step.rows)]
-            if not step.completes:
-                kept[step.sequence_id] = velocities
-                continue
-            velocity, x_t = _guided(step, velocities), self._latents[step.sequence_id]
-            moved[step.sequence_id] = x_t - velocity * step.dt
-            if step.preview is not None:
-                self._painter.start(step, x_t, velocity)
+            computed = {row.context: velocity_of[id(row)] for row in step.rows}
+            after[step.sequence_id] = self._drawings[step.sequence_id].after(step, computed, partial(self._painter.watch, step))
         started = time.perf_counter()
         for step in steps:
             if not step.is_last:
                 continue
             # A number that was not finite at any step has spread by now; once a picture is early enough to ask.
-            if not torch.isfinite(moved[step.sequence_id]).all():
+            latents = after[step.sequence_id].latents
+            if not torch.isfinite(latents).all():
                 result.broken.append(step.sequence_id)
                 continue
-            result.pictures[step.sequence_id] = yield from self._decode(moved[step.sequence_id], step)
+            result.pictures[step.sequence_id] = yield from self._decode(latents, step)
         result.vae_s = time.perf_counter() - started
-        self._latents.update(moved)
-        for sequence_id in moved:
-            self._velocities_kept.pop(sequence_id, None)
-        self._velocities_kept.update(kept)
+        self._drawings.update(after)
 
     def _velocities(self, hidden: torch.Tensor, runs: list[LatentRun]) -> dict[int, torch.Tensor]:
         """Read the velocity of each denoise row, by the row's identity."""
@@ -285,17 +272,6 @@ class Runner:
         grid = (step.params.height // self._markers.latent_stride, step.params.width // self._markers.latent_stride)
         latent = unpatchify(x, *grid, self._model.config.latent_patch_size)
         return picture_from_pixels((yield from self._model.vae.decode_in_steps(latent[None])))
-
-
-def _guided(step: DenoiseStep, velocities: list[torch.Tensor]) -> torch.Tensor:
-    def of(branch: Branch) -> torch.Tensor | None:
-        return velocities[step.row_of[branch]] if branch in step.row_of else None
-
-    params, full = step.params, velocities[step.row_of[Branch.FULL]]
-    if params.guidance is GuidanceMode.BAGEL:
-        scales = BagelScales(params.text_scale, params.image_scale, params.renorm, params.renorm_min)
-        return bagel_velocity(full, of(Branch.NO_TEXT), of(Branch.NO_IMAGE), scales)
-    return illume_velocity(full, of(Branch.IMAGES_ONLY), of(Branch.NOTHING), params.text_scale, params.image_scale)
 
 
 def _sampling_row(draw: Draw) -> SamplingRow:

@@ -12,7 +12,8 @@ from enum import Enum, auto
 
 from server.engine.context import Context
 from server.engine.grammar import Grammar
-from server.engine.guidance import Branch, BranchPlan
+from server.engine.guidance import BranchPlan
+from server.engine.image_steps import EulerStep
 from server.engine.pages import PagePool
 from server.engine.segments import ContextSegment, TextTokens, VaeImage, VitImage, picture_digest
 from server.messages import ImageSegment, OutputMode, Request, Usage
@@ -67,12 +68,21 @@ class ImageTask:
     """
 
     index: int
-    timesteps: list[float]
-    dts: list[float]
+    steps: list[EulerStep]
     plan: BranchPlan
     step: int = 0
     rows_done: int = 0
     has_noise: bool = False
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows the whole image takes."""
+        return sum(len(step.computed) for step in self.steps)
+
+    @property
+    def num_rows_left(self) -> int:
+        """How many of them belong to steps that are not taken yet."""
+        return sum(len(step.computed) for step in self.steps[self.step :])
 
 
 @dataclass(slots=True)
@@ -171,10 +181,8 @@ class Sequence:
         """Whether a prompt chunk or a denoise step of it could go into the next pass."""
         return self.phase in (Phase.PREFILL, Phase.DENOISE) and not self.is_in_flight
 
-    def context_of(self, branch: Branch) -> Context:
-        """Return the context that serves ``branch`` of the image under way."""
-        assert self.image is not None, "no image is being drawn"
-        index = self.image.plan.context_of[branch]
+    def context(self, index: int) -> Context:
+        """Return a context of the image under way by its number in the plan."""
         return self.full if index == 0 else self.branches[index - 1]
 
     def release_branches(self, pool: PagePool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.engine.batch import Batch, BatchResult
+from server.engine.batch import Batch, BatchResult, DenoiseStep
 from server.engine.pages import PagePool
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Lane
@@ -24,7 +24,8 @@ def step_stats(step: int, step_s: float, batch: Batch, result: BatchResult, sche
         num_decode_rows=len(batch.decodes),
         num_prefill_tokens=sum(piece.num_rows for row in batch.prefills for piece in row.pieces),
         num_denoise_rows=num_denoise_rows,
-        num_branches_elided=sum(NUM_GUIDANCE_BRANCHES - one.first_row - len(one.rows) for one in batch.denoises if one.completes),
+        num_branches_elided=sum(_num_elided(one) for one in batch.denoises if one.completes),
+        num_branches_foreseen=sum(_num_foreseen(one) for one in batch.denoises if one.completes),
         num_gen_tokens=result.num_gen_tokens,
         running_text=scheduler.num_running(drawing=False),
         running_image=scheduler.num_running(drawing=True),
@@ -48,3 +49,13 @@ def step_stats(step: int, step_s: float, batch: Batch, result: BatchResult, sche
         text_drain_per_s=scheduler.drain_rate.per_s(Lane.TEXT),
         image_drain_per_s=scheduler.drain_rate.per_s(Lane.PICTURE),
     )
+
+
+def _num_elided(step: DenoiseStep) -> int:
+    """Count the branches that needed no velocity of their own."""
+    return sum(NUM_GUIDANCE_BRANCHES - len(euler.computed) - len(euler.foreseen) for euler in step.eulers)
+
+
+def _num_foreseen(step: DenoiseStep) -> int:
+    """Count the velocities that step caching foresaw instead of computing them."""
+    return sum(len(euler.foreseen) for euler in step.eulers)

@@ -14,6 +14,7 @@ from model.profile import AfterImage, AfterTextEnd, BeginOfImage
 from server.engine.batch import Draw
 from server.engine.grammar import Grammars
 from server.engine.guidance import plan_branches
+from server.engine.image_steps import plan_steps
 from server.engine.options import ModelFacts
 from server.engine.segments import TextTokens, VaeImage, VitImage
 from server.engine.sequence import AfterFill, ImageTask, Phase, Sequence
@@ -113,7 +114,7 @@ class Turns:
         counts_dropped = self._facts.profile.dropped_image_advances_position
         timesteps = [float(t) for t in times]
         plan = plan_branches(sequence.history, params, timesteps, negative, counts_dropped_images=counts_dropped)
-        sequence.image = ImageTask(sequence.num_images, timesteps, [float(dt) for dt in dts], plan)
+        sequence.image = ImageTask(sequence.num_images, plan_steps(params, timesteps, [float(dt) for dt in dts], plan), plan)
 
     def draw_for(self, sequence: Sequence) -> Draw:
         """Say how the token after the sequence's next row is drawn, in a text or at a decision between turns."""

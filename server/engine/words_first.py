@@ -52,8 +52,7 @@ class WordsFirst:
         image = picture.image
         if image is None:
             return self._rest_s(picture)
-        num_steps = len(image.timesteps)
-        return self._rest_s(picture) * num_steps / (num_steps - image.step)
+        return self._rest_s(picture) * image.num_rows / image.num_rows_left
 
     def _rest_s(self, picture: Sequence) -> float:
         """Estimate the seconds of work that a picture still needs, with a machine to itself."""

@@ -12,6 +12,7 @@ from enum import Enum
 from pydantic import JsonValue
 
 from model.guidance_rules import GuidanceMode, Renorm
+from model.step_cache_rules import StepCache
 
 
 class Modality(Enum):
@@ -104,6 +105,7 @@ class PictureChoices:
     num_previews: int = 0
     output_format: PictureFormat = PictureFormat.PNG
     encoder_quality: int | None = None
+    step_cache: StepCache | None = None
 
 
 @dataclass(frozen=True, slots=True)

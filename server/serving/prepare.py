@@ -194,6 +194,7 @@ class Preparer:
             guidance=_or(pictures.guidance, defaults.guidance),
             max_images=_or(pictures.max_images, self._default_max_images(ask)),
             num_previews=pictures.num_previews,
+            step_cache=pictures.step_cache,
         )
         return self._guided(params, pictures, sampler, ask.names)
 

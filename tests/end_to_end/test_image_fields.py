@@ -17,6 +17,7 @@ from tests.server.picture_files import picture_uri
 
 RED: dict[str, object] = {"images": [{"image_url": picture_uri(colour="red")}]}
 BLUE: dict[str, object] = {"images": [{"image_url": picture_uri(colour="blue")}]}
+FORESEEN: dict[str, object] = {"num_inference_steps": 12, "step_cache": 3}
 CACHED = re.compile(r"^plait_prompt_tokens_cached_total\{.*\} (\S+)$", re.MULTILINE)
 
 
@@ -88,6 +89,9 @@ EFFECTS: dict[str, Callable[[Drawer], bool]] = {
     "text_scale": lambda draw: draw.changes(text_scale=1),
     "image_scale": lambda draw: draw.changes(image_scale=5),
     "negative_prompt": lambda draw: draw.changes(negative_prompt="once upon a time"),
+    "step_cache": lambda draw: draw.file(**FORESEEN) != draw.file(num_inference_steps=12),
+    "step_cache_order": lambda draw: draw.file(**FORESEEN) != draw.file(**FORESEEN, step_cache_order=0),
+    "step_cache_first": lambda draw: draw.file(**FORESEEN) != draw.file(**FORESEEN, step_cache_first=2),
     "user": lambda draw: keeps_accounts_apart(draw, "user"),
     "safety_identifier": lambda draw: keeps_accounts_apart(draw, "safety_identifier"),
 }

@@ -15,6 +15,7 @@ from server.api.picture_fields import PICTURE_FIELDS, TOOL_FIELDS
 from tests.server.picture_files import picture_uri
 
 LEAST: dict[str, object] = {"size": "48x32", "num_inference_steps": 4, "seed": 1, "text_scale": 4, "interval": [0, 1], "max_images": 1}
+FORESEEN: dict[str, object] = {"num_inference_steps": 12, "step_cache": 3}
 WORDS = {"type": "text", "text": "a red cat"}
 USER: dict[str, object] = {"role": "user", "content": [WORDS]}
 EDIT: dict[str, object] = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": picture_uri(colour="red")}}, WORDS]}
@@ -60,6 +61,9 @@ OF_CHAT: dict[str, Callable[[ChatDrawer], bool]] = {
     "shift": lambda draw: draw.changes(shift=10),
     "negative_prompt": lambda draw: draw.changes(negative_prompt="once upon a time"),
     "seed": lambda draw: draw.changes(seed=2),
+    "step_cache": lambda draw: draw.file(**FORESEEN) != draw.file(num_inference_steps=12),
+    "step_cache_order": lambda draw: draw.file(**FORESEEN) != draw.file(**FORESEEN, step_cache_order=0),
+    "step_cache_first": lambda draw: draw.file(**FORESEEN) != draw.file(**FORESEEN, step_cache_first=2),
     "max_images": lambda draw: (len(draw.urls()), len(draw.urls(max_images=2))) == (1, 2),
     "progress": lambda draw: (
         [draw.post(stream=True, progress=on).text.count("image_progress") > 0 for on in (True, False)] == [True, False]
@@ -114,6 +118,9 @@ OF_TOOL: dict[str, Callable[[ToolDrawer], bool]] = {
     "image_scale": lambda draw: draw.changes(image_scale=5),
     "negative_prompt": lambda draw: draw.changes(negative_prompt="once upon a time"),
     "seed": lambda draw: draw.changes(seed=2),
+    "step_cache": lambda draw: draw.files(**FORESEEN) != draw.files(num_inference_steps=12),
+    "step_cache_order": lambda draw: draw.files(**FORESEEN) != draw.files(**FORESEEN, step_cache_order=0),
+    "step_cache_first": lambda draw: draw.files(**FORESEEN) != draw.files(**FORESEEN, step_cache_first=2),
 }
 
 

@@ -14,6 +14,7 @@ import torch
 
 from model.guidance_rules import GuidanceMode, Renorm
 from model.profile import Family, FamilyProfile
+from model.step_cache_rules import StepCache
 from model.tokenizer import Tokenizer
 from model.weights import load_bagel
 from server.engine.batch import Batch, BatchResult
@@ -149,6 +150,7 @@ def random_request(rng: random.Random, name: str) -> Request:
         renorm=rng.choice(list(Renorm)),
         seed=rng.randrange(2**40),
         max_images=rng.randint(1, 2),
+        step_cache=rng.choice([None, StepCache(2, order=0, num_first=1), StepCache(3, order=2, num_first=2)]),
     )
     # Random weights begin a picture or end a text once in 300 tokens; the bias makes them do both within a few.
     bias = {TOKENIZER.boi_id: 3.0, TOKENIZER.eos_id: 3.0, TOKENIZER.bos_id: 4.0} if mode is OutputMode.INTERLEAVED else {}

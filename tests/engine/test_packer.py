@@ -9,6 +9,7 @@ import torch
 
 from server.engine.batch import Batch, DecodeRow, DenoiseRow, DenoiseStep, Draw, Piece, PrefillRow, TextPiece
 from server.engine.guidance import Branch
+from server.engine.image_steps import EulerStep
 from server.engine.packer import Markers, PackedBatch, pack
 from server.engine.segments import DroppedImage, VaeImage, VitImage
 from server.messages import ImageParams, SamplingParams
@@ -24,8 +25,9 @@ def packed(batch: Batch) -> PackedBatch:
 
 
 def denoise(pages: list[int], kv_len: int, rope_pos: int, timestep: float = 0.7) -> DenoiseStep:
-    row = DenoiseRow(7, pages, kv_len, rope_pos)
-    return DenoiseStep(7, [row], {Branch.FULL: 0}, ImageParams(32, 32), timestep, 0.1, is_last=False, num_row_tokens=6)
+    row = DenoiseRow(7, 0, pages, kv_len, rope_pos)
+    euler = EulerStep(0, timestep, 0.1, {Branch.FULL: 0}, (0,))
+    return DenoiseStep(7, [row], [euler], ImageParams(32, 32), is_last=False, num_row_tokens=6)
 
 
 def decode(token_id: int, pages: list[int], kv_len: int) -> DecodeRow:

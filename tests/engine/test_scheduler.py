@@ -141,7 +141,7 @@ def test_text_to_image_runs_two_rows_in_the_interval_and_one_outside() -> None:
     finish(house, make_request("a", mode=OutputMode.IMAGE, image=ImageParams(32, 32, num_timesteps=8, image_scale=1.5)))
 
     rows = [len(step.rows) for batch in house.runner.batches for step in batch.denoises]
-    inside = [step.timestep > 0.4 for batch in house.runner.batches for step in batch.denoises]
+    inside = [step.eulers[0].timestep > 0.4 for batch in house.runner.batches for step in batch.denoises]
     assert rows == [2 if within else 1 for within in inside]
     assert {1, 2} == set(rows)
 

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from model.step_cache_rules import StepCache
 from server.engine.batch import Batch
 from server.engine.fairness import PATIENCE_STEPS
 from server.engine.options import SchedulerLimits
@@ -53,6 +54,7 @@ images = st.builds(
     image_scale=st.sampled_from([1.0, 2.0]),
     interval=st.sampled_from([(0.0, 1.0), (0.4, 1.0)]),
     max_images=st.integers(1, 2),
+    step_cache=st.sampled_from([None, StepCache(2, num_first=1)]),
 )
 
 
@@ -279,7 +281,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert sequence.image is not None
                 for context, held in zip((sequence.full, *sequence.branches), sequence.image.plan.segments, strict=True):
                     assert [mark.uid for mark in context.marks] == [segment.uid for segment in held]
-                assert 0 <= sequence.image.step < len(sequence.image.timesteps)
+                assert 0 <= sequence.image.step < len(sequence.image.steps)
 
     @invariant()
     def canon_is_never_rewritten(self) -> None:

@@ -13,6 +13,7 @@ from loadtests.mixed.picture_queue import PictureQueue, compatibility_key
 from loadtests.mixed.staged import Staged
 from server.engine.batch import DenoiseRow, DenoiseStep
 from server.engine.guidance import Branch
+from server.engine.image_steps import EulerStep
 from server.messages import (
     FinishedOutput,
     FinishReason,
@@ -126,16 +127,17 @@ def test_seeds_do_not_keep_pictures_apart_but_guidance_does() -> None:
 
 
 def test_a_branch_whose_context_equals_anothers_is_computed_all_the_same() -> None:
-    full, no_text = DenoiseRow(1, [0], 4, 4), DenoiseRow(1, [], 0, 0)
-    row_of = {Branch.FULL: 0, Branch.NO_TEXT: 1, Branch.NO_IMAGE: 0}
-    step = with_every_branch(DenoiseStep(1, [full, no_text], row_of, ImageParams(64, 64), 0.5, 0.1, False, 18))
-    assert step.rows == [full, no_text, full]
+    full, no_text = DenoiseRow(1, 0, [0], 4, 4), DenoiseRow(1, 1, [], 0, 0)
+    euler = EulerStep(0, 0.5, 0.1, {Branch.FULL: 0, Branch.NO_TEXT: 1, Branch.NO_IMAGE: 0}, (0, 1))
+    step = with_every_branch(DenoiseStep(1, [full, no_text], [euler], ImageParams(64, 64), is_last=False, num_row_tokens=18))
+    assert step.rows == [full, no_text, replace(full, context=2)]
     assert len({id(row) for row in step.rows}) == 3
-    assert step.row_of == {Branch.FULL: 0, Branch.NO_TEXT: 1, Branch.NO_IMAGE: 2}
+    assert step.eulers[0].context_of == {Branch.FULL: 0, Branch.NO_TEXT: 1, Branch.NO_IMAGE: 2}
 
 
 def test_outside_the_interval_one_row_stays_one_row() -> None:
-    step = DenoiseStep(1, [DenoiseRow(1, [0], 4, 4)], {Branch.FULL: 0}, ImageParams(64, 64), 0.1, 0.1, False, 18)
+    euler = EulerStep(0, 0.1, 0.1, {Branch.FULL: 0}, (0,))
+    step = DenoiseStep(1, [DenoiseRow(1, 0, [0], 4, 4)], [euler], ImageParams(64, 64), is_last=False, num_row_tokens=18)
     assert with_every_branch(step) == step
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from model.step_cache_rules import StepCache
 from server.cli.command import ExitStatus
 from server.cli.commands import run
 from server.cli.terminal_pictures import Protocol, drawn, protocol_of
@@ -62,6 +63,11 @@ def test_image_saves_what_it_drew_and_prints_the_path(front: RunningFront, tmp_p
     path = tmp_path / "plait-1.png"
     assert capsys.readouterr().out.strip() == str(path)
     assert Image.open(path).format == "PNG"
+
+
+def test_image_can_leave_steps_to_be_foreseen(front: RunningFront, tmp_path: Path) -> None:
+    assert run(["image", "a star", "--step-cache", "3", "--url", front.url, "--out", str(tmp_path)]) == ExitStatus.OK
+    assert front.engine.requests[0].image.step_cache == StepCache(interval=3, order=1, num_first=5)
 
 
 @pytest.mark.parametrize("how", [[], ["--whole"]])
