@@ -5,6 +5,10 @@ denoise steps and prompt chunks in the order of `fairness`, as far as the budget
 `schedule_between` makes the decode steps that are let through between its bits, before the pass itself is committed. Where pictures
 stand aside for words (`words_first`), neither holds rows of a picture. Waiting and being let in are `admission`, pages `reservations`,
 rows `rows`, results `commit`; pages found again are `prefix_cache`.
+
+No step is empty while there is work, unless it ends a sequence or lets one take over what the cache holds. Other work is held back only for
+decode rows that are in the step themselves, and for no longer than `fairness` allows, so a step without any serves the first in its order
+that can have pages. The oldest can: whoever is younger gives them up for it (`reservations`), and alone it goes on or is ended.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from server.engine.budget import Goals, StepBudget
 from server.engine.commit import Commit
 from server.engine.cost_model import NO_LOAD, CostModel, Load
 from server.engine.drain_rate import DrainRate
-from server.engine.fairness import Shares
+from server.engine.fairness import Shares, is_overdue
 from server.engine.grammar import NO_GRAMMARS, Grammars
 from server.engine.loads import piece_load
 from server.engine.options import ModelFacts, SchedulerLimits
@@ -195,9 +199,12 @@ class Scheduler:
             if not draft.batch.is_empty:
                 return draft
             draft = Draft()
-        self._add_decodes(decoding, draft)
-        if not (decoding and self._goals.must_wait(first, decodes, waited_s)):
-            self._fill(candidates, draft, self._goals.budget(draft.batch.load, len(draft.batch.decodes), waited_s))
+        # Words that wait for pages set no pace: the work that would be held up for them may hold those very pages.
+        riding = self._add_decodes(decoding, draft)
+        waited_s = self._waited_s(riding)
+        must_wait = riding and not is_overdue(candidates[0], self._step) and self._goals.must_wait(first, draft.batch.load, waited_s)
+        if not must_wait:
+            self._fill(candidates, draft, self._goals.budget(draft.batch.load, len(riding), waited_s))
         return draft
 
     def schedule_between(self, next_bit_s: float) -> Batch:
@@ -281,11 +288,13 @@ class Scheduler:
             return 0.0
         return self._clock() - min(sequence.last_result_s for sequence in decoding)
 
-    def _add_decodes(self, decoding: list[Sequence], draft: Draft) -> None:
+    def _add_decodes(self, decoding: list[Sequence], draft: Draft) -> list[Sequence]:
+        """Add the decode rows of those whom there are pages for; return them."""
         for sequence in decoding:
             if sequence.sequence_id in self._roster.running:
                 self._rows.add_decode(sequence, draft)
         self._rows.close_decodes(draft)
+        return [sequence for sequence in decoding if sequence.sequence_id in draft.served]
 
     def _atomic_rows(self, sequence: Sequence) -> list[Load]:
         """Return the loads of what a sequence needs next where that cannot be cut; empty for a text, which can."""

@@ -33,6 +33,8 @@ MAX_RUNNING = 4
 MAX_WAITING = 6
 TOKEN_S = 1e-3
 MAX_STEPS_TO_DRAIN = 20_000
+MAX_EMPTY_STEPS = MAX_RUNNING
+"""An empty step ends a sequence, or moves one on that misses no more rows; both come to an end."""
 NUM_HISTORIES = 200
 ROOMY_PAGES = 300
 """With so many pages nobody waits for those that another holds."""
@@ -120,6 +122,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.long_pages: set[int] = set()
         self.passengers: list[Sequence] = []
         self.has_favoured = False
+        self.num_empty_steps = 0
 
     @initialize(
         num_pages=st.sampled_from([24, 48, ROOMY_PAGES]),
@@ -197,6 +200,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.passengers = [other for other in self.scheduler.running if other.sequence_id in batch.sequence_ids()]
         elif not batch.is_empty:
             self.land(batch, fails=fails)
+        self.num_empty_steps = self.num_empty_steps + 1 if batch.is_empty and self.scheduler.running else 0
+        assert self.num_empty_steps <= MAX_EMPTY_STEPS, "there is work, and nothing of it goes on"
         self.collect()
 
     def land(self, batch: Batch, *, fails: bool) -> None:
