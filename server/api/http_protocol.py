@@ -7,11 +7,13 @@ before any route is asked. What is refused here has reached no application, so t
 from __future__ import annotations
 
 import asyncio
+import time
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from server.api.errors import error_json, status_of
 from server.api.http_parser import DecliningParser
+from server.api.middleware import ARRIVED
 from server.errors import HeadersTooLarge, InvalidRequest, PlaitError, RequestTimeout
 
 MAX_HEAD_BYTES = 32 << 10
@@ -51,6 +53,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        # Before a task of its own has the request: on a busy loop that task waits, and a client waits with it.
+        self.scope["state"][ARRIVED] = time.monotonic()
         self._num_head_bytes = 0
         self._head_is_complete = False
         if self._head_timer is None:

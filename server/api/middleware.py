@@ -32,6 +32,7 @@ PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 
 ARRIVED = "arrived"
+"""In a request's state: when it came in, by the monotonic clock. Set by the HTTP protocol, or at the edge where another one serves."""
 
 
 class Edge:
@@ -71,8 +72,7 @@ class _Visit:
         self.status: int | None = None
         self._scope = scope
         self._send = send
-        self._started = time.monotonic()
-        scope.setdefault("state", {})[ARRIVED] = self._started
+        self._started: float = scope.setdefault("state", {}).setdefault(ARRIVED, time.monotonic())
 
     @property
     def elapsed_ms(self) -> float:
@@ -96,7 +96,7 @@ class _Visit:
 
 
 def arrival_time(request: Request) -> float:
-    """Return when the head of a request was here, by the monotonic clock; its body may have come later."""
+    """Return when the first bytes of a request were here, by the monotonic clock; its body may have come later."""
     arrived = request.scope["state"][ARRIVED]
     assert isinstance(arrived, float)
     return arrived

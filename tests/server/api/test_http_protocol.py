@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -53,6 +54,17 @@ def read_answer(connection: socket.socket) -> tuple[int, dict[str, dict[str, str
 def test_headers_beyond_the_bound_are_refused_in_openais_shape(front: RunningFront) -> None:
     status, body = answer_to(front, b"GET /livez HTTP/1.1\r\nhost: x\r\nx: " + b"a" * (MAX_HEAD_BYTES + 1) + b"\r\n\r\n")
     assert status == 431 and body["error"]["code"] == "headers_too_large"
+
+
+def test_the_time_of_a_request_counts_from_its_first_bytes(front: RunningFront) -> None:
+    """As its client counts: a head that comes in pieces is waited for, and that wait is part of the answer's time."""
+    with connect(front) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n")
+        time.sleep(0.1)
+        connection.sendall(b"connection: close\r\n\r\n")
+        head = connection.recv(65536)
+    duration = re.search(rb"begin;dur=([0-9.]+)", head)
+    assert duration is not None and float(duration[1]) >= 100
 
 
 def test_a_header_without_an_end_is_cut_off_as_it_grows(front: RunningFront) -> None:
