@@ -10,6 +10,7 @@ What follows ``--`` goes to every ``plait serve``, e.g. ``-- --model DIR --num-t
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import signal
 import subprocess
@@ -39,21 +40,27 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--scenario", default="chat")
+    parser.add_argument(
+        "--cores-each", type=float, help="what each replica may use of the cores, e.g. 0.25 (as root); default: all of them"
+    )
     parser.add_argument("--out", type=Path, help="scale: write the rows there as JSON")
     chosen = parser.parse_args(own)
     with tempfile.TemporaryDirectory(prefix="plait-fleet-") as directory:
         root = Path(directory)
         match chosen.command:
             case "up":
-                return stay_up(FleetPlan(chosen.replicas[0], options, with_prometheus=True), root)
+                return stay_up(FleetPlan(chosen.replicas[0], options, with_prometheus=True, cores_each=chosen.cores_each), root)
             case "scale":
                 load = Load(chosen.scenario, chosen.users, chosen.seconds)
-                rows = [scale(FleetPlan(number, options, Proxy(by)), load, root) for number in chosen.replicas for by in (False, True)]
+                fleets = itertools.product(chosen.replicas, (False, True))
+                plans = [FleetPlan(number, options, Proxy(by_prefix), cores_each=chosen.cores_each) for number, by_prefix in fleets]
+                rows = [scale(plan, load, root) for plan in plans]
                 if chosen.out:
-                    write_rows(rows, load, chosen.out)
+                    write_rows(rows, load, chosen.cores_each, chosen.out)
                 return 1 if any(row.failures for row in rows) else 0
             case _:
-                return roll(FleetPlan(chosen.replicas[0], options), Load(chosen.scenario, chosen.users, chosen.seconds), root)
+                plan = FleetPlan(chosen.replicas[0], options, cores_each=chosen.cores_each)
+                return roll(plan, Load(chosen.scenario, chosen.users, chosen.seconds), root)
 
 
 def _split(arguments: list[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -120,10 +127,10 @@ def scale(plan: FleetPlan, load: Load, directory: Path) -> ScaleRow:
     return row
 
 
-def write_rows(rows: list[ScaleRow], load: Load, out: Path) -> None:
+def write_rows(rows: list[ScaleRow], load: Load, cores_each: float | None, out: Path) -> None:
     """Write what `scale` found, with the load and the machine it was found on."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    stored = {"machine": machine(), "load": load.described, "rows": [asdict(row) for row in rows]}
+    stored = {"machine": machine(), "load": load.described, "cores_each": cores_each, "rows": [asdict(row) for row in rows]}
     out.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.fleet.configurations import Proxy, nginx_configuration, prometheus_configuration
+from loadtests.fleet.core_share import CoreShare, core_share
 from loadtests.fleet.processes import Service, answers_ok, free_port, listens
 from loadtests.fleet.replica import Replica
 
 
 @dataclass(frozen=True, slots=True)
 class FleetPlan:
-    """What to start. ``options`` are further options of every ``plait serve``; ``rules`` are alerts for Prometheus."""
+    """What to start. ``options`` are further options of every ``plait serve``; ``rules`` are alerts for Prometheus.
+
+    ``cores_each``: what each replica may use of the cores; None leaves them to take cores from each other.
+    """
 
     num_replicas: int
     options: tuple[str, ...] = ()
@@ -22,6 +26,7 @@ class FleetPlan:
     with_redis: bool = False
     with_prometheus: bool = False
     rules: Path | None = None
+    cores_each: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +105,21 @@ def running_fleet(directory: Path, plan: FleetPlan) -> Iterator[Fleet]:
         DidNotStart: a part of it does not come up.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    fleet = _planned(directory, plan)
-    try:
-        fleet.start()
-        yield fleet
-    finally:
-        fleet.stop()
+    with contextlib.ExitStack() as groups:
+        numbers = range(1, plan.num_replicas + 1)
+        shares = [groups.enter_context(core_share(f"replica-{number}", plan.cores_each)) if plan.cores_each else None for number in numbers]
+        fleet = _planned(directory, plan, shares)
+        try:
+            fleet.start()
+            yield fleet
+        finally:
+            fleet.stop()
 
 
-def _planned(directory: Path, plan: FleetPlan) -> Fleet:
+def _planned(directory: Path, plan: FleetPlan, shares: Sequence[CoreShare | None]) -> Fleet:
     redis = _redis(directory) if plan.with_redis else None
     options = [*plan.options, *(["--store", f"redis://127.0.0.1:{redis.port}/0"] if redis else [])]
-    replicas = [Replica.planned(number, directory, options) for number in range(1, plan.num_replicas + 1)]
+    replicas = [Replica.planned(number, directory, options, share) for number, share in enumerate(shares, start=1)]
     prometheus = _prometheus(directory, replicas, plan.rules) if plan.with_prometheus else None
     return Fleet(replicas, _nginx(directory, replicas, plan.proxy), redis, prometheus)
 

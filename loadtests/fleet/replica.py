@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtests.fleet.core_share import CoreShare
 from loadtests.fleet.processes import Service, answers_ok, free_port
 from server.serving.engine_launch import command_line
 
@@ -22,14 +23,14 @@ class Replica:
     fault_dir: Path
 
     @classmethod
-    def planned(cls, number: int, directory: Path, options: Sequence[str]) -> Replica:
-        """Choose a port; its log and what it is broken through lie in ``directory``."""
+    def planned(cls, number: int, directory: Path, options: Sequence[str], share: CoreShare | None = None) -> Replica:
+        """Choose a port; its log and what it is broken through lie in ``directory``. ``share``: what it may use of the cores."""
         port, fault_dir = free_port(), directory / f"faults-{number}"
         fault_dir.mkdir(parents=True, exist_ok=True)
-        own = ["--port", str(port), "--fault-dir", str(fault_dir)]
+        command = command_line(["serve", "--port", str(port), "--fault-dir", str(fault_dir), *options])
         service = Service(
             f"replica {number}",
-            command_line(["serve", *own, *options]),
+            share.entering(command) if share else command,
             directory / f"replica-{number}.log",
             lambda: answers_ok(f"http://127.0.0.1:{port}/readyz"),
         )

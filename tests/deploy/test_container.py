@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -67,6 +68,26 @@ def test_only_loopback_reaches_the_composition() -> None:
 def test_every_file_the_composition_mounts_is_there() -> None:
     sources = [text.split(":")[0] for text in jmespath.search("services.*.volumes[]", COMPOSE) if isinstance(text, str)]
     assert all((ROOT / "deploy" / source).exists() for source in sources if source.startswith("."))
+
+
+def composed(file: Path) -> subprocess.CompletedProcess[str]:
+    """Let Docker Compose read a composition; it needs no engine for that."""
+    return run(str(Path(sys.executable).parent / "docker-compose"), "--file", str(file), "config", "--format", "json")
+
+
+def test_docker_compose_understands_the_composition() -> None:
+    read = composed(ROOT / "deploy" / "compose.yaml")
+    assert read.returncode == 0, read.stderr
+    services = json.loads(read.stdout)["services"]
+    assert services.keys() == COMPOSE["services"].keys()
+    assert services["replica-1"]["build"]["context"] == str(ROOT)
+
+
+def test_a_slip_in_the_composition_would_be_noticed(tmp_path: Path) -> None:
+    text = (ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8")
+    (tmp_path / "compose.yaml").write_text(text.replace("stop_grace_period", "stop_grace_perod"), encoding="utf-8")
+    read = composed(tmp_path / "compose.yaml")
+    assert read.returncode != 0 and "stop_grace_perod" in read.stderr
 
 
 @pytest.mark.parametrize("name", [name for name in COMPOSE["services"] if not name.startswith("replica")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jmespath
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from helm.settings_schema import DECIDED_BY_THE_CHART, SCHEMA, settings_schema
+from server.api.chat_schemas import ChatRequest
 from server.settings import Settings
 from tests.helm.chart import CHART, VALUES, Manifest, golden_file, golden_text, helm, manifests, render
 from tests.helm.custom_resources import SCHEMAS, InvalidObject, schema_file, validate
@@ -257,6 +259,18 @@ def test_notes_warn_of_replicas_without_a_store() -> None:
     answer = helm("install", "demo", str(CHART), "--dry-run=client", "--values", str(MINIMAL), "--set", "replicas=3")
     assert "WARNING: several replicas and no store" in answer.stdout
     assert "helm -n default test demo" in answer.stdout
+
+
+NAMES = {"replicas=1": "storybook", "model.baked=/models/BAGEL-7B-MoT": "BAGEL-7B-MoT", "model.claim.name=models,model.name=bagel": "bagel"}
+
+
+@pytest.mark.parametrize("sets", NAMES)
+def test_the_request_in_the_notes_is_one_that_the_server_takes(sets: str) -> None:
+    """It once named no model and was refused, as the first thing an operator tried."""
+    notes = helm("install", "demo", str(CHART), "--dry-run=client", "--values", str(MINIMAL), "--set", sets).stdout
+    body = re.search(r"-d '(.*)'", notes)
+    assert body is not None
+    assert ChatRequest.model_validate_json(body[1]).model == NAMES[sets]
 
 
 def test_values_files_cover_every_template() -> None:

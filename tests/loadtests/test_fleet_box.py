@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ import httpx
 import pytest
 
 from loadtests.fleet.box import Fleet, FleetPlan, running_fleet
+from loadtests.fleet.core_share import CoreShare
 from loadtests.fleet.counts import Counts, hit_rate, imbalance, parse_counts, read_counts
 from server.metrics import FrontState, Metrics
 
@@ -68,6 +71,13 @@ def test_a_rolling_restart_fails_no_request(box: Fleet) -> None:
     assert pids != [replica.service.pid for replica in box.replicas]
     assert len(statuses) > 10
     assert set(statuses) == {200}
+
+
+def test_a_process_enters_its_group_before_it_does_anything(tmp_path: Path) -> None:
+    """A directory stands for the group: the kernel's would have to be made by root."""
+    command = CoreShare(tmp_path).entering([sys.executable, "-c", "import os; print(os.getpid())"])
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert (tmp_path / "cgroup.procs").read_text() == done.stdout
 
 
 def test_counts_are_read_from_what_a_server_exports() -> None:

@@ -63,6 +63,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{- /* What clients call the model, as the server does: by the name given, its directory's, or that of the one in the image. */ -}}
+{{- define "plait.modelName" -}}
+{{ .Values.model.name | default (include "plait.modelPath" . | default "storybook" | base) }}
+{{- end }}
+
 {{- /* What no schema can say: values that do not go together. */ -}}
 {{- define "plait.check" -}}
 {{- $drain := include "plait.drainSeconds" . | int }}
