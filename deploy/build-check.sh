@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Build the CPU image for real, look into it, and let it answer words and a picture as an unprivileged user. As root on Debian, with
+# Build an image for real, look into it, and let it answer words and a picture as an unprivileged user, on the CPU. As root on Debian, with
 # buildah and mmdebstrap; no container engine and no registry: the base is bootstrapped from Debian unless BASE names an image.
 #
-#   deploy/build-check.sh [DIRECTORY]       DIRECTORY keeps the storage; by default one that is removed at the end
+#   deploy/build-check.sh [DIRECTORY]             DIRECTORY keeps the storage; by default one that is removed at the end
+#   TORCH=cuda deploy/build-check.sh [DIRECTORY]  the image for GPUs, with its gigabytes; on a machine without one it computes on the CPU too
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 state=${1:-$(mktemp -d)}
-readonly state user=10001:10001 port=18137
+readonly state torch=${TORCH:-cpu} user=10001:10001 port=18137
 [[ $# -gt 0 ]] || trap 'chmod -R u+w "$state" 2>/dev/null; rm -rf "$state"' EXIT
 
 say() { printf 'build-check: %s\n' "$*"; }
@@ -45,12 +46,13 @@ build() {
     local mounts
     mapfile -t mounts < <(host_mounts | tr ' ' '\n')
     container_tool bud --isolation chroot --network host --format docker --quiet --build-arg "BASE=${BASE:-localhost/base:bookworm}" \
-        --build-arg TORCH=cpu "${mounts[@]}" --tag localhost/plait:check .
+        --build-arg "TORCH=$torch" "${mounts[@]}" --tag localhost/plait:$torch .
 }
 
 look_inside() {
-    local root=$1 found
-    found=$(chroot "$root" /bin/sh -c 'command -v cc gcc g++ clang as ld make pip pip3' || true)
+    local root=$1 found tools='g++ clang make pip pip3'
+    if [[ $torch == cpu ]]; then tools+=' cc gcc as ld'; fi
+    found=$(chroot "$root" /bin/sh -c "command -v $tools" || true)
     [[ -z $found ]] || fail "the image holds tools of the build: $found"
     found=$(find "$root/root/.cache" "$root/var/lib/apt/lists" "$root/home/plait/.cache" -type f -size +0 2>/dev/null | head -n 3 || true)
     [[ -z $found ]] || fail "the image holds caches: $found"
@@ -90,9 +92,9 @@ for entry in filter(str.isdigit, os.listdir('/proc')):
 SECONDS=0
 bootstrap_base
 build
-container=$(container_tool from localhost/plait:check)
+container=$(container_tool from localhost/plait:$torch)
 root=$(container_tool mount "$container")
-[[ $(container_tool inspect --format '{{.Docker.Config.User}}' localhost/plait:check) == "$user" ]] || fail "the image does not run as $user"
+[[ $(container_tool inspect --format '{{.Docker.Config.User}}' localhost/plait:$torch) == "$user" ]] || fail "the image does not run as $user"
 look_inside "$root"
 answer "$container" "$root"
 say "ok, ${SECONDS} s"

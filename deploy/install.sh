@@ -87,7 +87,8 @@ install_torch() {
     say "installing torch $torch_version, $build build (a large download)"
     case $build in
         cpu) install_torch_cpu ;;
-        cuda) pip_install "torch==$torch_version" ;;
+        # "===" is the build without a suffix, PyPI's for CUDA: "==" would take a +cpu that lies in a folder of pip's.
+        cuda) pip_install "torch===$torch_version" 2>/dev/null || pip_install "torch==$torch_version" ;;
         *) fail "TORCH=$build: must be cpu or cuda" ;;
     esac
     [[ $(installed_torch) == "$torch_version $build" ]] || fail \

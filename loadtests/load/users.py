@@ -9,9 +9,11 @@ Burst and soak are files of their own beside this one.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 import zlib
+from collections.abc import Iterator
 from typing import ClassVar
 
 from locust import HttpUser, between, events, task
@@ -32,15 +34,17 @@ class StreamingUser(HttpUser):
     wait_time = between(0.0, 0.2)
     scenarios: ClassVar[dict[Scenario, int]] = {}
     effort: ClassVar[Effort] = Effort()
+    _numbers: ClassVar[Iterator[int]] = itertools.count()
+    """Of the users of this process: no two of them ask the same things in the same order, however many begin at once."""
 
     def on_start(self) -> None:
         """Find out what the model is called; each user asks other things, the same in every run."""
         self._headers = {"Authorization": f"Bearer {os.environ.get('PLAIT_KEY', 'none')}"}
         model = self.client.get("/v1/models", headers=self._headers, name="models").json()["data"][0]["id"]
-        self._number = len(self.environment.runner.user_greenlets) if self.environment.runner else 0
-        self._source = AskSource(model, zlib.crc32(f"{type(self).__name__} {self._number}".encode()), self.effort)
+        number = next(self._numbers)
+        self._source = AskSource(model, zlib.crc32(f"{type(self).__name__} {number}".encode()), self.effort)
         self._order = [scenario for scenario, share in self.scenarios.items() for _ in range(share)]
-        self._turn = self._number
+        self._turn = number
 
     @task
     def ask(self) -> None:

@@ -132,6 +132,18 @@ def test_a_ramp_over_a_real_front_reports_its_levels(tmp_path: Path) -> None:
     assert {wait.kind for wait in measured.levels[0].waits} >= {"first words", "whole answer"}
 
 
+def test_users_that_begin_at_once_ask_different_things(tmp_path: Path) -> None:
+    """They once had all the same number: each asked what all others asked at that moment, which no router and no cache ever sees."""
+    scenarios = str(ROOT / "loadtests" / "load" / "users.py")
+    command = [sys.executable, "-m", "locust", "-f", scenarios, "ChatUser", "--headless", "-u", "8", "-r", "8", "-t", "1s"]
+    engine = ScriptedEngine(hello)
+    with running_front(engine) as front:
+        subprocess.run(
+            [*command, "--host", front.url], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=120, check=True
+        )
+    assert len({repr(request.segments) for request in engine.requests[:8]}) >= 6
+
+
 def test_locust_runs_the_scenarios_by_name(tmp_path: Path) -> None:
     scenarios = str(ROOT / "loadtests" / "load" / "users.py")
     command = [sys.executable, "-m", "locust", "-f", scenarios, "ChatUser", "--headless", "-u", "1", "-t", "2s"]
