@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from server.api.bad_requests import checked
 from server.api.chat_schemas import ChatRequest
-from server.api.chat_writer import Heading, write_chunks, write_completion
-from server.api.event_stream import DONE, failure_event
-from server.api.whole_answer import failed_answer, whole_answer
+from server.api.chat_writer import ChunkWriter, CompletionWriter, Heading
+from server.api.event_stream import failure_event
+from server.api.whole_answer import failed_answer
 from server.errors import ModelNotFound
-from server.serving.events import Event
+from server.serving.events import PictureEvent
 from server.serving.picture_links import PictureLinks
-from server.serving.surfaces import Piece, Reply, Stamp
+from server.serving.surfaces import Reply, Stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +44,13 @@ class ChatSurface:
             with_logprobs=chat.logprobs,
             metadata=chat.metadata,
         )
-        if chat.image is not None and chat.image.response_format == "url":
-            return _with_events(self._reply(chat, heading), lambda events: self.links.linked(events, stamp))
-        return self._reply(chat, heading)
-
-    def _reply(self, chat: ChatRequest, heading: Heading) -> Reply:
+        kept = self._keeper(chat, stamp)
         if not chat.stream:
-            return Reply(chat.ask(), lambda events: _whole(events, heading), failed_answer, is_whole=True)
+            return Reply(chat.ask(), CompletionWriter(heading), failed_answer, kept, is_whole=True)
         with_usage = chat.stream_options is not None and chat.stream_options.include_usage
-        return Reply(chat.ask(), lambda events: _chunks(events, heading, with_usage=with_usage), failure_event)
+        return Reply(chat.ask(), ChunkWriter(heading, with_usage=with_usage), failure_event, kept)
 
-
-def _with_events(reply: Reply, change: Callable[[AsyncIterator[Event]], AsyncIterator[Event]]) -> Reply:
-    return replace(reply, write=lambda events: reply.write(change(events)))
-
-
-async def _whole(events: AsyncIterator[Event], heading: Heading) -> AsyncIterator[Piece]:
-    yield whole_answer(await write_completion(events, heading))
-
-
-async def _chunks(events: AsyncIterator[Event], heading: Heading, *, with_usage: bool) -> AsyncIterator[Piece]:
-    async for chunk in write_chunks(events, heading, with_usage=with_usage):
-        yield Piece(chunk)
-    yield Piece(DONE, is_final=True)
+    def _keeper(self, chat: ChatRequest, stamp: Stamp) -> Callable[[PictureEvent], Awaitable[PictureEvent]] | None:
+        if chat.image is None or chat.image.response_format != "url":
+            return None
+        return lambda event: self.links.linked(event, stamp)

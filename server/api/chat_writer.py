@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pydantic_core import to_json
@@ -32,6 +32,8 @@ from server.api.chat_answers import (
     ToolCallOut,
     UsageOut,
 )
+from server.api.event_stream import DONE
+from server.api.whole_answer import whole_answer
 from server.errors import GenerationFailed
 from server.messages import FinishReason, Usage
 from server.serving.events import (
@@ -46,6 +48,7 @@ from server.serving.events import (
     TextEvent,
     ThoughtEvent,
 )
+from server.serving.surfaces import Piece
 
 STAND_IN = secrets.token_hex(16)
 """Stands for the words in the JSON of a chunk; no client can have written it elsewhere."""
@@ -108,50 +111,72 @@ class _Draft:
         )
 
 
-async def write_completion(events: AsyncIterator[Event], heading: Heading) -> str:
-    """Collect all events and return the completion as JSON.
+class CompletionWriter:
+    """Writes one completion at the end; see `Writer`."""
 
-    Raises:
-        GenerationFailed, EngineUnavailable: from ``events``.
-    """
-    drafts = [_Draft() for _ in range(heading.num_choices)]
-    finished: list[FinishedEvent] = []
-    async for event in events:
-        drafts[event.choice].take(event)
+    def __init__(self, heading: Heading) -> None:
+        self._heading = heading
+        self._drafts = [_Draft() for _ in range(heading.num_choices)]
+        self._finished: list[FinishedEvent] = []
+
+    def begin(self) -> Iterable[Piece]:
+        """Return nothing."""
+        return ()
+
+    def take(self, event: Event) -> Iterable[Piece]:
+        """Keep an event."""
+        self._drafts[event.choice].take(event)
         if isinstance(event, FinishedEvent):
-            finished.append(event)
-    return ChatCompletionOut(
-        id=heading.completion_id,
-        created=heading.created,
-        model=heading.model,
-        choices=[draft.choice(index, with_logprobs=heading.with_logprobs) for index, draft in enumerate(drafts)],
-        usage=_usage(finished),
-        metadata=heading.metadata,
-    ).model_dump_json()
+            self._finished.append(event)
+        return ()
+
+    def end(self) -> Iterable[Piece]:
+        """Return the completion."""
+        heading = self._heading
+        choices = [draft.choice(index, with_logprobs=heading.with_logprobs) for index, draft in enumerate(self._drafts)]
+        completion = ChatCompletionOut(
+            id=heading.completion_id,
+            created=heading.created,
+            model=heading.model,
+            choices=choices,
+            usage=_usage(self._finished),
+            metadata=heading.metadata,
+        )
+        return (whole_answer(completion.model_dump_json()),)
 
 
-async def write_chunks(events: AsyncIterator[Event], heading: Heading, *, with_usage: bool) -> AsyncIterator[str]:
-    """Yield a chunk of JSON for each event, after one that opens each choice; with ``with_usage`` one that sums up.
+class ChunkWriter:
+    """Writes a chunk for each event, after one that opens each choice; with ``with_usage`` one that sums up. See `Writer`."""
 
-    Raises:
-        GenerationFailed, EngineUnavailable: from ``events``.
-    """
-    finished: list[FinishedEvent] = []
-    words = _WordChunks(heading)
-    for index in range(heading.num_choices):
-        yield _chunk(heading, [ChunkChoiceOut(index=index, delta=DeltaOut(role="assistant", content=""), finish_reason=None)])
-    async for event in events:
-        if isinstance(event, TextEvent) and not heading.with_logprobs:
-            yield words.chunk(event)
-            continue
+    def __init__(self, heading: Heading, *, with_usage: bool) -> None:
+        self._heading = heading
+        self._with_usage = with_usage
+        self._words = _WordChunks(heading)
+        self._finished: list[FinishedEvent] = []
+
+    def begin(self) -> Iterator[Piece]:
+        """Yield what opens each choice."""
+        for index in range(self._heading.num_choices):
+            yield self._piece(ChunkChoiceOut(index=index, delta=DeltaOut(role="assistant", content=""), finish_reason=None))
+
+    def take(self, event: Event) -> Iterable[Piece]:
+        """Return an event's chunk."""
+        if isinstance(event, TextEvent) and not self._heading.with_logprobs:
+            return (Piece(self._words.chunk(event)),)
         if isinstance(event, ProgressEvent | PreviewEvent):
-            yield _chunk(heading, [], progress=_progress(event))
-            continue
+            return (Piece(_chunk(self._heading, [], progress=_progress(event))),)
         if isinstance(event, FinishedEvent):
-            finished.append(event)
-        yield _chunk(heading, [_chunk_choice(event, with_logprobs=heading.with_logprobs)])
-    if with_usage:
-        yield _chunk(heading, [], usage=_usage(finished))
+            self._finished.append(event)
+        return (self._piece(_chunk_choice(event, with_logprobs=self._heading.with_logprobs)),)
+
+    def end(self) -> Iterator[Piece]:
+        """Yield the sum, where it is wanted, and the end of the stream."""
+        if self._with_usage:
+            yield Piece(_chunk(self._heading, [], usage=_usage(self._finished)))
+        yield Piece(DONE, is_final=True)
+
+    def _piece(self, choice: ChunkChoiceOut) -> Piece:
+        return Piece(_chunk(self._heading, [choice]))
 
 
 class _WordChunks:

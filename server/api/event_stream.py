@@ -58,9 +58,10 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         pinging = asyncio.create_task(self._keep_alive(send))
         try:
-            async for event in self._reading.events():
+            while events := await self._reading.next():
                 self._last_sent = time.monotonic()
-                await send({"type": "http.response.body", "body": frame(event), "more_body": True})
+                body = frame(events[0]) if len(events) == 1 else b"".join(map(frame, events))
+                await send({"type": "http.response.body", "body": body, "more_body": True})
         finally:
             pinging.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})

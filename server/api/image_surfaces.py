@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from server.api.bad_requests import checked
 from server.api.event_stream import failure_event
 from server.api.image_schemas import EditRequest, GenerationRequest
-from server.api.image_writer import Kind, PictureHeading, write_picture_events, write_pictures
-from server.api.whole_answer import failed_answer, whole_answer
+from server.api.image_writer import Kind, PictureEventWriter, PictureHeading, PicturesWriter
+from server.api.whole_answer import failed_answer
 from server.errors import ModelNotFound
-from server.serving.events import Event
 from server.serving.picture_links import PictureLinks
-from server.serving.surfaces import Piece, Reply, Stamp
+from server.serving.surfaces import Reply, Stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +37,6 @@ class ImageSurface:
             raise ModelNotFound(f"model: this server serves '{self.model_name}' and no other.", "model")
         heading = PictureHeading.of(request, self.kind, stamp.created)
         if request.stream:
-            return Reply(request.ask(), lambda events: write_picture_events(events, heading), failure_event)
-        if request.response_format == "url":
-            return Reply(request.ask(), lambda events: _whole(self.links.linked(events, stamp), heading), failed_answer, is_whole=True)
-        return Reply(request.ask(), lambda events: _whole(events, heading), failed_answer, is_whole=True)
-
-
-async def _whole(events: AsyncIterator[Event], heading: PictureHeading) -> AsyncIterator[Piece]:
-    yield whole_answer(await write_pictures(events, heading))
+            return Reply(request.ask(), PictureEventWriter(heading), failure_event)
+        kept = (lambda event: self.links.linked(event, stamp)) if request.response_format == "url" else None
+        return Reply(request.ask(), PicturesWriter(heading), failed_answer, kept, is_whole=True)

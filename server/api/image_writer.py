@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,7 @@ from server.api.image_answers import (
     QualityOut,
 )
 from server.api.image_schemas import PictureRequest
+from server.api.whole_answer import whole_answer
 from server.errors import GenerationFailed
 from server.messages import FinishReason, Usage
 from server.serving.asks import PictureFormat
@@ -56,54 +57,81 @@ def _quality(request: PictureRequest) -> QualityOut | None:
             return "medium"
 
 
-async def write_pictures(events: AsyncIterator[Event], heading: PictureHeading) -> str:
-    """Collect all pictures and return the answer as JSON; where they are kept, addresses stand in for the bytes.
+class PicturesWriter:
+    """Writes one answer at the end; where pictures are kept, addresses stand in for the bytes. See `Writer`."""
 
-    Raises:
-        GenerationFailed, EngineUnavailable: from ``events``.
-    """
-    pictures: dict[int, PictureEvent] = {}
-    usages: list[Usage] = []
-    async for event in events:
+    def __init__(self, heading: PictureHeading) -> None:
+        self._heading = heading
+        self._pictures: dict[int, PictureEvent] = {}
+        self._usages: list[Usage] = []
+
+    def begin(self) -> Iterable[Piece]:
+        """Return nothing."""
+        return ()
+
+    def take(self, event: Event) -> Iterable[Piece]:
+        """Keep a picture, and what it took.
+
+        Raises:
+            GenerationFailed: the server ended the answer.
+        """
         if isinstance(event, PictureEvent):
-            pictures[event.choice] = event
+            self._pictures[event.choice] = event
         elif isinstance(event, FinishedEvent):
-            _check_drawn(event, pictures)
-            usages.append(event.usage)
-    first = pictures[0]
-    return PicturesOut(
-        created=heading.created,
-        output_format=FORMAT_SHOWN[first.output_format],
-        quality=heading.quality,
-        size=size_text(first),
-        data=[_picture(pictures[choice]) for choice in sorted(pictures)],
-        usage=usage_of(usages),
-    ).model_dump_json()
+            _check_drawn(event, self._pictures)
+            self._usages.append(event.usage)
+        return ()
+
+    def end(self) -> Iterable[Piece]:
+        """Return the answer."""
+        first = self._pictures[0]
+        answer = PicturesOut(
+            created=self._heading.created,
+            output_format=FORMAT_SHOWN[first.output_format],
+            quality=self._heading.quality,
+            size=size_text(first),
+            data=[_picture(self._pictures[choice]) for choice in sorted(self._pictures)],
+            usage=usage_of(self._usages),
+        )
+        return (whole_answer(answer.model_dump_json()),)
 
 
 def _picture(event: PictureEvent) -> PictureOut:
     return PictureOut(b64_json=event.base64) if event.address is None else PictureOut(url=event.address)
 
 
-async def write_picture_events(events: AsyncIterator[Event], heading: PictureHeading) -> AsyncIterator[Piece]:
-    """Yield a piece for each preview and each finished picture; the last picture's is the final one.
+class PictureEventWriter:
+    """Writes a piece for each preview and each finished picture; the last picture's is the final one. See `Writer`."""
 
-    Raises:
-        GenerationFailed, EngineUnavailable: from ``events``.
-    """
-    pictures: dict[int, PictureEvent] = {}
-    num_finished = 0
-    async for event in events:
+    def __init__(self, heading: PictureHeading) -> None:
+        self._heading = heading
+        self._pictures: dict[int, PictureEvent] = {}
+        self._num_finished = 0
+
+    def begin(self) -> Iterable[Piece]:
+        """Return nothing."""
+        return ()
+
+    def take(self, event: Event) -> Iterator[Piece]:
+        """Yield what clients see of an event.
+
+        Raises:
+            GenerationFailed: the server ended the answer.
+        """
         if isinstance(event, PreviewEvent):
-            partial = _partial(event, heading)
+            partial = _partial(event, self._heading)
             yield Piece(partial.model_dump_json(), partial.type)
         elif isinstance(event, PictureEvent):
-            pictures[event.choice] = event
+            self._pictures[event.choice] = event
         elif isinstance(event, FinishedEvent):
-            _check_drawn(event, pictures)
-            num_finished += 1
-            completed = _completed(pictures.pop(event.choice), event.usage, heading)
-            yield Piece(completed.model_dump_json(), completed.type, is_final=num_finished == heading.num_pictures)
+            _check_drawn(event, self._pictures)
+            self._num_finished += 1
+            completed = _completed(self._pictures.pop(event.choice), event.usage, self._heading)
+            yield Piece(completed.model_dump_json(), completed.type, is_final=self._num_finished == self._heading.num_pictures)
+
+    def end(self) -> Iterable[Piece]:
+        """Return nothing."""
+        return ()
 
 
 def _partial(event: PreviewEvent, heading: PictureHeading) -> PartialPictureOut:

@@ -6,7 +6,6 @@ for. Both kinds of answer are kept: events under their names, or the whole respo
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -17,12 +16,11 @@ from server.api.response_answers import ErrorOut, ReasoningOptionsOut, ResponseO
 from server.api.response_items import InputItem, Items
 from server.api.response_schemas import ResponseRequest
 from server.api.response_tools import shown_tool
-from server.api.response_writer import ResponseDraft, ResponseHeading, write_response, write_response_events
-from server.api.whole_answer import failed_answer, whole_answer
+from server.api.response_writer import ResponseDraft, ResponseEventWriter, ResponseHeading, ResponseWriter
+from server.api.whole_answer import failed_answer
 from server.api.wire_object import WireObject
 from server.errors import Cancelled, ModelNotFound, PlaitError
 from server.messages import SamplingParams
-from server.serving.events import Event
 from server.serving.surfaces import Piece, Reply, Stamp
 
 HISTORY, REQUEST = "history", "request"
@@ -62,12 +60,10 @@ class ResponseSurface:
         if request.model != self.model_name:
             raise ModelNotFound(f"model: this server serves '{self.model_name}' and no other.", "model")
         heading = heading_of(request, stamp.stream_id, stamp.created)
-        if not request.stream:
-            return Reply(request.ask(history), lambda events: _whole(events, heading), failed_answer, is_whole=True)
         draft = ResponseDraft(heading)
-        return Reply(
-            request.ask(history), lambda events: write_response_events(events, draft), lambda error: _failure(error, draft, heading)
-        )
+        if not request.stream:
+            return Reply(request.ask(history), ResponseWriter(draft), failed_answer, is_whole=True)
+        return Reply(request.ask(history), ResponseEventWriter(draft), lambda error: _failure(error, draft, heading))
 
 
 def heading_of(request: ResponseRequest, response_id: str, created: int) -> ResponseHeading:
@@ -114,10 +110,6 @@ def _text_options(request: ResponseRequest) -> TextOptionsOut:
         return TextOptionsOut(format=plain)
     shown = plain if options.format is None else options.format.model_dump(mode="json", exclude_unset=True, by_alias=True)
     return TextOptionsOut(format=shown, verbosity=options.verbosity or "medium")
-
-
-async def _whole(events: AsyncIterator[Event], heading: ResponseHeading) -> AsyncIterator[Piece]:
-    yield whole_answer(await write_response(events, heading))
 
 
 def ended_early(error_code: str, message: str, response: ResponseOut) -> ResponseOut:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from server.api.image_answers import QualityOut
@@ -18,6 +18,7 @@ from server.api.response_answers import (
     ResponseUsageOut,
 )
 from server.api.response_drafts import Numbering, PictureDraft, TextDraft, call_item, called
+from server.api.whole_answer import whole_answer
 from server.errors import GenerationFailed
 from server.messages import FinishReason
 from server.serving.events import (
@@ -167,32 +168,48 @@ def _usage(event: FinishedEvent) -> ResponseUsageOut:
     )
 
 
-async def write_response(events: AsyncIterator[Event], heading: ResponseHeading) -> str:
-    """Collect all events and return the response as JSON.
+class ResponseWriter:
+    """Writes one response at the end; see `Writer`."""
 
-    Raises:
-        GenerationFailed, EngineUnavailable: from ``events``.
-    """
-    draft = ResponseDraft(heading)
-    async for event in events:
-        for _ in draft.take(event):
+    def __init__(self, draft: ResponseDraft) -> None:
+        self._draft = draft
+
+    def begin(self) -> Iterable[Piece]:
+        """Return nothing."""
+        return ()
+
+    def take(self, event: Event) -> Iterable[Piece]:
+        """Keep an event; return the response when it is the last one."""
+        for _ in self._draft.take(event):
             pass
         if isinstance(event, FinishedEvent):
-            return draft.end(event, int(time.time())).response.model_dump_json()
-    raise AssertionError("an answer ends with its FinishedEvent")
+            return (whole_answer(self._draft.end(event, int(time.time())).response.model_dump_json()),)
+        return ()
+
+    def end(self) -> Iterable[Piece]:
+        """Return nothing."""
+        return ()
 
 
-async def write_response_events(events: AsyncIterator[Event], draft: ResponseDraft) -> AsyncIterator[Piece]:
-    """Yield a piece for each event of the response.
+class ResponseEventWriter:
+    """Writes a piece for each event of the response; see `Writer`."""
 
-    Raises:
-        GenerationFailed, EngineUnavailable: from ``events``.
-    """
-    for shown in draft.begin():
-        yield Piece(shown.model_dump_json(), shown.type)
-    async for event in events:
-        for shown in draft.take(event):
+    def __init__(self, draft: ResponseDraft) -> None:
+        self._draft = draft
+
+    def begin(self) -> Iterator[Piece]:
+        """Yield what stands before every answer."""
+        for shown in self._draft.begin():
+            yield Piece(shown.model_dump_json(), shown.type)
+
+    def take(self, event: Event) -> Iterator[Piece]:
+        """Yield what clients see of an event."""
+        for shown in self._draft.take(event):
             yield Piece(shown.model_dump_json(), shown.type)
         if isinstance(event, FinishedEvent):
-            last = draft.end(event, int(time.time()))
+            last = self._draft.end(event, int(time.time()))
             yield Piece(last.model_dump_json(), last.type, is_final=True)
+
+    def end(self) -> Iterable[Piece]:
+        """Return nothing."""
+        return ()

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
@@ -84,6 +84,7 @@ class Reading:
         """The part of its tenant's quota that the answer took, where this reader began it."""
         self._hub = hub
         self._after = after
+        self._is_at_end = False
         self._is_open = True
         hub.readers.join(stream_id)
 
@@ -93,30 +94,34 @@ class Reading:
         owned = self._hub.owned_stream(self.stream_id)
         return self._hub.is_store_absent or (owned is not None and not owned.is_durable)
 
-    async def events(self) -> AsyncIterator[StoredEvent]:
-        """Yield the events from where the reader is, up to the final one.
+    async def next(self) -> list[StoredEvent]:
+        """Return the events that have come since the last call, waiting for one; none after the final one.
 
         Raises:
             StreamNotFound: the stream is gone.
             StoreAway: it can only be read from the store, which does not answer.
         """
+        if self._is_at_end:
+            return []
         try:
-            async for event in self._hub.read(self.stream_id, self._after):
-                yield event
+            events = await self._hub.next(self.stream_id, self._after)
         except StreamGone as error:
             raise _not_found(self.stream_id) from error
         except StoreUnavailable as error:
             raise _store_away() from error
+        self._is_at_end = not events or events[-1].is_final
+        self._after = events[-1].sequence if events else self._after
+        return events
 
     async def final(self) -> StoredEvent:
         """Return the last event once it is there.
 
         Raises:
-            StreamNotFound, StoreAway: see `events`.
+            StreamNotFound, StoreAway: see `next`.
         """
         last: StoredEvent | None = None
-        async for event in self.events():
-            last = event
+        while events := await self.next():
+            last = events[-1]
         if last is None:
             raise _not_found(self.stream_id)
         return last

@@ -42,8 +42,11 @@ DRAIN_WAIT_MS = 200
 """How long the last words of an ended engine may take to arrive."""
 
 
-HANDED_AT_ONCE = 16
-"""Outputs of a step that are handed out between two turns of the event loop."""
+HANDED_AT_ONCE = 8
+"""Outputs of a step that are handed out before they get the time to reach their clients."""
+
+TURNS_OF_A_TOKEN = 3
+"""Turns of the event loop from here to the socket: who writes the answer, who carries it into the store, who sends it."""
 
 WATCH_S = 0.25
 """How often it is looked whether a busy engine gets on."""
@@ -264,7 +267,8 @@ class EngineClient:
         """Give every stream its outputs, and the first ones the time to send theirs before the last ones have theirs."""
         for number, output in enumerate(outputs_in_order(report), start=1):
             if number % HANDED_AT_ONCE == 0:
-                await asyncio.sleep(0)
+                for _ in range(TURNS_OF_A_TOKEN):
+                    await asyncio.sleep(0)
             stream = self._streams.get(output.request_id)
             if stream is None:
                 continue

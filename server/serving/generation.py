@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from server.errors import EngineUnavailable, PlaitError
-from server.messages import FinishedOutput, FinishReason, PreviewOutput, ProgressOutput
+from server.messages import FinishedOutput, FinishReason, ImageOutput, PreviewOutput, ProgressOutput
 from server.metrics import Metrics
 from server.serving.answer import Answer, AnswerStyle
 from server.serving.answer_times import AnswerTimes
 from server.serving.asks import Ask, Modality, PictureChoices
-from server.serving.canon import engine_canon
+from server.serving.canon import encode_output, engine_canon
 from server.serving.engine_client import EngineClient
 from server.serving.events import Event
 from server.serving.output_stream import Output, OutputStream
@@ -116,11 +116,11 @@ class Prepared:
 class Tape:
     """What makes an answer survive its engine: what was said ``past``, by number of the answer, and who records what is said from now on.
 
-    ``record`` hears every output before anything comes of it.
+    ``record`` gets every output, encoded as canon, before anything comes of it.
     """
 
     past: Sequence[tuple[int, Output]]
-    record: Callable[[int, Output], Awaitable[None]]
+    record: Callable[[bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,51 +132,56 @@ class Voice:
 
 
 class Generation:
-    """Answers under way. Iterate over `events`, then `close`: closing early aborts what is unfinished, within one engine step."""
+    """Answers under way. Await `repeated`, then `next` until it `is_finished`, then `close`.
+
+    Closing early aborts what is unfinished, within one engine step.
+    """
 
     def __init__(self, outputs: OutputStream, voices: dict[str, Voice], times: AnswerTimes, tape: Tape) -> None:
         self._outputs = outputs
         self._voices = voices
         self._times = times
         self._tape = tape
+        self._shown = {place for choice, output in tape.past if (place := _place(choice, output)) is not None}
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Yield the events of all answers, each one's in order, those of the past first; ends when all are complete.
+    @property
+    def is_finished(self) -> bool:
+        """True when all answers are complete."""
+        return self._outputs.is_finished
+
+    async def repeated(self) -> list[Event]:
+        """Return the events of the past, of all answers, each one's in order."""
+        answers = {voice.choice: voice.answer for voice in self._voices.values()}
+        events = [event for choice, output in self._tape.past for event in await answers[choice].events(output)]
+        for request_id, voice in self._voices.items():
+            if voice.answer.is_stopped:
+                self._outputs.abort(request_id)
+        return events
+
+    async def next(self) -> list[Event]:
+        """Return the events of the engine's next output; it may give rise to none.
 
         Raises:
             PlaitError: one answer failed inside; the others are given up with it.
         """
-        answers = {voice.choice: voice.answer for voice in self._voices.values()}
-        for choice, output in self._tape.past:
-            for event in await answers[choice].events(output):
-                yield event
-        for request_id, voice in self._voices.items():
-            if voice.answer.is_stopped:
-                self._outputs.abort(request_id)
-        shown = {place for choice, output in self._tape.past if (place := _place(choice, output)) is not None}
-        async for event in self._new_events(shown):
+        output = await self._outputs.next()
+        voice = self._voices[output.request_id]
+        if self._shown and _place(voice.choice, output) in self._shown:
+            return []
+        self._times.observe_output(voice.choice, output)
+        was_stopped = voice.answer.is_stopped
+        if not _is_failure(output):
+            self._tape.record(await _encoded(voice.choice, output))
+        try:
+            events = await voice.answer.events(output)
+        except PlaitError:
+            self._times.observe_failure()
+            raise
+        if voice.answer.is_stopped and not was_stopped:
+            self._outputs.abort(output.request_id)
+        for event in events:
             self._times.observe_event(event)
-            yield event
-
-    async def _new_events(self, shown: set[Place]) -> AsyncIterator[Event]:
-        while not self._outputs.is_finished:
-            output = await self._outputs.next()
-            voice = self._voices[output.request_id]
-            if shown and _place(voice.choice, output) in shown:
-                continue
-            self._times.observe_output(voice.choice, output)
-            was_stopped = voice.answer.is_stopped
-            if not _is_failure(output):
-                await self._tape.record(voice.choice, output)
-            try:
-                events = await voice.answer.events(output)
-            except PlaitError:
-                self._times.observe_failure()
-                raise
-            if voice.answer.is_stopped and not was_stopped:
-                self._outputs.abort(output.request_id)
-            for event in events:
-                yield event
+        return events
 
     def close(self) -> None:
         """Give up what is unfinished."""
@@ -195,6 +200,13 @@ def _place(choice: int, output: Output) -> Place | None:
             return "preview", choice, output.index, output.preview
         case _:
             return None
+
+
+async def _encoded(choice: int, output: Output) -> bytes:
+    """Return an output as canon; a picture's away from the event loop."""
+    if isinstance(output, ImageOutput):
+        return await asyncio.to_thread(encode_output, choice, output)
+    return encode_output(choice, output)
 
 
 def _is_failure(output: Output) -> bool:

@@ -10,14 +10,13 @@ import base64
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import msgspec
 
 from server.errors import InvalidImage
 from server.serving.asks import Ask, Message, PicturePart, TextPart
-from server.serving.events import Event, PictureEvent
+from server.serving.events import PictureEvent
 from server.serving.surfaces import Stamp
 from server.store.store import PictureStore, StoreUnavailable
 
@@ -49,12 +48,8 @@ class PictureLinks:
     def __init__(self, store: PictureStore) -> None:
         self._store = store
 
-    async def linked(self, events: AsyncIterator[Event], stamp: Stamp) -> AsyncIterator[Event]:
-        """Yield the events of an answer with its pictures kept; while the store is away, pictures go with the answer."""
-        async for event in events:
-            yield await self._linked(event, stamp) if isinstance(event, PictureEvent) else event
-
-    async def _linked(self, event: PictureEvent, stamp: Stamp) -> PictureEvent:
+    async def linked(self, event: PictureEvent, stamp: Stamp) -> PictureEvent:
+        """Keep a picture and return it with its address; while the store is away, it goes with the answer."""
         media_type, nonce = event.output_format.media_type, secrets.token_bytes(NONCE_BYTES)
         kept = KeptPicture(stamp.tenant, media_type, int(time.time()), nonce, event.encoded)
         try:

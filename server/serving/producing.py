@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from server.errors import Cancelled, EngineUnavailable, GenerationFailed, PlaitError
-from server.messages import ImageOutput
-from server.serving.canon import encode_output
+from server.serving.events import Event, PictureEvent
 from server.serving.generation import Generation, GenerationService, Prepared, Tape
 from server.serving.output_stream import Output
 from server.serving.quotas import Account, Quotas
@@ -59,13 +58,8 @@ class Producer:
         Raises:
             EngineUnavailable: no engine is ready.
         """
-
-        async def record(choice: int, output: Output) -> None:
-            is_slow = isinstance(output, ImageOutput)
-            stream.note([await asyncio.to_thread(encode_output, choice, output) if is_slow else encode_output(choice, output)])
-
         name = f"{stream.lease.stream_id}.{stream.lease.fence}"
-        generation = self._service.begin(work.prepared, name, Tape(work.past, record))
+        generation = self._service.begin(work.prepared, name, Tape(work.past, lambda canon: stream.note([canon])))
         task = asyncio.create_task(self._produce(stream, work, generation))
         self._tasks[stream] = task
         task.add_done_callback(lambda _: self._tasks.pop(stream))
@@ -124,11 +118,33 @@ class Producer:
 
 
 async def _write(stream: OwnedStream, work: Work, generation: Generation) -> None:
-    number = 0
-    async for piece in work.reply.write(work.account.watch(generation.events())):
-        number += 1
-        if number > work.num_written:
+    """Write the answer into its stream, but for the pieces that are there already."""
+    writer = work.reply.writer
+    num_left_out = _put_new(stream, writer.begin(), work.num_written)
+    for event in await generation.repeated():
+        num_left_out = _put_new(stream, writer.take(await _seen(event, work)), num_left_out)
+    while not generation.is_finished:
+        for event in await generation.next():
+            num_left_out = _put_new(stream, writer.take(await _seen(event, work)), num_left_out)
+    _put_new(stream, writer.end(), num_left_out)
+
+
+async def _seen(event: Event, work: Work) -> Event:
+    """Count what an event costs and return it as it is to be written."""
+    work.account.count(event)
+    if isinstance(event, PictureEvent) and work.reply.kept is not None:
+        return await work.reply.kept(event)
+    return event
+
+
+def _put_new(stream: OwnedStream, pieces: Iterable[Piece], num_left_out: int) -> int:
+    """Write all but the first ``num_left_out`` pieces; return how many of the next ones are to be left out."""
+    for piece in pieces:
+        if num_left_out:
+            num_left_out -= 1
+        else:
             _put(stream, piece)
+    return num_left_out
 
 
 def _put(stream: OwnedStream, piece: Piece) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -56,13 +55,8 @@ class Account:
     _used: dict[int, Use] = field(default_factory=dict)
     _is_settled: bool = False
 
-    async def watch(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
-        """Pass events on and count what they cost: by the usage of finished answers, by what was seen of others."""
-        async for event in events:
-            self._count(event)
-            yield event
-
-    def _count(self, event: Event) -> None:
+    def count(self, event: Event) -> None:
+        """Take in what an event cost: by the usage of finished answers, by what was seen of others."""
         match event:
             case FinishedEvent():
                 usage = event.usage

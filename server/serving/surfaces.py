@@ -6,13 +6,13 @@ on any replica: whoever continues a dead one's work writes the pieces again from
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from server.errors import PlaitError
 from server.serving.asks import Ask
-from server.serving.events import Event
+from server.serving.events import Event, PictureEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +42,41 @@ class Piece:
     is_final: bool = False
 
 
+class Writer(Protocol):
+    """Turns the events of one answer into pieces, the last of them final. It never waits: a token must not cost a turn of its own."""
+
+    def begin(self) -> Iterable[Piece]:
+        """Return what stands before every answer."""
+        ...
+
+    def take(self, event: Event) -> Iterable[Piece]:
+        """Return what clients see of an event.
+
+        Raises:
+            GenerationFailed: the server ended the answer.
+        """
+        ...
+
+    def end(self) -> Iterable[Piece]:
+        """Return what follows the last event."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What is asked, and how the answer is written.
 
     Attributes:
-        write: turns the answer's events into pieces, the last of them final; may let errors of the events through.
-        failure: the final piece when it does.
+        writer: writes this answer and no other.
+        failure: the final piece when the answer fails.
+        kept: puts a picture where its address leads, before it is written; None where answers carry their pictures.
         is_whole: the answer is one piece at the end, which nobody would resume in the middle.
     """
 
     ask: Ask
-    write: Callable[[AsyncIterator[Event]], AsyncIterator[Piece]]
+    writer: Writer
     failure: Callable[[PlaitError], Piece]
+    kept: Callable[[PictureEvent], Awaitable[PictureEvent]] | None = None
     is_whole: bool = False
 
 

@@ -195,16 +195,25 @@ class StreamHub:
         Raises:
             StreamGone, StoreUnavailable
         """
-        while True:
-            for event in await self._next_events(stream_id, after):
+        while events := await self.next(stream_id, after):
+            for event in events:
                 yield event
-                after = event.sequence
-                if event.is_final:
-                    return
-            if await self._is_at_end(stream_id, after):
+            if events[-1].is_final:
                 return
+            after = events[-1].sequence
 
-    async def _next_events(self, stream_id: str, after: int) -> list[StoredEvent]:
+    async def next(self, stream_id: str, after: int) -> list[StoredEvent]:
+        """Wait for events after ``after`` and return those there are; none when nothing can follow.
+
+        Raises:
+            StreamGone, StoreUnavailable
+        """
+        while not (events := await self._some_events(stream_id, after)):
+            if await self._is_at_end(stream_id, after):
+                return []
+        return events
+
+    async def _some_events(self, stream_id: str, after: int) -> list[StoredEvent]:
         """Return some events after ``after``; none when it must be looked again where they are to be had."""
         owned = self.owned_stream(stream_id)
         if owned is not None and not owned.is_durable and not owned.has_all_after(after):
