@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from server.api.body_send import body_send
 from server.api.disconnects import disconnected
 from server.api.errors import error_json
 from server.errors import PlaitError
@@ -42,7 +43,7 @@ class EventStream(Response):
         self._last_sent = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.create_task(self._send_all(send))
+        sending = asyncio.create_task(self._send_all(send, body_send(scope, send)))
         leaving = asyncio.create_task(disconnected(receive))
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -54,14 +55,14 @@ class EventStream(Response):
         if isinstance(results[0], Exception):
             raise results[0]
 
-    async def _send_all(self, send: Send) -> None:
+    async def _send_all(self, send: Send, send_body: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        pinging = asyncio.create_task(self._keep_alive(send))
+        pinging = asyncio.create_task(self._keep_alive(send_body))
         try:
             while events := await self._reading.next():
                 self._last_sent = time.monotonic()
                 body = frame(events[0]) if len(events) == 1 else b"".join(map(frame, events))
-                await send({"type": "http.response.body", "body": body, "more_body": True})
+                await send_body({"type": "http.response.body", "body": body, "more_body": True})
         finally:
             pinging.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})

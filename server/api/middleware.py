@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.api.body_send import keep_send
 from server.api.errors import error_response
 from server.api.request_body import BodyBounds
 from server.errors import PlaitError
@@ -47,6 +48,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        keep_send(scope, send)
         visit = _Visit(scope, send)
         try:
             await self._app(scope, self._bounds.apply(scope, receive), visit.send)

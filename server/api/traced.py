@@ -6,6 +6,7 @@ from starlette.datastructures import Headers
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.api.body_send import keep_send
 from server.tracing import Tracing
 
 
@@ -20,6 +21,7 @@ class Traced:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        keep_send(scope, send)
         status, request_id = 0, ""
 
         async def watched(message: Message) -> None:

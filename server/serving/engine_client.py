@@ -254,8 +254,8 @@ class EngineClient:
         match message:
             case StepReport():
                 self.latest = message.stats
-                self._on_report(message)
                 await self._hand_out(message)
+                self._on_report(message)
             case EngineReady():
                 self._set_status(EngineStatus(EnginePhase.READY, "ready", None, message))
             case LoadProgress():

@@ -171,7 +171,9 @@ class Generation:
         self._times.observe_output(voice.choice, output)
         was_stopped = voice.answer.is_stopped
         if not _is_failure(output):
-            self._tape.record(await _encoded(voice.choice, output))
+            is_slow = isinstance(output, ImageOutput)
+            encoded = await asyncio.to_thread(encode_output, voice.choice, output) if is_slow else encode_output(voice.choice, output)
+            self._tape.record(encoded)
         try:
             events = await voice.answer.events(output)
         except PlaitError:
@@ -200,13 +202,6 @@ def _place(choice: int, output: Output) -> Place | None:
             return "preview", choice, output.index, output.preview
         case _:
             return None
-
-
-async def _encoded(choice: int, output: Output) -> bytes:
-    """Return an output as canon; a picture's away from the event loop."""
-    if isinstance(output, ImageOutput):
-        return await asyncio.to_thread(encode_output, choice, output)
-    return encode_output(choice, output)
 
 
 def _is_failure(output: Output) -> bool:
