@@ -105,7 +105,8 @@ class Answer:
     def _token(self, output: TokenOutput) -> list[Event]:
         if output.logprob is not None:
             self._unshown.append(self._scored(output.logprob))
-        events = self._show(self._reader.push(self._stop_finder.push(self._decoder.push(output.token_id))))
+        text = self._stop_finder.push(self._decoder.push(output.token_id))
+        events = self._plain(text) if self._reader.is_plain else self._show(self._reader.push(text))
         self._num_thought_tokens += self._reader.is_in_thought
         if self._stop_finder.is_found:
             self.is_stopped = True
@@ -125,18 +126,27 @@ class Answer:
             self._writes_part = False
         return events
 
+    def _plain(self, text: str) -> list[Event]:
+        """Show words where there is nothing but words."""
+        return [self._words(text)] if text else []
+
     def _show(self, pieces: list[Piece]) -> list[Event]:
         return [self._event(piece) for piece in pieces]
 
-    def _event(self, piece: Piece) -> Event:
+    def _words(self, text: str) -> TextEvent:
         scored, self._unshown = self._unshown, []
+        self._writes_part = True
+        return TextEvent(self._choice, self._num_parts, text, scored)
+
+    def _event(self, piece: Piece) -> Event:
         match piece:
             case Words():
-                self._writes_part = True
-                return TextEvent(self._choice, self._num_parts, piece.text, scored)
+                return self._words(piece.text)
             case Thought():
+                self._unshown.clear()
                 return ThoughtEvent(self._choice, piece.text)
             case Call():
+                self._unshown.clear()
                 self._num_calls += 1
                 return CallEvent(self._choice, self._num_calls - 1, f"call_{uuid.uuid4().hex}", piece.name, piece.arguments)
 

@@ -7,7 +7,9 @@ text between two pictures is a piece of its own.
 from __future__ import annotations
 
 from base64 import b64encode
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import msgspec
 
 from server.messages import FinishReason, Usage
 from server.serving.asks import PictureFormat
@@ -30,14 +32,13 @@ class ScoredToken:
     top: list[AlternativeToken]
 
 
-@dataclass(frozen=True, slots=True)
-class TextEvent:
+class TextEvent(msgspec.Struct, frozen=True):
     """The next words of piece ``part``. ``scored`` holds the tokens that completed them, when asked for."""
 
     choice: int
     part: int
     text: str
-    scored: list[ScoredToken] = field(default_factory=list)
+    scored: list[ScoredToken] = []
 
 
 @dataclass(frozen=True, slots=True)

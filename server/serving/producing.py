@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from server.errors import Cancelled, EngineUnavailable, GenerationFailed, PlaitError
-from server.serving.events import Event, PictureEvent
+from server.serving.events import PictureEvent
 from server.serving.generation import Generation, GenerationService, Prepared, Tape
 from server.serving.output_stream import Output
 from server.serving.quotas import Account, Quotas
@@ -59,7 +59,7 @@ class Producer:
             EngineUnavailable: no engine is ready.
         """
         name = f"{stream.lease.stream_id}.{stream.lease.fence}"
-        generation = self._service.begin(work.prepared, name, Tape(work.past, lambda canon: stream.note([canon])))
+        generation = self._service.begin(work.prepared, name, Tape(work.past, stream.note))
         task = asyncio.create_task(self._produce(stream, work, generation))
         self._tasks[stream] = task
         task.add_done_callback(lambda _: self._tasks.pop(stream))
@@ -121,20 +121,18 @@ async def _write(stream: OwnedStream, work: Work, generation: Generation) -> Non
     """Write the answer into its stream, but for the pieces that are there already."""
     writer = work.reply.writer
     num_left_out = _put_new(stream, writer.begin(), work.num_written)
-    for event in await generation.repeated():
-        num_left_out = _put_new(stream, writer.take(await _seen(event, work)), num_left_out)
-    while not generation.is_finished:
-        for event in await generation.next():
-            num_left_out = _put_new(stream, writer.take(await _seen(event, work)), num_left_out)
+    events = await generation.repeated()
+    while events or not generation.is_finished:
+        for event in events:
+            work.account.count(event)
+            shown = await _kept(event, work.reply) if isinstance(event, PictureEvent) else event
+            num_left_out = _put_new(stream, writer.take(shown), num_left_out)
+        events = [] if generation.is_finished else await generation.next()
     _put_new(stream, writer.end(), num_left_out)
 
 
-async def _seen(event: Event, work: Work) -> Event:
-    """Count what an event costs and return it as it is to be written."""
-    work.account.count(event)
-    if isinstance(event, PictureEvent) and work.reply.kept is not None:
-        return await work.reply.kept(event)
-    return event
+async def _kept(event: PictureEvent, reply: Reply) -> PictureEvent:
+    return event if reply.kept is None else await reply.kept(event)
 
 
 def _put_new(stream: OwnedStream, pieces: Iterable[Piece], num_left_out: int) -> int:

@@ -52,22 +52,21 @@ class Account:
     reserved: Use
     requests: Standing | None = None
     tokens: Standing | None = None
-    _used: dict[int, Use] = field(default_factory=dict)
+    _tokens: Counter[int] = field(default_factory=Counter)
+    _pictures: Counter[int] = field(default_factory=Counter)
     _is_settled: bool = False
 
     def count(self, event: Event) -> None:
         """Take in what an event cost: by the usage of finished answers, by what was seen of others."""
         match event:
+            case TextEvent() | ThoughtEvent():
+                self._tokens[event.choice] += 1
+            case PictureEvent():
+                self._pictures[event.choice] += 1
             case FinishedEvent():
                 usage = event.usage
-                tokens = usage.prompt_text_tokens + usage.prompt_image_tokens + usage.completion_text_tokens
-                self._used[event.choice] = Use(tokens, usage.num_images)
-            case TextEvent() | ThoughtEvent():
-                before = self._used.get(event.choice, Use())
-                self._used[event.choice] = Use(before.tokens + 1, before.pictures)
-            case PictureEvent():
-                before = self._used.get(event.choice, Use())
-                self._used[event.choice] = Use(before.tokens, before.pictures + 1)
+                self._tokens[event.choice] = usage.prompt_text_tokens + usage.prompt_image_tokens + usage.completion_text_tokens
+                self._pictures[event.choice] = usage.num_images
             case _:
                 pass
 
@@ -76,8 +75,7 @@ class Account:
         if self._is_settled:
             return None
         self._is_settled = True
-        used = Use(sum(use.tokens for use in self._used.values()), sum(use.pictures for use in self._used.values()))
-        return Use(max(0, self.reserved.tokens - used.tokens), max(0, self.reserved.pictures - used.pictures))
+        return Use(max(0, self.reserved.tokens - self._tokens.total()), max(0, self.reserved.pictures - self._pictures.total()))
 
 
 class Quotas:

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from server.errors import PlaitError
 from server.serving.asks import Ask
 from server.serving.events import Event, PictureEvent
@@ -33,8 +35,7 @@ class Stamp:
     base_url: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """One event of the wire format. The last one says so; ``name`` is empty where the format names no events."""
 
     payload: str

@@ -119,17 +119,23 @@ class MemoryStore:
             return AppendResult.LOST
         if append.lease.fence != stream.fence or append.lease.owner != stream.owner:
             return AppendResult.FENCED
-        if append.events and append.events[-1].sequence <= stream.last:
+        last = len(stream.events)
+        if append.events and append.events[-1].sequence <= last:
             return AppendResult.DONE
         if stream.is_finished:
             return AppendResult.FENCED
-        if append.events and append.events[0].sequence != stream.last + 1:
+        if append.events and append.events[0].sequence != last + 1:
             return AppendResult.LOST
-        stream.events += append.events
-        stream.canon += append.canon
+        num_bytes = 0
+        for event in append.events:
+            stream.events.append(event)
+            num_bytes += event.num_bytes
+        for entry in append.canon:
+            stream.canon.append(entry)
+            num_bytes += len(entry)
         if append.canon:
             stream.num_deaths = 0
-        self._grow(stream, sum(map(len, append.canon)) + sum([event.num_bytes for event in append.events]))
+        self._grow(stream, num_bytes)
         if append.events and append.events[-1].is_final:
             self._finish(stream)
         return AppendResult.CANCELLED if stream.is_cancelled else AppendResult.DONE

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+import msgspec
+
 
 class StoreUnavailable(Exception):
     """The store does not answer; what was asked may or may not have happened."""
@@ -22,8 +24,7 @@ class StoreFull(Exception):
     """The store has no room for another stream."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(msgspec.Struct, frozen=True):
     """One event of a stream. ``sequence`` counts from 1 without gaps; ``name`` may be empty; the final one ends its stream."""
 
     sequence: int
@@ -83,8 +84,7 @@ class AlreadyOpen:
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(msgspec.Struct, frozen=True):
     """Events and canon to be written together; ``events`` may be empty, ``canon`` too."""
 
     lease: Lease

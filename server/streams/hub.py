@@ -138,8 +138,7 @@ class StreamHub:
         """
         owned = self.owned_stream(stream_id)
         if owned is not None:
-            newest = owned.after(0)[-1:]
-            return newest[0] if newest and newest[0].is_final else None
+            return owned.newest if owned.newest is not None and owned.newest.is_final else None
         head = await self._store.head(stream_id)
         if head is None:
             raise StreamGone
@@ -216,16 +215,16 @@ class StreamHub:
     async def _some_events(self, stream_id: str, after: int) -> list[StoredEvent]:
         """Return some events after ``after``; none when it must be looked again where they are to be had."""
         owned = self.owned_stream(stream_id)
-        if owned is not None and not owned.is_durable and not owned.has_all_after(after):
+        events = None if owned is None else owned.after(after)
+        if owned is not None and not owned.is_durable and events is None:
             raise StreamGone
-        if owned is None or not owned.has_all_after(after):
+        if owned is None or events is None:
             return await self._store.read(stream_id, after, READ_LIMIT)
-        events = owned.after(after)
         if events:
             return events
         # No timer for each event of each reader: a stream that leaves this process beats a last time.
         await owned.change()
-        return owned.after(after) if owned.has_all_after(after) else []
+        return owned.after(after) or []
 
     async def _is_at_end(self, stream_id: str, after: int) -> bool:
         """Tell whether nothing can follow ``after``; wait a moment if something can but has not."""

@@ -45,17 +45,17 @@ class OwnedStream:
 
     # -- the writer's side --------------------------------------------------------------------------------------------------
 
-    def write(self, name: str, payload: str, canon: Sequence[bytes] = (), *, is_final: bool = False) -> None:
+    def write(self, name: str, payload: str, *, is_final: bool = False) -> None:
         """Add the next event; it reaches the store and the readers in order."""
         self._last_written += 1
         self._unsent.append(StoredEvent(self._last_written, name, payload, is_final))
         self.is_ended = is_final
-        self.note(canon)
+        self._on_write(self)
 
-    def note(self, canon: Sequence[bytes]) -> None:
+    def note(self, canon: bytes) -> None:
         """Add canon that no event has come of yet."""
-        self._unsent_canon += canon
-        self.has_canon = self.has_canon or bool(canon)
+        self._unsent_canon.append(canon)
+        self.has_canon = True
         self._on_write(self)
 
     def lose(self) -> None:
@@ -107,12 +107,14 @@ class OwnedStream:
 
     def _show(self, events: Sequence[StoredEvent]) -> bool:
         """Put events where readers find them; tell whether there is a new one."""
-        fresh = [event for event in events if event.sequence > self._last_published]
-        if not fresh:
+        before = self._last_published
+        for event in events:
+            if event.sequence > self._last_published:
+                self._recent.append(event)
+                self._last_published = event.sequence
+                self._recent_bytes += event.num_bytes
+        if self._last_published == before:
             return False
-        self._recent += fresh
-        self._last_published = fresh[-1].sequence
-        self._recent_bytes += sum(event.num_bytes for event in fresh)
         while self._recent_bytes > RECENT_BYTES and len(self._recent) > 1:
             self._recent_bytes -= self._recent.popleft().num_bytes
         return True
@@ -131,13 +133,17 @@ class OwnedStream:
 
     # -- the readers' side --------------------------------------------------------------------------------------------------
 
-    def has_all_after(self, sequence: int) -> bool:
-        """Tell whether every published event after ``sequence`` is still here."""
-        oldest = self._recent[0].sequence if self._recent else self._last_published + 1
-        return oldest <= sequence + 1
+    @property
+    def newest(self) -> StoredEvent | None:
+        """The newest published event."""
+        return self._recent[-1] if self._recent else None
 
-    def after(self, sequence: int) -> list[StoredEvent]:
-        """Return the published events after ``sequence``."""
+    def after(self, sequence: int) -> list[StoredEvent] | None:
+        """Return the published events after ``sequence``; None when some of them are not here any more."""
         # They are numbered without gaps: counted from the newest, which a reader who keeps up is close to.
-        num_events = min(self._last_published - sequence, len(self._recent))
+        num_events = self._last_published - sequence
+        if num_events == 1 and self._recent:
+            return [self._recent[-1]]
+        if num_events > len(self._recent):
+            return None
         return [self._recent[place] for place in range(-num_events, 0)]
