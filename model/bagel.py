@@ -86,9 +86,9 @@ class Bagel(nn.Module):
         for layer_index, layer in enumerate(self._mot_layers):
             if blocks_per_layer == 1:
                 streams = layer(layer_index, streams, rotations, attend)
-                yield
             else:
                 streams = yield from layer.forward_in_steps(layer_index, streams, rotations, attend, blocks_per_layer)
+            yield
         return self._final_norm(streams).packed()
 
     @cached_property

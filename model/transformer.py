@@ -113,10 +113,9 @@ class MotLayer(nn.Module):
         return Streams(und, self.gen.finish(streams.gen, attended[num_und:]) if len(streams.gen) else streams.gen)
 
     def forward_in_steps(self, layer_index: int, streams: Streams, rotations: Rotations, attend: Attend, num_blocks: int) -> Steps[Streams]:
-        """Do the same, interruptible after attention and after each of up to ``num_blocks`` blocks of each expert's tokens."""
+        """Do the same, interruptible before each of up to ``num_blocks`` blocks of each expert's tokens, few tokens aside."""
         num_und = len(streams.und)
         attended = self._attend(layer_index, streams, rotations, attend)
-        yield
         und = yield from self.und.finish_in_steps(streams.und, attended[:num_und], num_blocks)
         gen = yield from self.gen.finish_in_steps(streams.gen, attended[num_und:], num_blocks)
         return Streams(und, gen)
@@ -179,14 +178,16 @@ class Expert(nn.Module):
         return finish_layer(x, attended, self.weights)
 
     def finish_in_steps(self, x: Tensor, attended: Tensor, num_blocks: int) -> Steps[Tensor]:
-        """Do the same, interruptible after each of up to ``num_blocks`` blocks of tokens; without tokens there is nothing to do."""
+        """Do the same, interruptible before each of up to ``num_blocks`` blocks of tokens; a few tokens are no block of their own."""
         if len(x) == 0:
             return x
+        if len(x) < LEAST_BLOCK:
+            return self.finish(x, attended)
         size = max(LEAST_BLOCK, -(-len(x) // num_blocks))
         blocks = []
         for block, seen in zip(x.split(size), attended.split(size), strict=True):
-            blocks.append(self.finish(block, seen))
             yield
+            blocks.append(self.finish(block, seen))
         return torch.cat(blocks)
 
 

@@ -151,7 +151,7 @@ class UpLevel(nn.Module):
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
         x = yield from _through(self.block, x)
         if self.upsample is not None:
-            x = self.upsample(x)
+            x = yield from self.upsample.forward_in_steps(x)
             yield
         return x
 
@@ -233,7 +233,12 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return run_through(self.forward_in_steps(x))
+
+    def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        yield
+        out: Tensor = self.conv(x)
         return out
 
 

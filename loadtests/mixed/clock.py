@@ -11,8 +11,8 @@ class Clock(Protocol):
 
     def now(self) -> float: ...
 
-    def wait_until(self, time_s: float) -> None:
-        """Return once ``now`` is at least ``time_s``."""
+    def wait_until(self, time_s: float) -> float:
+        """Let ``now`` be at least ``time_s``; return the seconds for which an engine has to be told that it was idle."""
         ...
 
 
@@ -25,8 +25,10 @@ class WorkingClock:
     def now(self) -> float:
         return time.perf_counter() - self._start
 
-    def wait_until(self, time_s: float) -> None:
-        self._start -= max(0.0, time_s - self.now())
+    def wait_until(self, time_s: float) -> float:
+        skipped_s = max(0.0, time_s - self.now())
+        self._start -= skipped_s
+        return skipped_s
 
 
 class VirtualClock:
@@ -38,8 +40,9 @@ class VirtualClock:
     def now(self) -> float:
         return self._now
 
-    def wait_until(self, time_s: float) -> None:
+    def wait_until(self, time_s: float) -> float:
         self._now = max(self._now, time_s)
+        return 0.0
 
     def advance(self, seconds: float) -> None:
         self._now += seconds

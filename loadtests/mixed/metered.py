@@ -54,11 +54,11 @@ class MeteredPass:
     predicted_s: float
     samples: list[Sample]
     result: BatchResult | None = None
-    last_bit_s: float = 0.0
+    next_bit_s: float = 0.0
 
     def advance(self, until_s: float) -> bool:
         is_done = self.steps.advance(until_s)
-        self.result, self.last_bit_s = self.steps.result, self.steps.last_bit_s
+        self.result, self.next_bit_s = self.steps.result, self.steps.next_bit_s
         if self.result is not None:
             self.samples.append(Sample(self.load, self.predicted_s, self.result.execute_s))
         return is_done

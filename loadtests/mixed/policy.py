@@ -20,6 +20,10 @@ class Policy(Protocol):
 
     def submit(self, request: Request) -> None: ...
 
+    def note_idle(self, seconds: float) -> None:
+        """Take in that there was nothing to do for ``seconds`` that no clock has shown."""
+        ...
+
     def step(self) -> list[StepReport]:
         """Make one step; return what came out, under the ids of the requests submitted."""
         ...
@@ -39,6 +43,9 @@ class Plait:
 
     def submit(self, request: Request) -> None:
         self.engine.submit(request)
+
+    def note_idle(self, seconds: float) -> None:
+        self.scheduler.words_first.note_idle(seconds)
 
     def step(self) -> list[StepReport]:
         self.engine.step()

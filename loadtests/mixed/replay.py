@@ -92,7 +92,7 @@ class Replay:
                 self._take_in(reports, self._clock.now() - start_s)
                 watch(self._clock.now() - start_s, self._num_finished, self._num_requests)
             else:
-                self._clock.wait_until(start_s + self._due[0].time_s)
+                self._policy.note_idle(self._clock.wait_until(start_s + self._due[0].time_s))
         return Replayed(sorted(self._records.values(), key=lambda record: record.arrival_s), self._steps)
 
     @property

@@ -129,6 +129,9 @@ class Staged:
         else:
             self._send_to_text(journey.text_request())
 
+    def note_idle(self, seconds: float) -> None:
+        """Forget it: engines without a goal for words have no use for idleness."""
+
     def step(self) -> list[StepReport]:
         """Give the device to the engine that has had less of it."""
         for request in self._queue.take():

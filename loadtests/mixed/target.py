@@ -68,6 +68,31 @@ class Sweep:
         return 1.0 - kept.euler_steps_per_s / (self.free_steps_per_s * (1.0 - 1.0 / kept.multiple))
 
 
+@dataclass(slots=True)
+class Pace:
+    """How fast something is done that is done in lumps: counted from one lump to another, as the time before the first is nobody's."""
+
+    began_s: float | None = None
+    last_s: float = 0.0
+    num_done: int = 0
+
+    def note(self, number: int, now_s: float) -> None:
+        """Take in that ``number`` are done at ``now_s``."""
+        if not number:
+            return
+        if self.began_s is None:
+            self.began_s = now_s
+        else:
+            self.num_done += number
+        self.last_s = now_s
+
+    @property
+    def per_second(self) -> float:
+        if self.began_s is None or self.last_s <= self.began_s:
+            return 0.0
+        return self.num_done / (self.last_s - self.began_s)
+
+
 def sweep_targets(bench: Bench, crowd: Crowd, multiples: tuple[float, ...], say: Callable[[str], None]) -> Sweep:
     """Measure a decode step, then run the crowd under each target."""
     say("decode steps alone")
@@ -91,12 +116,12 @@ def _run(bench: Bench, crowd: Crowd, multiple: float | None, decode_s: float, sa
     target_s = decode_s * (multiple or 1.0)
     goal_s = None if multiple is None else target_s
     options = replace(bench.options, inter_token_target_s=goal_s, min_target_decodes=LEAST_TARGET_DECODES)
-    gaps, num_steps, seconds = _serve(bench.plait(options).policy, crowd)
-    return Kept(multiple, target_s, percentile(gaps, 50), percentile(gaps, 99), num_steps / seconds)
+    gaps, pace = _serve(bench.plait(options).policy, crowd)
+    return Kept(multiple, target_s, percentile(gaps, 50), percentile(gaps, 99), pace.per_second)
 
 
-def _serve(policy: Plait, crowd: Crowd) -> tuple[list[float], int, float]:
-    """Keep the crowd busy; return the gaps between words, the Euler steps and the seconds that count."""
+def _serve(policy: Plait, crowd: Crowd) -> tuple[list[float], Pace]:
+    """Keep the crowd busy; return the gaps between words and the pace of the pictures, both once it is warm."""
     clock = WorkingClock()
     for number in range(crowd.num_chats):
         policy.submit(_chat(number))
@@ -105,18 +130,19 @@ def _serve(policy: Plait, crowd: Crowd) -> tuple[list[float], int, float]:
     num_submitted = crowd.num_pictures
     last: dict[str, float] = {}
     gaps: list[float] = []
-    num_steps = 0
+    pace = Pace()
     warm_s = crowd.seconds * WARM_SHARE
     while clock.now() < crowd.seconds:
         for report in policy.step():
             now = clock.now()
             is_counted = now >= warm_s
             gaps += _gaps(report, last, now) if is_counted else _gaps(report, last, now)[:0]
-            num_steps += len(report.progress) * is_counted
+            if is_counted:
+                pace.note(len(report.progress), now)
             for _ in report.finished:
                 policy.submit(_picture(num_submitted, crowd))
                 num_submitted += 1
-    return gaps, num_steps, clock.now() - warm_s
+    return gaps, pace
 
 
 def _gaps(report: StepReport, last: dict[str, float], now: float) -> list[float]:

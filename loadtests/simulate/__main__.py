@@ -3,6 +3,7 @@
     python -m loadtests.simulate plan --sessions-per-s 20      fleets of growing size under one hour of traffic, and the knee
     python -m loadtests.simulate scale --load 0.7              1 to 10,000 replicas under the same load each
     python -m loadtests.simulate compare --sessions 500        what `loadtests.mixed compare` does, in virtual time
+    python -m loadtests.simulate bound --sessions 500          how many times as much as the peers' way Plait can do at most
     python -m loadtests.simulate validate                      the real engine against the simulation, one replica
 
 Tables (Markdown), figures (JSON) and plots (SVG) go to loadtests/results/simulate/MACHINE.
@@ -23,11 +24,12 @@ from loadtests.mixed.machine_name import machine_name
 from loadtests.mixed.replay import Watch
 from loadtests.mixed.report import terms_of, write_comparison
 from loadtests.progress import Progress
+from loadtests.simulate.bound import bound
 from loadtests.simulate.costs import Costs, read_costs
 from loadtests.simulate.fleet import Watch as FleetWatch
 from loadtests.simulate.plan import Machine, Planner, Traffic, fleet_sizes, try_fleets
 from loadtests.simulate.replica import Replica, limits_of
-from loadtests.simulate.report import write_plan, write_validation
+from loadtests.simulate.report import write_bound, write_plan, write_validation
 from loadtests.simulate.validate import validate
 from loadtests.traces.arrivals import Arrivals
 from loadtests.traces.mix import Mix
@@ -46,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         _validate(options, progress)
     elif options.what == "compare":
         _compare(options, progress)
+    elif options.what == "bound":
+        _bound(options)
     else:
         _fleets(options, progress)
     return 0
@@ -55,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m loadtests.simulate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=["plan", "scale", "compare", "validate"], help="what to simulate")
+    parser.add_argument("what", choices=["plan", "scale", "compare", "bound", "validate"], help="what to simulate")
     parser.add_argument("--model", default="mid", help="tiny, mid or bagel-7b; validate takes a directory too")
     parser.add_argument("--mix", default=None, help="sizes of the traffic: tiny, mid, bagel-7b (default: the model's)")
     parser.add_argument("--costs", type=Path, default=None, help="costs.json of a measured machine (default: the only one in the results)")
@@ -63,14 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--inter-token-ms", type=float, default=None, help="inter-token target (default: the server's)")
     parser.add_argument("--arrivals", default=None, choices=[arrivals.value for arrivals in Arrivals])
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--load", type=float, default=0.7, help="scale, compare, validate: share of the capacity (default: %(default)s)")
+    parser.add_argument("--load", type=float, default=0.7, help="all but plan: share of the capacity (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=None, help="directory of the results (default: by the machine)")
     fleets = parser.add_argument_group("plan, scale")
     fleets.add_argument("--sessions-per-s", type=float, default=10.0, help="plan: sessions a second on average (default: %(default)s)")
     fleets.add_argument("--minutes", type=float, default=60.0, help="how much traffic (default: %(default)s)")
     fleets.add_argument("--replicas", type=int, nargs="+", default=None, help="fleet sizes (default: around the need; 1 to 10,000)")
     fleets.add_argument("--price", type=float, default=1.0, help="price of a replica for an hour, in any currency (default: %(default)s)")
-    one = parser.add_argument_group("compare, validate")
+    one = parser.add_argument_group("compare, bound, validate")
     one.add_argument("--sessions", type=int, default=20, help="sessions of a trace (default: %(default)s)")
     one.add_argument("--rounds", type=int, default=2, help="traces (default: %(default)s)")
     one.add_argument("--staged-pictures", type=int, default=1, help="compare: equal pictures the peers' image engine may draw at once")
@@ -133,16 +137,25 @@ def _announcer(progress: Progress) -> Say:
     return say
 
 
-def _compare(options: argparse.Namespace, progress: Progress) -> None:
-    costs, name = _costs(options)
+def _replica(options: argparse.Namespace, costs: Costs) -> Replica:
     engine = as_served(options.inter_token_ms)
     config = BagelConfig.named(options.model)
-    replica = Replica(config, costs, options.pages, engine.page_size, limits_of(engine), options.staged_pictures)
+    return Replica(config, costs, options.pages, engine.page_size, limits_of(engine), options.staged_pictures)
+
+
+def _bound(options: argparse.Namespace) -> None:
+    costs, name = _costs(options)
+    print(write_bound(options.out or RESULTS / "simulate" / name, bound(_replica(options, costs), _plan(options)), options.load, name))
+
+
+def _compare(options: argparse.Namespace, progress: Progress) -> None:
+    costs, name = _costs(options)
+    replica = _replica(options, costs)
     say = _announcer(progress)
     plan = _plan(options)
     capacity = replace(measure_capacity(replica, plan, say), costs=costs)
     directory = options.out or RESULTS / "simulate" / name
-    terms = terms_of(engine, options.staged_pictures)
+    terms = terms_of(as_served(options.inter_token_ms), options.staged_pictures)
     write_comparison(directory, compare(replica, replica.alone, plan, capacity, say), plan, f"{name}, in virtual time", terms)
     print((directory / "compare.md").read_text())
 

@@ -16,7 +16,7 @@ from loadtests.mixed.staged import Staged
 from loadtests.mixed.stand import Served, Way
 from loadtests.mixed.timeline import Replayed
 from loadtests.simulate.costs import Costs
-from loadtests.simulate.virtual_runner import VirtualRunner
+from loadtests.simulate.virtual_runner import Tally, VirtualRunner
 from loadtests.traces.sessions import Session, Trace
 from model.config import BagelConfig
 from model.profile import Family, FamilyProfile
@@ -60,10 +60,19 @@ class Replica:
 
     def serve(self, way: Way, trace: Trace, watch: Watch) -> Served:
         """Replay ``trace`` on fresh simulated engines."""
+        return self._serve(way, trace, watch, Tally())
+
+    def work(self, way: Way, trace: Trace) -> Load:
+        """Return the loads of all steps that serving ``trace`` takes, added up."""
+        tally = Tally()
+        self._serve(way, trace, watch_nothing, tally)
+        return tally.load
+
+    def _serve(self, way: Way, trace: Trace, watch: Watch, tally: Tally) -> Served:
         clock = VirtualClock()
         if way is Way.STAGED:
-            return Served(Replay(trace, self._staged(clock), self.config, clock, self._refeed, paint_number).run(watch), [])
-        metered = self._plait(clock)
+            return Served(Replay(trace, self._staged(clock, tally), self.config, clock, self._refeed, paint_number).run(watch), [])
+        metered = self._plait(clock, tally)
         return Served(Replay(trace, metered.policy, self.config, clock, self._refeed, paint_number).run(watch), metered.runner.samples)
 
     def alone(self, trace: Trace) -> dict[str, float]:
@@ -73,15 +82,16 @@ class Replica:
     def _replay_one(self, session: Session) -> Replayed:
         return self.serve(Way.PLAIT, Trace(0, 0.0, (replace(session, arrival_s=0.0),)), watch_nothing).replayed
 
-    def _plait(self, clock: VirtualClock) -> MeteredPlait:
+    def _plait(self, clock: VirtualClock, tally: Tally) -> MeteredPlait:
         link, pool = LocalLink(), PagePool(self.num_pages, self.page_size)
         scheduler = self._scheduler(self.limits, pool, clock)
-        runner = MeteredRunner(self._runner(clock), scheduler.cost)
+        runner = MeteredRunner(self._runner(clock, tally), scheduler.cost)
         return MeteredPlait(Plait(Engine(scheduler, runner, pool, link), scheduler, link), runner)
 
-    def _staged(self, clock: VirtualClock) -> Staged:
+    def _staged(self, clock: VirtualClock, tally: Tally) -> Staged:
         limits = replace(self.limits, inter_token_target_s=None, has_prefix_cache=False)
-        text, pictures = (self._peer(limits, clock, runner) for runner in (self._runner(clock), PeerBranches(self._runner(clock))))
+        runners = (self._runner(clock, tally), PeerBranches(self._runner(clock, tally)))
+        text, pictures = (self._peer(limits, clock, runner) for runner in runners)
         return Staged(text, pictures, PictureQueue(self.staged_pictures), self._refeed, clock)
 
     def _peer(self, limits: SchedulerLimits, clock: VirtualClock, runner: Executor) -> Plait:
@@ -95,8 +105,8 @@ class Replica:
             scheduler.cost.observe(load, self.costs.of(load))
         return scheduler
 
-    def _runner(self, clock: VirtualClock) -> VirtualRunner:
-        return VirtualRunner(clock, self.costs, self.config.num_layers * BITS_PER_LAYER)
+    def _runner(self, clock: VirtualClock, tally: Tally) -> VirtualRunner:
+        return VirtualRunner(clock, self.costs, self.config.num_layers * BITS_PER_LAYER, tally)
 
     def _refeed(self, picture: Picture) -> ImageSegment:
         """Make a drawn picture an input picture of the sizes that the real resizes would give."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from loadtests.charts import Panel, Series, write_chart
+from loadtests.simulate.bound import Bound, Work
 from loadtests.simulate.plan import Fared, Router, knee
 from loadtests.simulate.validate import Compared, Validation
 
@@ -60,6 +61,41 @@ def _series(fared: list[Fared], field: str) -> list[Series]:
         Series(router.value, [(one.figures.num_replicas, asdict(one.figures)[field]) for one in fared if one.router is router])
         for router in Router
     ]
+
+
+def write_bound(directory: Path, found: Bound, load: float, machine: str) -> str:
+    """Write the page of a bound; return it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    ratio, most = found.ratio, found.most
+    page = "\n".join(
+        [
+            f"# How much more than staged engines Plait can do at most: {machine}",
+            "",
+            "| work | plait | staged | staged / plait |",
+            "|---|---:|---:|---:|",
+            *_work_rows(found.plait, found.staged),
+            "",
+            f"By its work Plait can do {ratio:.2f} times as much, and {most:.2f} times if its steps had no fixed cost.",
+            f"Over a long trace at {load:.0%} load it would deliver {found.delivered(ratio, load):.2f} times as much, "
+            f"at most {found.delivered(most, load):.2f}.",
+            "",
+        ]
+    )
+    (directory / "bound.md").write_text(page)
+    return page
+
+
+def _work_rows(plait: Work, staged: Work) -> list[str]:
+    figures = [
+        ("steps", plait.load.steps, staged.load.steps),
+        ("tokens, understanding expert", plait.load.und_tokens, staged.load.und_tokens),
+        ("tokens, generation expert", plait.load.gen_tokens, staged.load.gen_tokens),
+        ("attended pairs (millions)", plait.load.pairs / 1e6, staged.load.pairs / 1e6),
+        ("pixels encoded (millions)", plait.load.encoded_pixels / 1e6, staged.load.encoded_pixels / 1e6),
+        ("fixed costs of steps (s)", plait.fixed_s, staged.fixed_s),
+        ("all other work (s)", plait.rows_s, staged.rows_s),
+    ]
+    return [f"| {name} | {ours:,.1f} | {theirs:,.1f} | {theirs / ours:.2f} |" for name, ours, theirs in figures]
 
 
 def write_validation(directory: Path, validation: Validation, machine: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loadtests.mixed.clock import VirtualClock
 from loadtests.simulate.costs import Costs
 from server.engine.batch import Batch, BatchResult, DrawnToken
+from server.engine.cost_model import NO_LOAD, Load
 from server.messages import Picture
 
 NUM_ORDINARY_IDS = 256
@@ -21,7 +22,7 @@ class VirtualPass:
     bit_s: float
     left_s: float
     result: BatchResult | None = None
-    last_bit_s: float = 0.0
+    next_bit_s: float = 0.0
 
     def advance(self, until_s: float) -> bool:
         """Go on, at least one bit, and stop before one that would not be over by ``until_s``."""
@@ -29,12 +30,22 @@ class VirtualPass:
             bit_s = min(self.bit_s, self.left_s)
             self.clock.advance(bit_s)
             self.left_s -= bit_s
-            self.last_bit_s = bit_s
+            self.next_bit_s = bit_s
             if self.left_s <= 0:
                 self.result = self.outcome
             elif self.clock.now() + self.bit_s > until_s:
                 return False
         return True
+
+
+@dataclass(slots=True)
+class Tally:
+    """The loads of all steps, added up."""
+
+    load: Load = NO_LOAD
+
+    def add(self, load: Load) -> None:
+        self.load = Load(*(one + other for one, other in zip(self.load, load, strict=True)))
 
 
 @dataclass(slots=True)
@@ -44,6 +55,7 @@ class VirtualRunner:
     clock: VirtualClock
     costs: Costs
     num_bits: int
+    tally: Tally = field(default_factory=Tally)
     num_drawn: int = 0
 
     def execute(self, batch: Batch) -> BatchResult:
@@ -60,6 +72,7 @@ class VirtualRunner:
         """Nothing is kept, so nothing is forgotten."""
 
     def _result(self, batch: Batch) -> BatchResult:
+        self.tally.add(batch.load)
         result = BatchResult(execute_s=self.costs.of(batch.load))
         for row in batch.decodes:
             result.tokens[row.sequence_id] = DrawnToken((row.sequence_id * 31 + row.draw.index) % NUM_ORDINARY_IDS)

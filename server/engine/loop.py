@@ -34,10 +34,12 @@ DEVICE_IS_LOST = "CUDA error"
 
 
 class DividedPass(Protocol):
-    """A step that is executed bit by bit. ``last_bit_s``: how long the latest one took, in seconds; 0 before the first."""
+    """A step that is executed bit by bit. ``next_bit_s``: how long the next one may take, in seconds; 0 before the first."""
 
     result: BatchResult | None
-    last_bit_s: float
+
+    @property
+    def next_bit_s(self) -> float: ...
 
     def advance(self, until_s: float) -> bool: ...
 
@@ -113,7 +115,7 @@ class Engine:
         """Let the step through that the scheduler asks for, or take the long pass further."""
         started = time.perf_counter()
         if self._scheduler.do_words_go_first or not long.has_given_way:
-            between = self._scheduler.schedule_between(long.steps.last_bit_s or self._scheduler.bit_s(long.batch))
+            between = self._scheduler.schedule_between(long.steps.next_bit_s or self._scheduler.bit_s(long.batch))
             long.has_given_way = not between.is_empty
             if long.has_given_way:
                 return self._run(between, started)

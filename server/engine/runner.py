@@ -8,6 +8,7 @@ drawn, Euler steps taken and finished latents decoded. State changes only at the
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -22,7 +23,7 @@ from kernels.plan import AttentionPlan
 from kernels.sampling import SamplingRow, sample_tokens
 from model.bagel import Bagel, PackedTokens
 from model.latents import latent_position_ids, unpatchify
-from model.stepwise import BLOCKS_PER_LAYER, Steps, run_through
+from model.stepwise import BITS_PER_LAYER, BLOCKS_PER_LAYER, Steps, run_through
 from model.transformer import Rotation
 from server.engine.batch import Batch, BatchResult, DenoiseRow, DenoiseStep, Draw, DrawnToken, NewImage
 from server.engine.drawing import Drawing
@@ -87,8 +88,13 @@ class Pass:
     def __init__(self, steps: Steps[BatchResult]) -> None:
         self._steps = steps
         self._elapsed_s = 0.0
-        self.last_bit_s = 0.0
+        self._latest_s: deque[float] = deque(maxlen=BITS_PER_LAYER)
         self.result: BatchResult | None = None
+
+    @property
+    def next_bit_s(self) -> float:
+        """How long the next bit may take, as one of the latest did: those of a layer differ, and one layer is like the other."""
+        return max(self._latest_s, default=0.0)
 
     def advance(self, until_s: float) -> bool:
         """Go on, at least one bit, and stop before one that might not be over by ``until_s`` of `time.monotonic`.
@@ -103,9 +109,9 @@ class Pass:
             while self.result is None:
                 self._take_one_bit()
                 before_s, now_s = now_s, time.monotonic()
-                self.last_bit_s = now_s - before_s
-                self._elapsed_s += self.last_bit_s
-                if now_s + self.last_bit_s > until_s:
+                self._latest_s.append(now_s - before_s)
+                self._elapsed_s += now_s - before_s
+                if now_s + self.next_bit_s > until_s:
                     break
         if self.result is None:
             return False

@@ -65,7 +65,7 @@ class Scheduler:
         self._roster = Roster(pool, self.cache, self._shares, self.drain_rate, clock)
         self._turns = Turns(facts, refeed, grammars)
         self._goals = Goals(limits, self.cost, facts.num_bits)
-        self._words_first = WordsFirst(self.cost)
+        self.words_first = WordsFirst(self.cost)
         self._admission = Admission(self._roster, facts, limits)
         self._reservations = Reservations(self._roster)
         self._rows = RowBuilder(facts, self._turns, self._reservations, self.cache)
@@ -127,7 +127,7 @@ class Scheduler:
         """Queue a request; one that is refused is answered at once, by a FinishedOutput with reason ERROR."""
         if self._roster.is_empty:
             self.drain_rate.begin_stretch()
-            self._words_first.note_idle(self._clock() - self._last_step_s)
+            self.words_first.note_idle(self._clock() - self._last_step_s)
         sequence = self._turns.start(self._next_id, request)
         self._next_id += 1
         finish = self._turns.replay(sequence)
@@ -245,7 +245,7 @@ class Scheduler:
             return False
         if not any(other.lane is Lane.TEXT for other in self._roster.running.values()):
             return False
-        return self._words_first.holds(pictures, self._admission.num_waiting(Lane.PICTURE), self._step)
+        return self.words_first.holds(pictures, self._admission.num_waiting(Lane.PICTURE), self._step)
 
     def _pictures(self) -> list[Sequence]:
         return [other for other in self._roster.running.values() if other.lane is Lane.PICTURE]
@@ -364,7 +364,7 @@ class Scheduler:
                 sequence.unpaid_s += num_tokens * token_s
         pictures = self._pictures()
         if not any(picture.sequence_id in tokens for picture in pictures):
-            self._words_first.note(pictures, seconds)
+            self.words_first.note(pictures, seconds)
 
 
 def _load_of(decoding: list[Sequence]) -> Load:

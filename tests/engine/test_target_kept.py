@@ -77,14 +77,14 @@ class TimedPass:
         self._outcome = result
         self._bits_left = NUM_BITS
         self.result: BatchResult | None = None
-        self.last_bit_s = 0.0
+        self.next_bit_s = 0.0
 
     def advance(self, until_s: float) -> bool:
         bit_s = self._outcome.execute_s / NUM_BITS
         while self._bits_left:
             self._clock.now += bit_s
             self._bits_left -= 1
-            self.last_bit_s = bit_s
+            self.next_bit_s = bit_s
             if self._bits_left and self._clock.now + bit_s > until_s:
                 return False
         self.result = self._outcome

@@ -59,6 +59,9 @@ class ScriptedEngine:
         self.seen.append(request)
         self.waiting.append(request)
 
+    def note_idle(self, seconds: float) -> None:
+        """Idleness means nothing to it."""
+
     def step(self) -> list[StepReport]:
         self.clock.advance(self.step_s)
         done = self.waiting.pop(0)
