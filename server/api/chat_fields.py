@@ -11,7 +11,7 @@ CHAT_FIELDS = FieldTable(
     (
         *honoured(
             Origin.OPENAI,
-            messages="the conversation: texts and pictures in order, in every shape that answers have; up to 512 messages",
+            messages="texts and pictures in order, in every shape that answers have; up to 512; names of speakers have no effect",
             model="must name the model served here",
             modalities='what the answer may hold: ["text"], ["image"] or both; left out, the model family decides',
             stream="send the answer as server-sent events while it is made",

@@ -90,13 +90,16 @@ Content = Annotated[
 ]
 
 
+SpeakerName = Annotated[str, Field(max_length=256)] | None
+"""Who speaks. Frameworks send it with every message; it has no effect, since the model has no place for names."""
+
+
 class PromptMessage(WireObject):
     """What the user or the system says."""
 
     role: Literal["system", "developer", "user"]
     content: Content
-
-    REFUSED: ClassVar[dict[str, str]] = {"name": "the model has no place for names; put it into the text"}
+    name: SpeakerName = None
 
     def message(self, param: str) -> Message:
         """Return the message in order; ``param`` is where it stood."""
@@ -108,6 +111,7 @@ class AssistantMessage(WireObject):
 
     role: Literal["assistant"]
     content: Content | None = None
+    name: SpeakerName = None
     images: Annotated[list[ImageEntry], Field(max_length=MAX_PARTS)] | None = None
     content_parts: Parts | None = None
     reasoning_content: Text | None = None
@@ -115,7 +119,6 @@ class AssistantMessage(WireObject):
     annotations: Annotated[list[str], Field(max_length=0)] | None = None
 
     REFUSED: ClassVar[dict[str, str]] = {
-        "name": "the model has no place for names; put it into the text",
         "refusal": "this server makes no refusals; put the text into content",
         "audio": "this server has no audio",
         "function_call": "send it as tool_calls",
@@ -154,6 +157,7 @@ class ToolMessage(WireObject):
     role: Literal["tool"]
     content: Text | Annotated[list[TextInput], Field(max_length=MAX_PARTS)]
     tool_call_id: Annotated[str, Field(max_length=256)]
+    name: SpeakerName = None
 
     def message(self, param: str) -> Message:
         """Return the message."""

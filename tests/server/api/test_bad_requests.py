@@ -73,7 +73,6 @@ ROWS: list[tuple[dict[str, object], str | None, str, str]] = [
     ({"messages": "hello"}, "messages", "invalid_value", "list"),
     ({"messages": [{"role": "critic", "content": "x"}]}, "messages[0]", "invalid_value", "'assistant'"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", "invalid_value", "required"),
-    ({"messages": [{**user("x"), "name": "Ann"}]}, "messages[0].name", "unsupported_parameter", "names"),
     ({"messages": [{**ANSWER, "content_parts": [{"type": "text", "text": "b"}]}]}, "messages[0].content", "invalid_value", "differs"),
     (
         {"messages": [{**ANSWER, "content": "", "content_parts": [{"type": "image_url", "image_index": 0}]}]},

@@ -232,6 +232,17 @@ def test_requests_of_one_user_have_one_account_and_those_of_another_another(fron
     assert len({ann, bob, nobody}) == 3 and "ann" not in ann
 
 
+def test_names_of_speakers_are_taken_and_change_nothing(front: RunningFront) -> None:
+    spoken = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello."}]
+    asked = {"role": "user", "content": "again"}
+    prompts = []
+    with front.http() as http:
+        for messages in ([*spoken, asked], [{**message, "name": f"speaker_{place}"} for place, message in enumerate([*spoken, asked])]):
+            assert http.post("/v1/chat/completions", json={"model": "tiny_a", "messages": messages}).status_code == 200
+            prompts.append(front.engine.requests[-1].segments)
+    assert prompts[0] == prompts[1]
+
+
 def test_a_picture_in_the_prompt_reaches_the_engine(front: RunningFront) -> None:
     content = [{"type": "text", "text": "what is this?"}, {"type": "image_url", "image_url": {"url": picture_uri()}}]
     with front.http() as http:
