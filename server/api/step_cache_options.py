@@ -10,7 +10,7 @@ from model.step_cache_rules import StepCache
 from server.api.wire_object import WireObject, unsupported
 
 STEP_CACHE_FIELDS = {
-    "step_cache": "after the first steps only every n-th is computed, the others are foreseen: faster, less exact; 1 is off, 10 most",
+    "step_cache": "between the first steps and the last only every n-th is computed, the others are foreseen; 1, computing all, to 10",
     "step_cache_order": "what is foreseen follows a Taylor series of this order, 0 to 6; 1 where left out",
     "step_cache_first": "how many steps are computed before any is foreseen, 1 to 1000; 5 where left out",
 }

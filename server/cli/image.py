@@ -36,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", metavar="WxH", help="size in pixels; default: the model's own")
     parser.add_argument("--quality", help="low, medium or high: fewer or more denoise steps")
     parser.add_argument("--steps", type=int, help="denoise steps, where quality is too coarse")
-    parser.add_argument("--step-cache", metavar="N", type=int, help="compute every N-th step alone, after the first: faster, less exact")
+    parser.add_argument("--step-cache", metavar="N", type=int, help="compute every N-th step alone: faster, less exact")
     parser.add_argument("--seed", type=int, help="same seed, same picture")
     parser.add_argument("--format", choices=("png", "webp", "jpeg"), default="png", help="kind of file (default: png)")
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path(), help="directory to save into (default: this one)")

@@ -37,14 +37,15 @@ class EulerStep:
 
 
 def plan_steps(params: ImageParams, times: list[float], dts: list[float], plan: BranchPlan) -> list[EulerStep]:
-    """Plan every Euler step of an image; the first computes all that it needs."""
+    """Plan every Euler step of an image; the first and the last compute all that they need."""
     num_evaluated: Counter[int] = Counter()
     steps = []
     for number, (timestep, dt) in enumerate(zip(times, dts, strict=True)):
         context_of = {branch: plan.context_of[branch] for branch in active_branches(params, timestep)}
         needed = list(dict.fromkeys(context_of.values()))
         cache = params.step_cache
-        computed = tuple(context for context in needed if cache is None or cache.is_computed(num_evaluated[context]))
+        is_whole = cache is None or number == len(times) - 1
+        computed = tuple(context for context in needed if is_whole or cache.is_computed(num_evaluated[context]))
         num_evaluated.update(needed)
         steps.append(EulerStep(number, timestep, dt, context_of, computed))
     return steps

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from model.step_cache_rules import StepCache
-from server.engine.batch import Batch, BatchResult
+from server.engine.batch import Batch, BatchResult, DenoiseRow, DenoiseStep
+from server.engine.drawing import Drawing
 from server.engine.guidance import Branch, BranchPlan
-from server.engine.image_steps import plan_steps
+from server.engine.image_steps import EulerStep, plan_steps
 from server.engine.link import LocalLink
 from server.engine.loop import DividedPass, Engine
 from server.engine.options import EngineOptions
@@ -19,10 +20,10 @@ from server.engine.process import load_engine
 from server.messages import ImageParams, OutputMode, Request, SamplingParams, StepReport, TextSegment
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "tiny_a"
-NUM_STEPS = 12
+NUM_STEPS = 13
 PLAIN = ImageParams(32, 48, num_timesteps=NUM_STEPS + 1, interval=(0.0, 1.0), seed=3, num_previews=3)
 EVERY_THIRD = StepCache(3, num_first=3)
-COMPUTED = [0, 1, 2, 5, 8, 11]
+COMPUTED = [0, 1, 2, 5, 8, 11, 12]
 BRANCHES = BranchPlan([[], []], {Branch.FULL: 0, Branch.NO_TEXT: 1})
 
 
@@ -68,7 +69,7 @@ def test_a_step_that_is_foreseen_has_no_rows() -> None:
     steps = [step for batch in recorder.batches for step in batch.denoises]
     assert [step.eulers[0].number for step in steps] == COMPUTED
     assert [len(step.rows) for step in steps] == [2] * len(COMPUTED)
-    assert [[euler.number for euler in step.eulers] for step in steps[2:]] == [[2, 3, 4], [5, 6, 7], [8, 9, 10], [11]]
+    assert [[euler.number for euler in step.eulers] for step in steps[2:]] == [[2, 3, 4], [5, 6, 7], [8, 9, 10], [11], [12]]
     assert sum(report.stats.num_denoise_rows for report in reports) == 2 * len(COMPUTED)
     assert sum(report.stats.num_branches_foreseen for report in reports) == 2 * (NUM_STEPS - len(COMPUTED))
 
@@ -81,13 +82,16 @@ def test_every_step_is_told_in_order_and_previews_come_where_they_belong() -> No
     assert [image.index for report in reports for image in report.images] == [0]
 
 
-def test_repeating_the_first_velocity_to_the_end_is_one_long_step() -> None:
-    """Order 0 after a single evaluation: x_0 = x_1 - v_1, which is what a schedule of two timesteps computes."""
-    foreseen, _ = draw(replace(PLAIN, step_cache=StepCache(20, order=0, num_first=1)))
-    at_once, _ = draw(replace(PLAIN, num_timesteps=2, num_previews=0))
+def test_steps_foreseen_by_order_0_go_on_along_the_same_velocity() -> None:
+    """One evaluation for three steps: x <- x - v (dt_0 + dt_1 + dt_2)."""
+    x, velocity = torch.randn(6, 4), torch.randn(6, 4)
+    euler = [EulerStep(number, 1.0 - 0.1 * number, 0.1, {Branch.FULL: 0}, (0,) if number == 0 else ()) for number in range(3)]
+    params = replace(PLAIN, step_cache=StepCache(3, order=0, num_first=1))
+    step = DenoiseStep(1, [DenoiseRow(1, 0, [], 0, 0)], euler, params, is_last=False, num_row_tokens=8)
 
-    assert sum(len(batch.denoises) for batch in foreseen.batches) == 1
-    assert (foreseen.latents[0] - at_once.latents[0]).abs().max() < 1e-5
+    drawing = Drawing(x).after(step, {0: velocity}, watch=lambda euler, x_t, velocity: None)
+
+    torch.testing.assert_close(drawing.latents, x - 0.3 * velocity)
 
 
 def test_a_cached_picture_beside_others_is_the_same_as_alone() -> None:
