@@ -8,7 +8,7 @@
 | `qk_norm_rope` | qk_norm_rope.py |
 | `write_pages`, `copy_pages` | pages.py |
 | `interleaved_attention` | attention.py, over the plan of plan.py |
-| `guided_velocity` | guidance.py |
+| `guided_velocity`, `take_euler_steps` | guidance.py |
 | `sample_tokens` | sampling.py |
 
 Import an op from its file: this package itself imports nothing, so that whoever only plans a batch pays for no kernel.

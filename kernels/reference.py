@@ -82,3 +82,17 @@ def interleaved_attention(
         scores = scores.masked_fill(~visible_keys(plan, row), float("-inf"))
         out[tokens] = torch.einsum("hqk,khd->qhd", scores.softmax(dim=-1), values)
     return out
+
+
+NORM_EPS = 1e-8
+"""Keeps the renorm ratio finite (BAGEL: modeling/bagel/bagel.py:_forward_flow)."""
+
+
+def renorm_ratio(unguided: torch.Tensor, guided: torch.Tensor, least: float, *, per_token: bool) -> torch.Tensor:
+    """Return ``|unguided| / |guided|``, between ``least`` and 1: one scalar, or ``[num_tokens, 1]``."""
+    if per_token:
+        wanted, found = unguided.norm(dim=-1, keepdim=True), guided.norm(dim=-1, keepdim=True)
+    else:
+        wanted, found = unguided.norm(), guided.norm()
+    ratio: torch.Tensor = (wanted / (found + NORM_EPS)).clamp(min=least, max=1.0)
+    return ratio

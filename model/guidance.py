@@ -1,19 +1,16 @@
 """Guidance: how the velocities of an image's branches become one (BAGEL spec 6.2; ILLUME-X eq. 3, spec 8.4).
 
-One image at a time: renorm never looks at another image's tokens. Branches that were not evaluated are None; the rules say which those
-may be.
+The rules are sums with weights: here the weights, in `kernels.guidance` the sums. A branch whose weight is zero is not needed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
+from kernels.guidance import Mix, RenormOver
 from model.guidance_rules import Renorm
 
-NORM_EPS = 1e-8
-"""Keeps the renorm ratio finite (BAGEL: modeling/bagel/bagel.py:_forward_flow)."""
+RENORM = {Renorm.GLOBAL: RenormOver.IMAGE, Renorm.CHANNEL: RenormOver.TOKEN, Renorm.TEXT_CHANNEL: RenormOver.TOKEN_BEFORE_SECOND}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,55 +23,29 @@ class BagelScales:
     renorm_min: float
 
 
-def bagel_velocity(full: torch.Tensor, no_text: torch.Tensor | None, no_image: torch.Tensor | None, scales: BagelScales) -> torch.Tensor:
-    """Combine velocities by BAGEL's nested rule.
+def bagel_mix(scales: BagelScales, *, has_no_text: bool, has_no_image: bool) -> Mix:
+    """Return BAGEL's nested rule: ``g = u + a (v - u)``, then ``w + b (g - w)``, where u is without text and w without pictures.
 
-    Args:
-        full: ``[num_tokens, channels]`` velocity on everything; the result when ``no_text`` is None.
-        no_text: the same without the last text, or None where text guidance is off.
-        no_image: the same without pictures, or None where image guidance is off.
-        scales: the two scales and the renorm.
-
-    Returns:
-        ``[num_tokens, channels]`` in the dtype of ``full``.
+    ``has_…`` say which of the two were evaluated; without u the result is v itself.
     """
-    if no_text is None:
-        return full
-    guided = no_text + scales.text_scale * (full - no_text)
-    if scales.renorm is Renorm.TEXT_CHANNEL:
-        guided = guided * _renorm_ratio(full, guided, Renorm.CHANNEL, scales.renorm_min)
-        return guided if no_image is None else no_image + scales.image_scale * (guided - no_image)
-    if no_image is not None:
-        guided = no_image + scales.image_scale * (guided - no_image)
-    return guided * _renorm_ratio(full, guided, scales.renorm, scales.renorm_min)
+    if not has_no_text:
+        return Mix()
+    second = _towards(scales.image_scale) if has_no_image else None
+    return Mix(_towards(scales.text_scale), second, RENORM[scales.renorm], scales.renorm_min)
 
 
-def _renorm_ratio(full: torch.Tensor, guided: torch.Tensor, renorm: Renorm, renorm_min: float) -> torch.Tensor:
-    """Return ``|full| / |guided|``, between ``renorm_min`` and 1: one scalar, or ``[num_tokens, 1]`` for CHANNEL."""
-    if renorm is Renorm.CHANNEL:
-        wanted, found = full.norm(dim=-1, keepdim=True), guided.norm(dim=-1, keepdim=True)
-    else:
-        wanted, found = full.norm(), guided.norm()
-    ratio: torch.Tensor = (wanted / (found + NORM_EPS)).clamp(min=renorm_min, max=1.0)
-    return ratio
+def illume_mix(text_scale: float, image_scale: float, *, has_images_only: bool, has_nothing: bool) -> Mix:
+    """Return eq. 3, ``g_txt (v_full - v_img) + g_img (v_img - v_0) + v_0``, with v_img first and v_0 second.
 
-
-def illume_velocity(
-    full: torch.Tensor, images_only: torch.Tensor | None, nothing: torch.Tensor | None, text_scale: float, image_scale: float
-) -> torch.Tensor:
-    """Combine velocities by eq. 3: ``g_txt (v_full - v_img) + g_img (v_img - v_0) + v_0``.
-
-    Args:
-        full: ``[num_tokens, channels]`` velocity on everything.
-        images_only: v_img, or None when its coefficient ``g_img - g_txt`` is zero.
-        nothing: v_0, or None when its coefficient ``1 - g_img`` is zero.
-        text_scale: g_txt; image_scale: g_img.
+    ``has_…`` say which of the two were evaluated: v_img is not where g_img = g_txt, nor v_0 where g_img = 1.
     """
-    if images_only is None and nothing is None:
-        return full
-    if images_only is None:
-        assert nothing is not None
-        return text_scale * (full - nothing) + nothing
-    if nothing is None:
-        return text_scale * (full - images_only) + images_only
-    return text_scale * (full - images_only) + image_scale * (images_only - nothing) + nothing
+    if not has_images_only:
+        return Mix(second=_towards(text_scale)) if has_nothing else Mix()
+    if not has_nothing:
+        return Mix(first=_towards(text_scale))
+    return Mix(first=(text_scale, image_scale - text_scale), second=(1.0, 1.0 - image_scale))
+
+
+def _towards(scale: float) -> tuple[float, float]:
+    """Return the weights of ``other + scale (velocity - other)``."""
+    return scale, 1.0 - scale

@@ -8,6 +8,7 @@ from dataclasses import replace
 import triton
 
 from kernels.attention_triton import attention_kernel, merge_kernel
+from kernels.guidance_triton import BLOCK_TOKENS, GUIDE_WARPS, guide_kernel, renorm_kernel
 from kernels.heads_triton import HEADS_OF_PROGRAM, ROTATE_WARPS, rotate_and_keep_kernel
 from kernels.rms_norm_triton import add_rms_norm_kernel, rms_norm_kernel
 from kernels.silu_mul_triton import BLOCK, silu_mul_kernel
@@ -25,6 +26,9 @@ LONG_MATRIX = {Generation.AMPERE: "HMMA", Generation.HOPPER: "HGMMA", Generation
 
 HIDDEN = 3584
 """Width of BAGEL-7B's residual stream."""
+LATENT_CHANNELS = 64
+MOST_LATENTS = 4096
+"""Channels of a latent token, and tokens of its largest picture."""
 
 POINTERS = ("q_ptr", "k_ptr", "v_ptr", "k_pages_ptr", "v_pages_ptr", "out_ptr")
 INTEGERS = ("token_index", "kv_end_ptr", "kv_indices", "items", "num_items", "merges", "num_merges")
@@ -38,6 +42,7 @@ def shipped(generation: Generation) -> Iterator[KernelSpec]:
     yield attention_spec(generation, tile_shape(generation, Kind.LONG, 128), Kind.LONG, 128, "fp16")
     yield merge_spec(DECODE[128], 128)
     yield from token_specs()
+    yield from guidance_specs()
 
 
 def attention_spec(generation: Generation, shape: TileShape, kind: Kind, head_dim: int, dtype: str) -> KernelSpec:
@@ -79,6 +84,16 @@ def token_specs() -> Iterator[KernelSpec]:
     pointers = {"qkv_ptr", "und_q", "und_k", "gen_q", "gen_k", "cos_ptr", "sin_ptr", "k_pages_ptr", "v_pages_ptr"}
     rotate = _token_spec("rotate_and_keep", rotate_and_keep_kernel, pointers, heads, {"stride_angle", "stride_page"})
     yield replace(rotate, num_warps=ROTATE_WARPS)
+
+
+def guidance_specs() -> Iterator[KernelSpec]:
+    """Describe guidance, renorm and Euler step on the latents of BAGEL-7B, up to 1024 x 1024 pixels."""
+    types = {"x_ptr": "*fp32", "velocity_ptr": "*bf16", "out_ptr": "*fp32", "squares_ptr": "*fp32", "table": "*i32"}
+    constants = {"BLOCK_T": BLOCK_TOKENS, "BLOCK_C": LATENT_CHANNELS}
+    for name, kernel, more in (("guide", guide_kernel, {}), ("renorm", renorm_kernel, {"BLOCK_B": MOST_LATENTS // BLOCK_TOKENS})):
+        known = constants | more
+        run_time = {argument: types.get(argument, "i32") for argument in kernel.arg_names if argument not in known}
+        yield KernelSpec(f"{name} bf16", kernel, run_time, known, frozenset({"channels"}), num_warps=GUIDE_WARPS, num_stages=3)
 
 
 def _token_spec(name: str, kernel: triton.JITFunction, pointers: set[str], constants: Mapping[str, int], divisible: set[str]) -> KernelSpec:

@@ -5,13 +5,15 @@ A drawing is never changed: a step makes a new one, which takes the old one's pl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 
+from kernels.guidance import Mix, guided_velocity
 from model.forecast import Forecast
-from model.guidance import BagelScales, bagel_velocity, illume_velocity
+from model.guidance import BagelScales, bagel_mix, illume_mix
 from model.guidance_rules import GuidanceMode
 from server.engine.batch import DenoiseStep
 from server.engine.guidance import Branch
@@ -22,6 +24,10 @@ Velocities = dict[int, torch.Tensor]
 """By context: ``[num_tokens, channels]``."""
 Watch = Callable[[EulerStep, torch.Tensor, torch.Tensor], None]
 """Is shown each Euler step that is taken: the step, the latents before it and its velocity."""
+ValueT = TypeVar("ValueT")
+
+MIXED_IN = {GuidanceMode.BAGEL: (Branch.NO_TEXT, Branch.NO_IMAGE), GuidanceMode.ILLUME: (Branch.IMAGES_ONLY, Branch.NOTHING)}
+"""The branches beside the full one, in the order they are mixed in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +64,27 @@ class Drawing:
         return {**begun, **fresh}
 
 
-def guided(params: ImageParams, context_of: dict[Branch, int], velocities: Velocities) -> torch.Tensor:
+def guided(params: ImageParams, context_of: Mapping[Branch, int], velocities: Velocities) -> torch.Tensor:
     """Combine the velocities of an image's contexts into one (spec 6.2, 8.4)."""
+    return guided_velocity(mix_of(params, context_of), *branch_velocities(params, context_of, velocities))
 
-    def of(branch: Branch) -> torch.Tensor | None:
-        return velocities[context_of[branch]] if branch in context_of else None
 
-    full = velocities[context_of[Branch.FULL]]
+def mix_of(params: ImageParams, branches: Container[Branch]) -> Mix:
+    """Say how the velocities of ``branches`` become one."""
     if params.guidance is GuidanceMode.BAGEL:
         scales = BagelScales(params.text_scale, params.image_scale, params.renorm, params.renorm_min)
-        return bagel_velocity(full, of(Branch.NO_TEXT), of(Branch.NO_IMAGE), scales)
-    return illume_velocity(full, of(Branch.IMAGES_ONLY), of(Branch.NOTHING), params.text_scale, params.image_scale)
+        return bagel_mix(scales, has_no_text=Branch.NO_TEXT in branches, has_no_image=Branch.NO_IMAGE in branches)
+    has_images_only, has_nothing = Branch.IMAGES_ONLY in branches, Branch.NOTHING in branches
+    return illume_mix(params.text_scale, params.image_scale, has_images_only=has_images_only, has_nothing=has_nothing)
+
+
+def branch_velocities(
+    params: ImageParams, context_of: Mapping[Branch, int], by_context: Mapping[int, ValueT]
+) -> tuple[ValueT, ValueT | None, ValueT | None]:
+    """Return what belongs to the full branch, and to the first and the second that are mixed in, None where it is not needed."""
+    first, second = MIXED_IN[params.guidance]
+    return (
+        by_context[context_of[Branch.FULL]],
+        by_context[context_of[first]] if first in context_of else None,
+        by_context[context_of[second]] if second in context_of else None,
+    )

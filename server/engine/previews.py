@@ -42,7 +42,7 @@ class PreviewPainter:
 
         ``x_t``, the latents before it, and ``velocity`` are ``[num_tokens, channels]``.
         """
-        preview = preview_after(euler.number + 1, step.params.num_timesteps - 1, step.params.num_previews)
+        preview = preview_due(step, euler)
         if preview is None:
             return
         u8 = self._map_for(step.params, x_t.device).paint(torch.sub(x_t, velocity, alpha=euler.timestep))
@@ -73,3 +73,8 @@ def _to_host(u8: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
     copied = torch.cuda.Event()
     copied.record()
     return host, copied
+
+
+def preview_due(step: DenoiseStep, euler: EulerStep) -> int | None:
+    """Return which preview, counted from 0, follows ``euler``, one of the steps of ``step``; None for none."""
+    return preview_after(euler.number + 1, step.params.num_timesteps - 1, step.params.num_previews)

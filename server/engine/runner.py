@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 
 import torch
 
@@ -27,6 +26,7 @@ from model.stepwise import BITS_PER_LAYER, BLOCKS_PER_LAYER, Steps, run_through
 from model.transformer import Rotation
 from server.engine.batch import Batch, BatchResult, DenoiseRow, DenoiseStep, Draw, DrawnToken, NewImage
 from server.engine.drawing import Drawing
+from server.engine.euler_steps import EulerSteps, RowVelocities
 from server.engine.fault_points import NO_FAULTS
 from server.engine.packer import LatentRun, Markers, PackedBatch, pack
 from server.engine.pictures import PictureEncoder, picture_from_pixels
@@ -140,6 +140,7 @@ class Runner:
         """Where tests break a step on purpose."""
         self._device = cache.pool.device
         self._drawings: dict[int, Drawing] = {}
+        self.euler_steps = EulerSteps(painter, takes_together=cache.pool.is_cuda)
         self._encoder = PictureEncoder(model, self._device)
         self._position_ids: dict[tuple[int, int], torch.Tensor] = {}
 
@@ -249,11 +250,7 @@ class Runner:
 
     def _denoise(self, steps: list[DenoiseStep], hidden: torch.Tensor, runs: list[LatentRun], result: BatchResult) -> Steps[None]:
         """Take the Euler steps of every image whose rows are all in: x <- x - v dt (spec 6.1); decode those that are done."""
-        velocity_of = self._velocities(hidden, runs)
-        after: dict[int, Drawing] = {}
-        for step in steps:
-            computed = {row.context: velocity_of[id(row)] for row in step.rows}
-            after[step.sequence_id] = self._drawings[step.sequence_id].after(step, computed, partial(self._painter.watch, step))
+        after = self.euler_steps.take(steps, self._drawings, self._velocities(hidden, runs))
         started = time.perf_counter()
         for step in steps:
             if not step.is_last:
@@ -267,12 +264,11 @@ class Runner:
         result.vae_s = time.perf_counter() - started
         self._drawings.update(after)
 
-    def _velocities(self, hidden: torch.Tensor, runs: list[LatentRun]) -> dict[int, torch.Tensor]:
-        """Read the velocity of each denoise row, by the row's identity."""
+    def _velocities(self, hidden: torch.Tensor, runs: list[LatentRun]) -> RowVelocities:
+        """Read the velocity of each denoise row."""
         denoise = [run for run in runs if isinstance(run.source, DenoiseRow)]
         start, end = denoise[0].start, denoise[-1].start + denoise[-1].num_tokens
-        velocity = self._model.velocity(hidden[start:end])
-        return {id(run.source): velocity[run.start - start : run.start - start + run.num_tokens] for run in denoise}
+        return RowVelocities(self._model.velocity(hidden[start:end]), {id(run.source): run.start - start for run in denoise})
 
     def _decode(self, x: torch.Tensor, step: DenoiseStep) -> Steps[Picture]:
         grid = (step.params.height // self._markers.latent_stride, step.params.width // self._markers.latent_stride)

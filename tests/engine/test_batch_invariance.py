@@ -217,6 +217,21 @@ def test_answers_alone_and_together_are_the_same(seed: int) -> None:
     assert bench.loaded.pool.num_used == 0
 
 
+def test_euler_steps_taken_together_as_on_a_gpu_are_those_taken_one_by_one() -> None:
+    rng = random.Random(5)
+    requests = [random_request(rng, f"r{k}") for k in range(24)]
+    bench = make_bench(num_pages=2000, page_size=16, max_batch_tokens=2000)
+    bench.loaded.runner.euler_steps.takes_together = True
+    for request in requests:
+        bench.submit(request)
+    while bench.loaded.scheduler.has_work:
+        bench.step()
+
+    for request in requests:
+        assert_same_answer(bench.answers[request.request_id], answer_alone(request))
+    assert sum(len(answer.latents) for answer in bench.answers.values()) >= 10
+
+
 def continued(request: Request, answer: Answer, name: str) -> Request:
     """The next turn: the prompt again, the answer's text, and a question; greedy, without pictures of its own."""
     segments = [*request.segments, TextSegment(answer.tokens), TextSegment([3, 4, 5])]

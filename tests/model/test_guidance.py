@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.guidance import BagelScales, bagel_velocity, illume_velocity
+from kernels.guidance import guided_velocity
+from model.guidance import BagelScales, bagel_mix, illume_mix
 from model.guidance_rules import Renorm
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -34,7 +35,8 @@ def test_bagel_guidance(a: float, b: float, renorm: Renorm, least: float) -> Non
     no_text = NO_TEXT if a > 1 else None
     no_image = NO_IMAGE if a > 1 and b > 1 else None
 
-    found = bagel_velocity(FULL, no_text, no_image, BagelScales(a, b, renorm, least))
+    mix = bagel_mix(BagelScales(a, b, renorm, least), has_no_text=no_text is not None, has_no_image=no_image is not None)
+    found = guided_velocity(mix, FULL, no_text, no_image)
 
     torch.testing.assert_close(found, by_the_book(a, b, renorm, least), rtol=0, atol=1e-12)
 
@@ -45,16 +47,7 @@ def test_illume_guidance_without_the_branches_it_does_not_need(g_txt: float, g_i
     images_only = None if g_img == g_txt else NO_TEXT
     nothing = None if g_img == 1.0 else NO_IMAGE
 
-    found = illume_velocity(FULL, images_only, nothing, g_txt, g_img)
+    mix = illume_mix(g_txt, g_img, has_images_only=images_only is not None, has_nothing=nothing is not None)
+    found = guided_velocity(mix, FULL, images_only, nothing)
 
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-
-
-def test_one_images_renorm_does_not_look_at_another() -> None:
-    scales = BagelScales(4.0, 1.0, Renorm.GLOBAL, 0.0)
-    alone = bagel_velocity(FULL, NO_TEXT, None, scales)
-
-    loud_neighbour = bagel_velocity(1000 * FULL, NO_TEXT, None, scales)
-
-    assert torch.equal(alone, bagel_velocity(FULL, NO_TEXT, None, scales))
-    assert not torch.allclose(alone, loud_neighbour)
