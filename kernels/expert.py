@@ -10,11 +10,27 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.linear import linear
+from kernels.fp8 import Fp8Rows
+from kernels.linear import fp8_linear, linear
 from kernels.native_kernels import expert_fits, native_kernels
 from kernels.qk_norm_rope import qk_norm_rope
 from kernels.rms_norm import add_rms_norm, rms_norm
 from kernels.silu_mul import silu_mul
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertScales:
+    """The scales ``[N]`` float32 of an expert's matrices where these are 8-bit floats, one to an output channel."""
+
+    qkv: torch.Tensor
+    o: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor
+
+    @property
+    def in_order(self) -> tuple[torch.Tensor, ...]:
+        """All four, in the order of the fields."""
+        return self.qkv, self.o, self.gate_up, self.down
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +42,7 @@ class ExpertWeights:
         qkv_weight, qkv_bias: ``[(Hq + 2 Hk) d, hidden]`` and its bias, rows in the order q, k, v.
         o_weight: ``[hidden, Hq d]``; gate_up_weight: ``[2 wide, hidden]``; down_weight: ``[hidden, wide]``.
         rotates_in_float32: whether q and k are normed and rotated in float32 whatever the dtype (spec 9).
+        scales: of the four matrices, where they are 8-bit floats.
     """
 
     input_norm: torch.Tensor
@@ -41,6 +58,27 @@ class ExpertWeights:
     num_heads: int
     num_kv_heads: int
     rotates_in_float32: bool
+    scales: ExpertScales | None = None
+
+    def qkv(self, x: torch.Tensor) -> torch.Tensor:
+        """Project to queries, keys and values: ``[T, (Hq + 2 Hk) d]``."""
+        return _product(x, self.qkv_weight, None if self.scales is None else self.scales.qkv, self.qkv_bias)
+
+    def o(self, x: torch.Tensor) -> torch.Tensor:
+        """Project attention's output back: ``[T, hidden]``."""
+        return _product(x, self.o_weight, None if self.scales is None else self.scales.o)
+
+    def gate_up(self, x: torch.Tensor) -> torch.Tensor:
+        """Project to the gate and what it gates: ``[T, 2 wide]``."""
+        return _product(x, self.gate_up_weight, None if self.scales is None else self.scales.gate_up)
+
+    def down(self, x: torch.Tensor) -> torch.Tensor:
+        """Project the feed-forward back: ``[T, hidden]``."""
+        return _product(x, self.down_weight, None if self.scales is None else self.scales.down)
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor | None, bias: torch.Tensor | None = None) -> torch.Tensor:
+    return linear(x, weight, bias) if scales is None else fp8_linear(x, Fp8Rows(weight, scales), bias)
 
 
 Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -53,7 +91,7 @@ def project_heads(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, weights
     """
     if expert_fits(x, weights.qkv_weight, weights.q_norm, (cos, sin)) and (native := native_kernels()) is not None:
         return native.project_heads(x, cos, sin, weights)
-    qkv = linear(rms_norm(x, weights.input_norm, weights.eps), weights.qkv_weight, weights.qkv_bias)
+    qkv = weights.qkv(rms_norm(x, weights.input_norm, weights.eps))
     heads = qkv.unflatten(1, (-1, len(weights.q_norm)))
     q, k, v = heads.split([weights.num_heads, weights.num_kv_heads, weights.num_kv_heads], dim=1)
     if not weights.rotates_in_float32 or q.dtype == torch.float32:
@@ -73,7 +111,9 @@ def project_experts(und: torch.Tensor, gen: torch.Tensor, experts: tuple[ExpertW
     weights = experts[0]
     qkv = torch.empty((len(und) + len(gen), len(weights.qkv_bias)), dtype=und.dtype, device=und.device)
     for x, expert, out in ((und, experts[0], qkv[: len(und)]), (gen, experts[1], qkv[len(und) :])):
-        if len(x):
+        if len(x) and expert.scales is not None:
+            out.copy_(expert.qkv(rms_norm(x, expert.input_norm, expert.eps)))
+        elif len(x):
             torch.addmm(expert.qkv_bias, rms_norm(x, expert.input_norm, expert.eps), expert.qkv_weight.T, out=out)
     return qkv.view(len(qkv), -1, len(weights.q_norm))
 
@@ -82,6 +122,5 @@ def finish_layer(x: torch.Tensor, attended: torch.Tensor, weights: ExpertWeights
     """Add attention's output ``[T, Hq, d]`` and the feed-forward to the residual stream ``x [T, hidden]``; returns a new tensor."""
     if expert_fits(x, weights.qkv_weight, attended, ()) and (native := native_kernels()) is not None:
         return native.finish_layer(x, attended, weights)
-    x, normed = add_rms_norm(linear(attended.flatten(1), weights.o_weight, None), x, weights.mlp_norm, weights.eps)
-    gate_up = linear(normed, weights.gate_up_weight, None)
-    return linear(silu_mul(gate_up), weights.down_weight, None).add_(x)
+    x, normed = add_rms_norm(weights.o(attended.flatten(1)), x, weights.mlp_norm, weights.eps)
+    return weights.down(silu_mul(weights.gate_up(normed))).add_(x)

@@ -19,7 +19,7 @@ from kernels.linear import linear
 from kernels.rms_norm import rms_norm
 from model.config import BagelConfig
 from model.stepwise import Steps, run_through
-from model.transformer import Attend, AttendsStacks, MotLayer, Rotation, Streams
+from model.transformer import Attend, AttendsStacks, Expert, MotLayer, Rotation, Streams
 from model.vae import Vae
 from model.vit import Connector, Vit
 
@@ -83,7 +83,7 @@ class Bagel(nn.Module):
                 return rms_norm(hidden, self.und_norm, self.config.llm.rms_norm_eps)
         rotations = rotation.split(tokens.num_und)
         streams = Streams.split(tokens.hidden, tokens.num_und)
-        for layer_index, layer in enumerate(self._mot_layers):
+        for layer_index, layer in enumerate(self.mot_layers):
             if blocks_per_layer == 1:
                 streams = layer(layer_index, streams, rotations, attend)
             else:
@@ -94,10 +94,15 @@ class Bagel(nn.Module):
     @cached_property
     def und_stack(self) -> ExpertStack:
         """The understanding expert's weights, layer by layer."""
-        return ExpertStack([layer.und.weights for layer in self._mot_layers])
+        return ExpertStack([layer.und.weights for layer in self.mot_layers])
+
+    @property
+    def experts(self) -> list[Expert]:
+        """Both experts of every layer."""
+        return [expert for layer in self.mot_layers for expert in (layer.und, layer.gen)]
 
     @cached_property
-    def _mot_layers(self) -> list[MotLayer]:
+    def mot_layers(self) -> list[MotLayer]:
         """The layers by their type, which a module list does not know."""
         return [layer for layer in self.layers if isinstance(layer, MotLayer)]
 

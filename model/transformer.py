@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from kernels.expert import ExpertWeights, Heads, finish_layer, project_experts, project_heads
+from kernels.expert import ExpertScales, ExpertWeights, Heads, finish_layer, project_experts, project_heads
 from kernels.expert_layers import ExpertStack
 from kernels.head_norms import ExpertHeads, HeadNorms
 from model.sizes import LlmConfig
@@ -155,13 +155,20 @@ class Expert(nn.Module):
         self.mlp_norm = nn.Parameter(torch.empty(hidden))
         self.gate_up_weight = nn.Parameter(torch.empty(2 * wide, hidden))
         self.down_weight = nn.Parameter(torch.empty(hidden, wide))
+        self.scales: ExpertScales | None = None
+        """Set by whoever fills the four matrices with 8-bit floats, before the first pass."""
+
+    @property
+    def matrices(self) -> tuple[nn.Parameter, ...]:
+        """The four large ones, in the order of `ExpertScales`."""
+        return self.qkv_weight, self.o_weight, self.gate_up_weight, self.down_weight
 
     @cached_property
     def weights(self) -> ExpertWeights:
         """The parameters as the fused ops take them; the parameter objects stay the same for the module's life."""
         return ExpertWeights(
             self.input_norm, self.qkv_weight, self.qkv_bias, self.q_norm, self.k_norm, self.o_weight, self.mlp_norm,
-            self.gate_up_weight, self.down_weight, self.eps, self.num_heads, self.num_kv_heads, self.rotates_in_float32,
+            self.gate_up_weight, self.down_weight, self.eps, self.num_heads, self.num_kv_heads, self.rotates_in_float32, self.scales,
         )  # fmt: skip
 
     @cached_property

@@ -40,6 +40,14 @@ class TableLine:
     first_row: int = 0
 
 
+EXPERT_MATRICES = ("qkv_weight", "o_weight", "gate_up_weight", "down_weight")
+
+
+def is_expert_matrix(parameter: str) -> bool:
+    """Tell whether a parameter is one of the large matrices of an expert."""
+    return parameter.startswith("layers.") and parameter.endswith(EXPERT_MATRICES)
+
+
 def main_table(config: BagelConfig) -> list[TableLine]:
     """Return every tensor of ``ema.safetensors`` for this configuration."""
     llm, hidden = config.llm, config.llm.hidden_size

@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kernels.expert import ExpertScales
+from kernels.fp8 import FP8, Fp8Rows, quantize_rows
 from model.bagel import Bagel
 from model.checkpoint_files import MAIN_NAMES, VAE_NAME, main_tensors, vae_tensors
 from model.config import BagelConfig
@@ -20,7 +22,7 @@ from model.errors import CheckpointError
 from model.latents import sincos_table
 from model.safetensors_header import StoredTensor
 from model.safetensors_writer import TensorSource, write_safetensors
-from model.weight_table import Role, TableLine, main_table, vae_table
+from model.weight_table import Role, TableLine, is_expert_matrix, main_table, vae_table
 
 Progress = Callable[[str, int, int], None]
 """``(tensor name, bytes done, bytes in all)``, called after each tensor."""
@@ -35,11 +37,17 @@ VAE_PARAMETERS = "vae."
 
 
 def load_bagel(
-    path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, progress: Progress | None = None
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    progress: Progress | None = None,
+    *,
+    has_fp8_experts: bool = False,
 ) -> Bagel:
     """Load the model directory ``path`` onto ``device``: the VAE in float32, everything else in ``dtype``.
 
-    Host memory on top of parameters that themselves live on the host stays near `BUFFER_BYTES`, whatever the model's size.
+    With ``has_fp8_experts`` the matrices of both experts become 8-bit floats as they are read, so that they are never there in full width
+    but for one. Host memory on top of parameters that themselves live on the host stays near `BUFFER_BYTES`, whatever the model's size.
 
     Raises:
         CheckpointError: a file is missing, truncated or contradicts itself; a tensor is missing, unknown or of the wrong shape.
@@ -48,7 +56,7 @@ def load_bagel(
     config = BagelConfig.from_directory(directory)
     lines = [*main_table(config), *vae_table(config.vae)]
     stored = check_weights(directory)
-    model = _uninitialised(config, torch.device(device), dtype)
+    model = _uninitialised(config, torch.device(device), dtype, has_fp8_experts=has_fp8_experts)
     with torch.no_grad():
         _fill(model, lines, stored, progress)
     return model.eval()
@@ -82,15 +90,22 @@ def save_bagel(model: Bagel, path: str | Path) -> None:
         write_safetensors(directory / name, [_source(parameters[line.parameter], line) for line in lines])
 
 
-def _uninitialised(config: BagelConfig, device: torch.device, dtype: torch.dtype) -> Bagel:
+def _uninitialised(config: BagelConfig, device: torch.device, dtype: torch.dtype, *, has_fp8_experts: bool) -> Bagel:
     """Build the model on ``device`` without a host copy, an initialisation or another dtype in between."""
     with torch.device("meta"):
         model = Bagel(config)
-    empty = {
-        name: torch.empty(values.shape, dtype=torch.float32 if name.startswith(VAE_PARAMETERS) else dtype, device=device)
-        for name, values in model.named_parameters()
-    }
+
+    def dtype_of(name: str) -> torch.dtype:
+        if name.startswith(VAE_PARAMETERS):
+            return torch.float32
+        return FP8 if has_fp8_experts and is_expert_matrix(name) else dtype
+
+    empty = {name: torch.empty(values.shape, dtype=dtype_of(name), device=device) for name, values in model.named_parameters()}
     model.load_state_dict(empty, assign=True)
+    if has_fp8_experts:
+        model.requires_grad_(False)
+        for expert in model.experts:
+            expert.scales = ExpertScales(*(torch.empty(len(matrix), device=device) for matrix in expert.matrices))
     return model
 
 
@@ -123,7 +138,7 @@ def _refuse_without_vit(main: dict[str, StoredTensor]) -> None:
 
 def _fill(model: Bagel, lines: list[TableLine], stored: dict[str, StoredTensor], progress: Progress | None) -> None:
     """Fill every parameter, in the order the bytes lie in the files; compute the position tables no file holds."""
-    parameters = dict(model.named_parameters())
+    parameters, scales = dict(model.named_parameters()), _scales(model)
     bytes_total = sum(tensor.num_bytes for tensor in stored.values())
     bytes_done = 0
     buffer = bytearray(BUFFER_BYTES)
@@ -134,10 +149,33 @@ def _fill(model: Bagel, lines: list[TableLine], stored: dict[str, StoredTensor],
             side = round(line.shape[0] ** 0.5)
             rows.copy_(sincos_table(side, line.shape[1]))
             continue
-        _read_into(rows, tensor, buffer)
+        if rows.dtype is FP8:
+            _read_as_fp8(Fp8Rows(rows, _rows(scales[line.parameter], line)), tensor, buffer, model.dtype)
+        else:
+            _read_into(rows, tensor, buffer)
         bytes_done += tensor.num_bytes
         if progress is not None:
             progress(line.name, bytes_done, bytes_total)
+
+
+def _scales(model: Bagel) -> dict[str, Tensor]:
+    """Return the scales of every matrix of 8-bit floats by the matrix's name."""
+    by_matrix = {
+        id(matrix): scales
+        for expert in model.experts
+        if expert.scales is not None
+        for matrix, scales in zip(expert.matrices, expert.scales.in_order, strict=True)
+    }
+    return {name: by_matrix[id(values)] for name, values in model.named_parameters() if id(values) in by_matrix}
+
+
+def _read_as_fp8(rows: Fp8Rows, tensor: StoredTensor, buffer: bytearray, dtype: torch.dtype) -> None:
+    """Read a matrix in ``dtype`` and round its rows, which do not depend on each other."""
+    wide = torch.empty(rows.values.shape, dtype=dtype, device=rows.values.device)
+    _read_into(wide, tensor, buffer)
+    rounded = quantize_rows(wide)
+    rows.values.copy_(rounded.values)
+    rows.scales.copy_(rounded.scales)
 
 
 def _place(tensor: StoredTensor | None) -> tuple[str, int]:

@@ -257,6 +257,7 @@ def _engine_options(settings: Settings, path: Path) -> str:
         family=settings.family,
         device=settings.device,
         dtype=settings.dtype,
+        quantization=settings.quantization,
         page_size=settings.page_size,
         num_pages=settings.num_pages,
         max_batch_tokens=settings.max_batch_tokens,

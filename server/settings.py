@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda or auto")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="number format of weights and cache")
+    quantization: Literal["none", "fp8"] = Field(
+        default="none", description="fp8: the experts multiply 8-bit floats, in half the memory and less exactly; on a CPU only to try it"
+    )
     page_size: int = Field(default=16, ge=1, le=1024, description="cache rows in a page")
     num_pages: Size | None = Field(default=None, ge=1, le=1 << 30, description="pages in the cache; default: sized from free memory")
     max_batch_tokens: Size = Field(default=4096, ge=1, le=1 << 20, description="tokens one engine step aims not to exceed")

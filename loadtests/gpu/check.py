@@ -1,4 +1,4 @@
-"""Are the kernels right on this device? Attention against torch in float32, and the model against recorded results.
+"""Are the kernels right on this device? Each against its reference, and the model against recorded results.
 
 python -m loadtests.gpu.check --out DIR [--device cpu --tiny]
 """
@@ -6,6 +6,9 @@ python -m loadtests.gpu.check --out DIR [--device cpu --tiny]
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,12 +16,18 @@ from safetensors.torch import load_file
 
 from kernels.attention_launch import attend_with_triton
 from kernels.attention_torch import attend_with_torch
+from kernels.fp8 import Fp8Rows, quantize_rows
+from kernels.guidance import GuidedStep, Mix, RenormOver, take_euler_steps_one_by_one
+from kernels.guidance_triton import take_euler_steps_with_triton
+from kernels.linear import fp8_linear
 from kernels.plan import AttentionPlan, RowLayout, build_attention_plan
+from kernels.sampling import Drawn, SamplingRow, sample_tokens
 from loadtests.gpu.part import Line, Options, read_options, write
 from loadtests.gpu.tensors import random_call
 from loadtests.kernels.shapes import SHAPES, TINY_SHAPES
 from model.bagel import Bagel, PackedTokens
 from model.weights import load_bagel
+from server.engine.process import LEAST_FP8_CAPABILITY
 from server.engine.runner import PagedKeysValues
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "tiny_a"
@@ -30,7 +39,7 @@ BOUND = {torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 def main(arguments: list[str] | None = None) -> int:
     options = read_options("check", arguments)
     with torch.inference_mode():
-        lines = [*attention_lines(options), *golden_lines(options)]
+        lines = [*attention_lines(options), *euler_lines(options), *fp8_lines(options), *sampling_lines(options), *golden_lines(options)]
     write(options, "check", lines)
     return 0 if all(line["verdict"] == "ok" for line in lines) else 1
 
@@ -45,6 +54,62 @@ def attention_lines(options: Options) -> list[Line]:
             expected = attend_with_torch(*call.to(torch.float32).arguments)
             lines.append(_line(f"attention, {shape.name}", dtype, attend_with_triton(*call.arguments).float(), expected, BOUND[dtype]))
     return lines
+
+
+def euler_lines(options: Options) -> list[Line]:
+    """Take the Euler steps of pictures under every renorm at once, and compare float64."""
+    mixes = [Mix((4.0, -3.0), (2.0, -1.0), renorm) for renorm in RenormOver]
+    num_tokens = 40 if options.is_tiny else 4096
+    starts = [3 * num_tokens * k for k in range(len(mixes))]
+    steps = [
+        GuidedStep(mix, num_tokens, start, start + num_tokens, start + 2 * num_tokens, dt=0.02)
+        for mix, start in zip(mixes, starts, strict=True)
+    ]
+    generator = torch.Generator(options.device).manual_seed(0)
+    x_t, velocity = (torch.randn(num_tokens * len(mixes) * n, 64, device=options.device, generator=generator) for n in (1, 3))
+    expected = take_euler_steps_one_by_one(x_t.double(), velocity.double(), steps)
+    return [_line("guidance, renorm and Euler step", torch.float32, take_euler_steps_with_triton(x_t, velocity, steps), expected, 1e-5)]
+
+
+def fp8_lines(options: Options) -> list[Line]:
+    """Multiply 8-bit floats on the device and compare the same arithmetic on the CPU."""
+    if options.device.type == "cuda" and torch.cuda.get_device_capability(options.device) < LEAST_FP8_CAPABILITY:
+        return []
+    rows, width = (8, 64) if options.is_tiny else (1026, 3584)
+    x = torch.randn(rows, width, generator=torch.Generator().manual_seed(1)).bfloat16()
+    weight = quantize_rows(torch.randn(2 * width, width, generator=torch.Generator().manual_seed(2)).bfloat16())
+    there = Fp8Rows(weight.values.to(options.device), weight.scales.to(options.device))
+    found, expected = fp8_linear(x.to(options.device), there), fp8_linear(x, weight)
+    return [_line("product of 8-bit floats", torch.bfloat16, found.cpu().float(), expected.float(), BOUND[torch.bfloat16])]
+
+
+def sampling_lines(options: Options) -> list[Line]:
+    """Draw with every setting on the device and on the CPU: the same tokens, and the host waits once."""
+    vocab, num_rows = (300, 12) if options.is_tiny else (152_064, 64)
+    logits = 3.0 * torch.randn(num_rows, vocab, generator=torch.Generator().manual_seed(3))
+    plain = SamplingRow(temperature=0.8)
+    penalised = replace(plain, presence_penalty=0.5, frequency_penalty=0.2, repetition_penalty=1.3, text_ids=tuple(range(0, 40, 3)))
+    kinds = [replace(plain, min_p=0.05), replace(plain, top_k=20), replace(plain, top_p=0.9), replace(penalised, bias={5: 2.0})]
+    kinds += [SamplingRow(num_logprobs=3), plain, replace(plain, suppressed=(7,))]
+    rows = [replace(kinds[k % len(kinds)], seed=k, index=k) for k in range(num_rows)]
+    expected, on_device = sample_tokens(logits.clone(), rows), logits.to(options.device)
+    found, num_waits = _counting_waits(lambda: sample_tokens(on_device, rows), options.device)
+    differing = sum(one.token_id != other.token_id for one, other in zip(found, expected, strict=True)) / num_rows
+    verdict = "ok" if differing == 0.0 and num_waits <= 1 else "WRONG"
+    name = f"draws that differ from a CPU's; the host waits {num_waits} times"
+    return [{"what": name, "dtype": str(torch.float32), "error": differing, "bound": 0.0, "verdict": verdict}]
+
+
+def _counting_waits(draw: Callable[[], list[Drawn]], device: torch.device) -> tuple[list[Drawn], int]:
+    """Return what is drawn and how often the host waited for the device, as PyTorch sees it."""
+    if device.type != "cuda":
+        return draw(), 0
+    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        drawn = draw()
+    torch.cuda.set_sync_debug_mode("default")
+    return drawn, sum("synchronizing" in str(one.message) for one in caught)
 
 
 def golden_lines(options: Options) -> list[Line]:

@@ -8,6 +8,8 @@ from dataclasses import replace
 import triton
 
 from kernels.attention_triton import attention_kernel, merge_kernel
+from kernels.fp8_triton import BLOCK as QUANTIZE_BLOCK
+from kernels.fp8_triton import QUANTIZE_WARPS, quantize_rows_kernel
 from kernels.guidance_triton import BLOCK_TOKENS, GUIDE_WARPS, guide_kernel, renorm_kernel
 from kernels.heads_triton import HEADS_OF_PROGRAM, ROTATE_WARPS, rotate_and_keep_kernel
 from kernels.rms_norm_triton import add_rms_norm_kernel, rms_norm_kernel
@@ -43,6 +45,8 @@ def shipped(generation: Generation) -> Iterator[KernelSpec]:
     yield merge_spec(DECODE[128], 128)
     yield from token_specs()
     yield from guidance_specs()
+    if generation is not Generation.AMPERE:  # which has no 8-bit floats
+        yield quantize_spec()
 
 
 def attention_spec(generation: Generation, shape: TileShape, kind: Kind, head_dim: int, dtype: str) -> KernelSpec:
@@ -94,6 +98,14 @@ def guidance_specs() -> Iterator[KernelSpec]:
         known = constants | more
         run_time = {argument: types.get(argument, "i32") for argument in kernel.arg_names if argument not in known}
         yield KernelSpec(f"{name} bf16", kernel, run_time, known, frozenset({"channels"}), num_warps=GUIDE_WARPS, num_stages=3)
+
+
+def quantize_spec() -> KernelSpec:
+    """Describe the rounding of rows to 8-bit floats."""
+    constants = {"BLOCK": QUANTIZE_BLOCK}
+    types = {"x_ptr": "*bf16", "values_ptr": "*fp8e4nv", "scales_ptr": "*fp32", "width": "i32", "stride": "i32"}
+    divisible = frozenset({"width", "stride"})
+    return KernelSpec("quantize_rows bf16", quantize_rows_kernel, types, constants, divisible, num_warps=QUANTIZE_WARPS, num_stages=3)
 
 
 def _token_spec(name: str, kernel: triton.JITFunction, pointers: set[str], constants: Mapping[str, int], divisible: set[str]) -> KernelSpec:

@@ -43,9 +43,8 @@ def plan_steps(params: ImageParams, times: list[float], dts: list[float], plan: 
     for number, (timestep, dt) in enumerate(zip(times, dts, strict=True)):
         context_of = {branch: plan.context_of[branch] for branch in active_branches(params, timestep)}
         needed = list(dict.fromkeys(context_of.values()))
-        cache = params.step_cache
-        is_whole = cache is None or number == len(times) - 1
-        computed = tuple(context for context in needed if is_whole or cache.is_computed(num_evaluated[context]))
+        leaves_out = None if number == len(times) - 1 else params.step_cache
+        computed = tuple(context for context in needed if leaves_out is None or leaves_out.is_computed(num_evaluated[context]))
         num_evaluated.update(needed)
         steps.append(EulerStep(number, timestep, dt, context_of, computed))
     return steps

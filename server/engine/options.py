@@ -28,6 +28,7 @@ class EngineOptions:
             ``max_batch_tokens`` instead.
         fault_dir: for tests, which break the engine through it; see `fault_points`.
         min_target_decodes: a target shorter than so many decode steps counts as that many; 2 is the least that leaves time for pictures.
+        quantization: "fp8" keeps the experts' matrices, and rounds what they multiply, to 8-bit floats; "none" does not.
     """
 
     model_path: str
@@ -45,6 +46,7 @@ class EngineOptions:
     inter_token_target_s: float | None = None
     min_target_decodes: float = 2.0
     fault_dir: str | None = None
+    quantization: str = "none"
 
 
 @dataclass(frozen=True, slots=True)

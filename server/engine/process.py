@@ -12,6 +12,7 @@ import torch
 
 from kernels.attention import attention_backend
 from model.bagel import Bagel
+from model.errors import CheckpointError
 from model.preview_files import load_or_fit_preview
 from model.profile import Family, FamilyProfile
 from model.stepwise import BITS_PER_LAYER
@@ -42,6 +43,9 @@ from server.messages import (
     SamplingParams,
     TextSegment,
 )
+
+LEAST_FP8_CAPABILITY = (8, 9)
+"""The first compute capability with products of 8-bit floats: Ada."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +86,29 @@ def load_engine(options: EngineOptions, link: Link, noise: NoiseSource = seeded_
         link.send_load_progress(LoadProgress(bytes_done, bytes_total, tensor))
 
     path = Path(options.model_path)
-    model = load_bagel(path, device, dtype, report)
+    has_fp8_experts = options.quantization == "fp8"
+    if has_fp8_experts:
+        check_fp8(device, dtype)
+    model = load_bagel(path, device, dtype, report, has_fp8_experts=has_fp8_experts)
     profile = FamilyProfile.from_directory(path, model.config, None if options.family is None else Family(options.family))
     tokenizer = Tokenizer.from_directory(path, profile)
     grammars = _grammars(tokenizer, model.config.llm.vocab_size)
     return assemble_engine(model, model_facts(model, tokenizer, profile), options, link, noise, grammars)
+
+
+def check_fp8(device: torch.device, dtype: torch.dtype) -> None:
+    """See that this device multiplies 8-bit floats.
+
+    Raises:
+        CheckpointError: it does not; the message says what would.
+    """
+    if device.type != "cuda":
+        return
+    if torch.cuda.get_device_capability(device) < LEAST_FP8_CAPABILITY:
+        name = torch.cuda.get_device_name(device)
+        raise CheckpointError(f"quantization fp8: {name} has no products of 8-bit floats; Ada, Hopper and later GPUs have")
+    if dtype is not torch.bfloat16:
+        raise CheckpointError("quantization fp8: on a GPU its results are bfloat16; leave dtype out or set it to bfloat16")
 
 
 def _grammars(tokenizer: Tokenizer, vocab_size: int) -> Grammars:

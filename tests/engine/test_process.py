@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,15 @@ def test_pages_cost_memory_only_when_they_are_written() -> None:
     pool_bytes = 100_000 * 16 * 3 * 2 * 2 * 16 * 4
     assert loaded.ready.num_pages == 100_000
     assert resident_bytes() - before < pool_bytes / 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_engine_of_8_bit_floats_answers_in_half_the_memory(dtype: str) -> None:
+    """The matrices of the experts take a byte each; words and a picture come all the same, as finite as ever."""
+    wide, rounded = (load_engine(replace(OPTIONS, dtype=dtype, quantization=name), LocalLink()) for name in ("none", "fp8"))
+
+    warm_up(rounded)
+
+    sizes = [[matrix.nbytes for expert in loaded.model.experts for matrix in expert.matrices] for loaded in (wide, rounded)]
+    itemsize = wide.model.dtype.itemsize
+    assert sizes[0] == [itemsize * num_bytes for num_bytes in sizes[1]]

@@ -28,11 +28,12 @@ def laid_out(images: list[tuple[Mix, int]]) -> list[GuidedStep]:
     """Give each image the rows it needs, one after the other; images of one velocity or two have none for the rest."""
     steps, end = [], 0
     for mix, num_tokens in images:
-        starts = []
+        starts: list[int] = []
         for is_needed in (True, mix.first is not None, mix.second is not None):
             starts.append(end if is_needed else 0)
             end += num_tokens if is_needed else 0
-        steps.append(GuidedStep(mix, num_tokens, *starts, dt=0.125))
+        full, first, second = starts
+        steps.append(GuidedStep(mix, num_tokens, full, first, second, dt=0.125))
     return steps
 
 

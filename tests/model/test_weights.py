@@ -13,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from kernels.fp8 import FP8, Fp8Rows, quantize_rows
 from model.config import BagelConfig
 from model.errors import CheckpointError
 from model.latents import sincos_table
 from model.random_checkpoint import write_random_checkpoint
-from model.weight_table import main_table, vae_table
+from model.weight_table import is_expert_matrix, main_table, vae_table
 from model.weights import load_bagel, save_bagel
 from tests.model.checkpoints import GOLDEN, change_header, change_tensors, copy_checkpoint
 
@@ -53,6 +54,22 @@ def test_a_saved_model_loads_again_without_loss(tmp_path: Path) -> None:
     again = load_bagel(tmp_path, dtype=torch.bfloat16)
     assert again.config == model.config
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_experts_of_8_bit_floats_are_the_stored_ones_rounded_row_by_row() -> None:
+    """As large as stored, a fused matrix too; every other parameter is untouched."""
+    wide, rounded = load_bagel(GOLDEN), load_bagel(GOLDEN, has_fp8_experts=True)
+    others = dict(wide.named_parameters())
+    for name, values in rounded.named_parameters():
+        if is_expert_matrix(name):
+            assert values.dtype is FP8
+        else:
+            assert torch.equal(values, others[name])
+    for expert, expected in zip(rounded.experts, wide.experts, strict=True):
+        assert expert.scales is not None
+        for matrix, scales, full in zip(expert.matrices, expert.scales.in_order, expected.matrices, strict=True):
+            from_full = quantize_rows(full.detach())
+            assert torch.equal(Fp8Rows(matrix, scales).wide(), from_full.wide())
 
 
 def test_the_vae_stays_float32() -> None:

@@ -1,0 +1,50 @@
+"""Rows to 8-bit floats in Triton: one program to a row, which is read twice, the second time from the cache."""
+
+# A Triton kernel has no Python types: what it takes are pointers and numbers of the device.
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.fp8 import FP8, Fp8Rows
+from kernels.fp8 import MAX_FP8 as LARGEST
+from kernels.fp8 import MIN_SCALE as LEAST
+
+BLOCK = 4096
+QUANTIZE_WARPS = 8
+
+MAX_FP8 = tl.constexpr(LARGEST)
+MIN_SCALE = tl.constexpr(LEAST)
+
+
+def quantize_rows_with_triton(x: torch.Tensor) -> Fp8Rows:
+    """Same contract as `kernels.fp8.quantize_rows`; the numbers of a row stand together."""
+    num_rows, width = x.shape
+    values = torch.empty((num_rows, width), dtype=FP8, device=x.device)
+    scales = torch.empty(num_rows, dtype=torch.float32, device=x.device)
+    if num_rows:
+        quantize_rows_kernel[(num_rows,)](x, values, scales, width, x.stride(0), BLOCK=BLOCK, num_warps=QUANTIZE_WARPS)
+    return Fp8Rows(values, scales)
+
+
+@triton.jit
+def quantize_rows_kernel(x_ptr, values_ptr, scales_ptr, width, stride, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    largest = tl.zeros((BLOCK,), dtype=tl.float32)
+    for start in range(0, width, BLOCK):
+        k = start + tl.arange(0, BLOCK)
+        x = tl.load(x_ptr + row * stride + k, mask=k < width, other=0.0).to(tl.float32)
+        largest = tl.maximum(largest, tl.abs(x), propagate_nan=tl.PropagateNan.ALL)
+    # The largest of numbers of which one is not a number is not a number: a sum says so, whatever the maximum does.
+    has_nan = tl.sum(tl.where(largest != largest, 1, 0), 0) > 0
+    scale = tl.maximum(tl.max(largest, 0), MIN_SCALE) / MAX_FP8
+    scale = tl.where(has_nan, float("nan"), scale)
+    tl.store(scales_ptr + row, scale)
+    for start in range(0, width, BLOCK):
+        k = start + tl.arange(0, BLOCK)
+        x = tl.load(x_ptr + row * stride + k, mask=k < width, other=0.0).to(tl.float32)
+        scaled = tl.minimum(tl.maximum(x / scale, -MAX_FP8), MAX_FP8)
+        tl.store(values_ptr + row * width + k, scaled.to(tl.float8e4nv), mask=k < width)
