@@ -5,7 +5,7 @@
 | `rms_norm` | rms_norm.py |
 | `silu_mul` | silu_mul.py |
 | `linear`, `fp8_linear` | linear.py |
-| `quantize_rows` | fp8.py |
+| `quantize_rows` | quantize.py |
 | `qk_norm_rope` | qk_norm_rope.py |
 | `write_pages`, `copy_pages` | pages.py |
 | `interleaved_attention` | attention.py, over the plan of plan.py |

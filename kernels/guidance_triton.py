@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.guidance import GuidedStep, RenormOver
+from kernels.mix import GuidedStep, RenormOver
 from kernels.reference import NORM_EPS as EPS
 
 BLOCK_TOKENS = 32

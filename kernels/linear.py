@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from kernels.fp8 import Fp8Rows, quantize_rows
+from kernels.fp8 import Fp8Rows
 from kernels.native_kernels import linear_fits, native_kernels
+from kernels.quantize import quantize_rows
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kernels.guidance import Mix, RenormOver
+from kernels.mix import Mix, RenormOver
 from model.guidance_rules import Renorm
 
 RENORM = {Renorm.GLOBAL: RenormOver.IMAGE, Renorm.CHANNEL: RenormOver.TOKEN, Renorm.TEXT_CHANNEL: RenormOver.TOKEN_BEFORE_SECOND}

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from kernels.expert import ExpertScales
-from kernels.fp8 import FP8, Fp8Rows, quantize_rows
+from kernels.fp8 import FP8, Fp8Rows
+from kernels.quantize import quantize_rows
 from model.bagel import Bagel
 from model.checkpoint_files import MAIN_NAMES, VAE_NAME, main_tensors, vae_tensors
 from model.config import BagelConfig

@@ -16,11 +16,13 @@ from safetensors.torch import load_file
 
 from kernels.attention_launch import attend_with_triton
 from kernels.attention_torch import attend_with_torch
-from kernels.fp8 import Fp8Rows, quantize_rows
-from kernels.guidance import GuidedStep, Mix, RenormOver, take_euler_steps_one_by_one
+from kernels.fp8 import Fp8Rows
+from kernels.guidance import take_euler_steps_one_by_one
 from kernels.guidance_triton import take_euler_steps_with_triton
 from kernels.linear import fp8_linear
+from kernels.mix import GuidedStep, Mix, RenormOver
 from kernels.plan import AttentionPlan, RowLayout, build_attention_plan
+from kernels.quantize import quantize_rows
 from kernels.sampling import Drawn, SamplingRow, sample_tokens
 from loadtests.gpu.part import Line, Options, read_options, write
 from loadtests.gpu.tensors import random_call

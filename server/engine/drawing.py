@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import torch
 
-from kernels.guidance import Mix, guided_velocity
+from kernels.guidance import guided_velocity
+from kernels.mix import Mix
 from model.forecast import Forecast
 from model.guidance import BagelScales, bagel_mix, illume_mix
 from model.guidance_rules import GuidanceMode

@@ -8,7 +8,8 @@ from functools import partial
 
 import torch
 
-from kernels.guidance import GuidedStep, take_euler_steps
+from kernels.guidance import take_euler_steps
+from kernels.mix import GuidedStep
 from server.engine.batch import DenoiseRow, DenoiseStep
 from server.engine.drawing import Drawing, branch_velocities, mix_of
 from server.engine.previews import PreviewPainter, preview_due

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.fp8 import MAX_FP8, Fp8Rows, quantize_rows_with_torch
+from kernels.fp8 import MAX_FP8, Fp8Rows
 from kernels.fp8_triton import BLOCK, quantize_rows_with_triton
 from kernels.linear import fp8_linear
+from kernels.quantize import quantize_rows_with_torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

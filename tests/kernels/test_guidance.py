@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.guidance import GuidedStep, Mix, RenormOver, take_euler_steps, take_euler_steps_one_by_one
+from kernels.guidance import take_euler_steps, take_euler_steps_one_by_one
 from kernels.guidance_triton import BLOCK_TOKENS, take_euler_steps_with_triton
+from kernels.mix import GuidedStep, Mix, RenormOver
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kernels.fp8 import FP8, Fp8Rows, quantize_rows
+from kernels.fp8 import FP8, Fp8Rows
+from kernels.quantize import quantize_rows
 from model.config import BagelConfig
 from model.errors import CheckpointError
 from model.latents import sincos_table
