@@ -212,10 +212,13 @@ class QuotaExceeded(PlaitError):
 
 
 class StoreAway(PlaitError):
-    """The store of streams does not answer."""
+    """The store does not answer, which keeps ``what`` is asked for."""
 
     code = "store_unavailable"
     is_retryable = True
+
+    def __init__(self, what: str = "streams") -> None:
+        super().__init__(f"The store of {what} does not answer just now. Try again shortly.")
 
 
 class Cancelled(PlaitError):

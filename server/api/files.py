@@ -66,18 +66,14 @@ class FileRoutes:
         try:
             await self.links.delete(file_id)
         except StoreUnavailable as error:
-            raise _store_away() from error
+            raise StoreAway("pictures") from error
         return DeletedFile(id=file_id)
 
     async def _found(self, request: Request, file_id: str) -> KeptPicture:
         try:
             kept = await self.links.find(file_id, tenant_of(request).name)
         except StoreUnavailable as error:
-            raise _store_away() from error
+            raise StoreAway("pictures") from error
         if kept is None:
             raise FileNotKept(f"There is no file '{file_id[:80]}', or it is no longer kept.")
         return kept
-
-
-def _store_away() -> StoreAway:
-    return StoreAway("The store of pictures does not answer just now. Try again shortly.")

@@ -108,7 +108,7 @@ class Reading:
         except StreamGone as error:
             raise _not_found(self.stream_id) from error
         except StoreUnavailable as error:
-            raise _store_away() from error
+            raise StoreAway from error
         self._is_at_end = not events or events[-1].is_final
         self._after = events[-1].sequence if events else self._after
         return events
@@ -191,7 +191,7 @@ class Acceptance:
         try:
             return await self._links.resolved(self._on_account(ask, arrival), arrival.tenant.name)
         except StoreUnavailable as error:
-            raise _store_away() from error
+            raise StoreAway from error
 
     async def _open(self, arrival: Arrival, stamp: Stamp, work: Work) -> Reading:
         is_whole, weight = work.reply.is_whole, arrival.tenant.weight
@@ -257,7 +257,7 @@ class Acceptance:
         except StreamGone as error:
             raise _not_found(stream_id) from error
         except StoreUnavailable as error:
-            raise _store_away() from error
+            raise StoreAway from error
 
     async def cancel(self, stream_id: str, tenant: str) -> None:
         """End a stream, here or wherever it is worked on.
@@ -269,7 +269,7 @@ class Acceptance:
         try:
             await self._hub.cancel(stream_id)
         except StoreUnavailable as error:
-            raise _store_away() from error
+            raise StoreAway from error
 
     async def delete(self, stream_id: str, tenant: str) -> None:
         """Forget a stream; one that is under way is ended first.
@@ -283,7 +283,7 @@ class Acceptance:
             await reading.final()
             await self._hub.delete(stream_id)
         except StoreUnavailable as error:
-            raise _store_away() from error
+            raise StoreAway from error
         finally:
             reading.close()
 
@@ -292,7 +292,7 @@ class Acceptance:
         try:
             owner = await self._hub.tenant(stream_id)
         except StoreUnavailable as error:
-            raise _store_away() from error
+            raise StoreAway from error
         if owner != tenant:
             raise _not_found(stream_id)
 
@@ -328,7 +328,3 @@ def _use(arrival: Arrival) -> KeyUse | None:
 
 def _not_found(stream_id: str) -> StreamNotFound:
     return StreamNotFound(f"There is no stream '{stream_id[:64]}', or it is no longer kept.")
-
-
-def _store_away() -> StoreAway:
-    return StoreAway("The store of streams does not answer just now. Try again shortly.")

@@ -41,7 +41,7 @@ class Notes:
         try:
             await self._hub.delete(note_id)
         except StoreUnavailable as error:
-            raise StoreAway("The store of streams does not answer just now. Try again shortly.") from error
+            raise StoreAway from error
 
     async def find(self, note_id: str, tenant: str) -> str | None:
         """Return a text of ``tenant``; None when there is none, or no longer.
@@ -57,5 +57,5 @@ class Notes:
         except StreamGone:
             return None
         except StoreUnavailable as error:
-            raise StoreAway("The store of streams does not answer just now. Try again shortly.") from error
+            raise StoreAway from error
         return None
