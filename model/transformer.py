@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kernels.expert import ExpertScales, ExpertWeights, Heads, finish_layer, project_experts, project_heads
 from kernels.expert_layers import ExpertStack
 from kernels.head_norms import ExpertHeads, HeadNorms
+from kernels.quantize import quantize_rows
 from model.sizes import LlmConfig
 from model.stepwise import LEAST_BLOCK, Steps
 
@@ -156,12 +157,21 @@ class Expert(nn.Module):
         self.gate_up_weight = nn.Parameter(torch.empty(2 * wide, hidden))
         self.down_weight = nn.Parameter(torch.empty(hidden, wide))
         self.scales: ExpertScales | None = None
-        """Set by whoever fills the four matrices with 8-bit floats, before the first pass."""
+        """Set where the four matrices are 8-bit floats, before the first pass."""
 
     @property
     def matrices(self) -> tuple[nn.Parameter, ...]:
         """The four large ones, in the order of `ExpertScales`."""
         return self.qkv_weight, self.o_weight, self.gate_up_weight, self.down_weight
+
+    def round_matrices(self) -> None:
+        """Make 8-bit floats of the four large matrices, one after the other, before the first pass."""
+        scales = []
+        for matrix in self.matrices:
+            rows = quantize_rows(matrix.detach())
+            matrix.data = rows.values
+            scales.append(rows.scales)
+        self.scales = ExpertScales(*scales)
 
     @cached_property
     def weights(self) -> ExpertWeights:

@@ -22,6 +22,7 @@ from loadtests.machine import Machine
 from model.bagel import Bagel
 from model.config import BagelConfig
 from model.profile import Family, FamilyProfile
+from model.step_cache_rules import StepCache
 from model.tokenizer import Tokenizer
 from server.engine.link import LocalLink
 from server.engine.options import EngineOptions
@@ -54,10 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def random_engine(config: BagelConfig, device: torch.device) -> LoadedEngine:
-    """Build an engine round random weights, which never touch a disk; bfloat16 on a GPU."""
+def random_engine(config: BagelConfig, device: torch.device, *, has_fp8_experts: bool = False) -> LoadedEngine:
+    """Build an engine round random weights, which never touch a disk; bfloat16 on a GPU, the experts in 8-bit floats if so wished."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = random_model(config, device, dtype)
+    if has_fp8_experts:
+        for expert in model.experts:
+            expert.round_matrices()
     profile = FamilyProfile.of_family(Family.BAGEL, config)
     facts = model_facts(model, Tokenizer.from_directory(ANY_TOKENIZER, profile), profile)
     return assemble_engine(model, facts, EngineOptions(str(ANY_TOKENIZER), has_prefix_cache=False), LocalLink())
@@ -79,9 +83,9 @@ def random_model(config: BagelConfig, device: torch.device, dtype: torch.dtype) 
     return model.eval()
 
 
-def picture_request(name: str, side: int, num_timesteps: int) -> Request:
+def picture_request(name: str, side: int, num_timesteps: int, step_cache: StepCache | None = None) -> Request:
     """Ask for one picture from words alone, with the default guidance: two branches, in the interval only."""
-    image = ImageParams(side, side, num_timesteps=num_timesteps, text_scale=4.0, image_scale=1.0, seed=len(name))
+    image = ImageParams(side, side, num_timesteps=num_timesteps, text_scale=4.0, image_scale=1.0, seed=len(name), step_cache=step_cache)
     return Request(name, [TextSegment(list(range(PROMPT_TOKENS)))], OutputMode.IMAGE, SamplingParams(), image)
 
 
@@ -104,10 +108,10 @@ def drain(loaded: LoadedEngine) -> None:
     loaded.engine.step()
 
 
-def measure_picture(loaded: LoadedEngine, side: int, num_timesteps: int, matmul_gflops: float) -> Line:
-    """Time the second of two pictures, from the request to its pixels."""
+def measure_picture(loaded: LoadedEngine, side: int, num_timesteps: int, matmul_gflops: float, step_cache: StepCache | None = None) -> Line:
+    """Time the second of two pictures, from the request to its pixels. The floor is that of the rows that were run."""
     for round_name in ("warm", "counts"):
-        loaded.engine.submit(picture_request(round_name, side, num_timesteps))
+        loaded.engine.submit(picture_request(round_name, side, num_timesteps, step_cache))
         steps = []
         started = time.perf_counter()
         while loaded.scheduler.has_work:

@@ -20,7 +20,10 @@ part() {  # part NAME SECONDS: one module of loadtests/gpu under its limit
     if ((status)); then failed+=("$1"); fi
 }
 
-part check 120
-part attention 120
-part engine 280
+part check 60
+part golden 60
+part attention 110
+part engine 190
+part savings 70
+part busy 50
 if ((${#failed[@]})); then echo "failed: ${failed[*]}"; exit 1; fi

@@ -28,7 +28,13 @@ def test_the_script_runs_through_and_leaves_tables_and_numbers(tmp_path: Path) -
     assert {line["dtype"] for line in checks if "golden" in line["what"]} == {"torch.float32", "torch.bfloat16"}
     attention = json.loads((tmp_path / "attention.json").read_text())["lines"]
     assert all("us" in line or "not measured" in line for line in attention)
-    assert {line["kernel"] for line in attention} >= {"plait", "sdpa flash", "sdpa cudnn"}
+    assert {line["kernel"] for line in attention} >= {"plait", "sdpa flash", "sdpa cudnn", "varlen attention"}
+    flex = [line for line in attention if line["kernel"] == "flex attention"]
+    assert len(flex) == 3 and all("us" in line for line in flex), "FlexAttention takes every mask"
+    assert (tmp_path / "savings.md").read_text().count("text to image") == 3
+    golden = json.loads((tmp_path / "golden.json").read_text())["lines"]
+    assert {line["verdict"] for line in golden} == {"ok"} and len(golden) == 2 * 10
+    assert all(0 < line["busy"] < 1 for line in json.loads((tmp_path / "busy.json").read_text())["lines"])
     engine = (tmp_path / "engine.md").read_text()
     assert all(word in engine for word in ("text to image", "decode, batch 3", "beside 2 chats"))
 
