@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from loadtests.gpu.engine import chat_request, drain, picture_request, random_engine, step
@@ -56,8 +55,8 @@ def measure(loaded: LoadedEngine, options: Options, side: int, num_pictures: int
             step(loaded)
         elapsed_us = 1e6 * (time.perf_counter() - started)
     drain(loaded)
-    wanted = DeviceType.CUDA if is_gpu else DeviceType.CPU
-    events = [event for event in profiler.events() or [] if event.device_type == wanted]
+    wanted = "CUDA" if is_gpu else "CPU"
+    events = [event for event in profiler.events() or [] if event.device_type.name == wanted]
     busy_us = covered((event.time_range.start, event.time_range.end) for event in events)
     line: Line = {"busy": busy_us / elapsed_us, "ms/step": elapsed_us / NUM_STEPS / 1e3}
     times: Counter[str] = Counter()
