@@ -10,7 +10,8 @@ from server.engine import fairness
 from server.engine.pages import PagePool
 from tests.engine.test_scheduler_machine import ROOMY_PAGES, SchedulerMachine
 
-NUM_HISTORIES = 200
+NUM_HISTORIES = 2000
+"""At most: a search ends where it finds something, which for the rarest of these bugs takes some 50 histories, 200 at times."""
 LEAK_EVERY = 5
 
 SEARCH = settings(
