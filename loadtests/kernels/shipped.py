@@ -12,6 +12,8 @@ from kernels.fp8_triton import BLOCK as QUANTIZE_BLOCK
 from kernels.fp8_triton import QUANTIZE_WARPS, quantize_rows_kernel
 from kernels.guidance_triton import BLOCK_TOKENS, GUIDE_WARPS, guide_kernel, renorm_kernel
 from kernels.heads_triton import HEADS_OF_PROGRAM, ROTATE_WARPS, rotate_and_keep_kernel
+from kernels.pages_triton import write_pages_kernel
+from kernels.qk_norm_rope_triton import qk_norm_rope_kernel
 from kernels.rms_norm_triton import add_rms_norm_kernel, rms_norm_kernel
 from kernels.silu_mul_triton import BLOCK, silu_mul_kernel
 from kernels.tiles import DECODE, PIECE, Generation, Kind, TileShape, tile_shape
@@ -37,12 +39,13 @@ INTEGERS = ("token_index", "kv_end_ptr", "kv_indices", "items", "num_items", "me
 
 
 def shipped(generation: Generation) -> Iterator[KernelSpec]:
-    """Yield every kernel as it is launched on ``generation``, in bfloat16; attention of BAGEL's heads in float16 too."""
+    """Yield every kernel as it is launched on ``generation``, in bfloat16; attention of BAGEL's heads in float16 too, on Hopper."""
     for head_dim in HEADS:
         for kind in Kind:
             yield attention_spec(generation, tile_shape(generation, kind, head_dim), kind, head_dim, "bf16")
-    yield attention_spec(generation, tile_shape(generation, Kind.LONG, 128), Kind.LONG, 128, "fp16")
-    yield merge_spec(DECODE[128], 128)
+    if generation is Generation.HOPPER:
+        yield attention_spec(generation, tile_shape(generation, Kind.LONG, 128), Kind.LONG, 128, "fp16")
+    yield merge_spec(DECODE, 128)
     yield from token_specs()
     yield from guidance_specs()
     if generation is not Generation.AMPERE:  # which has no 8-bit floats
@@ -88,6 +91,14 @@ def token_specs() -> Iterator[KernelSpec]:
     pointers = {"qkv_ptr", "und_q", "und_k", "gen_q", "gen_k", "cos_ptr", "sin_ptr", "k_pages_ptr", "v_pages_ptr"}
     rotate = _token_spec("rotate_and_keep", rotate_and_keep_kernel, pointers, heads, {"stride_angle", "stride_page"})
     yield replace(rotate, num_warps=ROTATE_WARPS)
+    qk_pointers = {"q_ptr", "k_ptr", "q_weight", "k_weight", "cos_ptr", "sin_ptr", "q_out", "k_out"}
+    strides = {name for name in qk_norm_rope_kernel.arg_names if name.startswith("stride_")}
+    yield replace(_token_spec("qk_norm_rope", qk_norm_rope_kernel, qk_pointers, {"HALF": 64, "BLOCK": 64}, strides), num_warps=1)
+    width = num_kv_heads * 128
+    pages = {"PAGE": PAGE, "HEAD_DIM": 128, "WIDTH": width, "BLOCK": width}
+    page_pointers = {"k_ptr", "v_ptr", "k_pages_ptr", "v_pages_ptr"}
+    strides = {name for name in write_pages_kernel.arg_names if name.startswith("stride_")}
+    yield _token_spec("write_pages", write_pages_kernel, page_pointers, pages, strides)
 
 
 def guidance_specs() -> Iterator[KernelSpec]:
@@ -110,7 +121,7 @@ def quantize_spec() -> KernelSpec:
 
 def _token_spec(name: str, kernel: triton.JITFunction, pointers: set[str], constants: Mapping[str, int], divisible: set[str]) -> KernelSpec:
     """Describe a kernel without products: bfloat16 behind its pointers, 64-bit slots, the norms' epsilon in float32."""
-    types = dict.fromkeys(pointers, "*bf16") | {"token_slots": "*i64", "eps": "fp32"}
+    types = dict.fromkeys(pointers, "*bf16") | dict.fromkeys(("token_slots", "write_tokens", "write_slots"), "*i64") | {"eps": "fp32"}
     run_time = {argument: types.get(argument, "i32") for argument in kernel.arg_names if argument not in constants}
     return KernelSpec(f"{name} bf16", kernel, run_time, constants, frozenset(divisible), num_warps=4, num_stages=3)
 

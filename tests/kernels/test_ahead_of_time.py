@@ -1,6 +1,7 @@
-"""Every shipped kernel compiled for GPUs that need not be here, under both Tritons: what the interpreter cannot show.
+"""Every shipped kernel compiled for GPUs that need not be here, under three Tritons: what the interpreter cannot show.
 
-The older Triton is what PyTorch 2.11 brings to a GPU machine. It is installed once, beside everything else, into a directory of its own.
+The one that is pinned here, the one that PyTorch 2.11 brings to a GPU machine, and the newest. The other two are installed once, beside
+everything else, into directories of their own.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import triton
 
 from kernels.tiles import Generation, Kind, tile_shape
 from loadtests.kernels.compiled import Compiled, faults
 from loadtests.kernels.shipped import HEADS, shipped
 
 ROOT = Path(__file__).parents[2]
-OLDER_TRITON = "3.6.0"
+OTHER_TRITONS = ("3.6.0", "3.9.0")
 CACHE = Path.home() / ".cache" / "plait-tests"
 TIMEOUT_S = 280
 
@@ -34,31 +36,32 @@ class Answer:
     complaints: str
 
 
-def ahead_of_time(*arguments: str, triton: Path | None = None) -> Answer:
+def ahead_of_time(*arguments: str, other: Path | None = None) -> Answer:
     """Compile in a process of its own: whether kernels are interpreted is decided when they are decorated."""
-    path = os.pathsep.join([str(ROOT), *([] if triton is None else [str(triton)])])
+    path = os.pathsep.join([str(ROOT), *([] if other is None else [str(other)])])
     environment = os.environ | {"PYTHONPATH": path, "TRITON_DEFAULT_FP_FUSION": "1", "TRITON_INTERPRET": "0"}
     command = [sys.executable, "-m", "loadtests.kernels.ahead_of_time", *arguments]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
     return Answer(done.returncode, [Compiled(**json.loads(line)) for line in done.stdout.splitlines()], done.stderr)
 
 
-def install_older_triton() -> Path:
-    """Put the older Triton into the tests' cache, unless it is there; a broken-off installation is not taken for a whole one."""
-    place = CACHE / f"triton-{OLDER_TRITON}"
+def installed_triton(version: str) -> Path:
+    """Put another Triton into the tests' cache, unless it is there; a broken-off installation is not taken for a whole one."""
+    place = CACHE / f"triton-{version}"
     if not place.exists():
-        draft = CACHE / f"triton-{OLDER_TRITON}.{os.getpid()}"
+        draft = CACHE / f"triton-{version}.{os.getpid()}"
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", str(draft)]
-        subprocess.run([*pip, f"triton=={OLDER_TRITON}"], check=True, timeout=TIMEOUT_S)
+        subprocess.run([*pip, f"triton=={version}"], check=True, timeout=TIMEOUT_S)
         draft.rename(place)
     return place
 
 
 @pytest.fixture(scope="module")
 def answers() -> list[Answer]:
-    """Every kernel for every generation: the Triton that is pinned here, and the older one."""
+    """Every kernel for every generation: the Triton that is pinned here, and the others."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda triton: ahead_of_time(triton=triton), [None, install_older_triton()]))
+        others = pool.map(lambda version: ahead_of_time(other=installed_triton(version)), OTHER_TRITONS)
+        return [ahead_of_time(), *others]
 
 
 @pytest.mark.slow
@@ -67,12 +70,12 @@ def test_every_shipped_kernel_compiles_without_a_spill_and_with_its_generations_
         assert answer.status == 0, answer.complaints[-4000:]
 
 
-def test_both_tritons_compiled_every_kernel_for_every_generation(answers: list[Answer]) -> None:
+def test_every_triton_compiled_every_kernel_for_every_generation(answers: list[Answer]) -> None:
     wanted = [(generation.value, spec.name) for generation in Generation for spec in shipped(generation)]
-    assert [[(kernel.capability, kernel.name) for kernel in answer.kernels] for answer in answers] == [wanted, wanted]
-    newer, older = ({kernel.triton for kernel in answer.kernels} for answer in answers)
-    assert older == {OLDER_TRITON}
-    assert newer.isdisjoint(older)
+    assert [[(kernel.capability, kernel.name) for kernel in answer.kernels] for answer in answers] == [wanted] * (1 + len(OTHER_TRITONS))
+    pinned, *others = ({kernel.triton for kernel in answer.kernels} for answer in answers)
+    assert others == [{version} for version in OTHER_TRITONS]
+    assert pinned == {triton.__version__}
 
 
 def test_as_many_programs_fit_a_multiprocessor_as_the_table_says(answers: list[Answer]) -> None:

@@ -7,8 +7,11 @@ from dataclasses import asdict
 
 import pytest
 
-from loadtests.kernels.__main__ import RESULTS, report
+from loadtests.kernels.__main__ import RESULTS, predict_all, report
+from loadtests.kernels.compiled import Compiled
+from loadtests.kernels.memory_calls import memory_calls, predict_memory
 from loadtests.kernels.shapes import BAGEL, SHAPES, Shape, decode, denoise, layout_of
+from loadtests.kernels.shipped import shipped
 from loadtests.kernels.static import H200, predict
 
 
@@ -39,8 +42,33 @@ def test_every_shape_has_a_layout_that_holds_together(shape: Shape) -> None:
     assert layout.kv_end.max() <= (layout.past_len + layout.qo_indptr[1:] - layout.qo_indptr[:-1]).max()
 
 
+COMMITTED = json.loads((RESULTS / "static.json").read_text())
+COMPILED = [Compiled(**one) for one in COMMITTED["compiled"]]
+
+
 def test_the_committed_report_is_what_the_code_says() -> None:
-    committed = json.loads((RESULTS / "static.json").read_text())
-    predictions = [prediction for shape in SHAPES for prediction in predict(shape, H200)]
-    assert committed["predictions"] == [pytest.approx(asdict(prediction)) for prediction in predictions]
-    assert (RESULTS / "static.md").read_text() == report(committed["compiled"], predictions)
+    found = predict_all(COMPILED)
+    for name, predictions in asdict(found).items():
+        assert COMMITTED[name] == [pytest.approx(prediction) for prediction in predictions]
+    assert (RESULTS / "static.md").read_text() == report(COMPILED, found)
+
+
+def test_every_kernel_that_is_shipped_is_reported_and_has_a_bound() -> None:
+    names = {one.name for one in COMPILED if one.triton == COMPILED[0].triton and one.capability == H200.generation.value}
+    assert names == {spec.name for spec in shipped(H200.generation)}
+    bounded = {f"{call.kernel} bf16" for call in memory_calls(H200)}
+    assert bounded == {name for name in names if not name.startswith("attention")}
+
+
+def test_the_bound_of_a_norm_is_its_rows_there_and_back() -> None:
+    (norm,) = (call for call in memory_calls(H200) if call.kernel == "rms_norm" and "decoded" in call.what)
+    prediction = predict_memory(norm, {"rms_norm": 10}, H200)
+    there_and_back_us = 2 * 64 * 3584 * 2 / 4.3e12 * 1e6
+    assert there_and_back_us < prediction.predicted_us < 1.02 * there_and_back_us
+    assert prediction.computed_by_needed == 4096 / 3584
+    assert prediction.waves == 64 / 1320
+
+
+def test_no_launch_needs_less_than_it_computes_or_moves_nothing() -> None:
+    for call in memory_calls(H200):
+        assert call.computed >= call.needed > 0 and call.programs > 0 and min(call.bytes_read, call.bytes_written) > 0, call
