@@ -20,12 +20,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 SOURCE_DIRECTORY = Path(__file__).parent / "native"
 PREBUILT_DIRECTORY = Path(__file__).parent / "prebuilt"
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-fopenmp")
+FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-pthread")
 COMPILE_TIMEOUT_S = 120.0
 
 X86_64_V3 = frozenset({"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"})
@@ -50,11 +48,10 @@ def open_native_library(cache_directory: Path | None = None, compilers: Sequence
     try:
         if compiler is None:
             return ctypes.CDLL(str(prebuilt_library(compilers)))
-        openmp = openmp_of_torch()
         directory = private_directory(cache_directory or Path.home() / ".cache" / "plait")
-        library = directory / f"kernels-{_key(compiler, openmp)}.so"
+        library = directory / f"kernels-{_key(compiler)}.so"
         if not library.exists():
-            _compile(compiler, "native", openmp, library)
+            _compile(compiler, "native", library)
         return ctypes.CDLL(str(library))
     except (OSError, RuntimeError) as error:
         raise NativeBuildError(f"{type(error).__name__}: {error}") from error
@@ -83,7 +80,7 @@ def build_beforehand(directory: Path = PREBUILT_DIRECTORY) -> list[Path]:
     directory.mkdir(exist_ok=True)
     libraries = [directory / f"kernels-{level}.so" for level in PREBUILT_LEVELS]
     for level, library in zip(PREBUILT_LEVELS, libraries, strict=True):
-        _compile(compiler, level, openmp_of_torch(), library)
+        _compile(compiler, level, library)
     return libraries
 
 
@@ -92,15 +89,6 @@ def cpu_features() -> frozenset[str]:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
-
-
-def openmp_of_torch() -> Path:
-    """The OpenMP library that torch has loaded. Ours must be the same file: two runtimes would fight for the cores."""
-    directory = Path(torch.__file__).parent
-    found = sorted((*directory.glob("lib/libgomp*.so*"), *directory.parent.glob("torch.libs/libgomp*.so*")))
-    if not found:
-        raise NativeBuildError(f"torch's OpenMP library (libgomp) is not in {directory / 'lib'}")
-    return found[0]
 
 
 def private_directory(path: Path) -> Path:
@@ -112,13 +100,13 @@ def private_directory(path: Path) -> Path:
     return path
 
 
-def _key(compiler: str, openmp: Path) -> str:
-    """Hash of sources, flags, compiler, torch's OpenMP library and CPU features."""
+def _key(compiler: str) -> str:
+    """Hash of sources, flags, compiler and CPU features."""
     digest = hashlib.sha256()
     for file in sorted(SOURCE_DIRECTORY.glob("*.[ch]")):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=COMPILE_TIMEOUT_S).stdout
-    digest.update(repr((FLAGS, compiler, str(openmp), platform.machine())).encode() + version)
+    digest.update(repr((FLAGS, compiler, platform.machine())).encode() + version)
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         features = {line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features", "model name"))}
@@ -126,16 +114,12 @@ def _key(compiler: str, openmp: Path) -> str:
     return digest.hexdigest()[:24]
 
 
-def _compile(compiler: str, level: str, openmp: Path, library: Path) -> None:
+def _compile(compiler: str, level: str, library: Path) -> None:
     """Compile into a private directory, then rename: of processes that build at the same time each sees a whole library."""
     sources = sorted(SOURCE_DIRECTORY.glob("*.c"))
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-        objects = [str(Path(scratch) / f"{source.stem}.o") for source in sources]
         built = Path(scratch) / library.name
-        for source, target in zip(sources, objects, strict=True):
-            _run([compiler, *FLAGS, f"-march={level}", "-c", str(source), "-o", target])
-        # Linked by hand: -fopenmp at this point would add the system's own OpenMP library.
-        _run([compiler, "-shared", *objects, str(openmp), "-lm", "-o", str(built)])
+        _run([compiler, *FLAGS, f"-march={level}", "-shared", *map(str, sources), "-lm", "-o", str(built)])
         os.replace(built, library)
 
 

@@ -6,8 +6,18 @@
    they lie, in pages or in the batch: nothing is gathered or packed but the query tile.
    Online softmax: Milakov & Gimelshein 2018 (arXiv:1805.02867), in blocks of KEYS as FlashAttention does. */
 #include "ops.h"
+#include "pool.h"
 
-enum { CACHE_LINE = 64, KEYS = 48, KEY_GROUP = 6, MAX_D_GROUP = 8, MAX_VECS = 2, MAX_COLUMNS = MAX_VECS * LANES, MAX_HEAD_DIM = 256 };
+enum {
+    CACHE_LINE = 64,
+    KEYS = 48,
+    KEY_GROUP = 6,
+    MAX_D_GROUP = 8,
+    MAX_VECS = 2,
+    MAX_COLUMNS = MAX_VECS * LANES,
+    MAX_HEAD_DIM = 256,
+    PARALLEL_PRODUCTS = 1 << 16 /* less work than this is not worth waking the other threads for */
+};
 
 typedef struct {
     float q[MAX_HEAD_DIM][MAX_COLUMNS], out[MAX_HEAD_DIM][MAX_COLUMNS], s[KEYS][MAX_COLUMNS];
@@ -185,19 +195,43 @@ static void attend_wide(const Attention *a, long row, long kv_head, long first, 
     attend_tile(a, row, kv_head, first, num_columns, 2);
 }
 
+/* The tiles of a row's pairs, each of them once for every key head. */
+static long num_row_tasks(const Attention *a, long row) {
+    const long num_pairs = (a->qo_indptr[row + 1] - a->qo_indptr[row]) * (a->num_heads / a->num_kv_heads);
+    return (num_pairs + MAX_COLUMNS - 1) / MAX_COLUMNS * a->num_kv_heads;
+}
+
+/* Where each row's tasks begin, and behind the last one's. */
+typedef struct {
+    const Attention *attention;
+    const long *first_task;
+} Tiles;
+
+static void attend_task(const void *work, long index) {
+    const Tiles *tiles = work;
+    const Attention *a = tiles->attention;
+    long row = 0, end = a->num_rows;
+    while (end - row > 1) {
+        const long middle = (row + end) / 2;
+        if (tiles->first_task[middle] <= index) row = middle;
+        else end = middle;
+    }
+    const long task = index - tiles->first_task[row], kv_head = task % a->num_kv_heads, first = task / a->num_kv_heads * MAX_COLUMNS;
+    const long rest = (a->qo_indptr[row + 1] - a->qo_indptr[row]) * (a->num_heads / a->num_kv_heads) - first;
+    const int num_columns = rest < MAX_COLUMNS ? (int)rest : MAX_COLUMNS;
+    if (num_columns <= LANES) attend_narrow(a, row, kv_head, first, num_columns);
+    else attend_wide(a, row, kv_head, first, num_columns);
+}
+
 /* head_dim is a multiple of 8 and at most 256; pages are contiguous. */
 EXPORT void attention_float32(const Attention *a, int num_threads) {
-    const long group = a->num_heads / a->num_kv_heads;
-#pragma omp parallel num_threads(num_threads)
+    long first_task[a->num_rows + 1], num_keys = 0;
+    first_task[0] = 0;
     for (long row = 0; row < a->num_rows; row++) {
-        const long num_pairs = (a->qo_indptr[row + 1] - a->qo_indptr[row]) * group;
-        const long num_tiles = (num_pairs + MAX_COLUMNS - 1) / MAX_COLUMNS;
-#pragma omp for schedule(dynamic, 1) nowait
-        for (long task = 0; task < num_tiles * a->num_kv_heads; task++) {
-            const long first = task / a->num_kv_heads * MAX_COLUMNS, rest = num_pairs - first;
-            const int num_columns = rest < MAX_COLUMNS ? (int)rest : MAX_COLUMNS;
-            if (num_columns <= LANES) attend_narrow(a, row, task % a->num_kv_heads, first, num_columns);
-            else attend_wide(a, row, task % a->num_kv_heads, first, num_columns);
-        }
+        const long last = a->qo_indptr[row + 1];
+        first_task[row + 1] = first_task[row] + num_row_tasks(a, row);
+        if (last > a->qo_indptr[row]) num_keys += (last - a->qo_indptr[row]) * a->kv_end[last - 1];
     }
+    const Tiles tiles = {a, first_task};
+    run_tasks(attend_task, &tiles, first_task[a->num_rows], num_keys * a->num_heads * a->head_dim > PARALLEL_PRODUCTS ? num_threads : 1);
 }

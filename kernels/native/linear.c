@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "ops.h"
+#include "pool.h"
 
 #if LANES == 16
 enum { X_ROWS = 6 }; /* 24 sums, six vectors of x and one of W: 31 of 32 registers */
@@ -37,11 +38,6 @@ typedef struct {
 typedef struct {
     long start, length;
 } Stretch;
-
-/* Rows first .. end - 1 of x or of W. */
-typedef struct {
-    long first, end;
-} Range;
 
 INLINE vec load_weight(const void *w, long i, const int half) {
     return half ? load_bfloat16((const uint16_t *)w + i) : load((const float *)w + i);
@@ -171,12 +167,6 @@ TILES_UP_TO_SIX(many_float, 0, 0)
 static const Tile FEW_TILES[2][X_ROWS] = {TABLE(few_float), TABLE(few_half)};
 static const Tile MANY_TILES[X_ROWS] = TABLE(many_float);
 
-/* The part `index` of `num` near-equal ones. */
-static Range part_of(Range whole, long index, long num) {
-    const long rows = whole.end - whole.first;
-    return (Range){whole.first + rows * index / num, whole.first + rows * (index + 1) / num};
-}
-
 static long num_x_groups(Range x_rows) { return (x_rows.end - x_rows.first + X_ROWS - 1) / X_ROWS; }
 
 /* The stretch of K that begins at `start`; with bfloat16 all of K, since a sum stored in it is not taken up again. */
@@ -213,19 +203,31 @@ static void multiply_many(const Product *p, Range w_rows, Range x_rows) {
         }
 }
 
+/* A product cut into blocks of rows of W and of x, one task each. */
+typedef struct {
+    const Product *product;
+    long num_x_blocks;
+    int is_few;
+} Blocks;
+
+INLINE void multiply_block(const Blocks *blocks, long index, const int half) {
+    const Product *p = blocks->product;
+    const long first = index / blocks->num_x_blocks * W_BLOCK, end = first + W_BLOCK;
+    const Range w_rows = {first, end < p->num_outputs ? end : p->num_outputs};
+    if (half || blocks->is_few) multiply_few(p, w_rows, half);
+    else multiply_many(p, w_rows, part_of((Range){0, p->num_rows}, index % blocks->num_x_blocks, blocks->num_x_blocks));
+}
+
+static void multiply_block_float32(const void *blocks, long index) { multiply_block(blocks, index, 0); }
+static void multiply_block_bfloat16(const void *blocks, long index) { multiply_block(blocks, index, 1); }
+
 static void multiply(const Product *p, int num_threads, const int half) {
     const int is_few = half || p->num_rows <= FEW_ROWS;
     const int is_large = (p->num_rows + READING_ROWS) * p->num_outputs * p->depth > PARALLEL_PRODUCTS;
     const long num_w_blocks = (p->num_outputs + W_BLOCK - 1) / W_BLOCK;
-    const long num_x_blocks = is_few ? 1 : (p->num_rows + X_BLOCK - 1) / X_BLOCK;
-#pragma omp parallel for num_threads(num_threads) schedule(dynamic, 1) collapse(2) if (is_large)
-    for (long w_block = 0; w_block < num_w_blocks; w_block++)
-        for (long x_block = 0; x_block < num_x_blocks; x_block++) {
-            const long first = w_block * W_BLOCK, end = first + W_BLOCK;
-            const Range w_rows = {first, end < p->num_outputs ? end : p->num_outputs};
-            if (is_few) multiply_few(p, w_rows, half);
-            else multiply_many(p, w_rows, part_of((Range){0, p->num_rows}, x_block, num_x_blocks));
-        }
+    const Blocks blocks = {p, is_few ? 1 : (p->num_rows + X_BLOCK - 1) / X_BLOCK, is_few};
+    run_tasks(half ? multiply_block_bfloat16 : multiply_block_float32, &blocks, num_w_blocks * blocks.num_x_blocks,
+              is_large ? num_threads : 1);
 }
 
 EXPORT void linear_float32(const float *x, long x_stride, const float *weight, const float *bias, float *y, long num_rows,

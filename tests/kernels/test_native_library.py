@@ -14,7 +14,6 @@ from kernels.native_library import (
     build_beforehand,
     cpu_features,
     open_native_library,
-    openmp_of_torch,
     prebuilt_library,
 )
 
@@ -99,15 +98,3 @@ def test_without_a_compiler_the_ops_work_in_torch_and_the_log_says_so(tmp_path: 
     done = run_python(code, PATH=str(tmp_path), HOME=str(tmp_path))
     assert done.stdout.split() == ["True", "True"], done.stderr
     assert done.stderr.count("native CPU kernels are not available") == 1
-
-
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the loaded libraries are listed in /proc")
-def test_one_openmp_runtime_is_in_the_process() -> None:
-    """Two would each keep a thread spinning on every core."""
-    code = (
-        "import torch; torch.set_grad_enabled(False); from kernels.linear import linear\n"
-        "linear(torch.randn(2, 512), torch.randn(512, 512)); torch.randn(512, 512) @ torch.randn(512, 512)\n"
-        "print({line.split()[-1] for line in open('/proc/self/maps') if 'omp' in line.rsplit('/', 1)[-1]})"
-    )
-    done = run_python(code)
-    assert done.stdout.strip() == str({str(openmp_of_torch().resolve())}), done.stderr
