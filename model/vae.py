@@ -7,7 +7,7 @@ black-forest-labs/flux: src/flux/modules/autoencoder.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from model.sizes import RESBLOCK_GROUPS, VaeConfig
 from model.stepwise import Steps, run_through
 
 GROUP_NORM_EPS = 1e-6
+BAND_PIXELS, LEAST_BAND_ROWS = 4096, 16
+"""How much of a picture a 3x3 convolution goes through before it may be left: about as long as a bit of a transformer's layer takes.
+Thinner bands would read their neighbours' rows more often than pays."""
 
 
 class Vae(nn.Module):
@@ -81,6 +84,7 @@ class Encoder(nn.Module):
 
     def forward_in_steps(self, pixels: Tensor) -> Steps[Tensor]:
         x = self.conv_in(pixels)
+        yield
         for level in self.down:
             assert isinstance(level, DownLevel)
             x = yield from level.forward_in_steps(x)
@@ -114,8 +118,9 @@ class Decoder(nn.Module):
         for level in reversed(self.up):
             assert isinstance(level, UpLevel)
             x = yield from level.forward_in_steps(x)
-        picture: Tensor = self.conv_out(F.silu(self.norm_out(x)))
-        return picture
+        x = self.norm_out(x)
+        yield
+        return (yield from _convolve_in_steps(self.conv_out, x, F.silu))
 
 
 class DownLevel(nn.Module):
@@ -150,10 +155,7 @@ class UpLevel(nn.Module):
 
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
         x = yield from _through(self.block, x)
-        if self.upsample is not None:
-            x = yield from self.upsample.forward_in_steps(x)
-            yield
-        return x
+        return x if self.upsample is None else (yield from self.upsample.forward_in_steps(x))
 
 
 class Middle(nn.Module):
@@ -187,11 +189,14 @@ class ResBlock(nn.Module):
         return run_through(self.forward_in_steps(x))
 
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.norm1(x)
         yield
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.norm2((yield from _convolve_in_steps(self.conv1, h, F.silu)))
+        yield
+        h = yield from _convolve_in_steps(self.conv2, h, F.silu)
         shortcut = x if self.nin_shortcut is None else self.nin_shortcut(x)
         out: Tensor = shortcut + h
+        yield
         return out
 
 
@@ -238,16 +243,44 @@ class Upsample(nn.Module):
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         yield
-        out: Tensor = self.conv(x)
-        return out
+        return (yield from _convolve_in_steps(self.conv, x, _as_it_is))
 
 
 def _through(blocks: Iterable[nn.Module], x: Tensor) -> Steps[Tensor]:
-    """Run blocks one after the other, interruptible after each and in the middle of a resblock."""
+    """Run blocks one after the other, interruptible after each and within a resblock."""
     for block in blocks:
-        x = (yield from block.forward_in_steps(x)) if isinstance(block, ResBlock) else block(x)
-        yield
+        if isinstance(block, ResBlock):
+            x = yield from block.forward_in_steps(x)
+        else:
+            x = block(x)
+            yield
     return x
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+def _convolve_in_steps(conv: nn.Module, x: Tensor, activate: Callable[[Tensor], Tensor]) -> Steps[Tensor]:
+    """Convolve the activated ``[1, c, h, w]`` by 3x3 with zeros around, in bands of whole rows, interruptible after each.
+
+    band    ....####....      rows start .. end-1 of the result
+    read    ...######...      one row more on either side; beyond the picture's edge it is zero
+    """
+    assert isinstance(conv, nn.Conv2d)
+    height, width = x.shape[2:]
+    num_rows = max(LEAST_BAND_ROWS, BAND_PIXELS // width)
+    if num_rows >= height:
+        out: Tensor = conv(activate(x))
+        yield
+        return out
+    out = x.new_empty(1, conv.out_channels, height, width)
+    for start in range(0, height, num_rows):
+        end = min(start + num_rows, height)
+        read = F.pad(activate(x[:, :, max(start - 1, 0) : end + 1]), (0, 0, int(start == 0), int(end == height)))
+        out[:, :, start:end] = F.conv2d(read, conv.weight, conv.bias, padding=(0, 1))
+        yield
+    return out
 
 
 def _norm(width: int) -> nn.GroupNorm:

@@ -22,6 +22,7 @@ from model.config import BagelConfig
 from model.profile import FamilyProfile
 from model.random_checkpoint import write_random_checkpoint
 from model.tokenizer import Tokenizer
+from server.engine.calibration import calibrate
 from server.engine.link import LocalLink
 from server.engine.loop import Engine, Executor
 from server.engine.options import EngineOptions, ModelFacts
@@ -102,6 +103,7 @@ class Bench:
     def _assemble(self, options: EngineOptions, link: LocalLink) -> LoadedEngine:
         loaded = assemble_engine(self.model, self._facts, options, link)
         warm_up(loaded)
+        calibrate(loaded.scheduler, loaded.runner, loaded.pool, self.config)
         self.ready = loaded.ready
         return loaded
 

@@ -18,20 +18,22 @@ import math
 from dataclasses import dataclass
 
 from server.engine.cost_model import NO_LOAD, NUM_STEPS_TRUSTED_BLINDLY, CostModel, Load
+from server.engine.decode_pace import DecodePace
 from server.engine.options import SchedulerLimits
 
 FIXED_COST_SHARE = 0.05
 """What share of a step its fixed cost may be before more rows are put in to outweigh it."""
 DIVIDING_GAIN = 1.05
 """How much faster dividing must be than riding to be chosen."""
-BIT_SHARE = 0.5
+BIT_SHARE = 0.35
 """How much of the time between two decode steps one bit of a long pass may take."""
 MIN_WAIT_SHARE = 0.1
 """Below this share of the target, the time since the last token is not worth a decode step of its own."""
 PROMPT_PIECE = Load(1, 1, und_tokens=16, rows=1)
 """The least of a prompt that is worth a place in a step."""
-PLANNED_SHARE = 1.05
-"""How long a gap between two tokens may be planned, as a share of the target. What comes up to it is early by half a bit on average."""
+PLANNED_SHARE = 1.1
+"""How long a gap between two tokens may be planned, as a share of the target. What comes up to it is early by half a bit on average, and
+decode steps are planned as slow as few of them are."""
 
 
 @dataclass(slots=True)
@@ -97,9 +99,10 @@ class StepBudget:
 class Goals:
     """Sets the budget of each step from the target and the cost model."""
 
-    def __init__(self, limits: SchedulerLimits, cost: CostModel, num_bits: int) -> None:
+    def __init__(self, limits: SchedulerLimits, cost: CostModel, pace: DecodePace, num_bits: int) -> None:
         self._limits = limits
         self._cost = cost
+        self._pace = pace
         self._num_bits = num_bits
 
     @property
@@ -113,12 +116,9 @@ class Goals:
             return math.inf
         return max(wanted, self._limits.min_target_decodes * self._cost.predict(decodes))
 
-    def decode_s(self, decodes: Load) -> float:
-        return self._cost.predict(decodes)
-
     def due_s(self, decodes: Load, last_token_s: float) -> float:
         """Return when the next decode step must begin to be done within the target."""
-        return last_token_s + PLANNED_SHARE * self.target_s(decodes) - self.decode_s(decodes)
+        return last_token_s + PLANNED_SHARE * self.target_s(decodes) - self._pace.planned_s(decodes)
 
     def prompt_budget(self, seconds: float) -> StepBudget:
         """Return the budget of a step of prompt chunks alone that is over in ``seconds``."""
@@ -140,7 +140,7 @@ class Goals:
 
     def divided_budget(self, decodes: Load, num_decodes: int) -> StepBudget:
         """Return the budget of a long pass without decode rows, whose bits leave the target room for them."""
-        between_s = PLANNED_SHARE * (self.target_s(decodes) - self.decode_s(decodes)) if num_decodes else math.inf
+        between_s = PLANNED_SHARE * self.target_s(decodes) - self._pace.planned_s(decodes) if num_decodes else math.inf
         seconds = self._num_bits * BIT_SHARE * between_s
         return StepBudget(self._cost, self._limits.max_batch_tokens, seconds, self._enough_tokens())
 

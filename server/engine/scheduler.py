@@ -22,6 +22,7 @@ from server.engine.batch import Batch, BatchResult
 from server.engine.budget import Goals, StepBudget
 from server.engine.commit import Commit
 from server.engine.cost_model import NO_LOAD, CostModel, Load
+from server.engine.decode_pace import DecodePace
 from server.engine.drain_rate import DrainRate
 from server.engine.fairness import Shares, is_overdue
 from server.engine.grammar import NO_GRAMMARS, Grammars
@@ -64,7 +65,8 @@ class Scheduler:
         self._shares = Shares()
         self._roster = Roster(pool, self.cache, self._shares, self.drain_rate, clock)
         self._turns = Turns(facts, refeed, grammars)
-        self._goals = Goals(limits, self.cost, facts.num_bits)
+        self._pace = DecodePace(self.cost)
+        self._goals = Goals(limits, self.cost, self._pace, facts.num_bits)
         self.words_first = WordsFirst(self.cost)
         self._admission = Admission(self._roster, facts, limits)
         self._reservations = Reservations(self._roster)
@@ -72,9 +74,8 @@ class Scheduler:
         self._commit = Commit(self._roster, self._turns)
         self._claims: dict[int, list[Claim]] = {}
         self._failed: set[int] = set()
-        self._next_id = 0
-        self._last_step_s = clock()
-        self._step = 0
+        self._next_id = self._step = 0
+        self._began_s = self._last_step_s = clock()
         self._prefix_queries = self._prefix_hits = 0
         self.predicted_s = 0.0
 
@@ -214,8 +215,8 @@ class Scheduler:
         """
         self._begin_step()
         draft = Draft()
-        decoding = self._decoding()
-        decodes, now_s = _load_of(decoding), self._clock()
+        decoding, now_s = self._decoding(), self._clock()
+        decodes = _load_of(decoding)
         due_s = self._goals.due_s(decodes, now_s - self._waited_s(decoding)) if decoding else now_s + self._goals.target_s(NO_LOAD)
         if decoding and (now_s + next_bit_s > due_s or self.do_words_go_first):
             self._add_decodes(decoding, draft)
@@ -252,7 +253,7 @@ class Scheduler:
 
     def _begin_step(self) -> None:
         """End what has expired, let in who fits, and let prompts take over what the prefix cache holds."""
-        now_s = self._clock()
+        now_s = self._began_s = self._clock()
         self._admission.expire(now_s)
         for sequence in self._admission.admit(self._step):
             sequence.last_result_s = now_s
@@ -337,6 +338,8 @@ class Scheduler:
         self._account(batch, result)
         self._commit.take_in(batch, result)
         now_s = self._last_step_s = self._clock()
+        if not batch.load.mixed:
+            self._pace.note(batch.load, now_s - self._began_s)
         for sequence_id in sequence_ids:
             sequence = self._roster.running.get(sequence_id)
             if sequence is not None:
