@@ -41,7 +41,7 @@ from server.messages import (
 from server.serving.engine_launch import EngineProcess
 from server.serving.engine_link import SocketLink
 from server.serving.served_model import ServedModel
-from server.settings import Settings
+from server.settings import Settings, engine_environment
 
 READY = EngineReady(max_context_rows=1 << 20, max_positions=1 << 20, page_size=16, num_pages=1 << 16, dtype="float32", device="none")
 WORD = "A"
@@ -84,11 +84,11 @@ def run_engine(socket_path: Path, load: Load, times_path: Path) -> None:
 
 
 async def run_front(model_path: Path, port_path: Path, engine_command: list[str]) -> None:
-    """Serve until the engine has been told to stop by the end of this process."""
+    """Serve until the engine has been told to stop by the end of this process; it gets the environment that Plait's own would."""
     model = ServedModel.from_directory(model_path, "bench", None)
 
     async def launch(socket_path: Path) -> EngineProcess:
-        return await asyncio.create_subprocess_exec(*engine_command, str(socket_path))
+        return await asyncio.create_subprocess_exec(*engine_command, str(socket_path), env=engine_environment())
 
     with tempfile.TemporaryDirectory() as directory, listening_socket("127.0.0.1", 0) as listener:
         front = build_front(Settings(max_running=128), model, launch, Path(directory))

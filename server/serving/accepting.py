@@ -97,10 +97,13 @@ class Reading:
     async def next(self) -> list[StoredEvent]:
         """Return the events that have come since the last call, waiting for one; none after the final one.
 
+        Who calls it again has handed on those of the last call.
+
         Raises:
             StreamNotFound: the stream is gone.
             StoreAway: it can only be read from the store, which does not answer.
         """
+        self._hub.readers.handed_on(self.stream_id, self._after)
         if self._is_at_end:
             return []
         try:

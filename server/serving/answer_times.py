@@ -1,13 +1,14 @@
 """Measures one ask as its client sees it, by the clock that started when the request came in at the door.
 
-A client counts from the bytes it sent to the bytes it gets: to the first words, then from token to token of one text. A picture between
-two texts is no gap between tokens.
+A client counts from the bytes it sent to the bytes it gets: to the first words, then from token to token of one text. So what comes first
+is counted when it has gone out, past the store that is to keep it and the socket's turn. A picture between two texts is no gap between
+tokens.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from server.messages import FinishReason, ImageOutput, TextClosed, TokenOutput
 from server.metrics import Metrics
@@ -16,10 +17,25 @@ from server.serving.output_stream import Output
 
 
 class AnswerTimes:
-    """The times of one ask's answers. ``started``: when it arrived; ``past``: what was said before it came here, by answer."""
+    """The times of one ask's answers."""
 
-    def __init__(self, metrics: Metrics, started: float, past: Sequence[tuple[int, Output]]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        started: float,
+        past: Sequence[tuple[int, Output]],
+        once_seen: Callable[[Callable[[], None]], None],
+    ) -> None:
+        """Begin to count.
+
+        Args:
+            metrics: where the times go.
+            started: when the ask arrived, by the monotonic clock.
+            past: what was said before it came here, by answer.
+            once_seen: calls what it is given when the event at hand has gone out to the client.
+        """
         self._metrics = metrics
+        self._once_seen = once_seen
         self._started = started
         self._last_token: dict[int, float] = {}
         self._spoken = {choice for choice, output in past if isinstance(output, TokenOutput)}
@@ -41,24 +57,29 @@ class AnswerTimes:
                 pass
 
     def observe_event(self, event: Event) -> None:
-        """Take note of an event at the moment it is handed on."""
-        seconds = time.monotonic() - self._started
+        """Take note of an event before it is written."""
         match event:
             case TextEvent() | ThoughtEvent() if event.choice not in self._spoken:
                 self._spoken.add(event.choice)
-                self._metrics.first_token_seconds.observe(seconds)
+                self._observe_once_seen(self._metrics.first_token_seconds.observe)
             case PreviewEvent() if event.choice not in self._previewed:
                 self._previewed.add(event.choice)
-                self._metrics.first_preview_seconds.observe(seconds)
+                self._observe_once_seen(self._metrics.first_preview_seconds.observe)
             case PictureEvent():
                 if event.choice not in self._drawn:
                     self._drawn.add(event.choice)
-                    self._metrics.first_picture_seconds.observe(seconds)
-                self._metrics.picture_seconds.observe(seconds)
+                    self._observe_once_seen(self._metrics.first_picture_seconds.observe)
+                self._observe_once_seen(self._metrics.picture_seconds.observe)
             case FinishedEvent():
-                self._metrics.observe_finished(event.reason, event.usage, seconds)
+                self._metrics.observe_finished(event.reason, event.usage, self._elapsed_s())
             case _:
                 pass
+
+    def _observe_once_seen(self, observe: Callable[[float], None]) -> None:
+        self._once_seen(lambda: observe(self._elapsed_s()))
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._started
 
     def observe_failure(self) -> None:
         """Take note that the engine failed the ask."""

@@ -75,7 +75,7 @@ class GenerationService:
         outputs = self._engine.submit(unfinished)
         self._tracing.begin([request.request_id for request in unfinished], self._model.name, prepared.traceparent)
         by_id = {request_id: Voice(choice, answers[choice]) for choice, request_id in enumerate(requests)}
-        return Generation(outputs, by_id, AnswerTimes(self._metrics, prepared.arrived, tape.past), tape)
+        return Generation(outputs, by_id, AnswerTimes(self._metrics, prepared.arrived, tape.past, tape.once_seen), tape)
 
     def _answers(self, ask: Ask, plan: Plan) -> list[Answer]:
         pictures = ask.pictures or PictureChoices()
@@ -116,11 +116,13 @@ class Prepared:
 class Tape:
     """What makes an answer survive its engine: what was said ``past``, by number of the answer, and who records what is said from now on.
 
-    ``record`` gets every output, encoded as canon, before anything comes of it.
+    ``record`` gets every output, encoded as canon, before anything comes of it. ``once_seen`` calls what it is given when what is written
+    next of the answer has gone out to its client.
     """
 
     past: Sequence[tuple[int, Output]]
     record: Callable[[bytes], None]
+    once_seen: Callable[[Callable[[], None]], None]
 
 
 @dataclass(frozen=True, slots=True)

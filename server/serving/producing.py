@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from server.errors import Cancelled, EngineUnavailable, GenerationFailed, PlaitError
 from server.serving.events import PictureEvent
@@ -59,7 +60,9 @@ class Producer:
             EngineUnavailable: no engine is ready.
         """
         name = f"{stream.lease.stream_id}.{stream.lease.fence}"
-        generation = self._service.begin(work.prepared, name, Tape(work.past, stream.note))
+        # Of a whole answer nothing is seen before its end: its times are those at which its parts were there.
+        once_seen = _at_once if work.reply.is_whole else partial(self._hub.once_next_is_handed_on, stream)
+        generation = self._service.begin(work.prepared, name, Tape(work.past, stream.note, once_seen))
         task = asyncio.create_task(self._produce(stream, work, generation))
         self._tasks[stream] = task
         task.add_done_callback(lambda _: self._tasks.pop(stream))
@@ -115,6 +118,10 @@ class Producer:
         except StoreUnavailable:
             return False
         return True
+
+
+def _at_once(then: Callable[[], None]) -> None:
+    then()
 
 
 async def _write(stream: OwnedStream, work: Work, generation: Generation) -> None:

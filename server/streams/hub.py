@@ -7,7 +7,7 @@ else from the store's log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from server.metrics import Metrics
 from server.store.store import AlreadyOpen, Claim, Lease, Opening, StoredEvent, StoreUnavailable, StreamStore
@@ -110,6 +110,10 @@ class StreamHub:
             await asyncio.sleep(LINGER_S)
         if self._owned.get(stream.lease.stream_id) is stream:
             del self._owned[stream.lease.stream_id]
+
+    def once_next_is_handed_on(self, stream: OwnedStream, then: Callable[[], None]) -> None:
+        """Call ``then`` when the event that is written next has gone out to a reader here; at once where nobody reads here."""
+        self.readers.once_handed_on(stream.lease.stream_id, stream.next_sequence, then)
 
     # -- reading ------------------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,11 @@ class OwnedStream:
         self.is_ended = is_final
         self._on_write(self)
 
+    @property
+    def next_sequence(self) -> int:
+        """The number that the next event will have."""
+        return self._last_written + 1
+
     def note(self, canon: bytes) -> None:
         """Add canon that no event has come of yet."""
         self._unsent_canon.append(canon)
