@@ -3,8 +3,8 @@
 The result is cached under ``~/.cache/plait`` by the hash of everything it depends on, in a directory that only its owner may enter: what
 lies there is executed. The code is compiled for this very CPU, so the CPU's features are part of the key.
 
-Where there is no compiler, as in the container image, libraries that ``python -m kernels.native_library`` has put beside the sources are
-used: one for each level of CPU features, the best that this CPU has.
+Where ``python -m kernels.native_library`` has put libraries beside the sources, as in the container image, they are used and nothing is
+compiled: one for each level of CPU features, the best that this CPU has. Their names tell which sources they were built from.
 """
 
 from __future__ import annotations
@@ -39,22 +39,26 @@ class NativeBuildError(Exception):
 
 
 def open_native_library(cache_directory: Path | None = None, compilers: Sequence[str] = COMPILERS) -> ctypes.CDLL:
-    """Open the library of C kernels, compiling it first if no earlier process has.
+    """Open the library of C kernels: one built beforehand, else one of an earlier process, else compile it.
 
-    ``cache_directory`` defaults to ``~/.cache/plait``; it is created with mode 0700. The first of ``compilers`` on the PATH is used,
-    without one a library built beforehand. Raises `NativeBuildError`.
+    ``cache_directory`` defaults to ``~/.cache/plait``; it is created with mode 0700. The first of ``compilers`` on the PATH is used.
+    Raises `NativeBuildError`.
     """
-    compiler = find_compiler(compilers)
     try:
-        if compiler is None:
-            return ctypes.CDLL(str(prebuilt_library(compilers)))
-        directory = private_directory(cache_directory or Path.home() / ".cache" / "plait")
-        library = directory / f"kernels-{_key(compiler)}.so"
-        if not library.exists():
-            _compile(compiler, "native", library)
-        return ctypes.CDLL(str(library))
+        return ctypes.CDLL(str(prebuilt_library() or _compiled_here(cache_directory, compilers)))
     except (OSError, RuntimeError) as error:
         raise NativeBuildError(f"{type(error).__name__}: {error}") from error
+
+
+def _compiled_here(cache_directory: Path | None, compilers: Sequence[str]) -> Path:
+    compiler = find_compiler(compilers)
+    if compiler is None:
+        raise NativeBuildError(f"no C compiler found (looked for {', '.join(compilers)}), and nothing was built beforehand for this CPU")
+    directory = private_directory(cache_directory or Path.home() / ".cache" / "plait")
+    library = directory / f"kernels-{_key(compiler)}.so"
+    if not library.exists():
+        _compile(compiler, "native", library)
+    return library
 
 
 def find_compiler(compilers: Sequence[str] = COMPILERS) -> str | None:
@@ -62,23 +66,22 @@ def find_compiler(compilers: Sequence[str] = COMPILERS) -> str | None:
     return next((path for path in map(shutil.which, compilers) if path is not None), None)
 
 
-def prebuilt_library(compilers: Sequence[str], directory: Path = PREBUILT_DIRECTORY, features: frozenset[str] | None = None) -> Path:
-    """Return the best library built beforehand for a CPU with ``features``, by default this one. Raises `NativeBuildError`."""
+def prebuilt_library(directory: Path = PREBUILT_DIRECTORY, features: frozenset[str] | None = None) -> Path | None:
+    """Return the best library built beforehand for a CPU with ``features``, by default this one; None where there is none."""
+    if not directory.exists():
+        return None
     features = cpu_features() if features is None else features
-    for level, needed in PREBUILT_LEVELS.items():
-        library = directory / f"kernels-{level}.so"
-        if needed <= features and library.exists():
-            return library
-    raise NativeBuildError(f"no C compiler found (looked for {', '.join(compilers)}), and nothing was built beforehand for this CPU")
+    libraries = (_library_of(level, directory) for level, needed in PREBUILT_LEVELS.items() if needed <= features)
+    return next((library for library in libraries if library.exists()), None)
 
 
 def build_beforehand(directory: Path = PREBUILT_DIRECTORY) -> list[Path]:
-    """Compile the library for every level of CPU features, for machines without a compiler. Raises `NativeBuildError`."""
+    """Compile the library for every level of CPU features, for machines that are not to compile it. Raises `NativeBuildError`."""
     compiler = find_compiler()
     if compiler is None or platform.machine() != "x86_64":
         raise NativeBuildError("building beforehand needs a C compiler and an x86-64 machine")
     directory.mkdir(exist_ok=True)
-    libraries = [directory / f"kernels-{level}.so" for level in PREBUILT_LEVELS]
+    libraries = [_library_of(level, directory) for level in PREBUILT_LEVELS]
     for level, library in zip(PREBUILT_LEVELS, libraries, strict=True):
         _compile(compiler, level, library)
     return libraries
@@ -100,11 +103,20 @@ def private_directory(path: Path) -> Path:
     return path
 
 
-def _key(compiler: str) -> str:
-    """Hash of sources, flags, compiler and CPU features."""
+def _library_of(level: str, directory: Path) -> Path:
+    return directory / f"kernels-{level}-{_sources().hexdigest()[:24]}.so"
+
+
+def _sources() -> hashlib._Hash:
     digest = hashlib.sha256()
     for file in sorted(SOURCE_DIRECTORY.glob("*.[ch]")):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest
+
+
+def _key(compiler: str) -> str:
+    """Hash of sources, flags, compiler and CPU features."""
+    digest = _sources()
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=COMPILE_TIMEOUT_S).stdout
     digest.update(repr((FLAGS, compiler, platform.machine())).encode() + version)
     cpuinfo = Path("/proc/cpuinfo")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -59,21 +60,33 @@ def prebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_a_library_built_beforehand_serves_machines_without_a_compiler(prebuilt: Path) -> None:
-    library = prebuilt_library((), prebuilt)
-    assert library.name in {f"kernels-{level}.so" for level in PREBUILT_LEVELS}
-    code = f"import ctypes, torch; print(bool(ctypes.CDLL({str(library)!r})))"
-    assert run_python(code, PATH=str(prebuilt)).stdout.strip() == "True"
+def level_of(library: Path | None) -> str:
+    assert library is not None
+    return library.stem.removeprefix("kernels-").rpartition("-")[0]
+
+
+@pytest.mark.parametrize("has_compiler", [False, True])
+def test_a_library_built_beforehand_is_used_and_nothing_compiled(prebuilt: Path, tmp_path: Path, has_compiler: bool) -> None:
+    """The image for GPUs has a compiler, for Triton, and no place to write to: it compiled the CPU's kernels at every start."""
+    shutil.copytree(ROOT / "kernels", tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__", "prebuilt"))
+    shutil.copytree(prebuilt, tmp_path / "kernels" / "prebuilt")
+    code = "from kernels.native_library import open_native_library as o; print(o()._name)"
+    path = os.environ["PATH"] if has_compiler else str(prebuilt)
+    done = run_python(code, PYTHONPATH=str(tmp_path), PYTHONSAFEPATH="1", PATH=path, HOME=str(tmp_path / "home"))
+    assert Path(done.stdout.strip()).parent == tmp_path / "kernels" / "prebuilt", done.stderr
+    assert not (tmp_path / "home").exists()
 
 
 def test_the_best_library_that_the_cpu_can_run_is_chosen(prebuilt: Path) -> None:
-    assert prebuilt_library((), prebuilt, PREBUILT_LEVELS["x86-64-v4"]).name == "kernels-x86-64-v4.so"
-    assert prebuilt_library((), prebuilt, PREBUILT_LEVELS["x86-64-v3"] | {"avx512f"}).name == "kernels-x86-64-v3.so"
+    assert level_of(prebuilt_library(prebuilt, PREBUILT_LEVELS["x86-64-v4"])) == "x86-64-v4"
+    assert level_of(prebuilt_library(prebuilt, PREBUILT_LEVELS["x86-64-v3"] | {"avx512f"})) == "x86-64-v3"
+    assert prebuilt_library(prebuilt, frozenset({"sse2"})) is None
 
 
-def test_a_cpu_that_no_library_was_built_for_is_named(prebuilt: Path) -> None:
-    with pytest.raises(NativeBuildError, match="nothing was built beforehand for this CPU"):
-        prebuilt_library(("cc",), prebuilt, frozenset({"sse2"}))
+def test_a_library_built_from_other_sources_is_not_used(prebuilt: Path, tmp_path: Path) -> None:
+    (old,) = prebuilt.glob("*-v3-*.so")
+    (tmp_path / f"{old.stem.rpartition('-')[0]}-0123456789abcdef.so").write_bytes(old.read_bytes())
+    assert prebuilt_library(tmp_path, PREBUILT_LEVELS["x86-64-v3"]) is None
 
 
 def test_this_machine_says_what_its_cpu_can_do() -> None:
