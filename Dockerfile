@@ -14,10 +14,14 @@ ARG BASE=python:3.11.16-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2
 FROM ${BASE} AS build
 ARG TORCH=cpu
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-# The compiler makes the C kernels and stays behind in this stage; its version is the base's.
+# The compiler makes the C kernels and Triton's module and stays behind in this stage; its version is the base's. Debian's Python has its
+# headers in a package of their own.
 # hadolint ignore=DL3008
 RUN apt-get update -qq \
     && apt-get install -y -qq --no-install-recommends gcc libc6-dev \
+    && if [ ! -e "$(python3 -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h" ]; then \
+        apt-get install -y -qq --no-install-recommends python3-dev; \
+    fi \
     && rm -rf /var/lib/apt/lists/*
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /source
@@ -30,22 +34,17 @@ COPY model model
 COPY server server
 RUN /opt/plait/bin/pip install --quiet --no-deps --force-reinstall . \
     && /opt/plait/bin/python -P -m kernels.native_library \
+    && if [ "${TORCH}" = cuda ]; then /opt/plait/bin/python -P -m kernels.triton_driver; fi \
     && /opt/plait/bin/pip uninstall --quiet --yes pip \
     && rm -rf /opt/plait/lib/python3*/site-packages/torch/include /opt/plait/lib/python3*/site-packages/torch/share
 
 # hadolint ignore=DL3006
 FROM ${BASE} AS server
-ARG TORCH=cpu
-# On a GPU Triton compiles a few lines of C that start its kernels; the CPU image holds no compiler.
-# hadolint ignore=DL3008
-RUN if [ "$TORCH" = cuda ]; then \
-        apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
-    fi \
-    && groupadd --gid 10001 plait \
+RUN groupadd --gid 10001 plait \
     && useradd --uid 10001 --gid 10001 --create-home --shell /usr/sbin/nologin plait
 COPY --from=build /opt/plait /opt/plait
 ENV PATH=/opt/plait/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    PLAIT_CACHE_DIR=/tmp/plait PLAIT_HOST=0.0.0.0 PLAIT_PORT=8000 PLAIT_METRICS_PORT=9090 PLAIT_LOG_FORMAT=json
+    PLAIT_CACHE_DIR=/tmp/plait TRITON_CACHE_DIR=/tmp/triton PLAIT_HOST=0.0.0.0 PLAIT_PORT=8000 PLAIT_METRICS_PORT=9090 PLAIT_LOG_FORMAT=json
 USER 10001:10001
 WORKDIR /home/plait
 EXPOSE 8000 9090

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Build an image for real, look into it, and let it answer words and a picture as an unprivileged user, on the CPU. As root on Debian, with
-# buildah and mmdebstrap; no container engine and no registry: the base is bootstrapped from Debian unless BASE names an image.
+# Build an image for real, look into it, run it as an engine would, and let it answer words and a picture, on the CPU. As root on Debian, with
+# buildah, mmdebstrap and runc; no container engine and no registry: the base is bootstrapped from Debian unless BASE names an image.
 #
 #   deploy/build-check.sh [DIRECTORY]             DIRECTORY keeps the storage; by default one that is removed at the end
 #   TORCH=cuda deploy/build-check.sh [DIRECTORY]  the image for GPUs, with its gigabytes; on a machine without one it computes on the CPU too
@@ -8,15 +8,15 @@ set -euo pipefail
 
 cd "$(dirname "$0")/.."
 state=${1:-$(mktemp -d)}
-readonly state torch=${TORCH:-cpu} user=10001:10001 port=18137
+readonly state torch=${TORCH:-cpu} user=10001:10001 port=18137 name=plait-build-check-$$
 [[ $# -gt 0 ]] || trap 'chmod -R u+w "$state" 2>/dev/null; rm -rf "$state"' EXIT
 
 say() { printf 'build-check: %s\n' "$*"; }
 fail() { say "$*" >&2; exit 1; }
 container_tool() { buildah --storage-driver vfs --root "$state/storage" --runroot "$state/run" "$@"; }
 
-for tool in buildah mmdebstrap; do
-    command -v "$tool" >/dev/null || fail "$tool is missing: apt-get install -y --no-install-recommends buildah mmdebstrap"
+for tool in buildah mmdebstrap runc; do
+    command -v "$tool" >/dev/null || fail "$tool is missing: apt-get install -y --no-install-recommends buildah mmdebstrap runc"
 done
 
 # The build sees packages as the host does: pip's configuration, the folders and certificates it names.
@@ -50,9 +50,8 @@ build() {
 }
 
 look_inside() {
-    local root=$1 found tools='g++ clang make pip pip3'
-    if [[ $torch == cpu ]]; then tools+=' cc gcc as ld'; fi
-    found=$(chroot "$root" /bin/sh -c "command -v $tools" || true)
+    local root=$1 found
+    found=$(chroot "$root" /bin/sh -c "command -v cc gcc g++ clang as ld make pip pip3" || true)
     [[ -z $found ]] || fail "the image holds tools of the build: $found"
     found=$(find "$root/root/.cache" "$root/var/lib/apt/lists" "$root/home/plait/.cache" -type f -size +0 2>/dev/null | head -n 3 || true)
     [[ -z $found ]] || fail "the image holds caches: $found"
@@ -60,33 +59,49 @@ look_inside() {
     du -sm --apparent-size "$root"/opt/plait/lib/python3*/site-packages/* | sort -rn | head -n 8 | sed "s|$root||; s/^/build-check:   /"
 }
 
+# The image's own user, environment and command; a read-only root, no capability, no way to more; of the host it has the network.
+make_bundle() {
+    mkdir -p "$state/bundle"
+    rm -f "$state/bundle/config.json"
+    runc spec --bundle "$state/bundle"
+    container_tool inspect --type image localhost/plait:$torch | python3 -c '
+import json, sys
+path, root, *more = sys.argv[1:]
+image, spec = json.load(sys.stdin)["Docker"]["config"], json.load(open(path))
+user, group = map(int, image["User"].split(":"))
+spec["process"] |= {
+    "terminal": False, "user": {"uid": user, "gid": group}, "cwd": image["WorkingDir"],
+    "env": [*image["Env"], *more], "args": [*image["Entrypoint"], *image["Cmd"]],
+}
+spec["process"]["capabilities"] = {}
+del spec["process"]["rlimits"]
+spec["root"] = {"path": root, "readonly": True}
+spec["linux"]["namespaces"] = [one for one in spec["linux"]["namespaces"] if one["type"] != "network"]
+spec["mounts"].append({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "mode=1777"]})
+json.dump(spec, open(path, "w"))
+print(*image["Healthcheck"]["Test"][1:], sep="\0", end="")
+' "$state/bundle/config.json" "$1" PLAIT_HOST=127.0.0.1 PLAIT_PORT=$port PLAIT_METRICS_PORT=$((port + 1)) >"$state/health"
+}
+
+inside() { runc --root "$state/runc" exec "$name" "$@"; }
+
 answer() {
-    local container=$1 root=$2 server
-    touch "$state/before"
-    sleep 1
-    container_tool run --isolation chroot --network host --user "$user" --env PLAIT_HOST=127.0.0.1 --env PLAIT_PORT=$port \
-        --env PLAIT_METRICS_PORT=$((port + 1)) "$container" -- plait serve >"$state/server.log" 2>&1 &
+    local server health
+    mapfile -d '' -t health <"$state/health"
+    runc --root "$state/runc" run --bundle "$state/bundle" "$name" >"$state/server.log" 2>&1 </dev/null &
     server=$!
     for _ in $(seq 180); do
-        if python3 -c "import urllib.request as u; u.urlopen('http://127.0.0.1:$port/readyz', timeout=2)" 2>/dev/null; then break; fi
+        if inside "${health[@]}" 2>/dev/null; then break; fi
         kill -0 $server 2>/dev/null || { cat "$state/server.log" >&2; fail "the server ended"; }
         sleep 1
     done
-    say "asking, as user $user"
+    say "healthy; asking it, as $(inside id -un), $(inside grep CapEff /proc/self/status | tr -s '\t' ' '), root $(inside awk '$2 == "/" {print $4}' /proc/mounts | cut -d, -f1)"
     python3 helm/plait/files/ask.py "http://127.0.0.1:$port" || { cat "$state/server.log" >&2; fail "no answer"; }
-    find "$root" -xdev -type f -newer "$state/before" -not -path "$root/tmp/*" -not -path "$root/proc/*" -not -path "$root/run/*" >"$state/written"
-    container_tool run --isolation chroot --user "$user" "$container" -- python -c "
-import os, signal
-for entry in filter(str.isdigit, os.listdir('/proc')):
-    try:
-        command = open(f'/proc/{entry}/cmdline').read()
-        if 'plait' in command and '$port' in open(f'/proc/{entry}/environ').read() and 'serve' in command: os.kill(int(entry), signal.SIGTERM)
-    except OSError: pass
-" || true
-    wait $server || true
-    [[ ! -s $state/written ]] || fail "the server wrote outside /tmp: $(head -n 3 "$state/written")"
-    grep -q 'native CPU kernels are not available' "$state/server.log" && fail "the C kernels were not used"
-    say "nothing written outside /tmp, C kernels used"
+    ! inside touch /home/plait/anything 2>/dev/null || fail "the root can be written to"
+    runc --root "$state/runc" kill "$name" TERM
+    wait $server || fail "told to stop, it ended with $?"
+    ! grep -q 'native CPU kernels are not available' "$state/server.log" || fail "the C kernels were not used"
+    say "C kernels used; stopped by itself when told to"
 }
 
 SECONDS=0
@@ -96,5 +111,6 @@ container=$(container_tool from localhost/plait:$torch)
 root=$(container_tool mount "$container")
 [[ $(container_tool inspect --format '{{.Docker.Config.User}}' localhost/plait:$torch) == "$user" ]] || fail "the image does not run as $user"
 look_inside "$root"
-answer "$container" "$root"
+make_bundle "$root"
+answer
 say "ok, ${SECONDS} s"

@@ -131,11 +131,12 @@ def _compile(compiler: str, level: str, library: Path) -> None:
     sources = sorted(SOURCE_DIRECTORY.glob("*.c"))
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         built = Path(scratch) / library.name
-        _run([compiler, *FLAGS, f"-march={level}", "-shared", *map(str, sources), "-lm", "-o", str(built)])
+        run_compiler([compiler, *FLAGS, f"-march={level}", "-shared", *map(str, sources), "-lm", "-o", str(built)])
         os.replace(built, library)
 
 
-def _run(command: list[str]) -> None:
+def run_compiler(command: list[str]) -> None:
+    """Run a compiler. Raises `NativeBuildError` with what it said."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S)
     if done.returncode != 0:
         raise NativeBuildError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from kernels.attention import attention_backend
+from kernels.triton_driver import use_prebuilt
 from model.bagel import Bagel
 from model.errors import CheckpointError
 from model.preview_files import load_or_fit_preview
@@ -79,6 +80,8 @@ def load_engine(options: EngineOptions, link: Link, noise: NoiseSource = seeded_
     """Build an engine from a model directory; ``noise`` is a seam for tests that must fix the first latents."""
     device = _device(options.device)
     dtype = _dtype(options.dtype, device)
+    if device.type == "cuda":
+        use_prebuilt()
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
 
