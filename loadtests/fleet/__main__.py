@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument(
         "--cores-each", type=float, help="what each replica may use of the cores, e.g. 0.25 (as root); default: all of them"
     )
-    parser.add_argument("--out", type=Path, help="scale: write the rows there as JSON")
+    parser.add_argument("--out", type=Path, help="scale and rolling: write what was found there as JSON")
     chosen = parser.parse_args(own)
     with tempfile.TemporaryDirectory(prefix="plait-fleet-") as directory:
         root = Path(directory)
@@ -56,11 +56,15 @@ def main() -> int:
                 plans = [FleetPlan(number, options, Proxy(by_prefix), cores_each=chosen.cores_each) for number, by_prefix in fleets]
                 rows = [scale(plan, load, root) for plan in plans]
                 if chosen.out:
-                    write_rows(rows, load, chosen.cores_each, chosen.out)
+                    write_found({"rows": [asdict(row) for row in rows]}, load, chosen.cores_each, chosen.out)
                 return 1 if any(row.failures for row in rows) else 0
             case _:
                 plan = FleetPlan(chosen.replicas[0], options, cores_each=chosen.cores_each)
-                return roll(plan, Load(chosen.scenario, chosen.users, chosen.seconds), root)
+                load = Load(chosen.scenario, chosen.users, chosen.seconds)
+                rolled = roll(plan, load, root)
+                if chosen.out:
+                    write_found(asdict(rolled), load, chosen.cores_each, chosen.out)
+                return 1 if rolled.failures else 0
 
 
 def _split(arguments: list[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -127,10 +131,10 @@ def scale(plan: FleetPlan, load: Load, directory: Path) -> ScaleRow:
     return row
 
 
-def write_rows(rows: list[ScaleRow], load: Load, cores_each: float | None, out: Path) -> None:
-    """Write what `scale` found, with the load and the machine it was found on."""
+def write_found(found: dict[str, object], load: Load, cores_each: float | None, out: Path) -> None:
+    """Write what was found, with the load and the machine it was found on."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    stored = {"machine": machine(), "load": load.described, "cores_each": cores_each, "rows": [asdict(row) for row in rows]}
+    stored = {"machine": machine(), "load": load.described, "cores_each": cores_each, **found}
     out.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 
@@ -139,8 +143,19 @@ def counts_of(box: Fleet) -> list[Counts]:
     return [read_counts(replica.metrics_url) for replica in box.replicas]
 
 
-def roll(plan: FleetPlan, load: Load, directory: Path) -> int:
-    """Restart every replica while users ask; print what they saw; return 1 when a request failed."""
+@dataclass(frozen=True, slots=True)
+class Rolled:
+    """What users saw while every replica was restarted again and again."""
+
+    replicas: int
+    restarts: int
+    answers: int
+    first_words_p95_s: float
+    failures: int
+
+
+def roll(plan: FleetPlan, load: Load, directory: Path) -> Rolled:
+    """Restart every replica while users ask, one after the other; print what they saw."""
     out = directory / "rolling"
     with running_fleet(directory, plan) as box:
         asking = load.start(box.url, out)
@@ -150,9 +165,13 @@ def roll(plan: FleetPlan, load: Load, directory: Path) -> int:
             num_rounds += 1
         asking.wait()
     level = Ramp.load(out.with_suffix(".json")).levels[0]
-    num_restarts = num_rounds * plan.num_replicas
-    print(f"{num_restarts} restarts of {plan.num_replicas} replicas under load: {level.answers} answers, {level.failures} failed")
-    return 1 if level.failures else 0
+    num = plan.num_replicas
+    rolled = Rolled(num, num_rounds * num, level.answers, level.worst("first words"), level.failures)
+    print(
+        f"{rolled.restarts} restarts of {num} replicas under load: {rolled.answers} answers, "
+        f"p95 first words {rolled.first_words_p95_s:.2f} s, {rolled.failures} failed"
+    )
+    return rolled
 
 
 if __name__ == "__main__":
