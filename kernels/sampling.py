@@ -82,6 +82,21 @@ def sample_tokens(logits: torch.Tensor, rows: list[SamplingRow]) -> list[Drawn]:
     """
     wanted = _Wanted(logits, rows)
     _adjust(logits, rows)
+    if logits.is_cuda:
+        from kernels.sampling_triton import draw_with_triton  # a machine without CUDA need not have Triton
+
+        return wanted.drawn(draw_with_triton(logits, _send(settings_table(rows), logits.device)))
+    return wanted.drawn(draw_by_sorting(logits, rows))
+
+
+def settings_table(rows: Sequence[SamplingRow]) -> torch.Tensor:
+    """Return float64 ``[num_rows, 5]`` on the host: temperature, top-k, top-p, min-p and the uniform number of each row."""
+    lines = [[row.temperature, row.top_k, row.top_p, row.min_p, uniform(row.seed, row.index)] for row in rows]
+    return torch.tensor(lines, dtype=torch.float64)
+
+
+def draw_by_sorting(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
+    """Draw one token a row of ``[num_rows, vocab]`` adjusted logits, on any device: int64 ``[num_rows]``."""
     token_ids = _argmax(logits)
     random_rows = [k for k, row in enumerate(rows) if row.temperature > 0.0]
     for needs_order in (False, True):
@@ -90,7 +105,7 @@ def sample_tokens(logits: torch.Tensor, rows: list[SamplingRow]) -> list[Drawn]:
             sample = _sample_ordered if needs_order else _sample
             places = _put(group, torch.int64, logits.device)
             token_ids[places] = sample(logits[places], [rows[k] for k in group])
-    return wanted.drawn(token_ids)
+    return token_ids
 
 
 def _put(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -23,7 +23,8 @@ from kernels.linear import fp8_linear
 from kernels.mix import GuidedStep, Mix, RenormOver
 from kernels.plan import AttentionPlan, RowLayout, build_attention_plan
 from kernels.quantize import quantize_rows
-from kernels.sampling import Drawn, SamplingRow, sample_tokens
+from kernels.sampling import Drawn, SamplingRow, draw_by_sorting, sample_tokens, settings_table
+from kernels.sampling_triton import draw_with_triton
 from loadtests.gpu.part import Line, Options, read_options, write
 from loadtests.gpu.tensors import random_call
 from loadtests.kernels.shapes import SHAPES, TINY_SHAPES
@@ -99,7 +100,16 @@ def sampling_lines(options: Options) -> list[Line]:
     differing = sum(one.token_id != other.token_id for one, other in zip(found, expected, strict=True)) / num_rows
     verdict = "ok" if differing == 0.0 and num_waits <= 1 else "WRONG"
     name = f"draws that differ from a CPU's; the host waits {num_waits} times"
-    return [{"what": name, "dtype": str(torch.float32), "error": differing, "bound": 0.0, "verdict": verdict}]
+    lines: list[Line] = [{"what": name, "dtype": str(torch.float32), "error": differing, "bound": 0.0, "verdict": verdict}]
+    return [*lines, draw_line(logits[: len(kinds)], rows[: len(kinds)], options)]
+
+
+def draw_line(logits: torch.Tensor, rows: list[SamplingRow], options: Options) -> Line:
+    """Draw without sorting, on a CPU too, and compare the sorted way."""
+    found = draw_with_triton(logits.to(options.device), settings_table(rows).to(options.device)).cpu()
+    differing = float((found != draw_by_sorting(logits, rows)).double().mean())
+    verdict = "ok" if differing == 0.0 else "WRONG"
+    return {"what": "draws without sorting", "dtype": str(torch.float32), "error": differing, "bound": 0.0, "verdict": verdict}
 
 
 def _counting_waits(draw: Callable[[], list[Drawn]], device: torch.device) -> tuple[list[Drawn], int]:

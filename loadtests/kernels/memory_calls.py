@@ -16,6 +16,8 @@ from kernels.attention_work import build_work
 from kernels.fp8_triton import BLOCK as QUANTIZE_BLOCK
 from kernels.guidance_triton import BLOCK_TOKENS
 from kernels.heads_triton import HEADS_OF_PROGRAM
+from kernels.sampling_triton import BLOCK as DRAW_BLOCK
+from kernels.sampling_triton import CHUNK
 from kernels.silu_mul_triton import BLOCK as SILU_BLOCK
 from kernels.tiles import Kind, tile_shape
 from loadtests.kernels.shapes import BAGEL, SHAPES, Shape, layout_of
@@ -97,6 +99,7 @@ def memory_calls(card: Card) -> Iterator[MemoryCall]:
         yield from _elementwise(what, num_tokens)
         yield from _heads(what, num_tokens)
     yield from _guidance()
+    yield from _draws()
     for shape in SHAPES:
         yield from _merges(shape, card)
 
@@ -137,6 +140,18 @@ def _guidance() -> Iterator[MemoryCall]:
     programs = NUM_PICTURES * triton.cdiv(NUM_LATENTS, BLOCK_TOKENS)
     yield MemoryCall("guide", what, programs, latents * NUM_BRANCHES * NARROW, latents * WIDE, latents, latents)
     yield MemoryCall("renorm", what, programs, 2 * latents * WIDE, latents * WIDE, latents, latents)
+
+
+def _draws() -> Iterator[MemoryCall]:
+    """Count what every row must read; a row without top-k and top-p gathers nothing, and few candidates are chosen from."""
+    vocab, num_rows = CONFIG.llm.vocab_size, TOKENS["64 decoded tokens"]
+    blocks = triton.cdiv(vocab, DRAW_BLOCK)
+    what, logits = f"{num_rows} rows of {vocab:,} logits", num_rows * vocab
+    sizes = (num_rows * blocks * DRAW_BLOCK, logits)
+    yield MemoryCall("draw: max", what, num_rows * blocks, logits * NARROW, num_rows * blocks * WIDE, *sizes)
+    yield MemoryCall("draw: mass", what, num_rows * blocks, logits * NARROW, num_rows * blocks * 2 * WIDE, *sizes)
+    yield MemoryCall("draw: gather", what, num_rows, logits * NARROW, num_rows * CHUNK * WIDE, *sizes)
+    yield MemoryCall("draw: choose", what, num_rows, num_rows * CHUNK * (NARROW + WIDE), num_rows * 2 * WIDE, CHUNK, CHUNK)
 
 
 def _merges(shape: Shape, card: Card) -> Iterator[MemoryCall]:

@@ -15,6 +15,8 @@ from kernels.heads_triton import HEADS_OF_PROGRAM, ROTATE_WARPS, rotate_and_keep
 from kernels.pages_triton import write_pages_kernel
 from kernels.qk_norm_rope_triton import qk_norm_rope_kernel
 from kernels.rms_norm_triton import add_rms_norm_kernel, rms_norm_kernel
+from kernels.sampling_triton import BLOCK as SAMPLING_BLOCK
+from kernels.sampling_triton import BLOCK_WARPS, CHOOSE_WARPS, CHUNK, choose_kernel, gather_kernel, mass_kernel, max_kernel
 from kernels.silu_mul_triton import BLOCK, silu_mul_kernel
 from kernels.tiles import DECODE, PIECE, Generation, Kind, TileShape, tile_shape
 from loadtests.kernels.compiled import KernelSpec
@@ -28,6 +30,7 @@ HEADS = {128: (7, 4), 64: (7, 2), 72: (1, 16)}
 
 LONG_MATRIX = {Generation.AMPERE: "HMMA", Generation.HOPPER: "HGMMA", Generation.BLACKWELL: "UTCHMMA"}
 
+VOCAB = 152_064
 HIDDEN = 3584
 """Width of BAGEL-7B's residual stream."""
 LATENT_CHANNELS = 64
@@ -48,6 +51,7 @@ def shipped(generation: Generation) -> Iterator[KernelSpec]:
     yield merge_spec(DECODE, 128)
     yield from token_specs()
     yield from guidance_specs()
+    yield from sampling_specs()
     if generation is not Generation.AMPERE:  # which has no 8-bit floats
         yield quantize_spec()
 
@@ -109,6 +113,19 @@ def guidance_specs() -> Iterator[KernelSpec]:
         known = constants | more
         run_time = {argument: types.get(argument, "i32") for argument in kernel.arg_names if argument not in known}
         yield KernelSpec(f"{name} bf16", kernel, run_time, known, frozenset({"channels"}), num_warps=GUIDE_WARPS, num_stages=3)
+
+
+def sampling_specs() -> Iterator[KernelSpec]:
+    """Describe the drawing of tokens from BAGEL-7B's vocabulary."""
+    types = {"logits_ptr": "*bf16", "maxima_ptr": "*fp32", "masses_ptr": "*fp64", "settings": "*fp64", "ids_ptr": "*i32"}
+    types |= {"spans": "*i64", "drawn_ptr": "*i64"}
+    blocks = {"BLOCK": SAMPLING_BLOCK, "CHUNK": CHUNK, "BLOCKS": triton.next_power_of_2(triton.cdiv(VOCAB, SAMPLING_BLOCK))}
+    for name, kernel in (("max", max_kernel), ("mass", mass_kernel), ("gather", gather_kernel), ("choose", choose_kernel)):
+        constants = {argument: value for argument, value in blocks.items() if argument in kernel.arg_names}
+        run_time = {argument: types.get(argument, "i32") for argument in kernel.arg_names if argument not in constants}
+        warps = CHOOSE_WARPS if name == "choose" else BLOCK_WARPS
+        divisible = frozenset({"vocab", "stride"})
+        yield KernelSpec(f"draw: {name} bf16", kernel, run_time, constants, divisible, num_warps=warps, num_stages=3)
 
 
 def quantize_spec() -> KernelSpec:
