@@ -4,8 +4,10 @@
 |---|---|
 | `rms_norm` | rms_norm.py |
 | `silu_mul` | silu_mul.py |
-| `linear`, `fp8_linear` | linear.py |
+| `linear`, `fp8_linear`, `fp8_product` | linear.py |
 | `quantize_rows` | quantize.py |
+| `rms_norm_to_fp8`, `add_rms_norm_to_fp8` | norm_to_fp8.py |
+| `silu_mul_to_fp8` | silu_mul_to_fp8.py |
 | `qk_norm_rope` | qk_norm_rope.py |
 | `write_pages`, `copy_pages` | pages.py |
 | `interleaved_attention` | attention.py, over the plan of plan.py |

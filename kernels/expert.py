@@ -11,11 +11,13 @@ from dataclasses import dataclass
 import torch
 
 from kernels.fp8 import Fp8Rows
-from kernels.linear import fp8_linear, linear
+from kernels.linear import fp8_linear, fp8_product, linear
 from kernels.native_kernels import expert_fits, native_kernels
+from kernels.norm_to_fp8 import add_rms_norm_to_fp8, rms_norm_to_fp8
 from kernels.qk_norm_rope import qk_norm_rope
 from kernels.rms_norm import add_rms_norm, rms_norm
 from kernels.silu_mul import silu_mul
+from kernels.silu_mul_to_fp8 import silu_mul_to_fp8
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +62,24 @@ class ExpertWeights:
     rotates_in_float32: bool
     scales: ExpertScales | None = None
 
-    def qkv(self, x: torch.Tensor) -> torch.Tensor:
-        """Project to queries, keys and values: ``[T, (Hq + 2 Hk) d]``."""
-        return _product(x, self.qkv_weight, None if self.scales is None else self.scales.qkv, self.qkv_bias)
+    def normed_qkv(self, x: torch.Tensor) -> torch.Tensor:
+        """Norm the residual stream ``x [T, hidden]`` and project it to queries, keys and values: ``[T, (Hq + 2 Hk) d]``."""
+        if self.scales is None:
+            return linear(rms_norm(x, self.input_norm, self.eps), self.qkv_weight, self.qkv_bias)
+        rows = rms_norm_to_fp8(x, self.input_norm, self.eps)
+        return fp8_product(rows, Fp8Rows(self.qkv_weight, self.scales.qkv), x.dtype, self.qkv_bias)
 
-    def o(self, x: torch.Tensor) -> torch.Tensor:
-        """Project attention's output back: ``[T, hidden]``."""
-        return _product(x, self.o_weight, None if self.scales is None else self.scales.o)
-
-    def gate_up(self, x: torch.Tensor) -> torch.Tensor:
-        """Project to the gate and what it gates: ``[T, 2 wide]``."""
-        return _product(x, self.gate_up_weight, None if self.scales is None else self.scales.gate_up)
-
-    def down(self, x: torch.Tensor) -> torch.Tensor:
-        """Project the feed-forward back: ``[T, hidden]``."""
-        return _product(x, self.down_weight, None if self.scales is None else self.scales.down)
-
-
-def _product(x: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor | None, bias: torch.Tensor | None = None) -> torch.Tensor:
-    return linear(x, weight, bias) if scales is None else fp8_linear(x, Fp8Rows(weight, scales), bias)
+    def finish(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """Add attention's output ``[T, Hq d]``, projected back, and then the feed-forward, to ``x [T, hidden]``; returns a new tensor."""
+        if self.scales is None:
+            x, normed = add_rms_norm(linear(attended, self.o_weight), x, self.mlp_norm, self.eps)
+            return linear(silu_mul(linear(normed, self.gate_up_weight)), self.down_weight).add_(x)
+        o, gate_up, down = (
+            Fp8Rows(weight, scales)
+            for weight, scales in zip((self.o_weight, self.gate_up_weight, self.down_weight), self.scales.in_order[1:], strict=True)
+        )
+        x, rows = add_rms_norm_to_fp8(fp8_linear(attended, o), x, self.mlp_norm, self.eps)
+        return fp8_product(silu_mul_to_fp8(fp8_product(rows, gate_up, x.dtype)), down, x.dtype).add_(x)
 
 
 Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -91,7 +92,7 @@ def project_heads(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, weights
     """
     if expert_fits(x, weights.qkv_weight, weights.q_norm, (cos, sin)) and (native := native_kernels()) is not None:
         return native.project_heads(x, cos, sin, weights)
-    qkv = weights.qkv(rms_norm(x, weights.input_norm, weights.eps))
+    qkv = weights.normed_qkv(x)
     heads = qkv.unflatten(1, (-1, len(weights.q_norm)))
     q, k, v = heads.split([weights.num_heads, weights.num_kv_heads, weights.num_kv_heads], dim=1)
     if not weights.rotates_in_float32 or q.dtype == torch.float32:
@@ -112,7 +113,7 @@ def project_experts(und: torch.Tensor, gen: torch.Tensor, experts: tuple[ExpertW
     qkv = torch.empty((len(und) + len(gen), len(weights.qkv_bias)), dtype=und.dtype, device=und.device)
     for x, expert, out in ((und, experts[0], qkv[: len(und)]), (gen, experts[1], qkv[len(und) :])):
         if len(x) and expert.scales is not None:
-            out.copy_(expert.qkv(rms_norm(x, expert.input_norm, expert.eps)))
+            out.copy_(expert.normed_qkv(x))
         elif len(x):
             torch.addmm(expert.qkv_bias, rms_norm(x, expert.input_norm, expert.eps), expert.qkv_weight.T, out=out)
     return qkv.view(len(qkv), -1, len(weights.q_norm))
@@ -122,5 +123,4 @@ def finish_layer(x: torch.Tensor, attended: torch.Tensor, weights: ExpertWeights
     """Add attention's output ``[T, Hq, d]`` and the feed-forward to the residual stream ``x [T, hidden]``; returns a new tensor."""
     if expert_fits(x, weights.qkv_weight, attended, ()) and (native := native_kernels()) is not None:
         return native.finish_layer(x, attended, weights)
-    x, normed = add_rms_norm(weights.o(attended.flatten(1)), x, weights.mlp_norm, weights.eps)
-    return weights.down(silu_mul(weights.gate_up(normed))).add_(x)
+    return weights.finish(x, attended.flatten(1))

@@ -21,13 +21,36 @@ MIN_SCALE = tl.constexpr(LEAST)
 
 
 def quantize_rows_with_triton(x: torch.Tensor) -> Fp8Rows:
-    """Same contract as `kernels.fp8.quantize_rows`; the numbers of a row stand together."""
-    num_rows, width = x.shape
-    values = torch.empty((num_rows, width), dtype=FP8, device=x.device)
-    scales = torch.empty(num_rows, dtype=torch.float32, device=x.device)
-    if num_rows:
-        quantize_rows_kernel[(num_rows,)](x, values, scales, width, x.stride(0), BLOCK=BLOCK, num_warps=QUANTIZE_WARPS)
-    return Fp8Rows(values, scales)
+    """Same contract as `kernels.quantize.quantize_rows`; the numbers of a row stand together."""
+    rows = empty_rows(len(x), x.shape[1], x.device)
+    if len(x):
+        quantize_rows_kernel[(len(x),)](x, rows.values, rows.scales, x.shape[1], x.stride(0), BLOCK=BLOCK, num_warps=QUANTIZE_WARPS)
+    return rows
+
+
+def empty_rows(num_rows: int, width: int, device: torch.device) -> Fp8Rows:
+    """Return room for rows."""
+    return Fp8Rows(torch.empty((num_rows, width), dtype=FP8, device=device), torch.empty(num_rows, dtype=torch.float32, device=device))
+
+
+@triton.jit
+def larger(largest, x):
+    """Return the larger magnitudes so far; not a number where one was none."""
+    return tl.maximum(largest, tl.abs(x), propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def scale_of(largest):
+    """Return the scale of a row from its magnitudes, or the largest of each lane of it."""
+    # The largest of numbers of which one is not a number is not a number: a sum says so, whatever the maximum does.
+    has_nan = tl.sum(tl.where(largest != largest, 1, 0), 0) > 0
+    scale = tl.maximum(tl.max(largest, 0), MIN_SCALE) / MAX_FP8
+    return tl.where(has_nan, float("nan"), scale)
+
+
+@triton.jit
+def to_fp8(x, scale):
+    return tl.minimum(tl.maximum(x / scale, -MAX_FP8), MAX_FP8).to(tl.float8e4nv)
 
 
 @triton.jit
@@ -36,15 +59,10 @@ def quantize_rows_kernel(x_ptr, values_ptr, scales_ptr, width, stride, BLOCK: tl
     largest = tl.zeros((BLOCK,), dtype=tl.float32)
     for start in range(0, width, BLOCK):
         k = start + tl.arange(0, BLOCK)
-        x = tl.load(x_ptr + row * stride + k, mask=k < width, other=0.0).to(tl.float32)
-        largest = tl.maximum(largest, tl.abs(x), propagate_nan=tl.PropagateNan.ALL)
-    # The largest of numbers of which one is not a number is not a number: a sum says so, whatever the maximum does.
-    has_nan = tl.sum(tl.where(largest != largest, 1, 0), 0) > 0
-    scale = tl.maximum(tl.max(largest, 0), MIN_SCALE) / MAX_FP8
-    scale = tl.where(has_nan, float("nan"), scale)
+        largest = larger(largest, tl.load(x_ptr + row * stride + k, mask=k < width, other=0.0).to(tl.float32))
+    scale = scale_of(largest)
     tl.store(scales_ptr + row, scale)
     for start in range(0, width, BLOCK):
         k = start + tl.arange(0, BLOCK)
         x = tl.load(x_ptr + row * stride + k, mask=k < width, other=0.0).to(tl.float32)
-        scaled = tl.minimum(tl.maximum(x / scale, -MAX_FP8), MAX_FP8)
-        tl.store(values_ptr + row * width + k, scaled.to(tl.float8e4nv), mask=k < width)
+        tl.store(values_ptr + row * width + k, to_fp8(x, scale), mask=k < width)

@@ -21,15 +21,19 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
 
 
 def fp8_linear(x: torch.Tensor, weight: Fp8Rows, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the same product of 8-bit floats: the rows of ``x`` are rounded to such, sums and scales are float32.
+    """Return the same product of 8-bit floats: the rows of ``x`` are rounded to such, sums and scales are float32."""
+    return fp8_product(quantize_rows(x), weight, x.dtype, bias)
 
-    On a GPU (compute capability 8.9 and later, ``x`` bfloat16, K and N multiples of 16) this is the library's scaled product; elsewhere
+
+def fp8_product(rows: Fp8Rows, weight: Fp8Rows, dtype: torch.dtype, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Return ``rows[T, K] @ weight[N, K].T + bias[N]``, ``[T, N]`` in ``dtype``.
+
+    On a GPU (compute capability 8.9 and later, ``dtype`` bfloat16, K and N multiples of 16) this is the library's scaled product; elsewhere
     its arithmetic is done in float32, to see what it costs in precision.
     """
-    rows = quantize_rows(x)
-    if x.is_cuda:
+    if rows.values.is_cuda:
         scales = (rows.scales[:, None], weight.scales[None, :])
         # The only scaled product of rows and channels that PyTorch has; its public name takes no such scales.
-        return torch._scaled_mm(rows.values, weight.values.T, *scales, bias=bias, out_dtype=x.dtype, use_fast_accum=True)
+        return torch._scaled_mm(rows.values, weight.values.T, *scales, bias=bias, out_dtype=dtype, use_fast_accum=True)
     product = linear(rows.values.float(), weight.values.float()) * rows.scales[:, None] * weight.scales
-    return (product if bias is None else product + bias).to(x.dtype)
+    return (product if bias is None else product + bias).to(dtype)

@@ -21,10 +21,14 @@ from kernels.guidance import take_euler_steps_one_by_one
 from kernels.guidance_triton import take_euler_steps_with_triton
 from kernels.linear import fp8_linear
 from kernels.mix import GuidedStep, Mix, RenormOver
+from kernels.norm_to_fp8 import add_rms_norm_to_fp8, rms_norm_to_fp8
+from kernels.norm_to_fp8_triton import add_rms_norm_to_fp8_with_triton, rms_norm_to_fp8_with_triton
 from kernels.plan import AttentionPlan, RowLayout, build_attention_plan
 from kernels.quantize import quantize_rows
 from kernels.sampling import Drawn, SamplingRow, draw_by_sorting, sample_tokens, settings_table
 from kernels.sampling_triton import draw_with_triton
+from kernels.silu_mul_to_fp8 import silu_mul_to_fp8
+from kernels.silu_mul_to_fp8_triton import silu_mul_to_fp8_with_triton
 from loadtests.gpu.part import Line, Options, read_options, write
 from loadtests.gpu.tensors import random_call
 from loadtests.kernels.shapes import SHAPES, TINY_SHAPES
@@ -37,6 +41,9 @@ GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "tiny_a"
 PAGE_SIZE = 16
 BOUND = {torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """Of |found - expected| / |expected|: the weights and the result are rounded to the dtype."""
+
+INTERPRETED_ROUNDING = 0.2
+"""The interpreter makes 64 of 127.9 when it rounds to 8-bit floats."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,7 +82,7 @@ def euler_lines(options: Options) -> list[Line]:
 
 
 def fp8_lines(options: Options) -> list[Line]:
-    """Multiply 8-bit floats on the device and compare the same arithmetic on the CPU."""
+    """Round to 8-bit floats and multiply them on the device, and compare the same arithmetic on the CPU."""
     if options.device.type == "cuda" and torch.cuda.get_device_capability(options.device) < LEAST_FP8_CAPABILITY:
         return []
     rows, width = (8, 64) if options.is_tiny else (1026, 3584)
@@ -83,7 +90,23 @@ def fp8_lines(options: Options) -> list[Line]:
     weight = quantize_rows(torch.randn(2 * width, width, generator=torch.Generator().manual_seed(2)).bfloat16())
     there = Fp8Rows(weight.values.to(options.device), weight.scales.to(options.device))
     found, expected = fp8_linear(x.to(options.device), there), fp8_linear(x, weight)
-    return [_line("product of 8-bit floats", torch.bfloat16, found.cpu().float(), expected.float(), BOUND[torch.bfloat16])]
+    product = _line("product of 8-bit floats", torch.bfloat16, found.cpu().float(), expected.float(), BOUND[torch.bfloat16])
+    return [product, *rounding_lines(x, options)]
+
+
+def rounding_lines(x: torch.Tensor, options: Options) -> list[Line]:
+    """Norm and gate rows straight to 8-bit floats on the device, and compare doing one after the other on the CPU."""
+    bound = BOUND[torch.bfloat16] if options.device.type == "cuda" else INTERPRETED_ROUNDING
+    there, weight = x.to(options.device), torch.ones(x.shape[1], dtype=x.dtype, device=options.device)
+    pairs = {
+        "norm to 8-bit floats": (rms_norm_to_fp8_with_triton(there, weight, 1e-6), rms_norm_to_fp8(x, weight.cpu(), 1e-6)),
+        "sum and norm to 8-bit floats": (
+            add_rms_norm_to_fp8_with_triton(there.clone(), there, weight, 1e-6)[1],
+            add_rms_norm_to_fp8(x.clone(), x, weight.cpu(), 1e-6)[1],
+        ),
+        "gate to 8-bit floats": (silu_mul_to_fp8_with_triton(there), silu_mul_to_fp8(x)),
+    }
+    return [_line(name, x.dtype, found.wide().cpu(), expected.wide(), bound) for name, (found, expected) in pairs.items()]
 
 
 def sampling_lines(options: Options) -> list[Line]:

@@ -23,7 +23,8 @@ part() {  # part NAME SECONDS: one module of loadtests/gpu under its limit
 part check 60
 part golden 60
 part attention 110
-part engine 190
-part savings 70
-part busy 50
+part streams 40
+part engine 180
+part savings 60
+part busy 40
 if ((${#failed[@]})); then echo "failed: ${failed[*]}"; exit 1; fi

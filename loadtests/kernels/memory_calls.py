@@ -109,6 +109,9 @@ def _norms(what: str, num_tokens: int) -> Iterator[MemoryCall]:
     sizes = (num_tokens * padded, num_tokens * HIDDEN)
     yield MemoryCall("rms_norm", what, num_tokens, num_tokens * row + row, num_tokens * row, *sizes)
     yield MemoryCall("add_rms_norm", what, num_tokens, 2 * num_tokens * row + row, 2 * num_tokens * row, *sizes)
+    rounded = num_tokens * (HIDDEN + WIDE)
+    yield MemoryCall("rms_norm_to_fp8", what, num_tokens, num_tokens * row + row, rounded, *sizes)
+    yield MemoryCall("add_rms_norm_to_fp8", what, num_tokens, 2 * num_tokens * row + row, num_tokens * row + rounded, *sizes)
 
 
 def _elementwise(what: str, num_tokens: int) -> Iterator[MemoryCall]:
@@ -116,7 +119,9 @@ def _elementwise(what: str, num_tokens: int) -> Iterator[MemoryCall]:
     blocks = triton.cdiv(INTERMEDIATE, SILU_BLOCK)
     yield MemoryCall("silu_mul", what, num_tokens * blocks, 2 * wide * NARROW, wide * NARROW, num_tokens * blocks * SILU_BLOCK, wide)
     padded = triton.cdiv(INTERMEDIATE, QUANTIZE_BLOCK) * QUANTIZE_BLOCK
-    yield MemoryCall("quantize_rows", what, num_tokens, wide * NARROW, wide + num_tokens * WIDE, num_tokens * padded, wide)
+    sizes = (num_tokens * padded, wide)
+    yield MemoryCall("quantize_rows", what, num_tokens, wide * NARROW, wide + num_tokens * WIDE, *sizes)
+    yield MemoryCall("silu_mul_to_fp8", what, num_tokens, 2 * wide * NARROW, wide + num_tokens * WIDE, *sizes)
 
 
 def _heads(what: str, num_tokens: int) -> Iterator[MemoryCall]:

@@ -12,11 +12,13 @@ from kernels.fp8_triton import BLOCK as QUANTIZE_BLOCK
 from kernels.fp8_triton import QUANTIZE_WARPS, quantize_rows_kernel
 from kernels.guidance_triton import BLOCK_TOKENS, GUIDE_WARPS, guide_kernel, renorm_kernel
 from kernels.heads_triton import HEADS_OF_PROGRAM, ROTATE_WARPS, rotate_and_keep_kernel
+from kernels.norm_to_fp8_triton import add_rms_norm_to_fp8_kernel, rms_norm_to_fp8_kernel
 from kernels.pages_triton import write_pages_kernel
 from kernels.qk_norm_rope_triton import qk_norm_rope_kernel
 from kernels.rms_norm_triton import add_rms_norm_kernel, rms_norm_kernel
 from kernels.sampling_triton import BLOCK as SAMPLING_BLOCK
 from kernels.sampling_triton import BLOCK_WARPS, CHOOSE_WARPS, CHUNK, choose_kernel, gather_kernel, mass_kernel, max_kernel
+from kernels.silu_mul_to_fp8_triton import silu_mul_to_fp8_kernel
 from kernels.silu_mul_triton import BLOCK, silu_mul_kernel
 from kernels.tiles import DECODE, PIECE, Generation, Kind, TileShape, tile_shape
 from loadtests.kernels.compiled import KernelSpec
@@ -53,7 +55,7 @@ def shipped(generation: Generation) -> Iterator[KernelSpec]:
     yield from guidance_specs()
     yield from sampling_specs()
     if generation is not Generation.AMPERE:  # which has no 8-bit floats
-        yield quantize_spec()
+        yield from fp8_specs()
 
 
 def attention_spec(generation: Generation, shape: TileShape, kind: Kind, head_dim: int, dtype: str) -> KernelSpec:
@@ -128,12 +130,19 @@ def sampling_specs() -> Iterator[KernelSpec]:
         yield KernelSpec(f"draw: {name} bf16", kernel, run_time, constants, divisible, num_warps=warps, num_stages=3)
 
 
-def quantize_spec() -> KernelSpec:
-    """Describe the rounding of rows to 8-bit floats."""
-    constants = {"BLOCK": QUANTIZE_BLOCK}
-    types = {"x_ptr": "*bf16", "values_ptr": "*fp8e4nv", "scales_ptr": "*fp32", "width": "i32", "stride": "i32"}
-    divisible = frozenset({"width", "stride"})
-    return KernelSpec("quantize_rows bf16", quantize_rows_kernel, types, constants, divisible, num_warps=QUANTIZE_WARPS, num_stages=3)
+def fp8_specs() -> Iterator[KernelSpec]:
+    """Describe what makes rows of 8-bit floats."""
+    rows = {"x_ptr": "*bf16", "branch_ptr": "*bf16", "residual_ptr": "*bf16", "weight_ptr": "*bf16", "gate_up_ptr": "*bf16"}
+    types = rows | {"values_ptr": "*fp8e4nv", "scales_ptr": "*fp32", "eps": "fp32"}
+    for name, kernel, block, warps in (
+        ("quantize_rows", quantize_rows_kernel, QUANTIZE_BLOCK, QUANTIZE_WARPS),
+        ("silu_mul_to_fp8", silu_mul_to_fp8_kernel, QUANTIZE_BLOCK, QUANTIZE_WARPS),
+        ("rms_norm_to_fp8", rms_norm_to_fp8_kernel, triton.next_power_of_2(HIDDEN), 4),
+        ("add_rms_norm_to_fp8", add_rms_norm_to_fp8_kernel, triton.next_power_of_2(HIDDEN), 4),
+    ):
+        run_time = {argument: types.get(argument, "i32") for argument in kernel.arg_names if argument != "BLOCK"}
+        divisible = frozenset({"width", "stride", "dim"} & run_time.keys())
+        yield KernelSpec(f"{name} bf16", kernel, run_time, {"BLOCK": block}, divisible, num_warps=warps, num_stages=3)
 
 
 def _token_spec(name: str, kernel: triton.JITFunction, pointers: set[str], constants: Mapping[str, int], divisible: set[str]) -> KernelSpec:
