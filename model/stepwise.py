@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TypeVar
 
-BLOCKS_PER_LAYER = 3
-"""Into how many blocks of tokens the second half of a layer is cut where it shall be left often; about as long as the first half each."""
-BITS_PER_LAYER = 1 + BLOCKS_PER_LAYER
+BLOCKS_PER_LAYER = 6
+"""Into how many blocks of tokens what follows attention in a layer is cut where it shall be left often; each is then about as long as
+the projections before attention, or attention itself."""
+BITS_PER_LAYER = 2 + BLOCKS_PER_LAYER
 LEAST_BLOCK = 64
 """Fewer tokens are not a block of their own: reading the weights would take longer than using them."""
 

@@ -20,7 +20,7 @@ from kernels.expert_layers import ExpertStack
 from kernels.head_norms import ExpertHeads, HeadNorms
 from kernels.quantize import quantize_rows
 from model.sizes import LlmConfig
-from model.stepwise import LEAST_BLOCK, Steps
+from model.stepwise import LEAST_BLOCK, Steps, run_through
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """``(layer_index, q[T, Hq, d], k[T, Hk, d], v[T, Hk, d]) -> [T, Hq, d]``; q and k normed and rotated, tokens in packed order."""
@@ -114,19 +114,24 @@ class MotLayer(nn.Module):
         return Streams(und, self.gen.finish(streams.gen, attended[num_und:]) if len(streams.gen) else streams.gen)
 
     def forward_in_steps(self, layer_index: int, streams: Streams, rotations: Rotations, attend: Attend, num_blocks: int) -> Steps[Streams]:
-        """Do the same, interruptible before each of up to ``num_blocks`` blocks of each expert's tokens, few tokens aside."""
+        """Do the same, interruptible before attention and before each of up to ``num_blocks`` blocks of each expert's tokens."""
         num_und = len(streams.und)
-        attended = self._attend(layer_index, streams, rotations, attend)
+        attended = yield from self._attend_in_steps(layer_index, streams, rotations, attend)
         und = yield from self.und.finish_in_steps(streams.und, attended[:num_und], num_blocks)
         gen = yield from self.gen.finish_in_steps(streams.gen, attended[num_und:], num_blocks)
         return Streams(und, gen)
 
     def _attend(self, layer_index: int, streams: Streams, rotations: Rotations, attend: Attend) -> Tensor:
+        return run_through(self._attend_in_steps(layer_index, streams, rotations, attend))
+
+    def _attend_in_steps(self, layer_index: int, streams: Streams, rotations: Rotations, attend: Attend) -> Steps[Tensor]:
         if isinstance(attend, AttendsProjections) and attend.takes_projections:
             qkv = project_experts(streams.und, streams.gen, (self.und.weights, self.gen.weights))
             experts = ExpertHeads(self.und.norms, self.gen.norms, len(streams.und), self.und.eps)
             return attend.attend_projections(layer_index, qkv, experts, rotations.every)
-        return attend(layer_index, *self._project(streams, rotations))
+        heads = self._project(streams, rotations)
+        yield
+        return attend(layer_index, *heads)
 
     def _project(self, streams: Streams, rotations: Rotations) -> Heads:
         if len(streams.gen) == 0:
@@ -200,7 +205,7 @@ class Expert(nn.Module):
             return x
         if len(x) < LEAST_BLOCK:
             return self.finish(x, attended)
-        size = max(LEAST_BLOCK, -(-len(x) // num_blocks))
+        size = -(-len(x) // min(num_blocks, len(x) // LEAST_BLOCK))
         blocks = []
         for block, seen in zip(x.split(size), attended.split(size), strict=True):
             yield

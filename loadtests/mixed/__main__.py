@@ -28,7 +28,7 @@ from loadtests.mixed.second_turn import measure_second_turn
 from loadtests.mixed.target import Crowd, sweep_targets
 from loadtests.progress import Progress
 from loadtests.traces.arrivals import Arrivals
-from loadtests.traces.mix import Mix
+from loadtests.traces.mix import MIXES, Mix
 from server.engine.options import EngineOptions
 
 RESULTS = Path(__file__).parents[1] / "results" / "mixed"
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtests.mixed", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", choices=["compare", "target", "second-turn", "all"], help="what to measure")
     parser.add_argument("--model", default="mid", help="a model directory, or a random one: tiny, mid, bagel-7b (default: %(default)s)")
-    parser.add_argument("--mix", default="mid", help="sizes of the traffic: tiny, mid, bagel-7b (default: %(default)s)")
+    parser.add_argument("--mix", default="mid", help=f"the traffic: {', '.join(MIXES)} (default: %(default)s)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of the forward pass (default: all cores)")

@@ -15,7 +15,7 @@ from loadtests.mixed.metered import Sample, median_error
 from loadtests.mixed.replay import Watch, at_once
 from loadtests.mixed.stand import Served, Stand, Way
 from loadtests.mixed.timeline import Replayed
-from loadtests.simulate.costs import Costs, fit_costs
+from loadtests.simulate.costs import Costs, MeasuredStep, fit_costs
 from loadtests.traces.arrivals import Arrivals
 from loadtests.traces.mix import Mix, make_trace
 from loadtests.traces.sessions import Trace
@@ -113,6 +113,6 @@ def busy_trace(plan: Plan) -> Trace:
 
 def costs_of(served: Served) -> Costs:
     """Fit the costs of a run that was never idle; what it took outside the runner is every step's overhead."""
-    samples = [(sample.load, sample.taken_s) for sample in served.samples]
-    overhead_s = (served.replayed.span_s - sum(seconds for _, seconds in samples)) / len(samples)
-    return fit_costs(samples, max(0.0, overhead_s))
+    steps = [MeasuredStep(sample.load, sample.taken_s, sample.is_between) for sample in served.samples]
+    overhead_s = (served.replayed.span_s - sum(step.seconds for step in steps)) / len(steps)
+    return fit_costs(steps, max(0.0, overhead_s))

@@ -1,27 +1,37 @@
 """Is the inter-token target kept? Chats decode without end while pictures saturate the machine, once for each target.
 
-Targets are multiples of a decode step of the same chats alone. What pictures lose is counted in Euler steps per second, against the same
-load without a target. The runs without a target come first and last, since a machine drifts.
+Targets are multiples of a decode step of the same chats alone. What pictures lose is counted in Euler steps per second, and read in two
+ways, since a target has more words written than there would be without one:
+
+    loss               against the same load without a target, where a word comes with every pass of all pictures: next to none
+    for the same words against a server that writes as many words in the same time as cheaply as it can, with no picture under way, and
+                       draws in the time that is left; this is what keeping the target costs beyond the words themselves
+
+The runs without a target come first and last, since a machine drifts. Each word more than 1.2 targets after the one before is put down to
+the work that took longer than usual in between.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import mean, median
 
-from loadtests.mixed.clock import WorkingClock
 from loadtests.mixed.engines import Bench
+from loadtests.mixed.late import Gap, causes
 from loadtests.mixed.measures import percentile
-from loadtests.mixed.policy import Plait
+from loadtests.mixed.policy import MeteredPlait, Plait
 from server.front import LEAST_TARGET_DECODES
 from server.messages import ImageParams, OutputMode, Request, SamplingParams, StepReport, TextSegment
 
 PROMPT_TOKENS = 32
 ENDLESS_TOKENS = 20_000
-NUM_DECODE_STEPS = 60
+NUM_DECODE_STEPS = 400
 WARM_SHARE = 0.25
 """Share of each run that is not counted: the cost model is learning."""
+LATE = 1.2
+"""A word is late so many targets after the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +47,22 @@ class Crowd:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One target. ``multiple`` is in decode steps; None is no target. Euler steps of all pictures per second."""
+    """One target. ``multiple`` is in decode steps; None is no target.
+
+    Attributes:
+        euler_steps_per_s: of all pictures; words_per_s: of each chat.
+        late_by_cause: decode steps whose words were late, by what made them so; num_steps: all of them.
+    """
 
     multiple: float | None
     target_s: float
     gap_p50_s: float
+    gap_p95_s: float
     gap_p99_s: float
     euler_steps_per_s: float
+    words_per_s: float
+    late_by_cause: dict[str, int]
+    num_steps: int
 
     @property
     def p99_over_target(self) -> float:
@@ -51,21 +70,31 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
-    """All targets; ``decode_s`` is a decode step of the chats alone, ``free_steps_per_s`` the pictures' pace without a target."""
+class Alone:
+    """Chats without pictures: a decode step in the engine, and the time from one word to the next, which is a little more."""
 
     decode_s: float
+    gap_mean_s: float
+    gap_p50_s: float
+    gap_p99_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """All targets; ``alone`` are the chats alone, ``free_steps_per_s`` the pictures' pace without a target."""
+
+    alone: Alone
     free_steps_per_s: float
     kept: list[Kept]
 
     def loss(self, kept: Kept) -> float:
-        """Return the share of the pictures' pace that a target costs."""
+        """Return the share of the pictures' pace that a target costs, its words included."""
         return 1.0 - kept.euler_steps_per_s / self.free_steps_per_s
 
-    def loss_beyond_decoding(self, kept: Kept) -> float:
-        """Return the share lost of the pace that is left when one decode step every target's time has had its part of the machine."""
-        assert kept.multiple is not None, "without a target there is nothing to lose"
-        return 1.0 - kept.euler_steps_per_s / (self.free_steps_per_s * (1.0 - 1.0 / kept.multiple))
+    def loss_for_the_same_words(self, kept: Kept) -> float:
+        """Return the share lost of the pace that is left to pictures when as many words are written with none under way."""
+        words_share = kept.words_per_s * self.alone.gap_mean_s
+        return 1.0 - kept.euler_steps_per_s / (self.free_steps_per_s * (1.0 - words_share))
 
 
 @dataclass(slots=True)
@@ -93,22 +122,51 @@ class Pace:
         return self.num_done / (self.last_s - self.began_s)
 
 
+@dataclass(slots=True)
+class Watch:
+    """What came out of an engine while it was watched."""
+
+    gaps: list[Gap] = field(default_factory=list)
+    pace: Pace = field(default_factory=Pace)
+    last_s: dict[str, float] = field(default_factory=dict)
+
+    def take(self, report: StepReport, now_s: float, *, is_counted: bool) -> None:
+        """Take in a report that came at ``now_s``."""
+        for token in report.tokens:
+            if is_counted and token.request_id in self.last_s:
+                self.gaps.append(Gap(self.last_s[token.request_id], now_s))
+            self.last_s[token.request_id] = now_s
+        if is_counted:
+            self.pace.note(len(report.progress), now_s)
+
+    def percentile_s(self, percent: float) -> float:
+        return percentile([gap.seconds for gap in self.gaps], percent)
+
+    @property
+    def gap_mean_s(self) -> float:
+        return mean(gap.seconds for gap in self.gaps)
+
+
 def sweep_targets(bench: Bench, crowd: Crowd, multiples: tuple[float, ...], say: Callable[[str], None]) -> Sweep:
     """Measure a decode step, then run the crowd under each target."""
     say("decode steps alone")
-    decode_s = _decode_seconds(bench, crowd)
-    free = [_run(bench, crowd, None, decode_s, say)]
-    kept = [_run(bench, crowd, multiple, decode_s, say) for multiple in multiples]
-    free.append(_run(bench, crowd, None, decode_s, say))
-    return Sweep(decode_s, mean(one.euler_steps_per_s for one in free), [free[0], *kept])
+    alone = _chats_alone(bench, crowd)
+    free = [_run(bench, crowd, None, alone.decode_s, say)]
+    kept = [_run(bench, crowd, multiple, alone.decode_s, say) for multiple in multiples]
+    free.append(_run(bench, crowd, None, alone.decode_s, say))
+    return Sweep(alone, mean(one.euler_steps_per_s for one in free), [free[0], *kept])
 
 
-def _decode_seconds(bench: Bench, crowd: Crowd) -> float:
-    policy = bench.plait(bench.options).policy
+def _chats_alone(bench: Bench, crowd: Crowd) -> Alone:
+    policy, watch = bench.plait(bench.options).policy, Watch()
     for number in range(crowd.num_chats):
         policy.submit(_chat(number))
-    steps = [report.stats for _ in range(NUM_DECODE_STEPS) for report in policy.step()]
-    return median(step.step_s for step in steps if step.num_decode_rows == crowd.num_chats)
+    seconds: list[float] = []
+    for _ in range(NUM_DECODE_STEPS):
+        for report in policy.step():
+            watch.take(report, time.perf_counter(), is_counted=report.stats.num_decode_rows == crowd.num_chats)
+            seconds += [report.stats.step_s] * (report.stats.num_decode_rows == crowd.num_chats)
+    return Alone(median(seconds), watch.gap_mean_s, watch.percentile_s(50), watch.percentile_s(99))
 
 
 def _run(bench: Bench, crowd: Crowd, multiple: float | None, decode_s: float, say: Callable[[str], None]) -> Kept:
@@ -116,40 +174,42 @@ def _run(bench: Bench, crowd: Crowd, multiple: float | None, decode_s: float, sa
     target_s = decode_s * (multiple or 1.0)
     goal_s = None if multiple is None else target_s
     options = replace(bench.options, inter_token_target_s=goal_s, min_target_decodes=LEAST_TARGET_DECODES)
-    gaps, pace = _serve(bench.plait(options).policy, crowd)
-    return Kept(multiple, target_s, percentile(gaps, 50), percentile(gaps, 99), pace.per_second)
+    metered = bench.plait(options)
+    watch = _serve(metered.policy, crowd)
+    return _kept(multiple, target_s, watch, metered)
 
 
-def _serve(policy: Plait, crowd: Crowd) -> tuple[list[float], Pace]:
-    """Keep the crowd busy; return the gaps between words and the pace of the pictures, both once it is warm."""
-    clock = WorkingClock()
+def _kept(multiple: float | None, target_s: float, watch: Watch, metered: MeteredPlait) -> Kept:
+    late = causes(watch.gaps, metered.runner.spells, LATE * target_s) if multiple is not None else {}
+    return Kept(
+        multiple,
+        target_s,
+        watch.percentile_s(50),
+        watch.percentile_s(95),
+        watch.percentile_s(99),
+        watch.pace.per_second,
+        1.0 / watch.gap_mean_s,
+        dict(late),
+        len({gap.end_s for gap in watch.gaps}),
+    )
+
+
+def _serve(policy: Plait, crowd: Crowd) -> Watch:
+    """Keep the crowd busy; return what came out once it was warm."""
     for number in range(crowd.num_chats):
         policy.submit(_chat(number))
     for number in range(crowd.num_pictures):
         policy.submit(_picture(number, crowd))
     num_submitted = crowd.num_pictures
-    last: dict[str, float] = {}
-    gaps: list[float] = []
-    pace = Pace()
-    warm_s = crowd.seconds * WARM_SHARE
-    while clock.now() < crowd.seconds:
+    watch, start_s = Watch(), time.perf_counter()
+    while time.perf_counter() - start_s < crowd.seconds:
         for report in policy.step():
-            now = clock.now()
-            is_counted = now >= warm_s
-            gaps += _gaps(report, last, now) if is_counted else _gaps(report, last, now)[:0]
-            if is_counted:
-                pace.note(len(report.progress), now)
+            now_s = time.perf_counter()
+            watch.take(report, now_s, is_counted=now_s - start_s >= crowd.seconds * WARM_SHARE)
             for _ in report.finished:
                 policy.submit(_picture(num_submitted, crowd))
                 num_submitted += 1
-    return gaps, pace
-
-
-def _gaps(report: StepReport, last: dict[str, float], now: float) -> list[float]:
-    """Note each chat's new word at ``now`` and return the time since its word before."""
-    gaps = [now - last[token.request_id] for token in report.tokens if token.request_id in last]
-    last.update((token.request_id, now) for token in report.tokens)
-    return gaps
+    return watch
 
 
 def _chat(number: int) -> Request:

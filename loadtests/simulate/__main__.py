@@ -29,10 +29,10 @@ from loadtests.simulate.costs import Costs, read_costs
 from loadtests.simulate.fleet import Watch as FleetWatch
 from loadtests.simulate.plan import Machine, Planner, Traffic, fleet_sizes, try_fleets
 from loadtests.simulate.replica import Replica, limits_of
-from loadtests.simulate.report import write_bound, write_plan, write_validation
+from loadtests.simulate.report import write_bounds, write_plan, write_validation
 from loadtests.simulate.validate import validate
 from loadtests.traces.arrivals import Arrivals
-from loadtests.traces.mix import Mix
+from loadtests.traces.mix import MIXES, Mix
 from model.config import BagelConfig
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("what", choices=["plan", "scale", "compare", "bound", "validate"], help="what to simulate")
     parser.add_argument("--model", default="mid", help="tiny, mid or bagel-7b; validate takes a directory too")
-    parser.add_argument("--mix", default=None, help="sizes of the traffic: tiny, mid, bagel-7b (default: the model's)")
+    parser.add_argument("--mix", default=None, help=f"the traffic: {', '.join(MIXES)} (default: the model's; bound: all of the model's)")
     parser.add_argument("--costs", type=Path, default=None, help="costs.json of a measured machine (default: the only one in the results)")
     parser.add_argument("--pages", type=int, default=4096, help="pages of a replica (default: %(default)s)")
     parser.add_argument("--inter-token-ms", type=float, default=None, help="inter-token target (default: the server's)")
@@ -145,7 +145,10 @@ def _replica(options: argparse.Namespace, costs: Costs) -> Replica:
 
 def _bound(options: argparse.Namespace) -> None:
     costs, name = _costs(options)
-    print(write_bound(options.out or RESULTS / "simulate" / name, bound(_replica(options, costs), _plan(options)), options.load, name))
+    replica, plan = _replica(options, costs), _plan(options)
+    mixes = [options.mix] if options.mix else Mix.names_for(options.model)
+    found = {mix: bound(replica, replace(plan, mix=Mix.named(mix))) for mix in mixes}
+    print(write_bounds(options.out or RESULTS / "simulate" / name, found, options.load, name))
 
 
 def _compare(options: argparse.Namespace, progress: Progress) -> None:

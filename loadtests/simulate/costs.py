@@ -14,12 +14,22 @@ from statistics import median
 import msgspec
 import numpy as np
 
-from server.engine.cost_model import NO_LOAD, Load
+from server.engine.cost_model import NO_LOAD, SHORTEST_S, Load
 
 NUM_SWEEPS = 2000
 NUM_ROUNDS = 5
+NUM_SPREAD = 50
 LARGEST_ERROR = 0.5
 """Steps further off than this after a round of fitting are left out of the next: something else had the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredStep:
+    """A step of a real run; ``is_between`` says that it came between the bits of a long pass, whose data it found in the caches."""
+
+    load: Load
+    seconds: float
+    is_between: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +38,8 @@ class Costs:
 
     Attributes:
         seconds: for one of each term of a load.
+        between_s: what a step between the bits of a long pass takes more.
+        spread: how steps differ from what they cost on average, as factors of equal chance whose mean is 1.
         overhead_s: what each step takes outside the runner: scheduling, taking requests in.
         median_error: median relative error of the fit; num_steps: how many steps it was made from.
     """
@@ -36,30 +48,41 @@ class Costs:
     overhead_s: float
     median_error: float
     num_steps: int
+    between_s: float = 0.0
+    spread: tuple[float, ...] = (1.0,)
 
     def of(self, load: Load) -> float:
         """Return the seconds of a step in the runner."""
         return sum(seconds * amount for seconds, amount in zip(self.seconds, load, strict=True))
 
 
-def fit_costs(samples: list[tuple[Load, float]], overhead_s: float) -> Costs:
+def fit_costs(steps: list[MeasuredStep], overhead_s: float) -> Costs:
     """Fit to the loads of steps and their seconds.
 
     Raises:
         ValueError: there are no steps.
     """
-    if not samples:
+    if not steps:
         raise ValueError("costs cannot be fitted to no steps")
-    loads = np.array([load for load, _ in samples], dtype=np.float64)
-    taken = np.array([seconds for _, seconds in samples])
+    loads = np.array([(*step.load, float(step.is_between)) for step in steps], dtype=np.float64)
+    taken = np.array([step.seconds for step in steps])
     kept = np.ones(len(taken), dtype=np.bool_)
-    seconds, errors = np.zeros(len(NO_LOAD)), np.zeros(len(taken))
+    seconds, errors = np.zeros(len(NO_LOAD) + 1), np.zeros(len(taken))
     for _ in range(NUM_ROUNDS):
         seconds = _non_negative_fit(loads[kept] / taken[kept, None])
         errors = np.abs(loads @ seconds - taken) / taken
         kept = errors <= max(LARGEST_ERROR, float(np.median(errors)))
     scale = float(taken.sum() / max((loads @ seconds).sum(), 1e-12))
-    return Costs(Load(*(float(value) * scale for value in seconds)), overhead_s, median(errors.tolist()), len(samples))
+    *by_term, between_s = (float(value) * scale for value in seconds)
+    spread = _spread(taken / np.maximum(loads @ seconds * scale, SHORTEST_S))
+    return Costs(Load(*by_term), overhead_s, median(errors.tolist()), len(steps), between_s, spread)
+
+
+def _spread(ratios: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, ...]:
+    """Return the middles of equal parts of the ordered ratios, so scaled that their mean is 1."""
+    middles = (np.arange(NUM_SPREAD) + 0.5) / NUM_SPREAD
+    quantiles = np.quantile(ratios, middles)
+    return tuple(float(value) for value in quantiles / quantiles.mean())
 
 
 def _non_negative_fit(rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -81,11 +104,13 @@ class CostsFile(msgspec.Struct):
     overhead_s: float
     median_error: float
     num_steps: int
+    between_s: float = 0.0
+    spread: tuple[float, ...] = (1.0,)
 
 
 def write_costs(path: Path, costs: Costs) -> None:
     """Write ``costs`` as JSON."""
-    document = CostsFile(costs.seconds._asdict(), costs.overhead_s, costs.median_error, costs.num_steps)
+    document = CostsFile(costs.seconds._asdict(), costs.overhead_s, costs.median_error, costs.num_steps, costs.between_s, costs.spread)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
 
 
@@ -96,4 +121,6 @@ def read_costs(path: Path) -> Costs:
         msgspec.MsgspecError: the file is not what it should be.
     """
     document = msgspec.json.decode(path.read_bytes(), type=CostsFile)
-    return Costs(Load(**document.seconds), document.overhead_s, document.median_error, document.num_steps)
+    return Costs(
+        Load(**document.seconds), document.overhead_s, document.median_error, document.num_steps, document.between_s, document.spread
+    )

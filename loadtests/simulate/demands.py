@@ -72,9 +72,13 @@ class DemandReader:
     def demands(self, session: Session) -> tuple[Demand, ...]:
         """Return the demand of each turn."""
         demands = []
-        kv_len, num_pictures, drawn_s = 0, 0, 0.0
+        kv_len, num_pictures, drawn_s = (session.operator_tokens + NUM_TEXT_MARKERS if session.operator_tokens else 0), 0, 0.0
+        before = kv_len, num_pictures, drawn_s
         will_draw = any(turn.drawing is not None for turn in session.turns)
         for turn in session.turns:
+            if turn.again:
+                kv_len, num_pictures, drawn_s = before
+            before = kv_len, num_pictures, drawn_s
             message = self._message(turn, kv_len, will_draw=will_draw)
             history_s = self._seconds(_text(kv_len, 0)) if kv_len else 0.0
             num_pictures += len(turn.picture_sides)

@@ -63,24 +63,23 @@ def _series(fared: list[Fared], field: str) -> list[Series]:
     ]
 
 
-def write_bound(directory: Path, found: Bound, load: float, machine: str) -> str:
-    """Write the page of a bound; return it."""
+def write_bounds(directory: Path, found: dict[str, Bound], load: float, machine: str) -> str:
+    """Write the page of the bounds of several mixes, by name; return it."""
     directory.mkdir(parents=True, exist_ok=True)
-    ratio, most = found.ratio, found.most
-    page = "\n".join(
-        [
-            f"# How much more than staged engines Plait can do at most: {machine}",
-            "",
-            "| work | plait | staged | staged / plait |",
-            "|---|---:|---:|---:|",
-            *_work_rows(found.plait, found.staged),
-            "",
-            f"By its work Plait can do {ratio:.2f} times as much, and {most:.2f} times if its steps had no fixed cost.",
-            f"Over a long trace at {load:.0%} load it would deliver {found.delivered(ratio, load):.2f} times as much, "
-            f"at most {found.delivered(most, load):.2f}.",
-            "",
-        ]
-    )
+    text = [
+        f"# How much more than staged engines Plait can do at most: {machine}",
+        "",
+        f"| mix | times as much, by its work | without fixed costs of steps | delivered at {load:.0%} load over a long trace | at most |",
+        "|---|---:|---:|---:|---:|",
+        *(
+            f"| {name} | {one.ratio:.2f} | {one.most:.2f} | {one.delivered(one.ratio, load):.2f} | {one.delivered(one.most, load):.2f} |"
+            for name, one in found.items()
+        ),
+    ]
+    for name, one in found.items():
+        text += ["", f"## {name}", "", "| work | plait | staged | staged / plait |", "|---|---:|---:|---:|"]
+        text += _work_rows(one.plait, one.staged)
+    page = "\n".join(text) + "\n"
     (directory / "bound.md").write_text(page)
     return page
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 from loadtests.mixed.clock import VirtualClock
@@ -11,6 +12,8 @@ from server.engine.cost_model import NO_LOAD, Load
 from server.messages import Picture
 
 NUM_ORDINARY_IDS = 256
+LUCK_SEED = 0
+"""Every simulation has the same luck."""
 
 
 @dataclass(slots=True)
@@ -57,23 +60,28 @@ class VirtualRunner:
     num_bits: int
     tally: Tally = field(default_factory=Tally)
     num_drawn: int = 0
+    under_way: VirtualPass | None = None
+    luck: random.Random = field(default_factory=lambda: random.Random(LUCK_SEED))
 
     def execute(self, batch: Batch) -> BatchResult:
         result = self._result(batch)
+        if self.under_way is not None and self.under_way.result is None:
+            result.execute_s += self.costs.between_s
         self.clock.advance(result.execute_s + self.costs.overhead_s)
         return result
 
     def begin(self, batch: Batch) -> VirtualPass:
         result = self._result(batch)
         self.clock.advance(self.costs.overhead_s)
-        return VirtualPass(self.clock, result, result.execute_s / self.num_bits, result.execute_s)
+        self.under_way = VirtualPass(self.clock, result, result.execute_s / self.num_bits, result.execute_s)
+        return self.under_way
 
     def forget(self, sequence_ids: list[int]) -> None:
         """Nothing is kept, so nothing is forgotten."""
 
     def _result(self, batch: Batch) -> BatchResult:
         self.tally.add(batch.load)
-        result = BatchResult(execute_s=self.costs.of(batch.load))
+        result = BatchResult(execute_s=self.costs.of(batch.load) * self.luck.choice(self.costs.spread))
         for row in batch.decodes:
             result.tokens[row.sequence_id] = DrawnToken((row.sequence_id * 31 + row.draw.index) % NUM_ORDINARY_IDS)
         for prefill in batch.prefills:

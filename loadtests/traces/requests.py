@@ -12,6 +12,7 @@ from model.config import BagelConfig
 from model.transforms import resize_size
 from server.messages import ImageParams, ImageSegment, OutputMode, Picture, Request, SamplingParams, Segment, TextSegment
 
+OPERATOR_SEED = 0
 NUM_ORDINARY_IDS = 256
 """Token ids from 0: the 256 bytes, which no tokenizer of this layout uses for anything else."""
 
@@ -53,18 +54,20 @@ def build_request(conversation: Conversation, config: BagelConfig, paint: Paint 
         paint: makes the pictures of prompts.
     """
     session, turn = conversation.session, conversation.session.turns[conversation.turn_index]
-    segments: list[Segment] = []
-    for index in range(conversation.turn_index + 1):
-        segments += _message(session, index, config, paint)
-        if index < conversation.turn_index:
-            segments += conversation.answers[index]
-    sampling = SamplingParams(max_tokens=max(1, turn.answer_tokens), ignore_eos=True, seed=session.seed)
+    segments = _operators_words(session)
+    for index in session.history(conversation.turn_index):
+        segments += _message(session, session.first_asked(index), config, paint)
+        segments += conversation.answers[index]
+    first_asked = session.first_asked(conversation.turn_index)
+    segments += _message(session, first_asked, config, paint)
+    seed = session.seed + conversation.turn_index - first_asked
+    sampling = SamplingParams(max_tokens=max(1, turn.answer_tokens), ignore_eos=True, seed=seed)
     return Request(
         request_id=conversation.request_id(),
         segments=segments,
         mode=_mode(turn.drawing, turn.answer_tokens),
         sampling=sampling,
-        image=_image_params(turn.drawing, config, session.seed),
+        image=_image_params(turn.drawing, config, seed),
         tenant=session.tenant,
     )
 
@@ -88,6 +91,12 @@ def _image_params(drawing: Drawing | None, config: BagelConfig, seed: int) -> Im
         seed=seed,
         max_images=drawing.num_images,
     )
+
+
+def _operators_words(session: Session) -> list[Segment]:
+    """Make what the operator has every session begin with."""
+    words = np.random.default_rng(OPERATOR_SEED).integers(NUM_ORDINARY_IDS, size=session.operator_tokens)
+    return [TextSegment([int(word) for word in words])] if session.operator_tokens else []
 
 
 def _message(session: Session, index: int, config: BagelConfig, paint: Paint) -> list[Segment]:

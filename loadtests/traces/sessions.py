@@ -45,6 +45,7 @@ class Turn:
         answer_tokens: words of the answer.
         drawing: the pictures of the answer; None for words alone.
         pause_s: how long the user waits after the answer before, which goes with the request as history; or after arriving.
+        again: whether this asks once more what the turn before asked, which is then no history, nor is its answer.
     """
 
     prompt_tokens: int
@@ -52,11 +53,12 @@ class Turn:
     answer_tokens: int
     drawing: Drawing | None
     pause_s: float
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One user's visit. ``seed`` fixes its words, pixels and noise."""
+    """One user's visit. ``seed`` fixes its words, pixels and noise. It may begin with words of the operator's, the same in all sessions."""
 
     session_id: int
     kind: Kind
@@ -64,6 +66,18 @@ class Session:
     arrival_s: float
     seed: int
     turns: tuple[Turn, ...]
+    operator_tokens: int = 0
+
+    def history(self, index: int) -> list[int]:
+        """Return the turns before turn ``index`` that are its history: those that were not asked again."""
+        later = self.turns[1 : index + 1]
+        return [number for number, turn in enumerate(later) if not turn.again]
+
+    def first_asked(self, index: int) -> int:
+        """Return the turn that first asked what turn ``index`` asks."""
+        while self.turns[index].again:
+            index -= 1
+        return index
 
 
 @dataclass(frozen=True, slots=True)

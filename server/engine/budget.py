@@ -31,9 +31,9 @@ MIN_WAIT_SHARE = 0.1
 """Below this share of the target, the time since the last token is not worth a decode step of its own."""
 PROMPT_PIECE = Load(1, 1, und_tokens=16, rows=1)
 """The least of a prompt that is worth a place in a step."""
-PLANNED_SHARE = 1.1
-"""How long a gap between two tokens may be planned, as a share of the target. What comes up to it is early by half a bit on average, and
-decode steps are planned as slow as few of them are."""
+PLANNED_SHARE, LATEST_SHARE = 1.1, 1.2
+"""How long a gap between two tokens may be planned, as shares of the target: with a decode step as slow as few are, and with one as slow
+as they hardly ever are. What comes up to it is early by half a bit on average."""
 
 
 @dataclass(slots=True)
@@ -118,7 +118,12 @@ class Goals:
 
     def due_s(self, decodes: Load, last_token_s: float) -> float:
         """Return when the next decode step must begin to be done within the target."""
-        return last_token_s + PLANNED_SHARE * self.target_s(decodes) - self._pace.planned_s(decodes)
+        return last_token_s + self._between_s(decodes)
+
+    def _between_s(self, decodes: Load) -> float:
+        """Return how much of the time between two tokens may pass before the decode step of the second begins."""
+        target_s = self.target_s(decodes)
+        return min(PLANNED_SHARE * target_s - self._pace.planned_s(decodes), LATEST_SHARE * target_s - self._pace.slowest_s(decodes))
 
     def prompt_budget(self, seconds: float) -> StepBudget:
         """Return the budget of a step of prompt chunks alone that is over in ``seconds``."""
@@ -140,8 +145,7 @@ class Goals:
 
     def divided_budget(self, decodes: Load, num_decodes: int) -> StepBudget:
         """Return the budget of a long pass without decode rows, whose bits leave the target room for them."""
-        between_s = PLANNED_SHARE * self.target_s(decodes) - self._pace.planned_s(decodes) if num_decodes else math.inf
-        seconds = self._num_bits * BIT_SHARE * between_s
+        seconds = self._num_bits * BIT_SHARE * self._between_s(decodes) if num_decodes else math.inf
         return StepBudget(self._cost, self._limits.max_batch_tokens, seconds, self._enough_tokens())
 
     def _enough_tokens(self) -> float:

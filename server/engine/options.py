@@ -27,7 +27,7 @@ class EngineOptions:
         inter_token_target_s: seconds between two tokens of an answer that steps aim to stay below; None fills every step to
             ``max_batch_tokens`` instead.
         fault_dir: for tests, which break the engine through it; see `fault_points`.
-        min_target_decodes: a target shorter than so many decode steps counts as that many; 2 is the least that leaves time for pictures.
+        min_target_decodes: a target shorter than so many decode steps counts as that many; below 1.5 no time is left for pictures.
         quantization: "fp8" keeps the experts' matrices, and rounds what they multiply, to 8-bit floats; "none" does not.
     """
 

@@ -177,6 +177,7 @@ class Runner:
         packed = pack(batch, self._cache.page_size, self._markers, self._device)
         result = BatchResult(num_und_tokens=packed.num_und, num_gen_tokens=packed.num_gen)
         embedded = yield from self._embed(packed)
+        yield
         result.num_pictures_encoded = self._encoder.num_encoded - num_encoded
         started = time.perf_counter()
         hidden, logits = yield from self._forward(packed, embedded, BLOCKS_PER_LAYER if batch.is_fine else 1)

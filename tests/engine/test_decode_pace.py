@@ -25,6 +25,16 @@ def test_steps_are_planned_by_the_slow_ones_not_by_the_usual() -> None:
     assert pace.planned_s(ROWS) == pytest.approx(3.0 * cost.predict(ROWS))
 
 
+def test_the_slowest_steps_are_known_as_well() -> None:
+    """One step in twenty-five takes three times as long: that is no usual slowness, but still too often for a promise."""
+    cost = CostModel()
+    pace = DecodePace(cost)
+    for number in range(NUM_KEPT):
+        pace.note(ROWS, cost.predict(ROWS) * (3.0 if number % 25 == 0 else 1.0))
+    assert pace.planned_s(ROWS) == pytest.approx(cost.predict(ROWS))
+    assert pace.slowest_s(ROWS) == pytest.approx(3.0 * cost.predict(ROWS))
+
+
 def test_what_is_slow_is_slow_for_any_number_of_rows() -> None:
     cost = CostModel()
     pace = DecodePace(cost)

@@ -169,10 +169,10 @@ def test_an_abort_in_the_middle_of_a_pass_is_answered_at_once_and_its_pages_come
     assert bench.loaded.pool.num_used == 0
 
 
-@pytest.mark.parametrize("num_und", [0, 5, 150, 300])
+@pytest.mark.parametrize("num_und", [0, 5, 150, 800])
 def test_layers_cut_into_blocks_of_tokens_give_the_same_hidden_states(num_und: int) -> None:
     model = load_bagel(CHECKPOINT, torch.device("cpu"), torch.float32)
-    tokens = PackedTokens(torch.randn(300, model.config.llm.hidden_size), torch.arange(300), num_und)
+    tokens = PackedTokens(torch.randn(800, model.config.llm.hidden_size), torch.arange(800), num_und)
     bits = 0
     with torch.inference_mode():
         whole = model.forward(tokens, first_heads)

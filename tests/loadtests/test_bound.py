@@ -10,7 +10,7 @@ from loadtests.mixed.compare import Plan
 from loadtests.mixed.replay import watch_nothing
 from loadtests.mixed.stand import Way
 from loadtests.simulate.bound import Bound, Work, bound
-from loadtests.simulate.report import write_bound
+from loadtests.simulate.report import write_bounds
 from loadtests.traces.arrivals import Arrivals
 from loadtests.traces.mix import Mix
 from server.engine.cost_model import Load
@@ -43,7 +43,7 @@ def test_below_its_capacity_a_way_delivers_what_comes(load: float, expected: flo
 
 
 def test_the_page_says_what_is_left_out_and_what_it_is_worth(tmp_path: Path) -> None:
-    page = write_bound(tmp_path, bound(replica(), PLAN), 0.8, "a machine")
+    page = write_bounds(tmp_path, {"tiny": bound(replica(), PLAN)}, 0.8, "a machine")
 
     assert page == (tmp_path / "bound.md").read_text()
-    assert "| tokens, generation expert |" in page and "at 80% load" in page
+    assert "| tokens, generation expert |" in page and "at 80% load" in page and "## tiny" in page

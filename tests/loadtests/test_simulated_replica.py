@@ -11,7 +11,7 @@ from loadtests.mixed.compare import Plan, busy_trace, trace_of
 from loadtests.mixed.replay import at_once, watch_nothing
 from loadtests.mixed.stand import Way
 from loadtests.mixed.timeline import Replayed
-from loadtests.simulate.costs import Costs, fit_costs, read_costs, write_costs
+from loadtests.simulate.costs import Costs, MeasuredStep, fit_costs, read_costs, write_costs
 from loadtests.simulate.replica import Replica
 from loadtests.traces.arrivals import Arrivals
 from loadtests.traces.mix import Mix
@@ -79,7 +79,7 @@ def test_a_picture_alone_takes_what_its_steps_cost() -> None:
 def test_a_fit_finds_the_costs_behind_noisy_steps() -> None:
     rng = np.random.default_rng(1)
     loads = [Load(1, 1, 1, float(rng.uniform(1, 500)), float(rng.uniform(1, 500)), float(rng.uniform(1e3, 1e6)), 3) for _ in range(200)]
-    fit = fit_costs([(load, COSTS.of(load) * float(rng.normal(1.0, 0.02))) for load in loads], overhead_s=0.0)
+    fit = fit_costs([MeasuredStep(load, COSTS.of(load) * float(rng.normal(1.0, 0.02))) for load in loads], overhead_s=0.0)
     assert fit.median_error < 0.03
     assert all(abs(fit.of(load) / COSTS.of(load) - 1) < 0.1 for load in loads)
 
@@ -87,8 +87,24 @@ def test_a_fit_finds_the_costs_behind_noisy_steps() -> None:
 def test_a_fit_predicts_the_sum_of_all_steps_hiccups_included() -> None:
     loads = [Load(und_tokens=float(index % 7 + 1)) for index in range(100)]
     taken = [COSTS.of(load) * (3.0 if index % 20 == 0 else 1.0) for index, load in enumerate(loads)]
-    fit = fit_costs(list(zip(loads, taken, strict=True)), overhead_s=0.0)
+    fit = fit_costs([MeasuredStep(load, seconds) for load, seconds in zip(loads, taken, strict=True)], overhead_s=0.0)
     assert sum(fit.of(load) for load in loads) == pytest.approx(sum(taken))
+
+
+def test_a_fit_tells_what_steps_between_the_bits_of_a_pass_take_more() -> None:
+    steps = [MeasuredStep(load, COSTS.of(load) + 2e-3 * between, bool(between)) for load in DECODES for between in (0, 1)]
+    assert fit_costs(steps, overhead_s=0.0).between_s == pytest.approx(2e-3, rel=0.05)
+
+
+def test_a_fit_keeps_how_steps_differ() -> None:
+    """Every fifth step takes twice as long as the others; on average a step takes what it costs."""
+    factors = [2.0 if index % 5 == 0 else 1.0 for index in range(len(DECODES))]
+    fit = fit_costs([MeasuredStep(load, COSTS.of(load) * factor) for load, factor in zip(DECODES, factors, strict=True)], overhead_s=0.0)
+    assert sum(fit.spread) / len(fit.spread) == pytest.approx(1.0)
+    assert max(fit.spread) / min(fit.spread) == pytest.approx(2.0, rel=0.1)
+
+
+DECODES = [Load(und_tokens=float(index % 7 + 1)) for index in range(100)]
 
 
 def test_costs_cannot_be_fitted_to_nothing() -> None:
@@ -97,7 +113,7 @@ def test_costs_cannot_be_fitted_to_nothing() -> None:
 
 
 def test_costs_survive_their_file(tmp_path: Path) -> None:
-    costs = Costs(Load(1, 2, 3, 4, 5, 6, 7, 8, 9), 0.5, 0.01, 100)
+    costs = Costs(Load(1, 2, 3, 4, 5, 6, 7, 8, 9), 0.5, 0.01, 100, 0.2, (0.9, 1.1))
     write_costs(tmp_path / "costs.json", costs)
     assert read_costs(tmp_path / "costs.json") == costs
 

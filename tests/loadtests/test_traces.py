@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from loadtests.traces.arrivals import Arrivals, arrival_times
-from loadtests.traces.mix import SHARES, Mix, make_trace
+from loadtests.traces.mix import SHARES, Mix, Range, make_trace
 from loadtests.traces.requests import Conversation, build_request, noise
 from loadtests.traces.sessions import Kind, Session, Trace, read_trace, write_trace
 from model.config import BagelConfig
@@ -105,6 +106,43 @@ MODES = {
 @pytest.mark.parametrize("kind", Kind)
 def test_each_kind_of_session_asks_in_its_mode(kind: Kind) -> None:
     assert build_request(Conversation(first_of(kind)), CONFIG).mode is MODES[kind]
+
+
+PATIENT = replace(TINY, operator_tokens=9, asks=Range(2, 3))
+
+
+def patient_session(kind: Kind) -> Session:
+    """Return a session of somebody who asks for each picture two or three times, on a server with words of its own."""
+    sessions = make_trace(PATIENT, Arrivals.POISSON, 100, 20.0, 7).sessions
+    return next(session for session in sessions if session.kind is kind and len(session.turns) > 3)
+
+
+def test_what_is_asked_again_is_the_same_request_with_another_seed() -> None:
+    conversation = Conversation(patient_session(Kind.EDIT))
+    opening = build_request(conversation, CONFIG)
+    conversation.answers.append([ImageSegment(vit=noise(28, np.random.default_rng(1)), vae=None)])
+    again = build_request(conversation, CONFIG)
+    assert again.segments == opening.segments
+    assert again.image.seed != opening.image.seed
+
+
+def test_of_what_was_asked_several_times_the_last_answer_is_history() -> None:
+    session = patient_session(Kind.EDIT)
+    conversation = Conversation(session)
+    opening = build_request(conversation, CONFIG)
+    new_index = next(index for index, turn in enumerate(session.turns) if index and not turn.again)
+    drawn = [ImageSegment(vit=noise(28, np.random.default_rng(number)), vae=None) for number in range(new_index)]
+    conversation.answers += [[picture] for picture in drawn]
+    assert build_request(conversation, CONFIG).segments[:-1] == [*opening.segments, drawn[-1]]
+
+
+def test_sessions_with_words_begin_with_the_same_words_of_the_operator() -> None:
+    sessions = make_trace(PATIENT, Arrivals.POISSON, 100, 20.0, 7).sessions
+    first = {kind: [build_request(Conversation(s), CONFIG).segments[0] for s in sessions if s.kind is kind] for kind in Kind}
+    chats = first[Kind.CHAT] + first[Kind.STORY]
+    assert isinstance(chats[0], TextSegment) and len(chats[0].token_ids) == 9
+    assert all(segment == chats[0] for segment in chats)
+    assert all(segment != chats[0] for segment in first[Kind.TEXT_TO_IMAGE])
 
 
 def test_an_unknown_mix_is_refused_by_name() -> None:
