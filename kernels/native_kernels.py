@@ -15,7 +15,9 @@ from typing import Protocol
 
 import torch
 
+from kernels.native_conv import NativeConv
 from kernels.native_library import NativeBuildError, open_native_library
+from kernels.native_threads import native_threads
 from kernels.plan import AttentionPlan
 
 # (cos, sin), each [T, d]
@@ -28,7 +30,7 @@ MAX_SKINNY_ROWS = 24
 # Tokens that go through the second part of a layer together: what lies between its products stays in the caches.
 FINISHED_TOGETHER = 192
 # The C side keeps one query tile on its stack.
-MAX_HEAD_DIM = 256
+MAX_HEAD_DIM = 512
 HEAD_DIM_STEP = 8
 
 logger = logging.getLogger(__name__)
@@ -120,6 +122,7 @@ class NativeKernels:
     """The opened library. All tensors are on the CPU; results are new contiguous tensors."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
+        self.conv = NativeConv(library)
         self._scratch = torch.empty(0, dtype=torch.float32)
         product = (POINTER, LONG, POINTER, POINTER, POINTER, LONG, LONG, LONG, INT)
         self._linear_float32 = library.linear_float32
@@ -159,7 +162,7 @@ class NativeKernels:
         function = self._linear_float32 if x.dtype is torch.float32 else self._linear_bfloat16
         failed = function(
             x.data_ptr(), x.stride(0), weight.data_ptr(), None if bias is None else bias.data_ptr(), out.data_ptr(),
-            num_rows, num_outputs, depth, torch.get_num_threads(),
+            num_rows, num_outputs, depth, native_threads(),
         )  # fmt: skip
         if failed:
             raise MemoryError(f"no memory for a float32 copy of x[{num_rows}, {depth}]")
@@ -169,14 +172,14 @@ class NativeKernels:
         """`kernels.rms_norm.rms_norm` for contiguous float32 or bfloat16."""
         out = torch.empty_like(x)
         dim = x.shape[-1]
-        self._rms_norm[x.dtype](x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.numel() // dim, dim, eps, torch.get_num_threads())
+        self._rms_norm[x.dtype](x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.numel() // dim, dim, eps, native_threads())
         return out
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """`kernels.silu_mul.silu_mul` for contiguous float32 or bfloat16."""
         num_rows, width = gate_up.shape[0], gate_up.shape[1] // 2
         out = torch.empty((num_rows, width), dtype=gate_up.dtype)
-        self._silu_mul[gate_up.dtype](gate_up.data_ptr(), out.data_ptr(), num_rows, width, torch.get_num_threads())
+        self._silu_mul[gate_up.dtype](gate_up.data_ptr(), out.data_ptr(), num_rows, width, native_threads())
         return out
 
     def qk_norm_rope(
@@ -195,7 +198,7 @@ class NativeKernels:
         queries = _Heads(q.data_ptr(), q_weight.data_ptr(), q_out.data_ptr(), q.stride(0), num_heads)
         keys = _Heads(k.data_ptr(), k_weight.data_ptr(), k_out.data_ptr(), k.stride(0), k.shape[1])
         cos, sin = angles
-        self._qk_norm_rope(queries, keys, cos.data_ptr(), sin.data_ptr(), num_tokens, head_dim, eps, torch.get_num_threads())
+        self._qk_norm_rope(queries, keys, cos.data_ptr(), sin.data_ptr(), num_tokens, head_dim, eps, native_threads())
         return q_out, k_out
 
     def project_heads(
@@ -210,7 +213,7 @@ class NativeKernels:
         k = torch.empty((num_tokens, num_kv_heads, head_dim), dtype=torch.float32)
         self._project(
             _expert(weights), x.data_ptr(), cos.data_ptr(), sin.data_ptr(), normed.data_ptr(), qkv.data_ptr(), q.data_ptr(), k.data_ptr(),
-            num_tokens, torch.get_num_threads(),
+            num_tokens, native_threads(),
         )  # fmt: skip
         return q, k, qkv[:, num_heads + num_kv_heads :]
 
@@ -219,7 +222,7 @@ class NativeKernels:
         num_tokens, hidden = x.shape
         out = torch.empty_like(x)
         scratch = self._scratch_of(min(num_tokens, FINISHED_TOGETHER) * (hidden + 3 * weights.down_weight.shape[1]))
-        expert, num_threads = _expert(weights), torch.get_num_threads()
+        expert, num_threads = _expert(weights), native_threads()
         x_row, attended_row = 4 * hidden, 4 * weights.o_weight.shape[1]
         for start in range(0, num_tokens, FINISHED_TOGETHER):
             self._finish(
@@ -250,7 +253,7 @@ class NativeKernels:
             plan.layout.num_rows, heads, kv_heads, d, kv_pool.shape[3],
         )  # fmt: skip
         writes = _PageWrite(None, None, None, None, plan.write_tokens.data_ptr(), plan.write_slots.data_ptr(), len(plan.write_tokens))
-        result = self._layers(stack, len(stack), step, attention, writes, num_tokens, torch.get_num_threads())
+        result = self._layers(stack, len(stack), step, attention, writes, num_tokens, native_threads())
         return out[0] if result == start else out[1]
 
     def _scratch_of(self, num_values: int) -> torch.Tensor:
@@ -281,7 +284,22 @@ class NativeKernels:
             plan.layout.num_rows, q.shape[1], k.shape[1], q.shape[2], k_pages.shape[1],
             q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
         )  # fmt: skip
-        self._attention(call, torch.get_num_threads())
+        self._attention(call, native_threads())
+        return out
+
+    def picture_attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: list[int]) -> torch.Tensor:
+        """`kernels.picture_attention.picture_attention`; picture i is patches ``starts[i]`` to ``starts[i + 1] - 1``."""
+        out = torch.empty(q.shape, dtype=torch.float32)
+        indptr = torch.tensor(starts, dtype=torch.int32)
+        lengths = indptr.diff()
+        tokens, ends, no_past = torch.arange(len(q), dtype=torch.int32), lengths.repeat_interleave(lengths), torch.zeros_like(indptr)
+        call = _Attention(
+            q.data_ptr(), k.data_ptr(), v.data_ptr(), None, None, out.data_ptr(),
+            indptr.data_ptr(), tokens.data_ptr(), ends.data_ptr(), no_past.data_ptr(), no_past.data_ptr(), None,
+            len(lengths), q.shape[1], k.shape[1], q.shape[2], 1,
+            q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
+        )  # fmt: skip
+        self._attention(call, native_threads())
         return out
 
 
@@ -345,6 +363,18 @@ def stack_fits(x: torch.Tensor, kv_pool: torch.Tensor) -> bool:
 def write_pages_fits(k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor) -> bool:
     """Whether `NativeKernels.write_pages` takes these tensors: the heads of a token stand together."""
     return is_plain(k_pages, v_pages) and has_whole_heads(k) and has_whole_heads(v)
+
+
+def picture_attention_fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
+    """Whether `NativeKernels.picture_attention` takes these tensors."""
+    return (
+        not torch.is_grad_enabled()
+        and q.shape[2] % HEAD_DIM_STEP == 0
+        and q.shape[2] <= MAX_HEAD_DIM
+        and q.dtype is k.dtype is v.dtype is torch.float32
+        and q.is_cpu
+        and q.stride(2) == k.stride(2) == v.stride(2) == 1
+    )
 
 
 def attention_fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor) -> bool:

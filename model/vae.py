@@ -7,19 +7,17 @@ black-forest-labs/flux: src/flux/modules/autoencoder.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from kernels.picture_attention import picture_attention
 from model.sizes import RESBLOCK_GROUPS, VaeConfig
 from model.stepwise import Steps, run_through
+from model.vae_conv import Conv
 
 GROUP_NORM_EPS = 1e-6
-BAND_PIXELS, LEAST_BAND_ROWS = 4096, 16
-"""How much of a picture a 3x3 convolution goes through before it may be left: about as long as a bit of a transformer's layer takes.
-Thinner bands would read their neighbours' rows more often than pays."""
 
 
 class Vae(nn.Module):
@@ -68,7 +66,7 @@ class Encoder(nn.Module):
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         widths = [config.ch * mult for mult in config.ch_mult]
-        self.conv_in = nn.Conv2d(config.in_channels, config.ch, 3, padding=1)
+        self.conv_in = Conv(config.in_channels, config.ch, 3)
         self.down = nn.ModuleList()
         width_in = config.ch
         for level, width in enumerate(widths):
@@ -77,20 +75,18 @@ class Encoder(nn.Module):
             width_in = width
         self.mid = Middle(width_in)
         self.norm_out = _norm(width_in)
-        self.conv_out = nn.Conv2d(width_in, 2 * config.z_channels, 3, padding=1)
+        self.conv_out = Conv(width_in, 2 * config.z_channels, 3)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return run_through(self.forward_in_steps(pixels))
 
     def forward_in_steps(self, pixels: Tensor) -> Steps[Tensor]:
-        x = self.conv_in(pixels)
-        yield
+        x = yield from self.conv_in.forward_in_steps(pixels)
         for level in self.down:
             assert isinstance(level, DownLevel)
             x = yield from level.forward_in_steps(x)
         x = yield from self.mid.forward_in_steps(x)
-        moments: Tensor = self.conv_out(F.silu(self.norm_out(x)))
-        return moments
+        return (yield from self.conv_out.forward_in_steps(x, self.norm_out))
 
 
 class Decoder(nn.Module):
@@ -100,7 +96,7 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [config.ch * mult for mult in config.ch_mult]
         width_in = widths[-1]
-        self.conv_in = nn.Conv2d(config.z_channels, width_in, 3, padding=1)
+        self.conv_in = Conv(config.z_channels, width_in, 3)
         self.mid = Middle(width_in)
         levels: list[nn.Module] = []
         for level in reversed(range(len(widths))):
@@ -108,19 +104,18 @@ class Decoder(nn.Module):
             width_in = widths[level]
         self.up = nn.ModuleList(reversed(levels))
         self.norm_out = _norm(width_in)
-        self.conv_out = nn.Conv2d(width_in, config.out_ch, 3, padding=1)
+        self.conv_out = Conv(width_in, config.out_ch, 3)
 
     def forward(self, z: Tensor) -> Tensor:
         return run_through(self.forward_in_steps(z))
 
     def forward_in_steps(self, z: Tensor) -> Steps[Tensor]:
-        x = yield from self.mid.forward_in_steps(self.conv_in(z))
+        x = yield from self.conv_in.forward_in_steps(z)
+        x = yield from self.mid.forward_in_steps(x)
         for level in reversed(self.up):
             assert isinstance(level, UpLevel)
             x = yield from level.forward_in_steps(x)
-        x = self.norm_out(x)
-        yield
-        return (yield from _convolve_in_steps(self.conv_out, x, F.silu))
+        return (yield from self.conv_out.forward_in_steps(x, self.norm_out))
 
 
 class DownLevel(nn.Module):
@@ -137,8 +132,7 @@ class DownLevel(nn.Module):
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
         x = yield from _through(self.block, x)
         if self.downsample is not None:
-            x = self.downsample(x)
-            yield
+            x = yield from self.downsample.forward_in_steps(x)
         return x
 
 
@@ -180,24 +174,18 @@ class ResBlock(nn.Module):
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
         self.norm1 = _norm(width_in)
-        self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
+        self.conv1 = Conv(width_in, width, 3)
         self.norm2 = _norm(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.nin_shortcut = nn.Conv2d(width_in, width, 1) if width_in != width else None
+        self.conv2 = Conv(width, width, 3)
+        self.nin_shortcut = Conv(width_in, width, 1) if width_in != width else None
 
     def forward(self, x: Tensor) -> Tensor:
         return run_through(self.forward_in_steps(x))
 
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
-        h = self.norm1(x)
-        yield
-        h = self.norm2((yield from _convolve_in_steps(self.conv1, h, F.silu)))
-        yield
-        h = yield from _convolve_in_steps(self.conv2, h, F.silu)
-        shortcut = x if self.nin_shortcut is None else self.nin_shortcut(x)
-        out: Tensor = shortcut + h
-        yield
-        return out
+        h = yield from self.conv1.forward_in_steps(x, self.norm1)
+        shortcut = x if self.nin_shortcut is None else (yield from self.nin_shortcut.forward_in_steps(x))
+        return (yield from self.conv2.forward_in_steps(h, self.norm2, add=shortcut))
 
 
 class AttnBlock(nn.Module):
@@ -206,16 +194,22 @@ class AttnBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = _norm(width)
-        self.q = nn.Conv2d(width, width, 1)
-        self.k = nn.Conv2d(width, width, 1)
-        self.v = nn.Conv2d(width, width, 1)
-        self.proj_out = nn.Conv2d(width, width, 1)
+        self.q = Conv(width, width, 1)
+        self.k = Conv(width, width, 1)
+        self.v = Conv(width, width, 1)
+        self.proj_out = Conv(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x)
-        out = F.scaled_dot_product_attention(_as_rows(self.q(h)), _as_rows(self.k(h)), _as_rows(self.v(h)))
-        attended: Tensor = self.proj_out(out[:, 0].transpose(1, 2).reshape(x.shape))
-        return x + attended
+        return run_through(self.forward_in_steps(x))
+
+    def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
+        q = _as_rows((yield from self.q.forward_in_steps(x, self.norm, activates=False)))
+        k = _as_rows((yield from self.k.forward_in_steps(x, self.norm, activates=False)))
+        v = _as_rows((yield from self.v.forward_in_steps(x, self.norm, activates=False)))
+        num, channels, height, width = x.shape
+        out = picture_attention(q, k, v, [height * width] * num)
+        yield
+        return (yield from self.proj_out.forward_in_steps(out.view(num, height, width, channels).permute(0, 3, 1, 2), add=x))
 
 
 class Downsample(nn.Module):
@@ -223,11 +217,13 @@ class Downsample(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, stride=2)
+        self.conv = Conv(width, width, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
-        return out
+        return run_through(self.forward_in_steps(x))
+
+    def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
+        return (yield from self.conv.forward_in_steps(x))
 
 
 class Upsample(nn.Module):
@@ -235,52 +231,21 @@ class Upsample(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.conv = Conv(width, width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return run_through(self.forward_in_steps(x))
 
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
-        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        yield
-        return (yield from _convolve_in_steps(self.conv, x, _as_it_is))
+        return (yield from self.conv.forward_in_steps(x, doubles=True))
 
 
 def _through(blocks: Iterable[nn.Module], x: Tensor) -> Steps[Tensor]:
-    """Run blocks one after the other, interruptible after each and within a resblock."""
+    """Run blocks one after the other, interruptible within and after each."""
     for block in blocks:
-        if isinstance(block, ResBlock):
-            x = yield from block.forward_in_steps(x)
-        else:
-            x = block(x)
-            yield
+        assert isinstance(block, (ResBlock, AttnBlock))
+        x = yield from block.forward_in_steps(x)
     return x
-
-
-def _as_it_is(x: Tensor) -> Tensor:
-    return x
-
-
-def _convolve_in_steps(conv: nn.Module, x: Tensor, activate: Callable[[Tensor], Tensor]) -> Steps[Tensor]:
-    """Convolve the activated ``[1, c, h, w]`` by 3x3 with zeros around, in bands of whole rows, interruptible after each.
-
-    band    ....####....      rows start .. end-1 of the result
-    read    ...######...      one row more on either side; beyond the picture's edge it is zero
-    """
-    assert isinstance(conv, nn.Conv2d)
-    height, width = x.shape[2:]
-    num_rows = max(LEAST_BAND_ROWS, BAND_PIXELS // width)
-    if num_rows >= height:
-        out: Tensor = conv(activate(x))
-        yield
-        return out
-    out = x.new_empty(1, conv.out_channels, height, width)
-    for start in range(0, height, num_rows):
-        end = min(start + num_rows, height)
-        read = F.pad(activate(x[:, :, max(start - 1, 0) : end + 1]), (0, 0, int(start == 0), int(end == height)))
-        out[:, :, start:end] = F.conv2d(read, conv.weight, conv.bias, padding=(0, 1))
-        yield
-    return out
 
 
 def _norm(width: int) -> nn.GroupNorm:
@@ -292,5 +257,5 @@ def _resblocks(width_in: int, width: int, num_blocks: int) -> nn.ModuleList:
 
 
 def _as_rows(x: Tensor) -> Tensor:
-    """``[1, c, h, w] -> [1, 1 head, h*w, c]``."""
-    return x.flatten(2).transpose(1, 2).unsqueeze(1)
+    """``[n, c, h, w] -> [n*h*w, 1 head, c]``."""
+    return x.permute(0, 2, 3, 1).reshape(-1, 1, x.shape[1])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kernels.linear import linear
+from kernels.picture_attention import picture_attention
 from model.sizes import VitConfig
 from model.stepwise import Steps, run_through
 
@@ -74,15 +75,8 @@ class VitLayer(nn.Module):
 
     def _attend(self, qkv: Tensor, lengths: list[int]) -> Tensor:
         """Full attention inside each picture: ``[n, 3 * hidden] -> [n, hidden]``."""
-        if len(set(lengths)) == 1:
-            q, k, v = qkv.view(len(lengths), lengths[0], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).flatten(0, 1)
-        heads = qkv.view(qkv.shape[0], 3, self.num_heads, -1).permute(1, 2, 0, 3)
-        pictures = [
-            F.scaled_dot_product_attention(q[None], k[None], v[None])[0].transpose(0, 1).flatten(1)
-            for q, k, v in (picture.unbind(0) for picture in heads.split(lengths, dim=2))
-        ]
-        return torch.cat(pictures)
+        q, k, v = qkv.view(len(qkv), 3, self.num_heads, -1).unbind(1)
+        return picture_attention(q, k, v, lengths).flatten(1)
 
 
 class Connector(nn.Module):

@@ -15,8 +15,8 @@ enum {
     MAX_D_GROUP = 8,
     MAX_VECS = 2,
     MAX_COLUMNS = MAX_VECS * LANES,
-    MAX_HEAD_DIM = 256,
-    PARALLEL_PRODUCTS = 1 << 16 /* less work than this is not worth waking the other threads for */
+    MAX_HEAD_DIM = 512,
+    PARALLEL_PRODUCTS = 1 << 18 /* less work than this is not worth the other threads' while */
 };
 
 typedef struct {
@@ -223,7 +223,7 @@ static void attend_task(const void *work, long index) {
     else attend_wide(a, row, kv_head, first, num_columns);
 }
 
-/* head_dim is a multiple of 8 and at most 256; pages are contiguous. */
+/* head_dim is a multiple of 8 and at most 512; pages are contiguous. */
 EXPORT void attention_float32(const Attention *a, int num_threads) {
     long first_task[a->num_rows + 1], num_keys = 0;
     first_task[0] = 0;

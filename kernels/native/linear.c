@@ -23,7 +23,7 @@ enum {
     X_BLOCK = 48,       /* rows of x of one task */
     FEW_ROWS = 24,      /* up to here the time is that of reading W */
     READING_ROWS = 4,   /* reading a row of W takes as long as multiplying so many rows by it */
-    PARALLEL_PRODUCTS = 1 << 17, /* less work than this is not worth waking the other threads for */
+    PARALLEL_PRODUCTS = 1 << 20, /* 20 us: less work than this is not worth the other threads' while */
     CACHE_LINE = 64
 };
 

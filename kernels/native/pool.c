@@ -1,8 +1,10 @@
 /* Threads that share the tasks of one operation at a time, and are never waited for unless they are at a task.
 
    The caller takes tasks as well. A helper that has no processor just then, because somebody else computes there, takes none, and the
-   caller does them all: beside busy neighbours, or under a quota, an operation takes at worst as long as on one thread. OpenMP ends
-   a loop when every thread has come to its end, also those that had no turn to begin it, and a forward pass has hundreds of loops.
+   caller does them all. OpenMP ends a loop when every thread has come to its end, also those that had no turn to begin it, and a
+   forward pass has hundreds of loops. A helper that loses its processor in the middle of a task is waited for; after such a wait the
+   caller does without helpers for a while, longer each time it happens again. So beside busy neighbours, or under a quota, a pass takes
+   about as long as on one thread, and not many times that.
 
    `turn` is odd while an operation is open. A helper enters (`inside`), looks whether it is still open, takes tasks, and leaves. The
    caller closes it, then waits until nobody is inside: either the helper saw it closed or the caller sees the helper (both orders are
@@ -20,7 +22,10 @@ enum {
     CACHE_LINE = 64,
     LOOKS_A_GLANCE = 32,    /* looks at a value between two at the clock */
     HELPER_LOOKS_NS = 100000, /* longer than what lies between two operations of a pass; then the helper sleeps, and costs nobody anything */
-    CALLER_LOOKS_NS = 20000 /* then the last helper may need this very processor */
+    CALLER_LOOKS_NS = 20000, /* then the last helper may need this very processor */
+    LATE_NS = 1000000,      /* after two tasks' time and this a helper that is at one has lost its processor */
+    LEAST_PAUSE_NS = 10000000,
+    MOST_PAUSE_NS = 160000000
 };
 
 #define ON_ITS_OWN_LINE _Alignas(CACHE_LINE)
@@ -32,6 +37,7 @@ static struct {
     const void *work;
     long num_tasks;
     int num_wanted, num_helpers;
+    long pause_ns, pause_end_ns; /* how long helpers are left out, and until when */
     ON_ITS_OWN_LINE atomic_ulong turn;
     ON_ITS_OWN_LINE atomic_long next;
     ON_ITS_OWN_LINE atomic_long inside;
@@ -56,8 +62,11 @@ static long now_ns(void) {
     return now.tv_sec * 1000000000L + now.tv_nsec;
 }
 
-static void take_tasks(void) {
-    for (long index; (index = atomic_fetch_add(&pool.next, 1)) < pool.num_tasks;) pool.task(pool.work, index);
+/* Return how many. */
+static long take_tasks(void) {
+    long num_taken = 0;
+    for (long index; (index = atomic_fetch_add(&pool.next, 1)) < pool.num_tasks; num_taken++) pool.task(pool.work, index);
+    return num_taken;
 }
 
 /* Whether an operation that this helper has not seen is open. */
@@ -86,7 +95,7 @@ static void *help(void *number) {
     for (unsigned long turn = 0;;) {
         turn = wait_for_turn(turn);
         atomic_fetch_add(&pool.inside, 1);
-        if (atomic_load(&pool.turn) == turn && (long)number < pool.num_wanted) take_tasks();
+        if (atomic_load(&pool.turn) == turn && (long)number < pool.num_wanted) (void)take_tasks();
         if (atomic_fetch_sub(&pool.inside, 1) == 1 && atomic_load(&pool.caller_sleeps)) {
             pthread_mutex_lock(&pool.sleep);
             pthread_cond_signal(&pool.left);
@@ -96,8 +105,8 @@ static void *help(void *number) {
     return 0;
 }
 
-static void wait_until_left(void) {
-    const long end_ns = now_ns() + CALLER_LOOKS_NS;
+static void wait_until_left(long now) {
+    const long end_ns = now + CALLER_LOOKS_NS;
     do
         for (int look = 0; look < LOOKS_A_GLANCE; look++) {
             if (!atomic_load(&pool.inside)) return;
@@ -139,12 +148,22 @@ static void have_helpers(int num) {
     pthread_sigmask(SIG_SETMASK, &before, 0);
 }
 
-void run_tasks(Task task, const void *work, long num_tasks, int num_threads) {
-    /* Helpers that another thread's operation has are not waited for either. */
-    if (num_tasks <= 1 || num_threads <= 1 || pthread_mutex_trylock(&pool.caller)) {
-        for (long index = 0; index < num_tasks; index++) task(work, index);
-        return;
-    }
+/* Leave helpers out for a while if they came late, and forget about it when they have been in time for as long again. */
+static void judge_helpers(long task_ns, long waited_ns, long now) {
+    if (waited_ns > 2 * task_ns + LATE_NS) {
+        pool.pause_ns *= 2;
+        if (pool.pause_ns < LEAST_PAUSE_NS) pool.pause_ns = LEAST_PAUSE_NS;
+        if (pool.pause_ns > MOST_PAUSE_NS) pool.pause_ns = MOST_PAUSE_NS;
+        pool.pause_end_ns = now + pool.pause_ns;
+    } else if (pool.pause_ns && now - pool.pause_end_ns > pool.pause_ns) pool.pause_ns = 0;
+}
+
+static void do_alone(Task task, const void *work, long num_tasks) {
+    for (long index = 0; index < num_tasks; index++) task(work, index);
+}
+
+/* With the helpers, who are this caller's until it returns. */
+static void share_tasks(Task task, const void *work, long num_tasks, int num_threads, long start_ns) {
     if (pool.num_helpers < num_threads - 1) have_helpers(num_threads - 1);
     pool.task = task;
     pool.work = work;
@@ -157,8 +176,21 @@ void run_tasks(Task task, const void *work, long num_tasks, int num_threads) {
         pthread_cond_broadcast(&pool.opened);
         pthread_mutex_unlock(&pool.sleep);
     }
-    take_tasks();
+    const long num_taken = take_tasks(), end_ns = now_ns();
     atomic_fetch_add(&pool.turn, 1);
-    wait_until_left();
+    wait_until_left(end_ns);
+    const long now = now_ns();
+    judge_helpers((end_ns - start_ns) / (num_taken ? num_taken : 1), now - end_ns, now);
+}
+
+void run_tasks(Task task, const void *work, long num_tasks, int num_threads) {
+    /* Helpers that another thread's operation has are not waited for either. */
+    if (num_tasks <= 1 || num_threads <= 1 || pthread_mutex_trylock(&pool.caller)) {
+        do_alone(task, work, num_tasks);
+        return;
+    }
+    const long start_ns = now_ns();
+    if (start_ns < pool.pause_end_ns) do_alone(task, work, num_tasks);
+    else share_tasks(task, work, num_tasks, num_threads, start_ns);
     pthread_mutex_unlock(&pool.caller);
 }

@@ -32,6 +32,7 @@ from server.engine.pictures import input_picture
 from server.engine.previews import PreviewPainter
 from server.engine.runner import NoiseSource, PagedKeysValues, Runner, seeded_noise
 from server.engine.scheduler import Scheduler
+from server.engine.threads import share_threads
 from server.messages import (
     EngineReady,
     FinishReason,
@@ -82,8 +83,7 @@ def load_engine(options: EngineOptions, link: Link, noise: NoiseSource = seeded_
     dtype = _dtype(options.dtype, device)
     if device.type == "cuda":
         use_prebuilt()
-    if options.num_threads is not None:
-        torch.set_num_threads(options.num_threads)
+    share_threads(options.num_threads, device, dtype)
 
     def report(tensor: str, bytes_done: int, bytes_total: int) -> None:
         link.send_load_progress(LoadProgress(bytes_done, bytes_total, tensor))
