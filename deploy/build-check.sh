@@ -56,7 +56,7 @@ look_inside() {
     found=$(find "$root/root/.cache" "$root/var/lib/apt/lists" "$root/home/plait/.cache" -type f -size +0 2>/dev/null | head -n 3 || true)
     [[ -z $found ]] || fail "the image holds caches: $found"
     say "size: $(du -sm --apparent-size "$root" | cut -f1) MB, of which Python and its packages $(du -sm --apparent-size "$root/opt/plait" | cut -f1) MB"
-    du -sm --apparent-size "$root"/opt/plait/lib/python3*/site-packages/* | sort -rn | head -n 8 | sed "s|$root||; s/^/build-check:   /"
+    du -sm --apparent-size "$root"/opt/plait/lib/python3*/site-packages/* | sort -rn | sed -n "1,8{s|$root||; s/^/build-check:   /p}"
 }
 
 # The image's own user, environment and command; a read-only root, no capability, no way to more; of the host it has the network.
