@@ -9,44 +9,56 @@ Reads a model directory's configuration or takes a named size; loads no weights,
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from model.config import BagelConfig
-from model.weight_table import main_table, vae_table
-from server.engine.memory_plan import page_bytes, pages_that_fit, picture_rows, weight_bytes
+from model.weight_table import count_weights
+from server.engine.memory_plan import page_bytes, pages_on_gpu, picture_rows, working_bytes
 
 GIB = 1 << 30
 PAGE_SIZE = 16
-"""Rows of a page, as `plait serve` has them by default."""
-ELEMENT_BYTES = {"bfloat16": 2, "float32": 4}
+MAX_BATCH_TOKENS = 4096
+"""Rows of a page, and tokens of a step, as `plait serve` has them by default."""
 CONTEXTS = (4096, 16_384, 32_768)
 
 
 @dataclass(frozen=True, slots=True)
+class Format:
+    """How weights are kept: bytes of a number, and whether the experts' matrices are 8-bit floats."""
+
+    element_bytes: int
+    has_fp8_experts: bool = False
+
+
+FORMATS = {"bfloat16": Format(2), "fp8": Format(2, has_fp8_experts=True), "float32": Format(4)}
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """What a model takes on a GPU, in bytes."""
+    """What a model takes on a GPU, in bytes: its weights, a page, and what a step works with."""
 
     weights: int
     page: int
+    working: int
 
     @classmethod
-    def of_model(cls, config: BagelConfig, element_bytes: int) -> MemoryPlan:
-        main, vae = (sum(math.prod(line.shape) for line in table) for table in (main_table(config), vae_table(config.vae)))
-        return cls(weight_bytes(main, vae, element_bytes), page_bytes(config.llm, PAGE_SIZE, element_bytes))
+    def of_model(cls, config: BagelConfig, kept_as: Format, max_batch_tokens: int = MAX_BATCH_TOKENS) -> MemoryPlan:
+        width = kept_as.element_bytes
+        weights = count_weights(config).num_bytes(width, has_fp8_experts=kept_as.has_fp8_experts)
+        return cls(weights, page_bytes(config.llm, PAGE_SIZE, width), working_bytes(config, max_batch_tokens, width))
 
     def num_pages(self, device_bytes: int) -> int:
-        """Return the pages of a device on which nothing else is; 0 where the weights do not fit."""
+        """Return the pages of a device on which nothing else is; 0 where weights and work do not fit."""
         left = device_bytes - self.weights
-        return pages_that_fit(left, self.page, is_gpu=True) if left > self.page else 0
+        return pages_on_gpu(left, self.page, self.working) if left >= self.working + self.page else 0
 
     def row(self, gib: float) -> str:
         """Return the line of the table for a device."""
         rows = PAGE_SIZE * self.num_pages(int(gib * GIB))
         if rows == 0:
-            return f"| {gib:g} GiB | the weights do not fit |" + " |" * len(CONTEXTS)
+            return f"| {gib:g} GiB | the model does not fit |" + " |" * len(CONTEXTS)
         return f"| {gib:g} GiB | {rows:,} |" + "".join(f" {rows // context:,} |" for context in CONTEXTS)
 
 
@@ -60,13 +72,16 @@ def main() -> None:
     """Print the plan."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.memory_plan", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="bagel-7b", help="a model directory, or tiny, mid, bagel-7b")
-    parser.add_argument("--dtype", choices=ELEMENT_BYTES, default="bfloat16")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="bfloat16", help="of the weights; fp8: experts in 8-bit floats, the rest bfloat16"
+    )
     parser.add_argument("--gib", type=float, nargs="+", default=[24, 40, 48, 80, 141], help="memory of the device")
     options = parser.parse_args()
     path = Path(options.model)
     config = BagelConfig.from_directory(path) if path.is_dir() else BagelConfig.named(options.model)
-    plan = MemoryPlan.of_model(config, ELEMENT_BYTES[options.dtype])
-    print(f"{options.model}, {options.dtype}: weights {plan.weights / GIB:.2f} GiB, {plan.page // PAGE_SIZE:,} bytes a cache row")
+    plan = MemoryPlan.of_model(config, FORMATS[options.format])
+    sizes = f"weights {plan.weights / GIB:.2f} GiB, a step {plan.working / GIB:.2f} GiB, {plan.page // PAGE_SIZE:,} bytes a cache row"
+    print(f"{options.model}, {options.format}: {sizes}")
     largest = config.vae_transform.max_size
     for side in (largest // 2, largest):
         print(f"a picture of {side} x {side} in the context: {picture_rows(config, config.vit_transform, side, side):,} rows")

@@ -106,3 +106,33 @@ class VaeConfig:
     def downsample(self) -> int:
         """Pixels per latent cell side."""
         return 1 << (len(self.ch_mult) - 1)
+
+
+VAE_ELEMENT_BYTES = 4
+"""The VAE is always float32."""
+SCALE_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class WeightCounts:
+    """How many numbers a model's weights are.
+
+    Attributes:
+        matrices: in the experts' large matrices, which may be kept as 8-bit floats; channels: rows of these, each with a scale then.
+        vae: in the VAE; rest: everywhere else.
+    """
+
+    matrices: int
+    channels: int
+    vae: int
+    rest: int
+
+    @property
+    def total(self) -> int:
+        """All numbers but the scales."""
+        return self.matrices + self.vae + self.rest
+
+    def num_bytes(self, element_bytes: int, *, has_fp8_experts: bool = False) -> int:
+        """Return what they take on a device, in the number format of ``element_bytes``, the experts in 8-bit floats if so wished."""
+        matrices = self.matrices + SCALE_BYTES * self.channels if has_fp8_experts else self.matrices * element_bytes
+        return matrices + self.vae * VAE_ELEMENT_BYTES + self.rest * element_bytes

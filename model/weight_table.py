@@ -6,6 +6,7 @@ Each line says: this stored tensor is these rows of that parameter. Several stor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -15,7 +16,7 @@ import torch
 from model.bagel import TIME_FREQUENCIES
 from model.config import BagelConfig
 from model.config_reader import LATENT_TABLE, VIT_TABLE
-from model.sizes import LlmConfig, VaeConfig, VitConfig
+from model.sizes import LlmConfig, VaeConfig, VitConfig, WeightCounts
 from model.vae import Vae
 
 
@@ -46,6 +47,15 @@ EXPERT_MATRICES = ("qkv_weight", "o_weight", "gate_up_weight", "down_weight")
 def is_expert_matrix(parameter: str) -> bool:
     """Tell whether a parameter is one of the large matrices of an expert."""
     return parameter.startswith("layers.") and parameter.endswith(EXPERT_MATRICES)
+
+
+def count_weights(config: BagelConfig) -> WeightCounts:
+    """Count the numbers in the tables of a configuration."""
+    lines = main_table(config)
+    matrices = [line.shape for line in lines if is_expert_matrix(line.parameter)]
+    rest = sum(math.prod(line.shape) for line in lines if not is_expert_matrix(line.parameter))
+    vae = sum(math.prod(line.shape) for line in vae_table(config.vae))
+    return WeightCounts(sum(map(math.prod, matrices)), sum(shape[0] for shape in matrices), vae, rest)
 
 
 def main_table(config: BagelConfig) -> list[TableLine]:

@@ -34,7 +34,7 @@ from loadtests.gpu.tensors import random_call
 from loadtests.kernels.shapes import SHAPES, TINY_SHAPES
 from model.bagel import Bagel, PackedTokens
 from model.weights import load_bagel
-from server.engine.process import LEAST_FP8_CAPABILITY
+from server.engine.options import LEAST_FP8_CAPABILITY
 from server.engine.runner import PagedKeysValues
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "tiny_a"

@@ -16,7 +16,7 @@ from loadtests.gpu.part import Line, read_options, write
 from loadtests.machine import Machine
 from model.config import BagelConfig
 from model.step_cache_rules import StepCache
-from server.engine.process import LEAST_FP8_CAPABILITY
+from server.engine.options import LEAST_FP8_CAPABILITY
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,17 +9,16 @@ from dataclasses import dataclass
 
 from model.config import BagelConfig
 from model.profile import FamilyProfile
-from model.sizes import ImageTransform, LlmConfig
+from model.sizes import VAE_ELEMENT_BYTES, ImageTransform, LlmConfig
 from model.transforms import resize_size
 
 CPU_POOL_FRACTION = 0.25
 """Share of free host memory the page pool may take; pages are committed only when first written."""
 CPU_POOL_MAX_BYTES = 4 << 30
 GPU_POOL_FRACTION = 0.8
-"""Share of the memory left after loading; the rest is for activations and the VAE."""
-
-VAE_ELEMENT_BYTES = 4
-"""The VAE is always float32."""
+"""Share of the memory left after loading, at most: the rest is for what a step works with, and for what libraries take."""
+VAE_COPIES = 3.5
+"""Of the widest activation at full size; 3.3 are counted (tests/engine/test_memory_plan.py)."""
 
 NUM_MARKERS = 2
 """Begin and end of a picture are rows of its context."""
@@ -28,20 +27,33 @@ TYPICAL_PROMPT_ROWS = 64
 """Rows of words beside a picture, for saying how many pictures fit."""
 
 
-def weight_bytes(num_values: int, num_vae_values: int, element_bytes: int) -> int:
-    """Return what the weights take: the VAE's, and all others in the number format that was chosen."""
-    return num_values * element_bytes + num_vae_values * VAE_ELEMENT_BYTES
-
-
 def page_bytes(llm: LlmConfig, page_size: int, element_bytes: int) -> int:
     """Return what one page takes: keys and values of ``page_size`` rows in every layer."""
     return llm.num_layers * 2 * page_size * llm.num_kv_heads * llm.head_dim * element_bytes
 
 
-def pages_that_fit(free_bytes: int, bytes_per_page: int, *, is_gpu: bool) -> int:
-    """Return how many pages the pool gets when ``free_bytes`` are left after loading."""
-    budget = int(free_bytes * GPU_POOL_FRACTION) if is_gpu else min(int(free_bytes * CPU_POOL_FRACTION), CPU_POOL_MAX_BYTES)
-    return max(1, budget // bytes_per_page)
+def working_bytes(config: BagelConfig, max_batch_tokens: int, element_bytes: int) -> int:
+    """Return what a step needs beside weights and pages: a layer over its tokens, and the VAE at the end of the largest picture.
+
+    Of a token a layer holds the residual stream, its norm, attention's heads and result, the gate and what it gates, and their product.
+    At full size a resblock of the VAE holds its input, that normed, and that activated, in as many channels as the size before had, and
+    what that size left.
+    """
+    side = config.vae_transform.max_size
+    num_tokens = max_batch_tokens + (side // config.latent_stride) ** 2 + NUM_MARKERS
+    of_token = (4 * config.llm.hidden_size + config.llm.qkv_rows + 3 * config.llm.intermediate_size) * element_bytes
+    channels = config.vae.ch * config.vae.ch_mult[min(1, len(config.vae.ch_mult) - 1)]
+    return num_tokens * of_token + int(VAE_COPIES * channels * side * side) * VAE_ELEMENT_BYTES
+
+
+def pages_on_cpu(free_bytes: int, bytes_per_page: int) -> int:
+    """Return how many pages the pool gets when ``free_bytes`` of host memory are left after loading."""
+    return max(1, min(int(free_bytes * CPU_POOL_FRACTION), CPU_POOL_MAX_BYTES) // bytes_per_page)
+
+
+def pages_on_gpu(free_bytes: int, bytes_per_page: int, working: int) -> int:
+    """Return how many pages the pool gets when ``free_bytes`` of a GPU are left after loading and a step takes ``working`` of them."""
+    return max(1, int(min(free_bytes * GPU_POOL_FRACTION, free_bytes - working)) // bytes_per_page)
 
 
 def picture_rows(config: BagelConfig, seen_through: ImageTransform, width: int, height: int) -> int:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from model.profile import FamilyProfile
 
+LEAST_FP8_CAPABILITY = (8, 9)
+"""The first compute capability with products of 8-bit floats: Ada."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:

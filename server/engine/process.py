@@ -24,8 +24,8 @@ from server.engine.fault_points import FaultPoints
 from server.engine.grammar import NO_GRAMMARS, Grammars
 from server.engine.link import Link, LocalLink
 from server.engine.loop import Engine
-from server.engine.memory_plan import page_bytes, pages_that_fit
-from server.engine.options import EngineOptions, ModelFacts, SchedulerLimits
+from server.engine.memory_plan import page_bytes, pages_on_cpu, pages_on_gpu, working_bytes
+from server.engine.options import LEAST_FP8_CAPABILITY, EngineOptions, ModelFacts, SchedulerLimits
 from server.engine.packer import Markers
 from server.engine.pages import PagePool
 from server.engine.pictures import input_picture
@@ -45,9 +45,6 @@ from server.messages import (
     SamplingParams,
     TextSegment,
 )
-
-LEAST_FP8_CAPABILITY = (8, 9)
-"""The first compute capability with products of 8-bit floats: Ada."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +166,7 @@ def assemble_engine(
 ) -> LoadedEngine:
     """Wire an engine round a loaded model."""
     device, dtype = model.device, model.dtype
-    num_pages = options.num_pages or _num_pages(model, options.page_size)
+    num_pages = options.num_pages or _num_pages(model, options)
     llm = model.config.llm
     shape = (llm.num_layers, 2, num_pages, options.page_size, llm.num_kv_heads, llm.head_dim)
     cache = PagedKeysValues(_page_memory(shape, dtype, device))
@@ -221,10 +218,10 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return dtypes[name]
 
 
-def _num_pages(model: Bagel, page_size: int) -> int:
+def _num_pages(model: Bagel, options: EngineOptions) -> int:
     """Size the pool from what memory is free once the model is loaded."""
-    bytes_per_page = page_bytes(model.config.llm, page_size, model.dtype.itemsize)
+    bytes_per_page = page_bytes(model.config.llm, options.page_size, model.dtype.itemsize)
     if model.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(model.device)
-        return pages_that_fit(free, bytes_per_page, is_gpu=True)
-    return pages_that_fit(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), bytes_per_page, is_gpu=False)
+        return pages_on_gpu(free, bytes_per_page, working_bytes(model.config, options.max_batch_tokens, model.dtype.itemsize))
+    return pages_on_cpu(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), bytes_per_page)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.checkpoint_files import main_tensors, vae_tensors
 from model.errors import CheckpointError
+from model.sizes import WeightCounts
 from model.tokenizer import Tokenizer
 from server.cli.doctor.finding import Finding, fault, fine, gigabytes, warning
 from server.cli.doctor.machine import Accelerator, chosen_dtype
-from server.engine.memory_plan import PictureRoom, page_bytes, pages_that_fit, weight_bytes
+from server.engine.memory_plan import PictureRoom, page_bytes, pages_on_cpu, pages_on_gpu, working_bytes
+from server.engine.options import LEAST_FP8_CAPABILITY
 from server.serving.served_model import ServedModel
 from server.settings import Settings
 
@@ -22,12 +22,11 @@ PROBE_TEXT = "A red balloon, 3 kites & a café 🎈"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model directory that can be read. ``num_values`` counts the numbers of all tensors but the VAE's."""
+    """A model directory that can be read."""
 
     model: ServedModel
     tokenizer: Tokenizer
-    num_values: int
-    num_vae_values: int
+    weights: WeightCounts
 
 
 def read_checkpoint(path: Path, family: str | None) -> Checkpoint:
@@ -36,19 +35,20 @@ def read_checkpoint(path: Path, family: str | None) -> Checkpoint:
     Raises:
         CheckpointError: names the file, the tensor and what was expected.
     """
+    from model.weight_table import count_weights
     from model.weights import check_weights
 
     model = ServedModel.from_directory(path, path.name, family)
     check_weights(path)
-    main, vae = (sum(math.prod(tensor.shape) for tensor in tensors.values()) for tensors in (main_tensors(path), vae_tensors(path)))
-    return Checkpoint(model, model.tokenizer, main, vae)
+    return Checkpoint(model, model.tokenizer, count_weights(model.config))
 
 
 def check_checkpoint(path: Path, checkpoint: Checkpoint) -> Iterator[Finding]:
     """Say what a directory that could be read holds."""
-    num_values = checkpoint.num_values + checkpoint.num_vae_values
     family = checkpoint.model.profile.family.value
-    yield fine("model", f"{path.name}: {num_values / 1e6:,.1f} million parameters of the {family} family, every tensor in its place")
+    yield fine(
+        "model", f"{path.name}: {checkpoint.weights.total / 1e6:,.1f} million parameters of the {family} family, every tensor in its place"
+    )
     ids = checkpoint.tokenizer.encode(PROBE_TEXT)
     if checkpoint.tokenizer.decode(ids) == PROBE_TEXT:
         yield fine("tokenizer", f"gives back what it is given ({len(ids)} tokens for {len(PROBE_TEXT)} characters)")
@@ -65,17 +65,18 @@ def unreadable(path: Path, error: CheckpointError) -> Finding:
 
 def check_memory(checkpoint: Checkpoint, accelerator: Accelerator, settings: Settings) -> Iterator[Finding]:
     """Plan the memory of the device as the engine will, and say whether it is enough."""
-    llm = checkpoint.model.config.llm
+    config = checkpoint.model.config
     element_bytes = ELEMENT_BYTES[chosen_dtype(settings.dtype, accelerator)]
-    weights = weight_bytes(checkpoint.num_values, checkpoint.num_vae_values, element_bytes)
-    each = page_bytes(llm, settings.page_size, element_bytes)
+    weights = checkpoint.weights.num_bytes(element_bytes, has_fp8_experts=settings.quantization == "fp8")
+    each = page_bytes(config.llm, settings.page_size, element_bytes)
+    working = working_bytes(config, settings.max_batch_tokens, element_bytes) if accelerator.is_gpu else 0
     left = accelerator.free_bytes - weights
-    if left <= 0:
-        says = f"the weights take {gigabytes(weights)}, and {gigabytes(accelerator.free_bytes)} are free: too little memory"
-        smaller = "--dtype bfloat16 halves the weights; else " if element_bytes > ELEMENT_BYTES["bfloat16"] else ""
-        yield fault("memory", says, f"{smaller}free memory or take a larger device")
+    if left <= working:
+        needs = f"the weights take {gigabytes(weights)}" + (f" and a step {gigabytes(working)}" if working else "")
+        says = f"{needs}, and {gigabytes(accelerator.free_bytes)} are free: too little memory"
+        yield fault("memory", says, f"{_smaller(accelerator, settings, element_bytes)}free memory or take a larger device")
         return
-    num_pages = settings.num_pages or pages_that_fit(left, each, is_gpu=accelerator.is_gpu)
+    num_pages = settings.num_pages or (pages_on_gpu(left, each, working) if accelerator.is_gpu else pages_on_cpu(left, each))
     if num_pages * each > left:
         says = (
             f"{num_pages:,} pages take {gigabytes(num_pages * each)}, and {gigabytes(left)} are left beside the weights: too little memory"
@@ -86,6 +87,15 @@ def check_memory(checkpoint: Checkpoint, accelerator: Accelerator, settings: Set
         "memory", f"weights {gigabytes(weights)} + {num_pages:,} pages {gigabytes(num_pages * each)} of {gigabytes(accelerator.free_bytes)}"
     )
     yield _plan(checkpoint.model, num_pages, settings)
+
+
+def _smaller(accelerator: Accelerator, settings: Settings, element_bytes: int) -> str:
+    """Name the option that makes the weights smaller on this device, if there is one."""
+    if element_bytes > ELEMENT_BYTES["bfloat16"]:
+        return "--dtype bfloat16 halves the weights; else "
+    if settings.quantization == "none" and (accelerator.capability or (0, 0)) >= LEAST_FP8_CAPABILITY:
+        return "--quantization fp8 halves the experts, less exactly; else "
+    return ""
 
 
 def _plan(model: ServedModel, num_pages: int, settings: Settings) -> Finding:
