@@ -12,7 +12,8 @@
 | `write_pages`, `copy_pages` | pages.py |
 | `interleaved_attention` | attention.py, over the plan of plan.py |
 | `guided_velocity`, `take_euler_steps` | guidance.py |
-| `sample_tokens` | sampling.py |
+| `begin_draws`, `sample_tokens` | sampling.py |
+| `read_together` | readback.py |
 
 Import an op from its file: this package itself imports nothing, so that whoever only plans a batch pays for no kernel.
 """

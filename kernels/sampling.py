@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from kernels.readback import read_together
+
 _MASK_64 = (1 << 64) - 1
 
 
@@ -71,22 +73,28 @@ def _mix(state: int) -> int:
 
 
 def sample_tokens(logits: torch.Tensor, rows: list[SamplingRow]) -> list[Drawn]:
-    """Draw one token per row.
+    """Draw one token per row and wait for the device, once; see `begin_draws`."""
+    draws = begin_draws(logits, rows)
+    return draws.drawn(read_together(draws.columns))
+
+
+def begin_draws(logits: torch.Tensor, rows: list[SamplingRow]) -> Draws:
+    """Draw one token per row, without waiting for the device.
 
     Args:
         logits: ``[num_rows, vocab]``, any float dtype. Penalties, biases and suppressions are applied to it in place.
         rows: settings of each row; every id in them must be below ``vocab``.
 
     Returns:
-        The drawn tokens, in row order. This waits for the device, once.
+        The draws, in row order, still on the device.
     """
     wanted = _Wanted(logits, rows)
     _adjust(logits, rows)
     if logits.is_cuda:
         from kernels.sampling_triton import draw_with_triton  # a machine without CUDA need not have Triton
 
-        return wanted.drawn(draw_with_triton(logits, _send(settings_table(rows), logits.device)))
-    return wanted.drawn(draw_by_sorting(logits, rows))
+        return wanted.of(draw_with_triton(logits, _send(settings_table(rows), logits.device)))
+    return wanted.of(draw_by_sorting(logits, rows))
 
 
 def settings_table(rows: Sequence[SamplingRow]) -> torch.Tensor:
@@ -211,8 +219,36 @@ def _invert(probabilities: torch.Tensor, rows: list[SamplingRow]) -> torch.Tenso
     return torch.minimum(chosen, last)[:, 0]
 
 
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Drawn tokens on the device.
+
+    Attributes:
+        columns: what the host must read of them (`kernels.readback`): the ids, and where log-probabilities are wanted, those of the drawn
+            tokens, and the ids and log-probabilities of the likeliest, ``[num_wanted, width]``.
+        num_top: how many of the likeliest each row wants that wants log-probabilities, by row.
+    """
+
+    columns: list[torch.Tensor]
+    num_top: dict[int, int]
+
+    def drawn(self, numbers: Sequence[Sequence[float]]) -> list[Drawn]:
+        """Return the tokens once ``columns`` have been read."""
+        ids = [int(number) for number in numbers[0]]
+        if not self.num_top:
+            return [Drawn(token_id, None) for token_id in ids]
+        _, own, top_ids, top_logprobs = numbers
+        width = len(top_ids) // len(own)
+        logprobs = {}
+        for place, (k, num) in enumerate(self.num_top.items()):
+            top = slice(place * width, place * width + num)
+            pairs = [(int(token_id), value) for token_id, value in zip(top_ids[top], top_logprobs[top], strict=True)]
+            logprobs[k] = DrawnLogprob(own[place], pairs)
+        return [Drawn(token_id, logprobs.get(k)) for k, token_id in enumerate(ids)]
+
+
 class _Wanted:
-    """The model's own log-probabilities of the rows that want them, before anything is adjusted; and everything drawn, on its way home."""
+    """The model's own log-probabilities of the rows that want them, before anything is adjusted."""
 
     def __init__(self, logits: torch.Tensor, rows: list[SamplingRow]) -> None:
         self._num_top = {k: row.num_logprobs for k, row in enumerate(rows) if row.num_logprobs is not None}
@@ -221,19 +257,9 @@ class _Wanted:
             self._values = logits[self._places].float().log_softmax(dim=-1)
             self._top = self._values.topk(max(1, *self._num_top.values()), dim=-1)
 
-    def drawn(self, token_ids: torch.Tensor) -> list[Drawn]:
-        """Bring the drawn tokens and what is wanted of them to the host in one piece: float64 holds ids and float32 exactly."""
+    def of(self, token_ids: torch.Tensor) -> Draws:
+        """Set the drawn tokens beside what is wanted of them."""
         if not self._num_top:
-            return [Drawn(token_id, None) for token_id in token_ids.tolist()]
+            return Draws([token_ids], {})
         own = self._values.gather(-1, token_ids[self._places][:, None])
-        columns = [token_ids, own, self._top.indices, self._top.values]
-        numbers = torch.cat([column.double().flatten() for column in columns]).tolist()
-        ids, rest = [int(number) for number in numbers[: len(token_ids)]], numbers[len(token_ids) :]
-        num_wanted, width = self._top.indices.shape
-        own_logprobs, top_ids, top_logprobs = rest[:num_wanted], rest[num_wanted : -num_wanted * width], rest[-num_wanted * width :]
-        logprobs = {}
-        for place, (k, num) in enumerate(self._num_top.items()):
-            top = slice(place * width, place * width + num)
-            pairs = [(int(token_id), value) for token_id, value in zip(top_ids[top], top_logprobs[top], strict=True)]
-            logprobs[k] = DrawnLogprob(own_logprobs[place], pairs)
-        return [Drawn(token_id, logprobs.get(k)) for k, token_id in enumerate(ids)]
+        return Draws([token_ids, own, self._top.indices, self._top.values], self._num_top)

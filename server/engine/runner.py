@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
@@ -19,7 +19,8 @@ from kernels.head_norms import ExpertHeads
 from kernels.heads import rotate_and_keep, split_heads
 from kernels.pages import copy_pages, write_pages
 from kernels.plan import AttentionPlan
-from kernels.sampling import SamplingRow, sample_tokens
+from kernels.readback import read_together
+from kernels.sampling import Drawn, SamplingRow, begin_draws
 from model.bagel import Bagel, PackedTokens
 from model.latents import latent_position_ids, unpatchify
 from model.stepwise import BITS_PER_LAYER, BLOCKS_PER_LAYER, Steps, run_through
@@ -182,10 +183,12 @@ class Runner:
         started = time.perf_counter()
         hidden, logits = yield from self._forward(packed, embedded, BLOCKS_PER_LAYER if batch.is_fine else 1)
         result.forward_s = time.perf_counter() - started
-        if packed.draws:
-            self._draw(logits, packed, result)
-        if batch.denoises:
-            yield from self._denoise(batch.denoises, hidden[packed.num_und :], packed.latent_runs, result)
+        after = self._move_on(batch.denoises, hidden[packed.num_und :], packed.latent_runs) if batch.denoises else {}
+        ending = [step for step in batch.denoises if step.is_last]
+        sound = self._read(packed, logits, [after[step.sequence_id].latents for step in ending], result)
+        if ending:
+            yield from self._decode_sound(zip(ending, sound, strict=True), after, result)
+        self._drawings.update(after)
         result.previews = self._painter.take()
         return result
 
@@ -238,32 +241,45 @@ class Runner:
             self._position_ids[grid] = latent_position_ids(*grid, side).to(self._device)
         return self._position_ids[grid]
 
-    def _draw(self, logits: torch.Tensor, packed: PackedBatch, result: BatchResult) -> None:
-        is_sound = torch.isfinite(logits).all(dim=-1)
-        # An unsound row is drawn from like any other, so that it spoils no neighbour's draw, and thrown away.
-        drawn = sample_tokens(torch.where(is_sound[:, None], logits, 0.0), [_sampling_row(draw) for _, draw in packed.draws])
-        for (sequence_id, _), token, sound in zip(packed.draws, drawn, is_sound.tolist(), strict=True):
+    def _move_on(self, steps: list[DenoiseStep], hidden: torch.Tensor, runs: list[LatentRun]) -> dict[int, Drawing]:
+        """Take the Euler steps of every image whose rows are all in: x <- x - v dt (spec 6.1)."""
+        return self.euler_steps.take(steps, self._drawings, self._velocities(hidden, runs))
+
+    def _read(self, packed: PackedBatch, logits: torch.Tensor, latents: list[torch.Tensor], result: BatchResult) -> list[bool]:
+        """Draw the step's tokens, and read them and whether each of ``latents`` is finite: the one wait for the device in a step.
+
+        A number that was not finite at any step of a picture has spread by its last; once a picture is early enough to ask.
+        """
+        draws, columns = None, [torch.isfinite(x).all() for x in latents]
+        if packed.draws:
+            is_sound = torch.isfinite(logits).all(dim=-1)
+            # An unsound row is drawn from like any other, so that it spoils no neighbour's draw, and thrown away.
+            logits = torch.where(is_sound[:, None], logits, 0.0)
+            draws = begin_draws(logits, [_sampling_row(draw) for _, draw in packed.draws])
+            columns += [is_sound, *draws.columns]
+        numbers = read_together(columns)
+        if draws is not None:
+            rows_are_sound, *drawn = numbers[len(latents) :]
+            self._take_tokens(packed, rows_are_sound, draws.drawn(drawn), result)
+        return [bool(is_finite) for (is_finite,) in numbers[: len(latents)]]
+
+    def _take_tokens(self, packed: PackedBatch, is_sound: list[float], drawn: list[Drawn], result: BatchResult) -> None:
+        for (sequence_id, _), token, sound in zip(packed.draws, drawn, is_sound, strict=True):
             if not sound:
                 result.broken.append(sequence_id)
                 continue
             logprob = None if token.logprob is None else TokenLogprob(token.token_id, token.logprob.logprob, token.logprob.top)
             result.tokens[sequence_id] = DrawnToken(token.token_id, logprob)
 
-    def _denoise(self, steps: list[DenoiseStep], hidden: torch.Tensor, runs: list[LatentRun], result: BatchResult) -> Steps[None]:
-        """Take the Euler steps of every image whose rows are all in: x <- x - v dt (spec 6.1); decode those that are done."""
-        after = self.euler_steps.take(steps, self._drawings, self._velocities(hidden, runs))
+    def _decode_sound(self, ending: Iterable[tuple[DenoiseStep, bool]], after: Mapping[int, Drawing], result: BatchResult) -> Steps[None]:
+        """Decode the pictures that are done; those whose latents are not finite are broken."""
         started = time.perf_counter()
-        for step in steps:
-            if not step.is_last:
-                continue
-            # A number that was not finite at any step has spread by now; once a picture is early enough to ask.
-            latents = after[step.sequence_id].latents
-            if not torch.isfinite(latents).all():
+        for step, is_sound in ending:
+            if is_sound:
+                result.pictures[step.sequence_id] = yield from self._decode(after[step.sequence_id].latents, step)
+            else:
                 result.broken.append(step.sequence_id)
-                continue
-            result.pictures[step.sequence_id] = yield from self._decode(latents, step)
         result.vae_s = time.perf_counter() - started
-        self._drawings.update(after)
 
     def _velocities(self, hidden: torch.Tensor, runs: list[LatentRun]) -> RowVelocities:
         """Read the velocity of each denoise row."""

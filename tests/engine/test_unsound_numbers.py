@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from server.engine.link import LocalLink
 from server.engine.options import EngineOptions
@@ -34,3 +36,29 @@ def test_a_picture_of_unsound_numbers_fails_alone() -> None:
     drawn = {image.request_id for report in link.reports for image in report.images}
     assert ends == {"good": FinishReason.STOP, "bad": FinishReason.ERROR}
     assert drawn == {"good"} and loaded.pool.num_used == 0
+
+
+SCALAR_READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default, torch.ops.aten.item.default)
+
+
+class ScalarReads(TorchDispatchMode):
+    """Counts how often a single number is asked of a tensor: on a GPU, a wait each."""
+
+    num = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.num += func in SCALAR_READS
+        return func(*args, **(kwargs or {}))
+
+
+def test_pictures_that_end_together_are_not_asked_one_by_one_whether_they_are_sound() -> None:
+    link = LocalLink()
+    loaded = load_engine(EngineOptions(str(CHECKPOINT), num_pages=512, num_threads=1), link)
+    for name in ("one", "other"):
+        image = ImageParams(32, 32, num_timesteps=3)
+        loaded.engine.submit(make_request(name, mode=OutputMode.IMAGE, sampling=SamplingParams(), image=image))
+    with ScalarReads() as reads:  # type: ignore[no-untyped-call]
+        while loaded.scheduler.has_work:
+            loaded.engine.step()
+    assert {image.request_id for report in link.reports for image in report.images} == {"one", "other"}
+    assert reads.num == 0
