@@ -20,12 +20,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kernels.plan import AttentionPlan, DeviceWork, IntArray, RowLayout
+from kernels.plan import AttentionPlan, DeviceWork, IntArray, RowLayout, put_together
 
 MAX_SPLIT_QUERY_TILES = 4
 """Rows of more query tiles fill the machine without being split."""
 
 ITEM_FIELDS = 9
+BEGIN, FULL_END, END, SLOT = 5, 6, 7, 8
+"""Columns of an item that a split changes."""
 MERGE_FIELDS = 4
 WHOLE = -1
 """The slot of an item that is not part of a split row and writes its result itself."""
@@ -49,37 +51,79 @@ class HostWork:
 
 def build_work(layout: RowLayout, rows: range, *, tile_queries: int, tile_keys: int, split_tiles: int) -> HostWork:
     """Cut neighbouring rows of a layout into items: ``tile_queries`` by ``tile_keys``, splits of ``split_tiles`` key tiles."""
-    starts = layout.qo_indptr[rows.start : rows.stop + 1]
-    per_row = -(-(starts[1:] - starts[:-1]) // tile_queries)
-    num_tiles = int(per_row.sum())
-    if num_tiles == 0:
+    if len(rows) == 0:
         return HostWork(np.empty((0, ITEM_FIELDS), np.int32), np.empty((0, MERGE_FIELDS), np.int32), 0)
-    row = np.repeat(np.arange(rows.start, rows.stop), per_row) if num_tiles != len(rows) else np.arange(rows.start, rows.stop)
-    tiles_before = np.cumsum(per_row) - per_row
-    first_query = layout.qo_indptr[row] + (np.arange(num_tiles) - tiles_before[row - rows.start]) * tile_queries
+    tiles = _single_queries(layout, rows) if rows.stop <= layout.num_single_rows else _query_tiles(layout, rows, tile_queries)
+    end = (tiles.most + (tile_keys - 1)) // tile_keys
+    num_splits = (end + (split_tiles - 1)) // split_tiles
+    if tiles.fills_the_machine is not None:
+        num_splits[tiles.fills_the_machine] = 1
+
+    items = np.empty((len(end), ITEM_FIELDS), dtype=np.int32)
+    columns = (tiles.first_query, tiles.num_queries, tiles.row_start, tiles.past_len, tiles.first_page)
+    for place, column in enumerate((*columns, 0, tiles.least // tile_keys, end, WHOLE)):
+        items[:, place] = column
+    items, merges = _split(items, num_splits, split_tiles)
+    longest_first = (items[:, BEGIN] - items[:, END]).argsort(kind="stable")
+    return HostWork(items.take(longest_first, axis=0), merges, int(merges[-1, 2] + merges[-1, 3]) if len(merges) else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _QueryTiles:
+    """Query tiles of neighbouring rows, all ``[num_tiles]``: the first columns of their items, and the bounds of their queries.
+
+    ``least`` and ``most`` are the smallest and the largest bound of a tile; ``fills_the_machine`` says which rows are not to be split.
+    """
+
+    first_query: IntArray
+    num_queries: IntArray | int
+    row_start: IntArray
+    past_len: IntArray
+    first_page: IntArray
+    least: IntArray
+    most: IntArray
+    fills_the_machine: np.ndarray[tuple[int], np.dtype[np.bool_]] | None
+
+
+def _single_queries(layout: RowLayout, rows: range) -> _QueryTiles:
+    """Make a tile of each row, which has one query."""
+    inside = slice(rows.start, rows.stop)
+    first, bounds = layout.qo_indptr[inside], layout.kv_end[inside]  # rows of one query come first: row and query have one number
+    return _QueryTiles(first, 1, first, layout.past_len[inside], layout.kv_indptr[inside], bounds, bounds, None)
+
+
+def _query_tiles(layout: RowLayout, rows: range, tile_queries: int) -> _QueryTiles:
+    starts = layout.qo_indptr[rows.start : rows.stop + 1]
+    per_row = (starts[1:] - starts[:-1] + (tile_queries - 1)) // tile_queries
+    ends = per_row.cumsum()
+    row = np.arange(rows.start, rows.stop).repeat(per_row)
+    row_start = layout.qo_indptr[row]
+    place = np.arange(len(row), dtype=np.int32) - (ends - per_row).repeat(per_row)
+    first_query = row_start + place.astype(np.int32) * np.int32(tile_queries)
     num_queries = np.minimum(layout.qo_indptr[row + 1] - first_query, tile_queries)
-    bounds = layout.kv_end[starts[0] : starts[-1]]
-    full_end = np.minimum.reduceat(bounds, first_query - starts[0]) // tile_keys
-    end = -(-np.maximum.reduceat(bounds, first_query - starts[0]) // tile_keys)
+    bounds, at = layout.kv_end[starts[0] : starts[-1]], first_query - starts[0]
+    least, most = np.minimum.reduceat(bounds, at), np.maximum.reduceat(bounds, at)
+    fills = (per_row > MAX_SPLIT_QUERY_TILES).repeat(per_row)
+    return _QueryTiles(first_query, num_queries, row_start, layout.past_len[row], layout.kv_indptr[row], least, most, fills)
 
-    num_splits = np.where(per_row[row - rows.start] <= MAX_SPLIT_QUERY_TILES, -(-end // split_tiles), 1)
+
+def _split(tiles: IntArray, num_splits: IntArray, split_tiles: int) -> tuple[IntArray, IntArray]:
+    """Cut items of whole rows into ``num_splits`` each; returns the new items and the merges."""
+    ends = num_splits.cumsum()
+    if ends[-1] == len(tiles):
+        return tiles, np.empty((0, MERGE_FIELDS), np.int32)
+    items = tiles.repeat(num_splits, axis=0)
     is_split = num_splits > 1
-    splits_before = np.cumsum(num_splits) - num_splits
-    tile = np.repeat(np.arange(num_tiles), num_splits)
-    begin = (np.arange(len(tile)) - splits_before[tile]) * split_tiles
-    item_end = np.where(is_split, split_tiles, end)[tile] + begin
-    item_end = np.minimum(item_end, end[tile])
-    slots = np.cumsum(np.where(is_split, num_splits, 0))
-    slot = np.where(is_split[tile], (slots - num_splits)[tile] + np.arange(len(tile)) - splits_before[tile], WHOLE)
-
-    row = row[tile]
-    columns = [first_query[tile], num_queries[tile], layout.qo_indptr[row], layout.past_len[row], layout.kv_indptr[row], begin]
-    columns += [np.clip(full_end[tile], begin, item_end), item_end, slot]
-    longest_first = np.argsort(begin - item_end, kind="stable")
-    items = np.stack(columns, axis=1, dtype=np.int32, casting="unsafe")[longest_first]
-    merged = np.flatnonzero(is_split)
-    merges = [first_query[merged], num_queries[merged], slots[merged] - num_splits[merged], num_splits[merged]]
-    return HostWork(items, np.stack(merges, axis=1, dtype=np.int32, casting="unsafe"), int(slots[-1]))
+    is_part = is_split.repeat(num_splits)
+    begin = (np.arange(len(items)) - (ends - num_splits).repeat(num_splits)) * split_tiles
+    end = np.where(is_part, np.minimum(begin + split_tiles, items[:, END]), items[:, END])
+    items[:, BEGIN], items[:, END] = begin, end
+    items[:, FULL_END] = np.minimum(np.maximum(items[:, FULL_END], begin), end)
+    items[:, SLOT] = np.where(is_part, is_part.cumsum() - 1, WHOLE)
+    merges = np.empty((int(is_split.sum()), MERGE_FIELDS), dtype=np.int32)
+    merges[:, :2], merges[:, 3] = tiles[is_split, :2], num_splits[is_split]
+    merges[:, 2] = merges[:, 3].cumsum() - merges[:, 3]
+    return items, merges
 
 
 def device_work(plan: AttentionPlan, rows: range, *, tile_queries: int, tile_keys: int, split_tiles: int) -> DeviceWork:
@@ -94,6 +138,5 @@ def device_work(plan: AttentionPlan, rows: range, *, tile_queries: int, tile_key
 def upload(work: HostWork, device: torch.device) -> DeviceWork:
     """Put a work list on ``device`` in one copy."""
     head = np.array([len(work.items), len(work.merges)], dtype=np.int32)
-    joined = torch.from_numpy(np.concatenate([head, work.items.reshape(-1), work.merges.reshape(-1)])).to(device, non_blocking=True)
-    items, merges = joined[2:].split([work.items.size, work.merges.size])
-    return DeviceWork(joined[:1], items.view(-1, ITEM_FIELDS), joined[1:2], merges.view(-1, MERGE_FIELDS), work.num_slots)
+    sizes, items, merges = put_together([head, work.items.reshape(-1), work.merges.reshape(-1)], device)
+    return DeviceWork(sizes[:1], items.view(-1, ITEM_FIELDS), sizes[1:], merges.view(-1, MERGE_FIELDS), work.num_slots)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 
 from kernels.attention_work import MAX_SPLIT_QUERY_TILES, WHOLE, build_work, device_work, upload
-from kernels.plan import RowLayout
+from kernels.plan import RowLayout, put_together
 from tests.kernels.ragged import RaggedCase, Row, Segment, SegmentKind, build_layout, decode, denoise, ragged_cases
 
 TILE_QUERIES, TILE_KEYS, SPLIT_TILES = 3, 8, 2
@@ -102,3 +102,10 @@ def test_a_plan_remembers_its_work(case: RaggedCase) -> None:
     first = device_work(case.plan, rows, tile_queries=3, tile_keys=8, split_tiles=2)
     assert device_work(case.plan, rows, tile_queries=3, tile_keys=8, split_tiles=2) is first
     assert device_work(case.plan, rows, tile_queries=2, tile_keys=8, split_tiles=2) is not first
+
+
+def test_arrays_that_are_put_together_arrive_as_they_were() -> None:
+    """As they go to a GPU, all in one copy: 64-bit ones, views of others, empty ones."""
+    arrays = [np.arange(3) << 40, np.arange(9, dtype=np.int32)[::2], np.empty(0, dtype=np.int32), np.array([7], dtype=np.int32)]
+    for array, tensor in zip(arrays, put_together(arrays, torch.device("cpu")), strict=True):
+        assert tensor.numpy().dtype == array.dtype and (tensor.numpy() == array).all()
