@@ -15,7 +15,7 @@ from loadtests.mixed.measures import first_picture_waits, first_token_waits, wor
 from loadtests.mixed.metered import Doing
 from loadtests.mixed.second_turn import SecondTurn
 from loadtests.mixed.stand import Way
-from loadtests.mixed.target import LATE, Kept, Sweep
+from loadtests.mixed.target import LATE, Kept
 from loadtests.simulate.costs import write_costs
 from loadtests.traces.sessions import write_trace
 from server.engine.options import EngineOptions
@@ -130,43 +130,38 @@ def _distributions(outcomes: list[Outcome]) -> list[Panel]:
     ]
 
 
-def write_sweep(directory: Path, sweep: Sweep, machine: str) -> None:
+def write_sweep(directory: Path, sweep: list[Kept], machine: str) -> None:
     """Write the table, the figures and the plot of a sweep of targets."""
     directory.mkdir(parents=True, exist_ok=True)
-    alone = sweep.alone
     text = [
         f"# The inter-token target, with pictures saturating the machine: {machine}",
         "",
-        f"A decode step of the chats alone takes {alone.decode_s * 1000:.2f} ms; their words then come"
-        f" {alone.gap_p50_s * 1000:.2f} ms apart, p99 {alone.gap_p99_s * 1000:.2f} ms."
-        f" Without a target pictures advance {sweep.free_steps_per_s:.2f} Euler steps a second.",
-        "",
-        "| target (decode steps) | target (ms) | between words p50 (ms) | p95 (ms) | p99 (ms) | p99 / target | Euler steps/s | loss |"
-        " loss for the same words |",
+        "| target (decode steps) | target (ms) | between words p50 (ms) | p95 (ms) | p99 (ms) | p99 / target |"
+        " Euler steps/s, without a target | loss | loss for the same words |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-        *(_sweep_row(sweep, kept) for kept in sweep.kept),
+        *(_sweep_row(kept) for kept in sweep),
         "",
         "Loss: against the same load without a target, where a word comes with every pass of all pictures. Decode steps a target apart"
         " take one part of the machine in as many as the target has decode steps, whatever the scheduler does. Loss for the same words:"
         " against a server that writes as many words in the same time with no picture under way and draws in the time that is left.",
         "",
+        "A machine drifts; before and after each target it was measured without one:",
+        "",
+        "| target (decode steps) | decode step alone (ms) | words p99, chats alone (ms) | Euler steps/s | words p50 in the crowd (ms) |",
+        "|---:|---:|---:|---:|---:|",
+        *(_drift_row(kept) for kept in sweep),
+        "",
         f"Decode steps whose words came more than {LATE:g} targets after those before, by what took longer than usual in between:",
         "",
         f"| target (decode steps) | late, of all | {' | '.join(CAUSES)} |",
         f"|---:|---:|{'---:|' * len(CAUSES)}",
-        *(
-            f"| {kept.multiple:g} | {sum(kept.late_by_cause.values())} of {kept.num_steps} |"
-            f" {' | '.join(str(kept.late_by_cause.get(cause, 0)) for cause in CAUSES)} |"
-            for kept in sweep.kept
-            if kept.multiple is not None
-        ),
+        *(_late_row(kept) for kept in sweep),
     ]
     (directory / "target.md").write_text("\n".join(text) + "\n")
-    _write_json(directory / "target.json", asdict(sweep))
-    aimed = [(kept.multiple, kept) for kept in sweep.kept if kept.multiple is not None]
-    ratios = [(multiple, kept.p99_over_target) for multiple, kept in aimed]
-    losses = [(multiple, sweep.loss(kept)) for multiple, kept in aimed]
-    for_words = [(multiple, sweep.loss_for_the_same_words(kept)) for multiple, kept in aimed]
+    _write_json(directory / "target.json", [asdict(kept) for kept in sweep])
+    ratios = [(kept.multiple, kept.p99_over_target) for kept in sweep]
+    losses = [(kept.multiple, kept.loss) for kept in sweep]
+    for_words = [(kept.multiple, kept.loss_for_the_same_words) for kept in sweep]
     panels = [
         Panel("p99 over target", "target in decode steps", "ratio", [Series("p99 / target", ratios)]),
         Panel("lost pace", "target in decode steps", "share", [Series("loss", losses), Series("for the same words", for_words)]),
@@ -174,14 +169,30 @@ def write_sweep(directory: Path, sweep: Sweep, machine: str) -> None:
     write_chart(directory / "target.svg", machine, panels)
 
 
-def _sweep_row(sweep: Sweep, kept: Kept) -> str:
+def _sweep_row(kept: Kept) -> str:
     gaps = " | ".join(f"{seconds * 1000:.1f}" for seconds in (kept.gap_p50_s, kept.gap_p95_s, kept.gap_p99_s))
-    if kept.multiple is None:
-        return f"| none | – | {gaps} | – | {kept.euler_steps_per_s:.2f} | {sweep.loss(kept):.1%} | – |"
     return (
-        f"| {kept.multiple:g} | {kept.target_s * 1000:.1f} | {gaps} | {kept.p99_over_target:.2f} | {kept.euler_steps_per_s:.2f} |"
-        f" {sweep.loss(kept):.1%} | {sweep.loss_for_the_same_words(kept):.1%} |"
+        f"| {kept.multiple:g} | {kept.target_s * 1000:.1f} | {gaps} | {kept.p99_over_target:.2f} |"
+        f" {kept.euler_steps_per_s:.2f}, {kept.free_steps_per_s:.2f} | {kept.loss:.1%} | {kept.loss_for_the_same_words:.1%} |"
     )
+
+
+def _drift_row(kept: Kept) -> str:
+    pairs = (
+        f"{before:.2f}, {after:.2f}"
+        for before, after in (
+            (kept.before.decode_s * 1000, kept.after.decode_s * 1000),
+            (kept.before.gap_p99_s * 1000, kept.after.gap_p99_s * 1000),
+            (kept.before.euler_steps_per_s, kept.after.euler_steps_per_s),
+            (kept.before.crowd_gap_p50_s * 1000, kept.after.crowd_gap_p50_s * 1000),
+        )
+    )
+    return f"| {kept.multiple:g} | {' | '.join(pairs)} |"
+
+
+def _late_row(kept: Kept) -> str:
+    counts = " | ".join(str(kept.late_by_cause.get(cause, 0)) for cause in CAUSES)
+    return f"| {kept.multiple:g} | {sum(kept.late_by_cause.values())} of {kept.num_steps} | {counts} |"
 
 
 def write_second_turn(directory: Path, turns: list[SecondTurn], machine: str) -> None:

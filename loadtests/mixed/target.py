@@ -7,7 +7,8 @@ ways, since a target has more words written than there would be without one:
     for the same words against a server that writes as many words in the same time as cheaply as it can, with no picture under way, and
                        draws in the time that is left; this is what keeping the target costs beyond the words themselves
 
-The runs without a target come first and last, since a machine drifts. Each word more than 1.2 targets after the one before is put down to
+A machine drifts: the chats alone and the crowd without a target are measured before and after each target, which is a multiple of the
+decode step just before. Each word more than 1.2 targets after the one before is put down to
 the work that took longer than usual in between.
 """
 
@@ -21,13 +22,16 @@ from statistics import mean, median
 from loadtests.mixed.engines import Bench
 from loadtests.mixed.late import Gap, causes
 from loadtests.mixed.measures import percentile
+from loadtests.mixed.metered import Spell
 from loadtests.mixed.policy import MeteredPlait, Plait
 from server.front import LEAST_TARGET_DECODES
 from server.messages import ImageParams, OutputMode, Request, SamplingParams, StepReport, TextSegment
 
 PROMPT_TOKENS = 32
 ENDLESS_TOKENS = 20_000
-NUM_DECODE_STEPS = 400
+NUM_DECODE_STEPS = 150
+FREE_SHARE = 0.5
+"""How long the crowd without a target is watched, as a share of how long one with a target is."""
 WARM_SHARE = 0.25
 """Share of each run that is not counted: the cost model is learning."""
 LATE = 1.2
@@ -46,15 +50,33 @@ class Crowd:
 
 
 @dataclass(frozen=True, slots=True)
+class Untargeted:
+    """The machine without a target, at one time: chats without pictures, and the crowd.
+
+    Attributes:
+        decode_s: a decode step in the engine, chats alone.
+        gap_mean_s, gap_p99_s: from one word to the next, chats alone: a decode step and what the engine does around it.
+        euler_steps_per_s, crowd_gap_p50_s: of the crowd.
+    """
+
+    decode_s: float
+    gap_mean_s: float
+    gap_p99_s: float
+    euler_steps_per_s: float
+    crowd_gap_p50_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
-    """One target. ``multiple`` is in decode steps; None is no target.
+    """One target. ``multiple`` is in decode steps.
 
     Attributes:
         euler_steps_per_s: of all pictures; words_per_s: of each chat.
         late_by_cause: decode steps whose words were late, by what made them so; num_steps: all of them.
+        before, after: the machine without a target.
     """
 
-    multiple: float | None
+    multiple: float
     target_s: float
     gap_p50_s: float
     gap_p95_s: float
@@ -63,38 +85,28 @@ class Kept:
     words_per_s: float
     late_by_cause: dict[str, int]
     num_steps: int
+    before: Untargeted
+    after: Untargeted
 
     @property
     def p99_over_target(self) -> float:
         return self.gap_p99_s / self.target_s
 
+    @property
+    def free_steps_per_s(self) -> float:
+        """The pictures' pace without a target."""
+        return (self.before.euler_steps_per_s + self.after.euler_steps_per_s) / 2
 
-@dataclass(frozen=True, slots=True)
-class Alone:
-    """Chats without pictures: a decode step in the engine, and the time from one word to the next, which is a little more."""
+    @property
+    def loss(self) -> float:
+        """The share of the pictures' pace that the target costs, its words included."""
+        return 1.0 - self.euler_steps_per_s / self.free_steps_per_s
 
-    decode_s: float
-    gap_mean_s: float
-    gap_p50_s: float
-    gap_p99_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """All targets; ``alone`` are the chats alone, ``free_steps_per_s`` the pictures' pace without a target."""
-
-    alone: Alone
-    free_steps_per_s: float
-    kept: list[Kept]
-
-    def loss(self, kept: Kept) -> float:
-        """Return the share of the pictures' pace that a target costs, its words included."""
-        return 1.0 - kept.euler_steps_per_s / self.free_steps_per_s
-
-    def loss_for_the_same_words(self, kept: Kept) -> float:
-        """Return the share lost of the pace that is left to pictures when as many words are written with none under way."""
-        words_share = kept.words_per_s * self.alone.gap_mean_s
-        return 1.0 - kept.euler_steps_per_s / (self.free_steps_per_s * (1.0 - words_share))
+    @property
+    def loss_for_the_same_words(self) -> float:
+        """The share lost of the pace that is left to pictures when as many words are written with none under way."""
+        words_share = self.words_per_s * (self.before.gap_mean_s + self.after.gap_mean_s) / 2
+        return 1.0 - self.euler_steps_per_s / (self.free_steps_per_s * (1.0 - words_share))
 
 
 @dataclass(slots=True)
@@ -147,40 +159,47 @@ class Watch:
         return mean(gap.seconds for gap in self.gaps)
 
 
-def sweep_targets(bench: Bench, crowd: Crowd, multiples: tuple[float, ...], say: Callable[[str], None]) -> Sweep:
-    """Measure a decode step, then run the crowd under each target."""
-    say("decode steps alone")
-    alone = _chats_alone(bench, crowd)
-    free = [_run(bench, crowd, None, alone.decode_s, say)]
-    kept = [_run(bench, crowd, multiple, alone.decode_s, say) for multiple in multiples]
-    free.append(_run(bench, crowd, None, alone.decode_s, say))
-    return Sweep(alone, mean(one.euler_steps_per_s for one in free), [free[0], *kept])
+def sweep_targets(bench: Bench, crowd: Crowd, multiples: tuple[float, ...], say: Callable[[str], None]) -> list[Kept]:
+    """Run the crowd under each target, and without one before and after."""
+    kept: list[Kept] = []
+    before = _untargeted(bench, crowd, say)
+    for multiple in multiples:
+        say(f"a target of {multiple:g} decode steps")
+        target_s = multiple * before.decode_s
+        metered = _engine(bench, target_s)
+        watch = _serve(metered.policy, crowd)
+        after = _untargeted(bench, crowd, say)
+        kept.append(_kept(multiple, target_s, watch, metered.runner.spells, (before, after)))
+        before = after
+    return kept
 
 
-def _chats_alone(bench: Bench, crowd: Crowd) -> Alone:
-    policy, watch = bench.plait(bench.options).policy, Watch()
+def _engine(bench: Bench, target_s: float | None) -> MeteredPlait:
+    return bench.plait(replace(bench.options, inter_token_target_s=target_s, min_target_decodes=LEAST_TARGET_DECODES))
+
+
+def _untargeted(bench: Bench, crowd: Crowd, say: Callable[[str], None]) -> Untargeted:
+    say("no target")
+    decode_s, alone = _chats_alone(_engine(bench, None).policy, crowd)
+    free = _serve(_engine(bench, None).policy, replace(crowd, seconds=FREE_SHARE * crowd.seconds))
+    return Untargeted(decode_s, alone.gap_mean_s, alone.percentile_s(99), free.pace.per_second, free.percentile_s(50))
+
+
+def _chats_alone(policy: Plait, crowd: Crowd) -> tuple[float, Watch]:
+    """Let the chats write without pictures; return the seconds of a decode step, and what came out."""
+    watch = Watch()
     for number in range(crowd.num_chats):
         policy.submit(_chat(number))
     seconds: list[float] = []
     for _ in range(NUM_DECODE_STEPS):
         for report in policy.step():
-            watch.take(report, time.perf_counter(), is_counted=report.stats.num_decode_rows == crowd.num_chats)
-            seconds += [report.stats.step_s] * (report.stats.num_decode_rows == crowd.num_chats)
-    return Alone(median(seconds), watch.gap_mean_s, watch.percentile_s(50), watch.percentile_s(99))
+            are_all = report.stats.num_decode_rows == crowd.num_chats
+            watch.take(report, time.perf_counter(), is_counted=are_all)
+            seconds += [report.stats.step_s] * are_all
+    return median(seconds), watch
 
 
-def _run(bench: Bench, crowd: Crowd, multiple: float | None, decode_s: float, say: Callable[[str], None]) -> Kept:
-    say("no target" if multiple is None else f"a target of {multiple:g} decode steps")
-    target_s = decode_s * (multiple or 1.0)
-    goal_s = None if multiple is None else target_s
-    options = replace(bench.options, inter_token_target_s=goal_s, min_target_decodes=LEAST_TARGET_DECODES)
-    metered = bench.plait(options)
-    watch = _serve(metered.policy, crowd)
-    return _kept(multiple, target_s, watch, metered)
-
-
-def _kept(multiple: float | None, target_s: float, watch: Watch, metered: MeteredPlait) -> Kept:
-    late = causes(watch.gaps, metered.runner.spells, LATE * target_s) if multiple is not None else {}
+def _kept(multiple: float, target_s: float, watch: Watch, spells: list[Spell], around: tuple[Untargeted, Untargeted]) -> Kept:
     return Kept(
         multiple,
         target_s,
@@ -189,8 +208,9 @@ def _kept(multiple: float | None, target_s: float, watch: Watch, metered: Metere
         watch.percentile_s(99),
         watch.pace.per_second,
         1.0 / watch.gap_mean_s,
-        dict(late),
+        dict(causes(watch.gaps, spells, LATE * target_s)),
         len({gap.end_s for gap in watch.gaps}),
+        *around,
     )
 
 

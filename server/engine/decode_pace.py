@@ -12,7 +12,7 @@ from collections import deque
 from server.engine.cost_model import CostModel, Load
 
 NUM_KEPT = 128
-MOST, ALL_BUT_FEW = 0.9, 0.98
+MOST, ALL_BUT_FEW = 0.9, 0.99
 
 
 class DecodePace:

@@ -20,6 +20,7 @@ from server.engine.loop import Engine
 from server.engine.options import SchedulerLimits
 from server.engine.pages import PagePool
 from server.engine.scheduler import Scheduler
+from server.front import LEAST_TARGET_DECODES
 from server.messages import ImageParams, OutputMode, SamplingParams, StepReport, TextSegment
 from tests.engine.fakes import FakeRunner, facts, make_request, refeed
 
@@ -42,16 +43,30 @@ class Clock:
         return self.now
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """How much longer than alone a decode step takes between the bits of a pass, and the share of decode steps that take twice as long."""
+
+    cold: float = 1.0
+    hiccups: float = 0.0
+
+
 class TimedRunner:
     """Computes nothing and takes the time that real work of the batch's load would take."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, machine: Machine) -> None:
         self._clock = clock
+        self._machine = machine
+        self._under_way: TimedPass | None = None
         self._rng = random.Random(5)
         self._results = FakeRunner(lambda _, __: 50)
 
     def execute(self, batch: Batch) -> BatchResult:
         result = self.result_of(batch)
+        if self._under_way is not None and self._under_way.result is None:
+            result.execute_s *= self._machine.cold
+        if not batch.load.mixed and self._rng.random() < self._machine.hiccups:
+            result.execute_s *= 2.0
         self._clock.now += result.execute_s
         return result
 
@@ -63,7 +78,8 @@ class TimedRunner:
         return result
 
     def begin(self, batch: Batch) -> TimedPass:
-        return TimedPass(self._clock, self.result_of(batch))
+        self._under_way = TimedPass(self._clock, self.result_of(batch))
+        return self._under_way
 
     def forget(self, sequence_ids: list[int]) -> None:
         pass
@@ -102,12 +118,14 @@ class Served:
 class Crowd:
     """Chats that never end and pictures that are replaced as they finish, on one engine."""
 
-    def __init__(self, target_s: float | None) -> None:
+    def __init__(self, target_s: float | None, machine: Machine) -> None:
         self.clock = Clock()
         pool = PagePool(60_000, 16)
-        limits = SchedulerLimits(max_batch_tokens=4096, max_running=32, inter_token_target_s=target_s)
+        limits = SchedulerLimits(
+            max_batch_tokens=4096, max_running=32, inter_token_target_s=target_s, min_target_decodes=LEAST_TARGET_DECODES
+        )
         scheduler = Scheduler(pool, replace(facts(), num_bits=NUM_BITS), limits, refeed, clock=self.clock)
-        self._engine = Engine(scheduler, TimedRunner(self.clock), pool, LocalLink())
+        self._engine = Engine(scheduler, TimedRunner(self.clock, machine), pool, LocalLink())
         self._num_pictures = 0
         for number in range(NUM_CHATS):
             endless = SamplingParams(max_tokens=1_000_000, ignore_eos=True)
@@ -126,9 +144,9 @@ class Crowd:
         return report
 
 
-def serve(target_s: float | None) -> Served:
+def serve(target_s: float | None, machine: Machine = Machine()) -> Served:
     """Keep a crowd busy and measure it once the cost model has learnt."""
-    crowd = Crowd(target_s)
+    crowd = Crowd(target_s, machine)
     last: dict[str, float] = {}
     gaps: list[float] = []
     num_rows = 0
@@ -159,6 +177,18 @@ def test_the_target_is_kept_and_pictures_lose_little_beyond_the_decode_steps(fre
     share_left = 1.0 - 1.0 / multiple
     assert served.p99_s <= MAX_P99 * target_s
     assert served.rows_per_s >= (1.0 - MAX_LOSS) * share_left * free.rows_per_s
+
+
+@pytest.mark.parametrize("multiple", [2.0, 3.0, 5.0, 8.0, 10.0])
+def test_the_target_is_kept_where_decode_steps_between_bits_are_slower(multiple: float) -> None:
+    """The caches are cold there: a decode step takes a third longer than the one that the target was set by."""
+    assert serve(multiple * DECODE_S, Machine(cold=1.33)).p99_s <= MAX_P99 * multiple * DECODE_S
+
+
+@pytest.mark.parametrize("multiple", [3.0, 5.0, 8.0, 10.0])
+def test_the_target_is_kept_where_a_few_decode_steps_take_twice_as_long(multiple: float) -> None:
+    """One in thirty: too few to be planned for as usual, too many for one word in a hundred. Two decode steps leave no room for it."""
+    assert serve(multiple * DECODE_S, Machine(hiccups=1 / 30)).p99_s <= MAX_P99 * multiple * DECODE_S
 
 
 def test_without_a_target_words_wait_for_pictures(free: Served) -> None:
