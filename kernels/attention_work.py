@@ -131,12 +131,37 @@ def device_work(plan: AttentionPlan, rows: range, *, tile_queries: int, tile_key
     key = (rows.start, rows.stop, tile_queries, tile_keys, split_tiles)
     if key not in plan.work:
         host = build_work(plan.layout, rows, tile_queries=tile_queries, tile_keys=tile_keys, split_tiles=split_tiles)
-        plan.work[key] = upload(host, plan.kv_end.device)
+        most = most_items(plan, rows, tile_keys * split_tiles) if plan.is_static else len(host.items)
+        plan.work[key] = upload(host, plan.kv_end.device, most, len(rows) if plan.is_static else len(host.merges))
     return plan.work[key]
 
 
-def upload(work: HostWork, device: torch.device) -> DeviceWork:
-    """Put a work list on ``device`` in one copy."""
-    head = np.array([len(work.items), len(work.merges)], dtype=np.int32)
-    sizes, items, merges = put_together([head, work.items.reshape(-1), work.merges.reshape(-1)], device)
-    return DeviceWork(sizes[:1], items.view(-1, ITEM_FIELDS), sizes[1:], merges.view(-1, MERGE_FIELDS), work.num_slots)
+def most_items(plan: AttentionPlan, rows: range, split_keys: int) -> int:
+    """Bound the items of rows of one query by the pages there is room for: whole splits, and a broken one and a query's own key each."""
+    return 2 * len(rows) + len(plan.layout.kv_indices) * plan.layout.page_size // split_keys
+
+
+def upload(work: HostWork, device: torch.device, most_items: int, most_merges: int) -> DeviceWork:
+    """Put a work list on ``device`` in one copy, with room for so many items and merges."""
+    (joined,) = put_together([_joined(work, most_items, most_merges)], device)
+    sizes, items, merges = joined.split([2, most_items * ITEM_FIELDS, most_merges * MERGE_FIELDS])
+    num_slots = work.num_slots if most_items == len(work.items) else most_items
+    return DeviceWork(sizes[:1], items.view(-1, ITEM_FIELDS), sizes[1:], merges.view(-1, MERGE_FIELDS), num_slots, joined)
+
+
+def renew_work(plan: AttentionPlan) -> None:
+    """Build the lists of a static plan anew, whose arrays have changed, into the memory they are in."""
+    for (start, stop, tile_queries, tile_keys, split_tiles), work in plan.work.items():
+        tiling = {"tile_queries": tile_queries, "tile_keys": tile_keys, "split_tiles": split_tiles}
+        host = _joined(build_work(plan.layout, range(start, stop), **tiling), len(work.items), len(work.merges))
+        work.joined.copy_(put_together([host], work.joined.device)[0])
+
+
+def _joined(work: HostWork, most_items: int, most_merges: int) -> IntArray:
+    """Write how many items and merges there are, then both, each with its room."""
+    joined = np.empty(2 + most_items * ITEM_FIELDS + most_merges * MERGE_FIELDS, dtype=np.int32)
+    joined[:2] = len(work.items), len(work.merges)
+    joined[2 : 2 + work.items.size] = work.items.reshape(-1)
+    first_merge = 2 + most_items * ITEM_FIELDS
+    joined[first_merge : first_merge + work.merges.size] = work.merges.reshape(-1)
+    return joined

@@ -70,6 +70,7 @@ class DeviceWork:
     Attributes:
         num_items, num_merges: ``[1]``, what the kernels read; items: ``[max_items, 9]``; merges: ``[max_merges, 4]``.
         num_slots: partial results to make room for.
+        joined: the memory all of them are in, one after the other.
     """
 
     num_items: torch.Tensor
@@ -77,6 +78,7 @@ class DeviceWork:
     num_merges: torch.Tensor
     merges: torch.Tensor
     num_slots: int
+    joined: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class AttentionPlan:
 
     ``token_slots [num_tokens]`` is the slot each packed token is written to, int64, -1 for none. ``work`` remembers the GPU kernels' work
     lists: the first layer that attends builds them, while the device is busy with the projections before it, and all others share them.
+    The lists of a plan that ``is_static``, whose arrays change in place from step to step, have room for any such step.
     """
 
     layout: RowLayout
@@ -97,6 +100,7 @@ class AttentionPlan:
     write_tokens: torch.Tensor
     write_slots: torch.Tensor
     token_slots: torch.Tensor
+    is_static: bool = False
     work: dict[WorkKey, DeviceWork] = field(default_factory=dict)
 
 

@@ -34,8 +34,12 @@ from loadtests.gpu.tensors import random_call
 from loadtests.kernels.shapes import SHAPES, TINY_SHAPES
 from model.bagel import Bagel, PackedTokens
 from model.weights import load_bagel
+from server.engine.batch import Batch, DecodeRow, Draw
+from server.engine.decode_graphs import CudaCapture, DecodeGraphs
 from server.engine.options import LEAST_FP8_CAPABILITY
+from server.engine.packer import Markers, pack
 from server.engine.runner import PagedKeysValues
+from server.messages import SamplingParams
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "tiny_a"
 PAGE_SIZE = 16
@@ -49,7 +53,14 @@ INTERPRETED_ROUNDING = 0.2
 def main(arguments: list[str] | None = None) -> int:
     options = read_options("check", arguments)
     with torch.inference_mode():
-        lines = [*attention_lines(options), *euler_lines(options), *fp8_lines(options), *sampling_lines(options), *golden_lines(options)]
+        lines = [
+            *attention_lines(options),
+            *euler_lines(options),
+            *fp8_lines(options),
+            *sampling_lines(options),
+            *golden_lines(options),
+            replay_line(options),
+        ]
     write(options, "check", lines)
     return 0 if all(line["verdict"] == "ok" for line in lines) else 1
 
@@ -156,6 +167,28 @@ def golden_lines(options: Options) -> list[Line]:
         found = prefill_logits(model, cases["text.prompt_ids"].to(options.device))
         lines.append(_line("prefill logits of the golden model", dtype, found.float().cpu(), cases["text.prefill_logits"], bound))
     return lines
+
+
+def replay_line(options: Options) -> Line:
+    """Capture decode steps of the golden model, replay them over rows it was not captured with, and compare running them."""
+    model = load_bagel(GOLDEN, options.device, torch.float32)
+    llm = model.config.llm
+    shape = (llm.num_layers, 2, 64, PAGE_SIZE, llm.num_kv_heads, llm.head_dim)
+    cache = PagedKeysValues(torch.randn(shape, generator=torch.Generator().manual_seed(4)).to(options.device))
+
+    def forward(token_ids: torch.Tensor, positions: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
+        tokens = PackedTokens(model.embed_text(token_ids), positions, len(token_ids))
+        return model.logits(model(tokens, cache.attend(plan)))
+
+    graphs = DecodeGraphs(forward, CudaCapture() if options.device.type == "cuda" else lambda work: work, PAGE_SIZE, options.device)
+    for kv_len in (20, 20, 20, 150):
+        draw = Draw(SamplingParams(), 0, ())
+        rows = [DecodeRow(k, [10 * k + page for page in range(10)], kv_len + k, kv_len + k, 20 + k, draw) for k in range(3)]
+        packed = pack(Batch(decodes=rows), PAGE_SIZE, Markers(0, 0, 16), options.device)
+        found = graphs.logits(packed)
+    assert found is not None and len(graphs.sizes) == 1
+    expected = forward(packed.und_token_ids, packed.positions, packed.plan)
+    return _line("replayed decode steps", torch.float32, found.cpu(), expected.cpu(), 1e-4)
 
 
 def prefill_logits(model: Bagel, token_ids: torch.Tensor) -> torch.Tensor:

@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     for concurrency, context in ((1, 20), (3, 20)) if options.is_tiny else ((1, 30), (16, 2000), (64, 2000)):
         lines.append(measure_decode(loaded, concurrency, context, rates.read_gbps))
         write(options, "engine", lines)
+    lines.append(measure_launches(loaded, options, rates.read_gbps))
     lines.append(measure_mixed(loaded, options))
     write(options, "engine", lines)
     return 0
@@ -142,6 +143,14 @@ def measure_decode(loaded: LoadedEngine, concurrency: int, num_context: int, rea
     line: Line = {"what": name, "value": 1e3 * step_s, "unit": "ms/step", "floor": 1e3 * floor_s, "of floor": step_s / floor_s}
     line["tokens/s"] = concurrency / step_s
     return line
+
+
+def measure_launches(loaded: LoadedEngine, options: Options, read_gbps: float) -> Line:
+    """Time decode steps that are not replayed: what their launches cost."""
+    graphs, loaded.runner.decode_graphs = loaded.runner.decode_graphs, None
+    line = measure_decode(loaded, 1, 20 if options.is_tiny else 30, read_gbps)
+    loaded.runner.decode_graphs = graphs
+    return line | {"what": f"{line['what']}, launch by launch"}
 
 
 def measure_mixed(loaded: LoadedEngine, options: Options) -> Line:

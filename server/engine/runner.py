@@ -26,6 +26,7 @@ from model.latents import latent_position_ids, unpatchify
 from model.stepwise import BITS_PER_LAYER, BLOCKS_PER_LAYER, Steps, run_through
 from model.transformer import Rotation
 from server.engine.batch import Batch, BatchResult, DenoiseRow, DenoiseStep, Draw, DrawnToken, NewImage
+from server.engine.decode_graphs import Capture, CudaCapture, DecodeGraphs
 from server.engine.drawing import Drawing
 from server.engine.euler_steps import EulerSteps, RowVelocities
 from server.engine.fault_points import NO_FAULTS
@@ -144,6 +145,9 @@ class Runner:
         self.euler_steps = EulerSteps(painter, takes_together=cache.pool.is_cuda)
         self._encoder = PictureEncoder(model, self._device)
         self._position_ids: dict[tuple[int, int], torch.Tensor] = {}
+        self.decode_graphs: DecodeGraphs | None = None
+        if cache.pool.is_cuda:
+            self.capture_decodes(CudaCapture())
 
     def latents(self, sequence_id: int) -> torch.Tensor:
         """Return the latents of the sequence's image under way: float32 ``[num_tokens, channels]``."""
@@ -177,11 +181,15 @@ class Runner:
         self.faults.in_step(batch)
         packed = pack(batch, self._cache.page_size, self._markers, self._device)
         result = BatchResult(num_und_tokens=packed.num_und, num_gen_tokens=packed.num_gen)
-        embedded = yield from self._embed(packed)
-        yield
-        result.num_pictures_encoded = self._encoder.num_encoded - num_encoded
         started = time.perf_counter()
-        hidden, logits = yield from self._forward(packed, embedded, BLOCKS_PER_LAYER if batch.is_fine else 1)
+        if (replayed := self._replayed(packed)) is not None:
+            hidden = logits = replayed
+        else:
+            embedded = yield from self._embed(packed)
+            yield
+            result.num_pictures_encoded = self._encoder.num_encoded - num_encoded
+            started = time.perf_counter()
+            hidden, logits = yield from self._forward(packed, embedded, BLOCKS_PER_LAYER if batch.is_fine else 1)
         result.forward_s = time.perf_counter() - started
         after = self._move_on(batch.denoises, hidden[packed.num_und :], packed.latent_runs) if batch.denoises else {}
         ending = [step for step in batch.denoises if step.is_last]
@@ -191,6 +199,17 @@ class Runner:
         self._drawings.update(after)
         result.previews = self._painter.take()
         return result
+
+    def capture_decodes(self, capture: Capture) -> None:
+        """From now on replay steps of decode rows alone, as ``capture`` captures them."""
+        self.decode_graphs = DecodeGraphs(self._decode_logits, capture, self._cache.page_size, self._device)
+
+    def _decode_logits(self, token_ids: torch.Tensor, positions: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
+        tokens = PackedTokens(self._model.embed_text(token_ids), positions, len(token_ids))
+        return self._model.logits(self._model(tokens, self._cache.attend(plan)))
+
+    def _replayed(self, packed: PackedBatch) -> torch.Tensor | None:
+        return None if self.decode_graphs is None else self.decode_graphs.logits(packed)
 
     def _copy_pages(self, batch: Batch) -> None:
         if batch.copies:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 
 from kernels import reference
 from kernels.attention_launch import attend_with_triton, generation_of_device
+from kernels.attention_work import renew_work
 from kernels.plan import build_attention_plan
 from kernels.tiles import Kind, tile_shape
 from tests.kernels.accuracy import assert_close_to_float64
@@ -103,6 +104,26 @@ def test_every_layer_shares_the_work_of_the_first() -> None:
     attend_with_triton(*rounded.call)
     assert len(work) == 2
     assert all(rounded.plan.work[key] is one for key, one in work.items())
+
+
+def test_a_static_plan_serves_step_after_step_from_the_same_memory() -> None:
+    """As a captured graph reads it: lists with room to spare, written anew for rows that have grown past another split."""
+    shape = Shape(num_kv_heads=2, group=7, head_dim=64, page_size=16)
+    cases = [build_case([decode(length), decode(30)], shape, seed=length).to(torch.float32, str(DEVICE)) for length in (900, 200, 700)]
+    static = replace(cases[0].plan, is_static=True, work={})
+    attend_with_triton(*replace(cases[0], plan=static).call)
+    (work,) = static.work.values()
+    for case in cases:
+        here, there = case.plan.layout, static.layout
+        there.token_index[:], there.kv_end[:], there.past_len[:] = here.token_index, here.kv_end, here.past_len
+        there.kv_indptr[:], there.kv_indices[: len(here.kv_indices)] = here.kv_indptr, here.kv_indices
+        renew_work(static)
+        on_device = build_attention_plan(there, DEVICE)
+        static.token_index.copy_(on_device.token_index)
+        static.kv_end.copy_(on_device.kv_end)
+        static.kv_indices.copy_(on_device.kv_indices)
+        assert torch.equal(attend_with_triton(*replace(case, plan=static).call), attend_with_triton(*case.call))
+    assert list(static.work.values()) == [work] and work.num_slots == len(work.items)
 
 
 @pytest.mark.parametrize("shape", [Shape(1, 1, 256, 16), Shape(1, 256, 16, 16)], ids=["wide head", "large group"])

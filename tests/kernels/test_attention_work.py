@@ -89,7 +89,7 @@ def test_rows_before_and_after_the_range_have_no_items() -> None:
 def test_the_device_gets_the_lists_as_they_are_and_once() -> None:
     layout = layout_of(decode(100), decode(10))
     host = build_work(layout, range(2), tile_queries=1, tile_keys=8, split_tiles=4)
-    on_device = upload(host, torch.device("cpu"))
+    on_device = upload(host, torch.device("cpu"), len(host.items), len(host.merges))
     assert on_device.items.tolist() == host.items.tolist()
     assert on_device.merges.tolist() == host.merges.tolist()
     assert (int(on_device.num_items), int(on_device.num_merges), on_device.num_slots) == (len(host.items), len(host.merges), host.num_slots)

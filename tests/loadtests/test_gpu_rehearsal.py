@@ -25,7 +25,7 @@ def test_the_script_runs_through_and_leaves_tables_and_numbers(tmp_path: Path) -
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     checks = json.loads((tmp_path / "check.json").read_text())["lines"]
     assert {line["verdict"] for line in checks} == {"ok"}
-    assert {"draws without sorting", "gate to 8-bit floats"} <= {line["what"] for line in checks}
+    assert {"draws without sorting", "gate to 8-bit floats", "replayed decode steps"} <= {line["what"] for line in checks}
     assert {line["dtype"] for line in checks if "golden" in line["what"]} == {"torch.float32", "torch.bfloat16"}
     attention = json.loads((tmp_path / "attention.json").read_text())["lines"]
     assert all("us" in line or "not measured" in line for line in attention)
@@ -39,7 +39,7 @@ def test_the_script_runs_through_and_leaves_tables_and_numbers(tmp_path: Path) -
     assert {line["verdict"] for line in golden} == {"ok"} and len(golden) == 2 * 10
     assert all(0 < line["busy"] < 1 for line in json.loads((tmp_path / "busy.json").read_text())["lines"])
     engine = (tmp_path / "engine.md").read_text()
-    assert all(word in engine for word in ("text to image", "decode, batch 3", "beside 2 chats"))
+    assert all(word in engine for word in ("text to image", "decode, batch 3", "launch by launch", "beside 2 chats"))
 
 
 def test_a_part_that_fails_is_named_and_costs_no_other(tmp_path: Path) -> None:

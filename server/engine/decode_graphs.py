@@ -1,0 +1,183 @@
+"""Steps of decode rows alone as graphs: captured once for a number of rows, then replayed, so that the host launches one thing for all.
+
+A graph reads fixed memory. A `StaticStep` is that memory for up to so many rows over up to so many pages; missing rows are padding, which
+sees one key of its own, keeps nothing and whose logits nobody reads. What a replay computes is what the step itself would.
+
+How a graph is captured comes from outside: on a GPU by CUDA (`CudaCapture`), in tests by something that runs the step again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kernels.attention_work import renew_work
+from kernels.plan import AttentionPlan, RowLayout
+from server.engine.packer import PackedBatch
+
+logger = logging.getLogger(__name__)
+
+Replay = Callable[[], torch.Tensor]
+"""Runs a captured step over what its memory holds now; returns the same tensor each time."""
+Capture = Callable[[Replay], Replay]
+Forward = Callable[[torch.Tensor, torch.Tensor, AttentionPlan], torch.Tensor]
+"""``(token_ids[B], positions[B], plan) -> logits[B, vocab]`` of a step of decode rows."""
+
+ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
+"""Rows of a graph. Steps of more rows are run as they are: their products last longer than their launches."""
+LEAST_PAGES = 64
+MAX_GRAPHS = 24
+"""Of both sizes together; the one that was used the longest ago makes room."""
+CAPTURE_AT = 3
+"""Capturing takes a while: only what comes again is captured."""
+
+Size = tuple[int, int]
+"""Rows and pages."""
+
+
+class StaticStep:
+    """The memory of a step of up to ``size`` rows and pages; the host writes its side of it, and all of that goes to ``device`` at once."""
+
+    def __init__(self, size: Size, page_size: int, device: torch.device) -> None:
+        num_rows, num_pages = size
+        self._writes, writes = _both_sides(torch.zeros(3, num_rows, dtype=torch.int64), device)
+        self._rows, rows = _both_sides(torch.zeros(5 * num_rows + 2 + num_pages, dtype=torch.int32), device)
+        lengths = [num_rows + 1, num_rows, num_rows, num_rows, num_rows + 1, num_pages]
+        starts, index, ends, past, page_starts, pages = (part.numpy() for part in self._rows.split(lengths))
+        starts[:], index[:] = np.arange(num_rows + 1), np.arange(num_rows)
+        kept, slots, self._token_slots = self._writes.numpy()
+        self.layout = RowLayout(starts, index, ends, past, page_starts, pages, kept, slots, num_rows, page_size)
+        qo_indptr, token_index, kv_end, past_len, kv_indptr, kv_indices = rows.split(lengths)
+        self.plan = AttentionPlan(
+            self.layout, qo_indptr, token_index, kv_end, past_len, kv_indptr, kv_indices, writes[0], writes[1], writes[2], is_static=True
+        )  # fmt: skip
+        self.token_ids, self.positions = (torch.zeros(num_rows, dtype=torch.int64, device=device) for _ in range(2))
+        self._on_device = (writes, rows)
+
+    def fill(self, packed: PackedBatch) -> None:
+        """Take in a step. Rows beyond it see their own key alone and keep nothing."""
+        here, there = self.layout, packed.plan.layout
+        num, num_pages = there.num_rows, len(there.kv_indices)
+        here.kv_end[:num], here.kv_end[num:] = there.kv_end, 1
+        here.past_len[:num], here.past_len[num:] = there.past_len, 0
+        here.kv_indptr[: num + 1], here.kv_indptr[num + 1 :] = there.kv_indptr, num_pages
+        here.kv_indices[:num_pages] = there.kv_indices
+        # What keeps by columns keeps the first row once more for each row that is padding; what looks at each token's slot finds none.
+        here.write_tokens[:num], here.write_tokens[num:] = there.write_tokens, there.write_tokens[0]
+        here.write_slots[:num], here.write_slots[num:] = there.write_slots, there.write_slots[0]
+        self._token_slots[:] = -1
+        self._token_slots[there.write_tokens] = there.write_slots
+        for host, device in zip((self._writes, self._rows), self._on_device, strict=True):
+            if host is not device:
+                device.copy_(host, non_blocking=True)
+        self.token_ids[:num].copy_(packed.und_token_ids)
+        self.positions[:num].copy_(packed.positions)
+        renew_work(self.plan)
+
+
+def _both_sides(zeros: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return memory on the host and the same on ``device``: one and the same on a CPU."""
+    if device.type == "cpu":
+        return zeros, zeros
+    return zeros.pin_memory(), zeros.to(device)
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    step: StaticStep
+    replay: Replay
+
+
+class DecodeGraphs:
+    """Graphs by size. ``forward`` is the step they stand for, ``capture`` how it becomes one."""
+
+    def __init__(self, forward: Forward, capture: Capture, page_size: int, device: torch.device) -> None:
+        self._forward = forward
+        self._capture = capture
+        self._page_size = page_size
+        self._device = device
+        self._graphs: OrderedDict[Size, _Graph] = OrderedDict()
+        self._asked: Counter[Size] = Counter()
+        self._can_capture = True
+
+    @property
+    def sizes(self) -> list[Size]:
+        """What there are graphs of, the longest unused first."""
+        return list(self._graphs)
+
+    def logits(self, packed: PackedBatch) -> torch.Tensor | None:
+        """Return the logits ``[num_rows, vocab]`` of a step by replaying it, good until the next one; None where it must be run itself.
+
+        Raises:
+            RuntimeError: what the device raises; no graph is used again.
+        """
+        size = size_of(packed)
+        if size is None:
+            return None
+        graph = self._graphs.get(size) or self._captured(size, packed)
+        if graph is None:
+            return None
+        self._graphs.move_to_end(size)
+        graph.step.fill(packed)
+        try:
+            return graph.replay()[: packed.num_und]
+        except RuntimeError:
+            self._graphs.clear()
+            raise
+
+    def _captured(self, size: Size, packed: PackedBatch) -> _Graph | None:
+        """Capture a size that has been asked for often enough, where that is possible."""
+        self._asked[size] += 1
+        if self._asked[size] < CAPTURE_AT or not self._can_capture:
+            return None
+        step = StaticStep(size, self._page_size, self._device)
+        step.fill(packed)
+        try:
+            replay = self._capture(lambda: self._forward(step.token_ids, step.positions, step.plan))
+        except RuntimeError as error:
+            logger.warning("decode steps cannot be captured here and are run one launch at a time: %s", error)
+            self._can_capture = False
+            return None
+        graph = self._graphs[size] = _Graph(step, replay)
+        if len(self._graphs) > MAX_GRAPHS:
+            self._graphs.popitem(last=False)
+        return graph
+
+
+def size_of(packed: PackedBatch) -> Size | None:
+    """Return the size of graph that serves a step, None where it does more than draw one token for each of a few rows of one."""
+    layout = packed.plan.layout
+    is_plain = layout.num_rows == layout.num_tokens == packed.num_und == len(packed.draws) and not packed.vit_images
+    if not is_plain or layout.num_rows > ROWS[-1]:
+        return None
+    num_pages = max(LEAST_PAGES, len(layout.kv_indices))
+    return next(rows for rows in ROWS if rows >= layout.num_rows), 1 << (num_pages - 1).bit_length()
+
+
+class CudaCapture:
+    """Captures on the current CUDA device. All graphs share their memory: no two run at once, and a step's logits are read within it."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Replay) -> Replay:
+        """Run ``work`` once beside the stream, which builds what it needs, and capture it."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            work()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            logits = work()
+
+        def replay() -> torch.Tensor:
+            graph.replay()
+            return logits
+
+        return replay
