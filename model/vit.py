@@ -31,7 +31,7 @@ class Vit(nn.Module):
         self.norm_bias = nn.Parameter(torch.empty(hidden))
 
     def forward(self, patches: Tensor, position_ids: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """Encode; ``cu_seqlens`` int32 ``[num_images + 1]`` bounds each picture's patches."""
+        """Encode; ``cu_seqlens`` int32 ``[num_images + 1]`` bounds each picture's patches. Best on the host, which reads it."""
         return run_through(self.forward_in_steps(patches, position_ids, cu_seqlens))
 
     def forward_in_steps(self, patches: Tensor, position_ids: Tensor, cu_seqlens: Tensor) -> Steps[Tensor]:

@@ -72,7 +72,7 @@ class PictureEncoder:
         patches = vit_patches(self._pixels(picture), config.vit.patch_size)
         grid = (picture.height // config.vit.patch_size, picture.width // config.vit.patch_size)
         position_ids = vit_position_ids(*grid, config.vit.table_side).to(self._device)
-        cu_seqlens = torch.tensor([0, len(patches)], dtype=torch.int32, device=self._device)
+        cu_seqlens = torch.tensor([0, len(patches)], dtype=torch.int32)
         return (yield from self._model.embed_vit_in_steps(patches, position_ids, cu_seqlens))
 
 
