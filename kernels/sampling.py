@@ -6,14 +6,17 @@ picks a token by inverting the cumulative distribution over tokens sorted by pro
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from kernels.readback import read_together
 
+Ints = np.ndarray[tuple[int, int], np.dtype[np.int32]]
 _MASK_64 = (1 << 64) - 1
 
 
@@ -89,12 +92,32 @@ def begin_draws(logits: torch.Tensor, rows: list[SamplingRow]) -> Draws:
         The draws, in row order, still on the device.
     """
     wanted = _Wanted(logits, rows)
-    _adjust(logits, rows)
     if logits.is_cuda:
-        from kernels.sampling_triton import draw_with_triton  # a machine without CUDA need not have Triton
+        from kernels.sampling_triton import adjust_with_triton, draw_with_triton  # a machine without CUDA need not have Triton
 
+        adjust_with_triton(logits, changes_of(rows))
+        forbid(logits, rows)
         return wanted.of(draw_with_triton(logits, _send(settings_table(rows), logits.device)))
+    adjust(logits, rows)
+    forbid(logits, rows)
     return wanted.of(draw_by_sorting(logits, rows))
+
+
+def changes_of(rows: Sequence[SamplingRow]) -> Ints:
+    """Return which logits `adjust` changes and how, as `kernels.sampling_triton.adjust_with_triton` takes it: int32 ``[num, 5]``."""
+    places: list[tuple[int, int]] = []
+    amounts: list[tuple[float, float, float]] = []
+    for k, row in enumerate(rows):
+        raised = row.bias | dict.fromkeys(row.suppressed, -math.inf)
+        written = Counter(row.text_ids)
+        for token in written.keys() | raised.keys():
+            penalty, lowered = 1.0, 0.0
+            if token in written:
+                penalty, lowered = row.repetition_penalty, written[token] * row.frequency_penalty + row.presence_penalty
+            places.append((k, token))
+            amounts.append((penalty, lowered, raised.get(token, 0.0)))
+    bits = np.array(amounts, dtype=np.float32).reshape(-1, 3).view(np.int32)
+    return np.concatenate([np.array(places, dtype=np.int32).reshape(-1, 2), bits], axis=1)
 
 
 def settings_table(rows: Sequence[SamplingRow]) -> torch.Tensor:
@@ -136,8 +159,8 @@ def _needs_order(row: SamplingRow) -> bool:
     return row.top_k > 0 or row.top_p < 1.0
 
 
-def _adjust(logits: torch.Tensor, rows: list[SamplingRow]) -> None:
-    """Apply penalties, biases and suppressed tokens in place."""
+def adjust(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> None:
+    """Apply penalties, biases and suppressed tokens in place, on any device."""
     _penalise(logits, rows)
     changes = [(k, token, bias) for k, row in enumerate(rows) for token, bias in row.bias.items()]
     suppressed_by_all = set(rows[0].suppressed).intersection(*(row.suppressed for row in rows[1:]))
@@ -148,23 +171,23 @@ def _adjust(logits: torch.Tensor, rows: list[SamplingRow]) -> None:
         logits.index_put_(where, _put(values, logits.dtype, logits.device), accumulate=True)
     for token in suppressed_by_all:
         logits[:, token].fill_(-torch.inf)
-    _forbid(logits, {k: row.allowed for k, row in enumerate(rows) if row.allowed is not None})
 
 
-def _forbid(logits: torch.Tensor, allowed_by_row: dict[int, bytes]) -> None:
+def forbid(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> None:
     """Rule out, in place, every token that a row's bits do not allow."""
+    allowed_by_row = {k: row.allowed for k, row in enumerate(rows) if row.allowed is not None}
     if not allowed_by_row:
         return
     num_bytes = -(-logits.shape[1] // 8)
     packed = b"".join(allowed[:num_bytes].ljust(num_bytes, b"\0") for allowed in allowed_by_row.values())
     masks = _send(torch.frombuffer(bytearray(packed), dtype=torch.uint8), logits.device).view(-1, num_bytes, 1)
     bits = (masks >> torch.arange(8, dtype=torch.uint8, device=logits.device)) & 1
-    rows = _put(list(allowed_by_row), torch.int64, logits.device)
-    is_allowed = bits.view(len(rows), -1)[:, : logits.shape[1]].bool()
-    logits[rows] = logits[rows].masked_fill(~is_allowed, -torch.inf)
+    places = _put(list(allowed_by_row), torch.int64, logits.device)
+    is_allowed = bits.view(len(places), -1)[:, : logits.shape[1]].bool()
+    logits[places] = logits[places].masked_fill(~is_allowed, -torch.inf)
 
 
-def _penalise(logits: torch.Tensor, rows: list[SamplingRow]) -> None:
+def _penalise(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> None:
     """Apply the penalties in place, to all tokens written so far in one go.
 
     OpenAI: presence, frequency; CTRL, Keskar et al. 2019: repetition.

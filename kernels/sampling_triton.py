@@ -1,6 +1,6 @@
 """Draws tokens in Triton without sorting: the same tokens as `kernels.sampling` draws on a CPU, from the same uniform numbers.
 
-Four launches, none of which the host waits for:
+One launch changes the logits that penalties, biases and suppressions name. Four more, none of which the host waits for:
 
     max     a program a block of a row   largest logit
     mass    a program a block of a row   sum of the weights exp((x - max) / temperature), below min-p none
@@ -20,6 +20,7 @@ an edge may fall on its other side. A vocabulary of 152,064 in bfloat16 is read 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -31,11 +32,30 @@ BLOCK_WARPS, CHOOSE_WARPS = 8, 4
 NUM_SETTINGS = 5
 """Of a row, float64: temperature, top-k, top-p, min-p, the uniform number."""
 
+CHANGE_FIELDS = 5
+"""Of a change, 32 bits each: row, token, then float32 repetition penalty, what is taken off, what is added."""
+CHANGES_OF_PROGRAM = 128
+CHANGE_WARPS = 4
+
 LINE = tl.constexpr(NUM_SETTINGS)
+CHANGE = tl.constexpr(CHANGE_FIELDS)
 FIRST_STRIDE = tl.constexpr(1 << 16)
 """In units of the last place: an eighth of a unit for logits between 16 and 32."""
 LAST_STRIDE = tl.constexpr(1 << 33)
 """From any float32 beyond the smallest."""
+
+
+def adjust_with_triton(logits: torch.Tensor, changes: np.ndarray[tuple[int, int], np.dtype[np.int32]]) -> None:
+    """Change single logits of ``[num_rows, vocab]`` in place: ``changes[n, CHANGE_FIELDS]``, no two of one logit.
+
+    A logit is divided by its penalty, or multiplied where it is negative, then lowered, then raised; rounded to its dtype after each.
+    """
+    num = len(changes)
+    if num:
+        host = torch.from_numpy(changes)
+        table = host.pin_memory().to(logits.device, non_blocking=True) if logits.is_cuda else host
+        grid = (triton.cdiv(num, CHANGES_OF_PROGRAM),)
+        adjust_kernel[grid](logits, table, num, logits.stride(0), BLOCK=CHANGES_OF_PROGRAM, num_warps=CHANGE_WARPS)
 
 
 def draw_with_triton(logits: torch.Tensor, settings: torch.Tensor) -> torch.Tensor:
@@ -88,6 +108,24 @@ def weights_of(x, largest, temperature, min_p):
     """Return float64 weights, 1 for the largest logit."""
     weight = tl.exp((x.to(tl.float64) - largest.to(tl.float64)) / temperature)
     return tl.where(weight >= min_p, weight, 0.0)
+
+
+# The number of changes differs from step to step: no kernel of its own for 1, or for 16.
+@triton.jit(do_not_specialize=["num"])
+def adjust_kernel(logits_ptr, changes, num, stride, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    is_there = i < num
+    line = changes + i * CHANGE
+    place = logits_ptr + tl.load(line, mask=is_there, other=0).to(tl.int64) * stride + tl.load(line + 1, mask=is_there, other=0)
+    penalty = tl.load(line + 2, mask=is_there, other=0x3F800000).to(tl.float32, bitcast=True)
+    lowered = tl.load(line + 3, mask=is_there, other=0).to(tl.float32, bitcast=True)
+    raised = tl.load(line + 4, mask=is_there, other=0).to(tl.float32, bitcast=True)
+    dtype = logits_ptr.dtype.element_ty
+    x = tl.load(place, mask=is_there, other=0.0).to(tl.float32)
+    penalty = penalty.to(dtype).to(tl.float32)
+    x = tl.where(x > 0.0, tl.div_rn(x, penalty), x * penalty).to(dtype).to(tl.float32)
+    x = (x - lowered.to(dtype).to(tl.float32)).to(dtype).to(tl.float32)
+    tl.store(place, (x + raised.to(dtype).to(tl.float32)).to(dtype), mask=is_there)
 
 
 @triton.jit

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -105,11 +105,15 @@ def measure_draws(sizes: Sizes, options: Options) -> Iterator[Line]:
     """Time the drawing of a token for every row, without sorting and with, by id and in falling order."""
     num_rows = 2 if options.is_tiny else TOKENS["64 decoded tokens"]
     logits = 3.0 * torch.randn(num_rows, sizes.vocab, device=options.device).bfloat16()
-    for name, row in (("plain", SamplingRow(temperature=0.8)), ("top-k 50, top-p 0.9", SamplingRow(temperature=0.8, top_k=50, top_p=0.9))):
+    plain, launches = SamplingRow(temperature=0.8), ("draw: max", "draw: mass", "draw: choose")
+    for name, row, launched in (
+        ("plain", plain, launches),
+        ("top-k 50, top-p 0.9", replace(plain, top_k=50, top_p=0.9), (*launches, "draw: gather")),
+    ):
         rows = [row] * num_rows
         table, what = settings_table(rows).to(options.device), f"{num_rows} rows of {sizes.vocab:,} logits, {name}"
         us = _microseconds(lambda table=table: draw_with_triton(logits, table), options)  # type: ignore[misc]
-        yield {"what": what, "kernel": "draw", "us": us, "predicted us": _bound_us("draw")}
+        yield {"what": what, "kernel": "draw", "us": us, "predicted us": _bound_us(*launched)}
         yield {"what": what, "kernel": "sorting", "us": _microseconds(lambda rows=rows: draw_by_sorting(logits, rows), options)}  # type: ignore[misc]
 
 

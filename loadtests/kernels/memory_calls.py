@@ -17,7 +17,7 @@ from kernels.fp8_triton import BLOCK as QUANTIZE_BLOCK
 from kernels.guidance_triton import BLOCK_TOKENS
 from kernels.heads_triton import HEADS_OF_PROGRAM
 from kernels.sampling_triton import BLOCK as DRAW_BLOCK
-from kernels.sampling_triton import CHUNK
+from kernels.sampling_triton import CHANGE_FIELDS, CHANGES_OF_PROGRAM, CHUNK
 from kernels.silu_mul_triton import BLOCK as SILU_BLOCK
 from kernels.tiles import Kind, tile_shape
 from loadtests.kernels.shapes import BAGEL, SHAPES, Shape, layout_of
@@ -31,6 +31,10 @@ HIDDEN, INTERMEDIATE = CONFIG.llm.hidden_size, CONFIG.llm.intermediate_size
 NUM_HEADS = BAGEL.num_heads + 2 * BAGEL.num_kv_heads
 TOKENS = {"64 decoded tokens": 64, "2 denoise rows of 1,026": 2052}
 """What the kernels that take a token at a time are given."""
+WRITTEN = 500
+"""Different tokens of an answer that has penalties."""
+SECTOR = 32
+"""Bytes the card's memory moves at least."""
 NUM_PICTURES, NUM_LATENTS, NUM_BRANCHES = 8, 4096, 3
 
 
@@ -153,6 +157,11 @@ def _draws() -> Iterator[MemoryCall]:
     blocks = triton.cdiv(vocab, DRAW_BLOCK)
     what, logits = f"{num_rows} rows of {vocab:,} logits", num_rows * vocab
     sizes = (num_rows * blocks * DRAW_BLOCK, logits)
+    changes = num_rows * WRITTEN
+    of_answers = f"{num_rows} answers of {WRITTEN} different tokens"
+    padded = triton.cdiv(changes, CHANGES_OF_PROGRAM)
+    read = changes * (WIDE * CHANGE_FIELDS + SECTOR)  # a logit alone costs the sector it is in
+    yield MemoryCall("draw: adjust", of_answers, padded, read, changes * SECTOR, padded * CHANGES_OF_PROGRAM, changes)
     yield MemoryCall("draw: max", what, num_rows * blocks, logits * NARROW, num_rows * blocks * WIDE, *sizes)
     yield MemoryCall("draw: mass", what, num_rows * blocks, logits * NARROW, num_rows * blocks * 2 * WIDE, *sizes)
     yield MemoryCall("draw: gather", what, num_rows, logits * NARROW, num_rows * CHUNK * WIDE, *sizes)

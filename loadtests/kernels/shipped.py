@@ -17,7 +17,18 @@ from kernels.pages_triton import write_pages_kernel
 from kernels.qk_norm_rope_triton import qk_norm_rope_kernel
 from kernels.rms_norm_triton import add_rms_norm_kernel, rms_norm_kernel
 from kernels.sampling_triton import BLOCK as SAMPLING_BLOCK
-from kernels.sampling_triton import BLOCK_WARPS, CHOOSE_WARPS, CHUNK, choose_kernel, gather_kernel, mass_kernel, max_kernel
+from kernels.sampling_triton import (
+    BLOCK_WARPS,
+    CHANGE_WARPS,
+    CHANGES_OF_PROGRAM,
+    CHOOSE_WARPS,
+    CHUNK,
+    adjust_kernel,
+    choose_kernel,
+    gather_kernel,
+    mass_kernel,
+    max_kernel,
+)
 from kernels.silu_mul_to_fp8_triton import silu_mul_to_fp8_kernel
 from kernels.silu_mul_triton import BLOCK, silu_mul_kernel
 from kernels.tiles import DECODE, PIECE, Generation, Kind, TileShape, tile_shape
@@ -128,6 +139,10 @@ def sampling_specs() -> Iterator[KernelSpec]:
         warps = CHOOSE_WARPS if name == "choose" else BLOCK_WARPS
         divisible = frozenset({"vocab", "stride"})
         yield KernelSpec(f"draw: {name} bf16", kernel, run_time, constants, divisible, num_warps=warps, num_stages=3)
+    run_time = {"logits_ptr": "*bf16", "changes": "*i32", "num": "i32", "stride": "i32"}
+    constants = {"BLOCK": CHANGES_OF_PROGRAM}
+    stride = frozenset({"stride"})
+    yield KernelSpec("draw: adjust bf16", adjust_kernel, run_time, constants, stride, num_warps=CHANGE_WARPS, num_stages=3)
 
 
 def fp8_specs() -> Iterator[KernelSpec]:

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.sampling import SamplingRow, draw_by_sorting, settings_table
-from kernels.sampling_triton import BLOCK, FIRST_STRIDE, draw_with_triton
+from kernels.sampling import SamplingRow, adjust, changes_of, draw_by_sorting, settings_table
+from kernels.sampling_triton import BLOCK, FIRST_STRIDE, adjust_with_triton, draw_with_triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -87,6 +87,31 @@ def test_the_smallest_and_the_largest_number_fall_on_the_first_and_the_last_toke
     table[0, 4] = number
     last = 1 if row.top_p < 1.0 else 3
     assert draw_with_triton(logits.to(DEVICE), table.to(DEVICE)).tolist() == [last if number else 0]
+
+
+penalised_rows = st.builds(
+    SamplingRow,
+    presence_penalty=st.sampled_from([0.0, 0.7, -1.0]),
+    frequency_penalty=st.sampled_from([0.0, 0.3]),
+    repetition_penalty=st.sampled_from([1.0, 1.3, 0.8]),
+    text_ids=st.lists(st.integers(0, 39), max_size=20).map(tuple),
+    suppressed=st.lists(st.integers(0, 39), max_size=4, unique=True).map(tuple),
+    bias=st.dictionaries(st.integers(0, 39), st.floats(-5.0, 5.0, width=16), max_size=4),
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(penalised_rows, min_size=1, max_size=4), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+def test_penalties_biases_and_suppressions_change_a_logit_to_the_bit_as_one_after_the_other(
+    rows: list[SamplingRow], dtype: torch.dtype
+) -> None:
+    logits = random_logits(len(rows), 40, 3.0).to(dtype)
+    expected, found = logits.clone(), logits.to(DEVICE)
+    adjust(expected, rows)
+    adjust_with_triton(found, changes_of(rows))
+    # The interpreter cuts bfloat16 off where it should round, each of three times: a unit of the last place of numbers below 32.
+    is_cut_off = DEVICE == "cpu" and dtype is torch.bfloat16
+    torch.testing.assert_close(found.cpu(), expected, rtol=0.0, atol=3 * 2.0**-3 if is_cut_off else 0.0)
 
 
 def test_a_row_is_drawn_alike_in_any_company() -> None:
