@@ -367,21 +367,17 @@ def write_pages_fits(k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_
 
 def picture_attention_fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
     """Whether `NativeKernels.picture_attention` takes these tensors."""
-    return (
-        not torch.is_grad_enabled()
-        and q.shape[2] % HEAD_DIM_STEP == 0
-        and q.shape[2] <= MAX_HEAD_DIM
-        and q.dtype is k.dtype is v.dtype is torch.float32
-        and q.is_cpu
-        and q.stride(2) == k.stride(2) == v.stride(2) == 1
-    )
+    return not torch.is_grad_enabled() and _heads_fit(q, k, v)
 
 
 def attention_fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor) -> bool:
     """Whether `NativeKernels.attention` takes these tensors."""
+    return is_plain(k_pages, v_pages) and _heads_fit(q, k, v)
+
+
+def _heads_fit(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
     return (
-        is_plain(k_pages, v_pages)
-        and q.shape[2] % HEAD_DIM_STEP == 0
+        q.shape[2] % HEAD_DIM_STEP == 0
         and q.shape[2] <= MAX_HEAD_DIM
         and q.dtype is k.dtype is v.dtype is torch.float32
         and q.is_cpu
