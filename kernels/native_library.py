@@ -18,6 +18,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 SOURCE_DIRECTORY = Path(__file__).parent / "native"
@@ -128,10 +129,16 @@ def _key(compiler: str) -> str:
 
 def _compile(compiler: str, level: str, library: Path) -> None:
     """Compile into a private directory, then rename: of processes that build at the same time each sees a whole library."""
-    sources = sorted(SOURCE_DIRECTORY.glob("*.c"))
-    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=library.parent) as scratch, ThreadPoolExecutor(os.cpu_count()) as compilers:
         built = Path(scratch) / library.name
-        run_compiler([compiler, *FLAGS, f"-march={level}", "-shared", *map(str, sources), "-lm", "-o", str(built)])
+
+        def compile_one(source: Path) -> str:
+            target = str(Path(scratch) / f"{source.stem}.o")
+            run_compiler([compiler, *FLAGS, f"-march={level}", "-c", str(source), "-o", target])
+            return target
+
+        objects = list(compilers.map(compile_one, sorted(SOURCE_DIRECTORY.glob("*.c"))))
+        run_compiler([compiler, *FLAGS, "-shared", *objects, "-lm", "-o", str(built)])
         os.replace(built, library)
 
 
