@@ -9,6 +9,7 @@ How a graph is captured comes from outside: on a GPU by CUDA (`CudaCapture`), in
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ class DecodeGraphs:
         self._graphs: OrderedDict[Size, _Graph] = OrderedDict()
         self._asked: Counter[Size] = Counter()
         self._can_capture = True
+        self.capture_s = 0.0
+        """Seconds that capturing has taken so far: no step is that slow by itself."""
 
     @property
     def sizes(self) -> list[Size]:
@@ -135,6 +138,7 @@ class DecodeGraphs:
         self._asked[size] += 1
         if self._asked[size] < CAPTURE_AT or not self._can_capture:
             return None
+        started = time.perf_counter()
         step = StaticStep(size, self._page_size, self._device)
         step.fill(packed)
         try:
@@ -143,6 +147,8 @@ class DecodeGraphs:
             logger.warning("decode steps cannot be captured here and are run one launch at a time: %s", error)
             self._can_capture = False
             return None
+        finally:
+            self.capture_s += time.perf_counter() - started
         graph = self._graphs[size] = _Graph(step, replay)
         if len(self._graphs) > MAX_GRAPHS:
             self._graphs.popitem(last=False)

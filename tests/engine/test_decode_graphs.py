@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +124,23 @@ def test_an_engine_answers_with_replays_what_it_answers_without() -> None:
     assert answers[0] == answers[1] and len(answers[0]) == 12 + 15 + 18
     assert capture.num_captured == 3, "of four rows, of two, and of one"
     assert capture.num_replayed > 6
+
+
+def test_what_capturing_takes_is_not_taken_for_what_a_step_costs() -> None:
+    """It would be learnt as the cost of a decode step, and every plan be wrong for a while."""
+    slow_s = 0.5
+
+    def capture_slowly(work: Replay) -> Replay:
+        until = time.perf_counter() + slow_s
+        while time.perf_counter() < until:
+            work()
+        return work
+
+    loaded = load_engine(EngineOptions(str(CHECKPOINT), num_pages=64, num_threads=1), LocalLink())
+    loaded.runner.capture_decodes(capture_slowly)
+    costs = [loaded.runner.execute(decode_batch(2)).execute_s for _ in range(CAPTURE_AT + 1)]
+    assert loaded.runner.decode_graphs is not None and loaded.runner.decode_graphs.capture_s >= slow_s
+    assert max(costs) < slow_s
 
 
 def test_a_size_is_captured_when_it_comes_again() -> None:
