@@ -1,6 +1,6 @@
 """Compiles every shipped kernel for every generation of GPUs and prints one JSON line for each; stops with 1 where one is unsound.
 
-    TRITON_INTERPRET=0 python -m loadtests.kernels.ahead_of_time [--spill]
+    TRITON_INTERPRET=0 python -m loadtests.kernels.ahead_of_time [--generation 90 ...] [--brief] [--spill]
 
 Which Triton does it is decided by the search path: `PYTHONPATH=DIR` with another version in DIR. ``--spill`` compiles one more tile,
 which is known to spill, to see the check fail.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 from kernels.tiles import Generation, Kind, TileShape
@@ -24,18 +24,26 @@ TOO_LARGE = TileShape(rows=128, keys=128, num_warps=8, num_stages=2, split_tiles
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtests.kernels.ahead_of_time")
     parser.add_argument("--spill", action="store_true", help="compile a tile that spills, and nothing else")
+    parser.add_argument(
+        "--generation",
+        type=lambda number: Generation(int(number)),
+        nargs="+",
+        default=list(Generation),
+        help="by compute capability; all if not given",
+    )
+    parser.add_argument("--brief", action="store_true", help="look into the code of no kernel that has neither a stack nor products")
     options = parser.parse_args(arguments)
     complaints = []
-    for generation, spec in _planted() if options.spill else _shipped():
-        compiled = compile_spec(spec, generation.value)
+    for generation, spec in _planted() if options.spill else _shipped(options.generation):
+        compiled = compile_spec(spec, generation.value, is_brief=options.brief)
         print(json.dumps(asdict(compiled)), flush=True)
         complaints += faults(compiled, spec.matrix)
     print("\n".join(complaints), file=sys.stderr)
     return 1 if complaints else 0
 
 
-def _shipped() -> Iterator[tuple[Generation, KernelSpec]]:
-    for generation in Generation:
+def _shipped(generations: Iterable[Generation]) -> Iterator[tuple[Generation, KernelSpec]]:
+    for generation in generations:
         for spec in shipped(generation):
             yield generation, spec
 

@@ -86,8 +86,12 @@ class Compiled:
         return min(MULTIPROCESSOR_REGISTERS // registers, by_shared, MULTIPROCESSOR_WARPS // self.num_warps)
 
 
-def compile_spec(spec: KernelSpec, capability: int) -> Compiled:
-    """Compile for ``sm_{capability}`` and look inside."""
+def compile_spec(spec: KernelSpec, capability: int, *, is_brief: bool = False) -> Compiled:
+    """Compile for ``sm_{capability}`` and look inside.
+
+    Reading the instructions takes as long as writing them: ``is_brief`` leaves that out where none can be amiss, since there is no stack to
+    spill to and no product, and counts none then.
+    """
     names: list[str] = spec.kernel.arg_names
     index = {name: place for place, name in enumerate(names)}
     divisible = [index[name] for name in names if name in spec.divisible or spec.types.get(name, "").startswith("*")]
@@ -99,10 +103,15 @@ def compile_spec(spec: KernelSpec, capability: int) -> Compiled:
     )
     options = {"num_warps": spec.num_warps, "num_stages": spec.num_stages}
     built = triton.compile(source, target=GPUTarget("cuda", capability, THREADS_OF_WARP), options=options)
-    usage, sass = _disassemble(built.asm["cubin"])
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    if found is None:
-        raise RuntimeError(f"cuobjdump names no registers for {spec.name}: {usage[-500:]}")
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(built.asm["cubin"])
+        file.flush()
+        usage = _output("cuobjdump", "--dump-resource-usage", file.name)
+        found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+        if found is None:
+            raise RuntimeError(f"cuobjdump names no registers for {spec.name}: {usage[-500:]}")
+        is_plain = is_brief and found[2] == "0" and not spec.matrix
+        sass = "" if is_plain else _output("nvdisasm", "-c", file.name)
     loads = re.findall(r"\b(?:LDG|LDGSTS)\.E([.\w]*)", sass)
     return Compiled(
         name=spec.name,
@@ -117,14 +126,6 @@ def compile_spec(spec: KernelSpec, capability: int) -> Compiled:
         wide_loads=sum(".128" in load for load in loads),
         narrow_loads=sum(".128" not in load for load in loads),
     )
-
-
-def _disassemble(cubin: bytes) -> tuple[str, str]:
-    """Return the resource usage and the SASS of a cubin, as NVIDIA's tools print them."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        return _output("cuobjdump", "--dump-resource-usage", file.name), _output("nvdisasm", "-c", file.name)
 
 
 def _output(program: str, *arguments: str) -> str:

@@ -1,7 +1,7 @@
 """Every shipped kernel compiled for GPUs that need not be here, under three Tritons: what the interpreter cannot show.
 
-The one that is pinned here, the one that PyTorch 2.11 brings to a GPU machine, and the newest. The other two are installed once, beside
-everything else, into directories of their own.
+The one that PyTorch 2.11 brings to a GPU machine, and the newest, for every generation; they are installed once, beside everything else,
+into directories of their own. The one that is pinned here, which lies between them, for Hopper: the committed report has it for all.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from loadtests.kernels.shipped import HEADS, shipped
 
 ROOT = Path(__file__).parents[2]
 OTHER_TRITONS = ("3.6.0", "3.9.0")
+PINNED_FOR = Generation.HOPPER
 CACHE = Path.home() / ".cache" / "plait-tests"
 TIMEOUT_S = 280
 
@@ -40,7 +41,7 @@ def ahead_of_time(*arguments: str, other: Path | None = None) -> Answer:
     """Compile in a process of its own: whether kernels are interpreted is decided when they are decorated."""
     path = os.pathsep.join([str(ROOT), *([] if other is None else [str(other)])])
     environment = os.environ | {"PYTHONPATH": path, "TRITON_DEFAULT_FP_FUSION": "1", "TRITON_INTERPRET": "0"}
-    command = [sys.executable, "-m", "loadtests.kernels.ahead_of_time", *arguments]
+    command = [sys.executable, "-m", "loadtests.kernels.ahead_of_time", "--brief", *arguments]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
     return Answer(done.returncode, [Compiled(**json.loads(line)) for line in done.stdout.splitlines()], done.stderr)
 
@@ -58,10 +59,10 @@ def installed_triton(version: str) -> Path:
 
 @pytest.fixture(scope="module")
 def answers() -> list[Answer]:
-    """Every kernel for every generation: the Triton that is pinned here, and the others."""
+    """What the Triton that is pinned here says, then the others."""
     with ThreadPoolExecutor() as pool:
         others = pool.map(lambda version: ahead_of_time(other=installed_triton(version)), OTHER_TRITONS)
-        return [ahead_of_time(), *others]
+        return [ahead_of_time("--generation", str(PINNED_FOR.value)), *others]
 
 
 @pytest.mark.slow
@@ -70,9 +71,11 @@ def test_every_shipped_kernel_compiles_without_a_spill_and_with_its_generations_
         assert answer.status == 0, answer.complaints[-4000:]
 
 
-def test_every_triton_compiled_every_kernel_for_every_generation(answers: list[Answer]) -> None:
+def test_the_oldest_and_the_newest_triton_compiled_every_kernel_for_every_generation(answers: list[Answer]) -> None:
     wanted = [(generation.value, spec.name) for generation in Generation for spec in shipped(generation)]
-    assert [[(kernel.capability, kernel.name) for kernel in answer.kernels] for answer in answers] == [wanted] * (1 + len(OTHER_TRITONS))
+    of_pinned = [(capability, name) for capability, name in wanted if capability == PINNED_FOR.value]
+    found = [[(kernel.capability, kernel.name) for kernel in answer.kernels] for answer in answers]
+    assert found == [of_pinned] + [wanted] * len(OTHER_TRITONS)
     pinned, *others = ({kernel.triton for kernel in answer.kernels} for answer in answers)
     assert others == [{version} for version in OTHER_TRITONS]
     assert pinned == {triton.__version__}
@@ -81,7 +84,7 @@ def test_every_triton_compiled_every_kernel_for_every_generation(answers: list[A
 def test_as_many_programs_fit_a_multiprocessor_as_the_table_says(answers: list[Answer]) -> None:
     for answer in answers:
         occupancy = {(kernel.capability, kernel.name): kernel.occupancy for kernel in answer.kernels}
-        for generation in Generation:
+        for generation in {Generation(kernel.capability) for kernel in answer.kernels}:
             for kind in Kind:
                 for head_dim in HEADS:
                     found = occupancy[generation.value, f"attention {kind.value} {head_dim} bf16"]
