@@ -16,9 +16,18 @@ QUIET_USERS, BURST_USERS = 2, 16
 
 
 class Burst(LoadTestShape):
-    """Users over time, for ever; ``-t`` ends it."""
+    """Users over time, until ``-t`` is over; without it for ever."""
 
-    def tick(self) -> tuple[int, float]:
-        """Return how many users there should be now, and how many may come a second."""
-        is_burst = LoadTestShape.get_run_time(self) % (QUIET_S + BURST_S) >= QUIET_S
+    use_common_options = True
+    """Locust leaves the run time to a shape that takes it."""
+
+    def tick(self) -> tuple[int, float] | None:
+        """Return how many users there should be now, and how many may come a second; None at the end."""
+        elapsed_s = LoadTestShape.get_run_time(self)
+        assert self.runner is not None
+        options = self.runner.environment.parsed_options
+        assert options is not None
+        if options.run_time and elapsed_s >= options.run_time:
+            return None
+        is_burst = elapsed_s % (QUIET_S + BURST_S) >= QUIET_S
         return (BURST_USERS if is_burst else QUIET_USERS, float(BURST_USERS))

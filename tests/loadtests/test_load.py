@@ -153,3 +153,13 @@ def test_locust_runs_the_scenarios_by_name(tmp_path: Path) -> None:
         )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "first words" in done.stderr + done.stdout
+
+
+def test_a_burst_ends_when_its_time_is_over(tmp_path: Path) -> None:
+    """Locust leaves that to the shape of a load; ours went on for ever, whatever ``-t`` said."""
+    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests" / "load" / "burst.py"), "--headless", "-t", "2s"]
+    with running_front(ScriptedEngine(hello)) as front:
+        done = subprocess.run(
+            [*command, "--host", front.url], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
+        )
+    assert "Shape test completed" in done.stderr, done.stderr
