@@ -1,8 +1,9 @@
 """The way in for every surface: from an HTTP request to a stream and a reader of it.
 
 Headers read here: ``Idempotency-Key``; ``X-Request-Timeout``, the seconds after which the client needs no answer any more; and
-``X-Plait-Resumable: true``, by which a client says that it comes back for an answer it lost sight of. Headers given: ``x-stream-id``,
-for ``GET /v1/streams/{id}``; ``x-ratelimit-*`` where the key has bounds; and ``x-plait-durability: live`` while the store is away.
+``X-Plait-Resumable: true``, by which a client says that it comes back for an answer it lost sight of; ``X-Plait-Event-Ids: false``, by
+which it says that it reads nothing but ``data:``. Headers given: ``x-stream-id``, for ``GET /v1/streams/{id}``; ``x-ratelimit-*`` where
+the key has bounds; and ``x-plait-durability: live`` while the store is away.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ SECONDS = re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?")
 MAX_DEADLINE_S = 86_400
 
 TRUE = frozenset({"1", "true", "yes"})
+FALSE = frozenset({"0", "false", "no"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Doorway:
         headers = stream_headers(reading)
         if reading.is_whole:
             return await whole_response(reading, headers, request)
-        return EventStream(reading, headers, self.keep_alive_s)
+        return EventStream(reading, headers, self.keep_alive_s, has_ids=wants_ids(request))
 
     async def accept(self, request: Request, surface: Surface, body: bytes, *, is_background: bool = False) -> Reading | None:
         """Accept a request; None when its client has gone meanwhile.
@@ -68,6 +70,11 @@ class Doorway:
             arrived=arrival_time(request),
         )
         return await unless_gone(self.acceptance.accept(arrival), request.receive)
+
+
+def wants_ids(request: Request) -> bool:
+    """Return whether a stream's events shall have ids: programs that read nothing but ``data:`` say that they shall not."""
+    return request.headers.get("x-plait-event-ids", "").lower() not in FALSE
 
 
 async def json_body(request: Request) -> bytes:

@@ -21,6 +21,8 @@ HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no", "content-type
 PING = b": ping\n"
 """A comment that the next event will carry. With an empty line of its own the official Python client takes it for an event without data,
 once any event has had an id (openai 3.54: ``SSEDecoder.decode``), and fails on it."""
+PING_ALONE = b": ping\n\n"
+"""The same where events have no ids: for parsers that take what lies between two empty lines for one thing, data or comment."""
 DONE = "[DONE]"
 
 
@@ -30,16 +32,17 @@ def failure_event(error: PlaitError) -> Piece:
 
 
 class EventStream(Response):
-    """Sends a stream's events under their sequence numbers. The reading is closed however it ends.
+    """Sends a stream's events, under their sequence numbers unless not ``has_ids``. The reading is closed however it ends.
 
     When the stream itself gets out of reach, the connection just ends: the client asks again from where it is.
     """
 
-    def __init__(self, reading: Reading, headers: Mapping[str, str], keep_alive_s: float) -> None:
+    def __init__(self, reading: Reading, headers: Mapping[str, str], keep_alive_s: float, *, has_ids: bool = True) -> None:
         super().__init__(headers={**HEADERS, **headers})
         del self.headers["content-length"]
         self._reading = reading
         self._keep_alive_s = keep_alive_s
+        self._has_ids = has_ids
         self._last_sent = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +64,7 @@ class EventStream(Response):
         try:
             while events := await self._reading.next():
                 self._last_sent = time.monotonic()
-                body = frame(events[0]) if len(events) == 1 else b"".join(map(frame, events))
+                body = b"".join([frame(event, has_id=self._has_ids) for event in events])
                 await send_body({"type": "http.response.body", "body": body, "more_body": True})
         finally:
             pinging.cancel()
@@ -75,10 +78,11 @@ class EventStream(Response):
                 await asyncio.sleep(self._keep_alive_s - silent_s)
             else:
                 self._last_sent = time.monotonic()
-                await send({"type": "http.response.body", "body": PING, "more_body": True})
+                await send({"type": "http.response.body", "body": PING if self._has_ids else PING_ALONE, "more_body": True})
 
 
-def frame(event: StoredEvent) -> bytes:
+def frame(event: StoredEvent, *, has_id: bool) -> bytes:
     """Return an event as it goes over the wire."""
+    number = f"id: {event.sequence}\n" if has_id else ""
     name = f"event: {event.name}\n" if event.name else ""
-    return f"id: {event.sequence}\n{name}data: {event.payload}\n\n".encode()
+    return f"{number}{name}data: {event.payload}\n\n".encode()

@@ -11,7 +11,7 @@ from pydantic import BaseModel, JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api.arrivals import Doorway, json_body, stream_headers
+from server.api.arrivals import Doorway, json_body, stream_headers, wants_ids
 from server.api.bad_requests import fitted, read_body
 from server.api.disconnects import CLIENT_GONE
 from server.api.event_stream import EventStream
@@ -73,7 +73,7 @@ class ResponseRoutes:
         begun = await self.records.keep(reading, wanted, history, created, tenant)
         headers = stream_headers(reading)
         if wanted.stream:
-            return EventStream(reading, headers, self.doorway.keep_alive_s)
+            return EventStream(reading, headers, self.doorway.keep_alive_s, has_ids=wants_ids(request))
         if not wanted.background:
             return await whole_response(reading, headers, request)
         reading.close()
