@@ -178,19 +178,22 @@ def test_no_honoured_field_is_left_out() -> None:
 
 
 def test_a_request_with_a_lower_priority_number_is_served_earlier() -> None:
-    """Two wait behind an answer that holds the only place; the one that came later, but matters more, is served first."""
+    """Two wait behind an answer that holds the only place; the one that came later, but matters more, is served first.
+
+    The other's answer is long, so that which ends first does not hang on whose client wakes first.
+    """
     finished: list[str] = []
     with served("--model", str(CHECKPOINT), *SMALL, "--max-running", "1") as server, httpx.Client(base_url=server.url, timeout=60) as http:
 
-        def ask(name: str, priority: int) -> None:
-            Asker(http).answer(priority=priority)
+        def ask(name: str, priority: int, num_tokens: int) -> None:
+            Asker(http).answer(priority=priority, max_completion_tokens=num_tokens, ignore_eos=True)
             finished.append(name)
 
         with ThreadPoolExecutor() as threads, http.stream("POST", "/v1/chat/completions", json=ENDLESS):
             wait_for_waiting(server.metrics_url, 0)
-            threads.submit(ask, "later", 1)
+            threads.submit(ask, "later", 1, 1000)
             wait_for_waiting(server.metrics_url, 1)
-            threads.submit(ask, "sooner", -1)
+            threads.submit(ask, "sooner", -1, 4)
             wait_for_waiting(server.metrics_url, 2)
     assert finished == ["sooner", "later"]
 
