@@ -26,7 +26,7 @@ FIRST_IMAGE_STRIDES = 2
 
 
 def calibrate(scheduler: Scheduler, runner: Executor, pool: PagePool, config: BagelConfig) -> None:
-    """Run requests of growing size until the time is up or all have been run."""
+    """Run requests of growing size until the time is up or all have been run; a step that is under way then is taken to its end."""
     engine = Engine(scheduler, runner, pool, LocalLink())
     ends_s = time.monotonic() + LIMIT_S
     for requests in _rounds(config, pool.num_pages * pool.page_size // 2):
@@ -36,8 +36,8 @@ def calibrate(scheduler: Scheduler, runner: Executor, pool: PagePool, config: Ba
             engine.step()
             if time.monotonic() > ends_s:
                 scheduler.abort_all()
-                engine.step()
-                return
+        if time.monotonic() > ends_s:
+            return
 
 
 def _rounds(config: BagelConfig, max_rows: int) -> Iterator[list[Request]]:
