@@ -37,6 +37,7 @@ def calibrate(scheduler: Scheduler, runner: Executor, pool: PagePool, config: Ba
             if time.monotonic() > ends_s:
                 scheduler.abort_all()
         if time.monotonic() > ends_s:
+            engine.step()  # says that they have ended, to nobody
             return
 
 

@@ -41,4 +41,5 @@ def test_cut_short_within_a_long_step_it_leaves_nothing_running_either(monkeypat
         monkeypatch.setattr(calibration, "LIMIT_S", limit_ms / 1e3)
         calibrate(loaded.scheduler, loaded.runner, loaded.pool, loaded.model.config)
         assert not loaded.scheduler.has_work
+        assert not loaded.scheduler.take_outputs().finished
         assert loaded.pool.num_used == 0
