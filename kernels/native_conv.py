@@ -47,6 +47,15 @@ class ChannelScales:
     shift: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class ConvView:
+    """How a convolution sees its picture: normed by ``scales`` unless None, then activated by SiLU, then of twice the size."""
+
+    scales: ChannelScales | None
+    activates: bool
+    doubles: bool
+
+
 class NativeConv:
     """The convolutions of the opened library."""
 
@@ -84,12 +93,10 @@ class NativeConv:
         )  # fmt: skip
         return ChannelScales(scale, shift)
 
-    def prepare(
-        self, shape: ConvShape, x: Tensor, packed: Tensor, scales: ChannelScales | None, activates: bool, doubles: bool, add: Tensor | None
-    ) -> Convolution:
-        """Return the convolution of ``x[1, C, H, W]``, none of it done yet: normed, activated and doubled first, ``add`` comes last."""
+    def prepare(self, shape: ConvShape, x: Tensor, packed: Tensor, view: ConvView, add: Tensor | None) -> Convolution:
+        """Return the convolution of ``x[1, C, H, W]`` as ``view`` says it is seen, plus ``add``; none of it is done yet."""
         height, width = x.shape[2], x.shape[3]
-        factor = 2 if doubles else 1
+        factor, scales = 2 if view.doubles else 1, view.scales
         out = torch.empty(
             (1, shape.num_outputs, shape.rows_of(height * factor), shape.rows_of(width * factor)), memory_format=torch.channels_last
         )
@@ -97,7 +104,7 @@ class NativeConv:
             x.data_ptr(), None if scales is None else scales.scale.data_ptr(), None if scales is None else scales.shift.data_ptr(),
             packed.data_ptr(), None if add is None else add.data_ptr(), out.data_ptr(),
             height, width, shape.num_inputs, out.shape[3], shape.num_outputs, shape.size, shape.stride, shape.pad,
-            activates, doubles,
+            view.activates, view.doubles,
         )  # fmt: skip
         return Convolution(out, self._convolve, call, (x, packed, scales, add))
 

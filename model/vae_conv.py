@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels.native_conv import ChannelScales, ConvShape, NativeConv, conv_fits, lies_by_pixels
+from kernels.native_conv import ChannelScales, ConvShape, ConvView, NativeConv, conv_fits, lies_by_pixels
 from kernels.native_kernels import native_kernels
 from model.stepwise import Steps
 
@@ -66,7 +66,7 @@ class Conv(nn.Conv2d):
         scales = None if norm is None else (yield from _scales_in_steps(native, x, norm))
         shape = ConvShape(self.in_channels, self.out_channels, self.kernel_size[0], self.stride[0], int(self.padding[0]))
         add = None if add is None else lies_by_pixels(add)
-        convolution = native.prepare(shape, x, self._packed_weights(native), scales, activates, doubles, add)
+        convolution = native.prepare(shape, x, self._packed_weights(native), ConvView(scales, activates, doubles), add)
         height, width = convolution.out.shape[2:]
         yield from _bands(convolution.do_rows, height, BAND_PRODUCTS // (width * self.weight.numel()))
         return convolution.out

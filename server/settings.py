@@ -146,7 +146,7 @@ LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 THREAD_SPINS = "30000"
-"""How often an idle compute thread of the engine looks for work before it sleeps (GNU OpenMP), about 0.1 ms.
+"""How often an idle thread of PyTorch's (GNU OpenMP), on which bfloat16 is computed, looks for work before it sleeps, about 0.1 ms.
 
 By default it looks for several milliseconds, and where a processor is shared it does so in the place of the thread it waits for: on two
 busy cores a product of 0.5 ms then takes 14 ms, with this 2 ms. With the cores to itself the engine is as fast as before.

@@ -54,11 +54,9 @@ typedef struct {
     long num_across;
 } ConvTiles;
 
-INLINE vec silu_of_vec(vec x) { return x / (1.0f + exp2_vec(-larger(x * 1.44269504f, splat(-126.0f)))); }
-
 INLINE vec normed(const Conv *c, vec x, vec scale, vec shift) {
     const vec value = x * scale + shift;
-    return c->activates ? silu_of_vec(value) : value;
+    return c->activates ? silu_vec(value) : value;
 }
 
 /* One pixel's channels as the convolution sees them. */

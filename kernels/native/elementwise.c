@@ -109,12 +109,6 @@ EXPORT void rms_norm_bfloat16(const uint16_t *x, const uint16_t *weight, uint16_
     over_rows(norm_rows_bfloat16, &norm, num_rows, dim, num_threads);
 }
 
-INLINE vec silu_vec(vec g) {
-    /* 2^126 at most, so that a very negative gate gives -0 and not 0 / inf. */
-    vec exponent = -larger(g * 1.44269504f, splat(-126.0f));
-    return g / (1.0f + exp2_vec(exponent));
-}
-
 typedef struct {
     const void *gate_up;
     void *out;

@@ -168,4 +168,10 @@ INLINE vec exp2_vec(vec x) {
     return choose(x < splat(-126.0f), splat(0.0f), scaled);
 }
 
+INLINE vec silu_vec(vec g) {
+    /* 2^126 at most, so that a very negative gate gives -0 and not 0 / inf. */
+    vec exponent = -larger(g * 1.44269504f, splat(-126.0f));
+    return g / (1.0f + exp2_vec(exponent));
+}
+
 #endif
