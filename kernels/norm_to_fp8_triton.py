@@ -11,6 +11,7 @@ import triton.language as tl
 
 from kernels.fp8 import Fp8Rows
 from kernels.fp8_triton import empty_rows, scale_of, to_fp8
+from kernels.rms_norm_triton import add_row, normed_row
 
 WIDE_BLOCK = 4096
 
@@ -39,14 +40,12 @@ def add_rms_norm_to_fp8_with_triton(
 
 
 @triton.jit
-def norm_row_to_fp8(x, weight_ptr, values_ptr, scale_ptr, dim, eps, dtype: tl.constexpr, BLOCK: tl.constexpr):
-    """Norm one row of float32 numbers, rounding as the reference does, and store it as 8-bit floats."""
-    d = tl.arange(0, BLOCK)
-    normed = (x * tl.rsqrt(tl.sum(x * x, 0) / dim + eps)).to(dtype).to(tl.float32)
-    weighted = (normed * tl.load(weight_ptr + d, mask=d < dim, other=0.0).to(tl.float32)).to(dtype).to(tl.float32)
-    scale = scale_of(tl.abs(weighted))
+def store_as_fp8(normed, values_ptr, scale_ptr, d, dim):
+    """Store one normed row as 8-bit floats."""
+    wide = normed.to(tl.float32)
+    scale = scale_of(tl.abs(wide))
     tl.store(scale_ptr, scale)
-    tl.store(values_ptr + d, to_fp8(weighted, scale), mask=d < dim)
+    tl.store(values_ptr + d, to_fp8(wide, scale), mask=d < dim)
 
 
 @triton.jit
@@ -54,16 +53,14 @@ def rms_norm_to_fp8_kernel(x_ptr, weight_ptr, values_ptr, scales_ptr, dim, eps, 
     row = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, BLOCK)
     x = tl.load(x_ptr + row * dim + d, mask=d < dim, other=0.0).to(tl.float32)
-    norm_row_to_fp8(x, weight_ptr, values_ptr + row * dim, scales_ptr + row, dim, eps, x_ptr.dtype.element_ty, BLOCK)
+    normed = normed_row(x, weight_ptr, d, dim, eps, x_ptr.dtype.element_ty)
+    store_as_fp8(normed, values_ptr + row * dim, scales_ptr + row, d, dim)
 
 
 @triton.jit
 def add_rms_norm_to_fp8_kernel(branch_ptr, residual_ptr, weight_ptr, values_ptr, scales_ptr, dim, eps, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, BLOCK)
-    place = row * dim + d
-    dtype = branch_ptr.dtype.element_ty
-    branch = tl.load(branch_ptr + place, mask=d < dim, other=0.0).to(tl.float32)
-    total = (branch + tl.load(residual_ptr + place, mask=d < dim, other=0.0).to(tl.float32)).to(dtype)
-    tl.store(branch_ptr + place, total, mask=d < dim)
-    norm_row_to_fp8(total.to(tl.float32), weight_ptr, values_ptr + row * dim, scales_ptr + row, dim, eps, dtype, BLOCK)
+    total = add_row(branch_ptr + row * dim, residual_ptr + row * dim, d, dim)
+    normed = normed_row(total, weight_ptr, d, dim, eps, branch_ptr.dtype.element_ty)
+    store_as_fp8(normed, values_ptr + row * dim, scales_ptr + row, d, dim)

@@ -34,30 +34,33 @@ def add_rms_norm_with_triton(
 
 
 @triton.jit
-def norm_row(x, weight_ptr, out_ptrs, d, dim, eps, dtype: tl.constexpr):
-    """Norm one row of float32 numbers and store it."""
-    normed = x * tl.rsqrt(tl.sum(x * x, 0) / dim + eps)
+def add_row(branch_ptr, residual_ptr, d, dim):
+    """Add one row to another in place, and return the sum as it was rounded, in float32."""
+    branch = tl.load(branch_ptr + d, mask=d < dim, other=0.0).to(tl.float32)
+    total = (branch + tl.load(residual_ptr + d, mask=d < dim, other=0.0).to(tl.float32)).to(branch_ptr.dtype.element_ty)
+    tl.store(branch_ptr + d, total, mask=d < dim)
+    return total.to(tl.float32)
+
+
+@triton.jit
+def normed_row(x, weight_ptr, d, dim, eps, dtype: tl.constexpr):
+    """Norm one row of float32 numbers and round it to ``dtype``."""
     # The reference rounds to the input's dtype before the weight; the product itself is float32 (the interpreter's bfloat16 is raw bits).
-    rounded = normed.to(dtype).to(tl.float32)
-    weight = tl.load(weight_ptr + d, mask=d < dim, other=0.0).to(tl.float32)
-    tl.store(out_ptrs, (rounded * weight).to(dtype), mask=d < dim)
+    rounded = (x * tl.rsqrt(tl.sum(x * x, 0) / dim + eps)).to(dtype).to(tl.float32)
+    return (rounded * tl.load(weight_ptr + d, mask=d < dim, other=0.0).to(tl.float32)).to(dtype)
 
 
 @triton.jit
 def rms_norm_kernel(x_ptr, weight_ptr, out_ptr, dim, eps, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
+    start = tl.program_id(0).to(tl.int64) * dim
     d = tl.arange(0, BLOCK)
-    x = tl.load(x_ptr + row * dim + d, mask=d < dim, other=0.0).to(tl.float32)
-    norm_row(x, weight_ptr, out_ptr + row * dim + d, d, dim, eps, x_ptr.dtype.element_ty)
+    x = tl.load(x_ptr + start + d, mask=d < dim, other=0.0).to(tl.float32)
+    tl.store(out_ptr + start + d, normed_row(x, weight_ptr, d, dim, eps, x_ptr.dtype.element_ty), mask=d < dim)
 
 
 @triton.jit
 def add_rms_norm_kernel(branch_ptr, residual_ptr, weight_ptr, normed_ptr, dim, eps, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
+    start = tl.program_id(0).to(tl.int64) * dim
     d = tl.arange(0, BLOCK)
-    place = row * dim + d
-    dtype = branch_ptr.dtype.element_ty
-    branch = tl.load(branch_ptr + place, mask=d < dim, other=0.0).to(tl.float32)
-    total = (branch + tl.load(residual_ptr + place, mask=d < dim, other=0.0).to(tl.float32)).to(dtype)
-    tl.store(branch_ptr + place, total, mask=d < dim)
-    norm_row(total.to(tl.float32), weight_ptr, normed_ptr + place, d, dim, eps, dtype)
+    total = add_row(branch_ptr + start, residual_ptr + start, d, dim)
+    tl.store(normed_ptr + start + d, normed_row(total, weight_ptr, d, dim, eps, branch_ptr.dtype.element_ty), mask=d < dim)

@@ -9,14 +9,12 @@
 #include "pool.h"
 
 enum {
-    CACHE_LINE = 64,
     KEYS = 48,
     KEY_GROUP = 6,
     MAX_D_GROUP = 8,
     MAX_VECS = 2,
     MAX_COLUMNS = MAX_VECS * LANES,
-    MAX_HEAD_DIM = 512,
-    PARALLEL_PRODUCTS = 1 << 18 /* less work than this is not worth the other threads' while */
+    MAX_HEAD_DIM = 512
 };
 
 typedef struct {
@@ -233,5 +231,6 @@ EXPORT void attention_float32(const Attention *a, int num_threads) {
         if (last > a->qo_indptr[row]) num_keys += (last - a->qo_indptr[row]) * a->kv_end[last - 1];
     }
     const Tiles tiles = {a, first_task};
-    run_tasks(attend_task, &tiles, first_task[a->num_rows], num_keys * a->num_heads * a->head_dim > PARALLEL_PRODUCTS ? num_threads : 1);
+    const int is_large = num_keys * a->num_heads * a->head_dim > PARALLEL_SCORE_PRODUCTS;
+    run_tasks(attend_task, &tiles, first_task[a->num_rows], is_large ? num_threads : 1);
 }

@@ -14,9 +14,7 @@ enum {
     PIXELS = 6,
     MAX_STRETCH = 256, /* a longer sum in one go loses as many bits again */
     TILE_ROWS = 8,
-    TILE_COLUMNS = 48,
-    PARALLEL_VALUES = 1 << 15,
-    PARALLEL_PRODUCTS = 1 << 20 /* as in linear.c */
+    TILE_COLUMNS = 48
 };
 
 /* `scale` and `shift` of each channel are applied to x unless they are null, then SiLU if `activates`. Output pixel (i, j) sees the pixels

@@ -2,10 +2,7 @@
 #include "ops.h"
 #include "pool.h"
 
-enum {
-    PARALLEL_VALUES = 32768, /* about 15 us: fewer than this are not worth the other threads' while */
-    PARTS_A_THREAD = 2       /* so that a thread that comes late still takes its share */
-};
+enum { PARTS_A_THREAD = 2 }; /* so that a thread that comes late still takes its share */
 
 /* An operation on rows that does not depend on which of them are done together. */
 typedef void (*RowWise)(const void *operation, Range rows);

@@ -22,9 +22,7 @@ enum {
     W_BLOCK = 64,       /* rows of W of one task: of that depth they are a part of a second-level cache */
     X_BLOCK = 48,       /* rows of x of one task */
     FEW_ROWS = 24,      /* up to here the time is that of reading W */
-    READING_ROWS = 4,   /* reading a row of W takes as long as multiplying so many rows by it */
-    PARALLEL_PRODUCTS = 1 << 20, /* 20 us: less work than this is not worth the other threads' while */
-    CACHE_LINE = 64
+    READING_ROWS = 4    /* reading a row of W takes as long as multiplying so many rows by it */
 };
 
 typedef struct {

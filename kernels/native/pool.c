@@ -19,7 +19,6 @@
 
 enum {
     MAX_HELPERS = 255,
-    CACHE_LINE = 64,
     LOOKS_A_GLANCE = 32,    /* looks at a value between two at the clock */
     HELPER_LOOKS_NS = 100000, /* longer than what lies between two operations of a pass; then the helper sleeps, and costs nobody anything */
     CALLER_LOOKS_NS = 20000, /* then the last helper may need this very processor */

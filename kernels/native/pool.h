@@ -2,6 +2,15 @@
 #ifndef PLAIT_POOL_H
 #define PLAIT_POOL_H
 
+enum { CACHE_LINE = 64 };
+
+/* An operation of less work than this is not worth the other threads' while. */
+enum {
+    PARALLEL_VALUES = 1 << 15,        /* read by a row-wise operation: about 15 us */
+    PARALLEL_PRODUCTS = 1 << 20,      /* of a matrix or a convolution: 20 us */
+    PARALLEL_SCORE_PRODUCTS = 1 << 18 /* of queries and keys: each brings a product with a value, and every head's brings a softmax */
+};
+
 /* Do task `index` of an operation that `work` describes. */
 typedef void (*Task)(const void *work, long index);
 
