@@ -79,6 +79,10 @@ class CostModel:
     """Seconds of a step by its load. Starts from an assumption, learns with `observe`."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew from the assumption."""
         self._seconds = list(PRIOR_SECONDS)
         self._products = [[0.0] * NUM_TERMS for _ in range(NUM_TERMS)]
         self._targets = [0.0] * NUM_TERMS
