@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.5
 """How long an idle engine waits for a message before it looks again whether it should stop."""
+STUCK_WAIT_S = 0.001
+"""How long an engine waits for a message before it asks again for a step, when neither of the last two found anything to do. A single one
+such may have moved a sequence on that found all its rows in the prefix cache."""
 
 
 DEVICE_IS_LOST = "CUDA error"
@@ -73,6 +76,7 @@ class Engine:
         self._pool = pool
         self._link = link
         self._num_steps = 0
+        self._num_empty_in_a_row = 0
         self._phases = PhaseWatch(time.perf_counter)
         self._long: LongPass | None = None
         self.faults = NO_FAULTS
@@ -80,8 +84,15 @@ class Engine:
 
     def run(self) -> None:
         """Serve until told to shut down."""
-        while self._take_in(self._link.receive(0.0 if self._scheduler.has_work else IDLE_WAIT_S)):
+        while self._take_in(self._link.receive(self._patience_s)):
             self.step()
+
+    @property
+    def _patience_s(self) -> float:
+        """How long to wait for a message before the next step."""
+        if not self._scheduler.has_work:
+            return IDLE_WAIT_S
+        return STUCK_WAIT_S if self._num_empty_in_a_row > 1 else 0.0
 
     def submit(self, message: Incoming) -> None:
         """Take in one message, as `run` does."""
@@ -129,6 +140,7 @@ class Engine:
         return self._report(long.batch, result, long.started)
 
     def _advance(self, long: LongPass) -> BatchResult | None:
+        self._num_empty_in_a_row = 0
         try:
             return long.steps.result if long.steps.advance(self._scheduler.next_pause_s()) else None
         except Exception as error:
@@ -137,8 +149,10 @@ class Engine:
     def _run(self, batch: Batch, started: float) -> StepReport | None:
         """Execute a batch to its end, commit and report it."""
         result = BatchResult()
+        self._num_empty_in_a_row += 1
         if not batch.is_empty:
             self._num_steps += 1
+            self._num_empty_in_a_row = 0
             result = self._execute(batch)
             self._commit(batch, result)
         return self._report(batch, result, started)

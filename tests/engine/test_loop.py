@@ -1,0 +1,81 @@
+"""The engine loop waits for messages only when there is nothing else to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import cycle, repeat
+
+from server.engine.batch import Batch
+from server.engine.link import Incoming, LocalLink
+from server.engine.loop import IDLE_WAIT_S, STUCK_WAIT_S, DividedPass, Engine
+from server.engine.options import SchedulerLimits
+from server.engine.pages import PagePool
+from server.engine.scheduler import Scheduler
+from server.messages import SamplingParams, Shutdown
+from tests.engine.fakes import FakeRunner, facts, make_request, refeed
+
+NUM_ROUNDS = 12
+NUM_TOKENS = 100
+
+
+class NotingLink(LocalLink):
+    """Notes how long it is told to wait, and says to shut down in round ``NUM_ROUNDS``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits_s: list[float] = []
+
+    def receive(self, timeout_s: float) -> list[Incoming]:
+        self.waits_s.append(timeout_s)
+        return [Shutdown()] if len(self.waits_s) == NUM_ROUNDS else super().receive(timeout_s)
+
+
+@dataclass(slots=True)
+class WholeRunner(FakeRunner):
+    """Without a target no pass is divided."""
+
+    def begin(self, batch: Batch) -> DividedPass:
+        raise AssertionError("a pass was divided")
+
+
+class Hesitant(Scheduler):
+    """Makes empty steps, though there is work, where ``hesitations`` says so."""
+
+    hesitations: Iterator[bool] = repeat(False)
+
+    def schedule(self) -> Batch:
+        return Batch() if next(self.hesitations) else super().schedule()
+
+
+def waits_with(hesitations: Iterator[bool], *, has_chat: bool = True) -> list[float]:
+    """Run an engine with a chat for `NUM_ROUNDS` rounds; return how long it would wait for messages in each."""
+    pool, link = PagePool(200, 4), NotingLink()
+    scheduler = Hesitant(pool, facts(), SchedulerLimits(max_batch_tokens=64, max_running=8), refeed)
+    scheduler.hesitations = hesitations
+    if has_chat:
+        link.push(make_request("chat", sampling=SamplingParams(max_tokens=NUM_TOKENS)))
+    Engine(scheduler, WholeRunner(lambda _, __: 50), pool, link).run()
+    return link.waits_s
+
+
+def test_an_idle_engine_waits_for_messages() -> None:
+    assert waits_with(repeat(False), has_chat=False) == [IDLE_WAIT_S] * NUM_ROUNDS
+
+
+def test_an_engine_with_steps_to_make_does_not_wait_for_messages() -> None:
+    first, *others = waits_with(repeat(False))
+
+    assert first == IDLE_WAIT_S
+    assert set(others) == {0.0}
+
+
+def test_one_step_that_finds_nothing_to_do_does_not_delay_the_next() -> None:
+    assert set(waits_with(cycle([True, False]))[1:]) == {0.0}
+
+
+def test_an_engine_that_cannot_serve_whoever_waits_lets_messages_come_in_between() -> None:
+    """It asked for step after step, as fast as it could."""
+    waits_s = waits_with(repeat(True))
+
+    assert waits_s == [IDLE_WAIT_S, 0.0, *[STUCK_WAIT_S] * (NUM_ROUNDS - 2)]
