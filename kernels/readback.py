@@ -1,4 +1,4 @@
-"""Numbers of the device brought to the host together: each reading is a wait, so a step reads once."""
+"""Numbers of the device brought to the host together: each reading is a wait, so a step reads once, and may do so later."""
 
 from __future__ import annotations
 
@@ -8,13 +8,34 @@ from itertools import accumulate, pairwise
 import torch
 
 
-def read_together(columns: Sequence[torch.Tensor]) -> list[list[float]]:
-    """Return the numbers of each tensor, flattened. The host waits for the device once, whatever the tensors' dtypes.
+class Reading:
+    """Numbers on their way to the host, behind the work that the device has been given so far."""
+
+    def __init__(self, columns: Sequence[torch.Tensor]) -> None:
+        self._ends = list(accumulate((column.numel() for column in columns), initial=0))
+        joined = torch.cat([column.double().flatten() for column in columns]) if columns else torch.empty(0)
+        self._on_host = joined.to("cpu", non_blocking=True)
+        self._has_come: torch.cuda.Event | None = None
+        if joined.is_cuda:
+            self._has_come = torch.cuda.Event()
+            self._has_come.record()
+
+    def numbers(self) -> list[list[float]]:
+        """Wait until the numbers are here, and return those of each tensor, flattened."""
+        if self._has_come is not None:
+            self._has_come.synchronize()
+        numbers: list[float] = self._on_host.tolist()
+        return [numbers[start:end] for start, end in pairwise(self._ends)]
+
+
+def begin_reading(columns: Sequence[torch.Tensor]) -> Reading:
+    """Begin to read the numbers of each tensor, without waiting for the device, whatever their dtypes.
 
     Booleans, integers up to 2^53 and floats up to 64 bits arrive exactly.
     """
-    if not columns:
-        return []
-    numbers: list[float] = torch.cat([column.double().flatten() for column in columns]).tolist()
-    ends = accumulate((column.numel() for column in columns), initial=0)
-    return [numbers[start:end] for start, end in pairwise(ends)]
+    return Reading(columns)
+
+
+def read_together(columns: Sequence[torch.Tensor]) -> list[list[float]]:
+    """Return the numbers of each tensor, flattened; see `begin_reading`. The host waits for the device once."""
+    return begin_reading(columns).numbers()

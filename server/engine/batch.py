@@ -57,13 +57,13 @@ Piece = TextPiece | VitImage | VaeImage | DroppedImage
 
 @dataclass(frozen=True, slots=True)
 class DecodeRow:
-    """One text token of one context."""
+    """One text token of one context; ``token_id`` is None where the step under way is only just drawing it."""
 
     sequence_id: int
     pages: list[int]
     kv_len: int
     rope_pos: int
-    token_id: int
+    token_id: int | None
     draw: Draw
 
 

@@ -16,12 +16,15 @@ class Commit:
     def __init__(self, roster: Roster, turns: Turns) -> None:
         self._roster = roster
         self._turns = turns
+        self.void: set[int] = set()
+        """Sequences whose row in the step that ran ahead is of no use: their text ended before it."""
 
     def take_in(self, batch: Batch, result: BatchResult) -> None:
         """Take in the result of ``batch``; sequences that ended meanwhile are passed over."""
         running = self._roster.running
+        void, self.void = self.void, set()
         for row in batch.decodes:
-            if row.sequence_id in running and row.sequence_id in result.tokens:
+            if row.sequence_id in running and row.sequence_id in result.tokens and row.sequence_id not in void:
                 self._take_token(running[row.sequence_id], result)
         for painted in result.previews:
             if painted.sequence_id in running:
@@ -36,12 +39,19 @@ class Commit:
 
     def _take_token(self, sequence: Sequence, result: BatchResult) -> None:
         drawn = result.tokens[sequence.sequence_id]
+        runs_ahead = sequence.is_in_flight
+        if runs_ahead:
+            sequence.full.retreat()
         end = self._turns.on_text_token(sequence, drawn.token_id)
         if end.is_answer_token:
             self._roster.outputs.tokens.append(TokenOutput(sequence.request.request_id, drawn.token_id, drawn.logprob))
         else:
             self._roster.outputs.silent.append(SilentDraw(sequence.request.request_id, drawn.token_id))
         self._apply(sequence, end)
+        if runs_ahead and sequence.phase is Phase.DECODE:
+            sequence.full.advance(1, 1)
+        elif runs_ahead:
+            self.void.add(sequence.sequence_id)
 
     def _take_decision(self, sequence: Sequence, token_id: int) -> None:
         self._roster.outputs.silent.append(SilentDraw(sequence.request.request_id, token_id))

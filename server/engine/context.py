@@ -1,8 +1,8 @@
 """A context: the pages, length and position of one guidance branch, and the segments it has taken in.
 
-A context only grows. It is forked at a segment boundary: the fork shares every page up to there, and whichever of the two first
-writes into the shared last page gets a copy of it. It also carries the chain of keys under which its pages can be found again
-(`prefix_cache`).
+A context only grows, but for a row begun ahead that turns out not to be wanted (`run_ahead`). It is forked at a segment boundary: the
+fork shares every page up to there, and whichever of the two first writes into the shared last page gets a copy of it. It also carries the
+chain of keys under which its pages can be found again (`prefix_cache`).
 """
 
 from __future__ import annotations
@@ -110,6 +110,12 @@ class Context:
         self.kv_len += num_rows
         self.rope_pos += num_positions
         self.open_rows += num_rows
+
+    def retreat(self) -> None:
+        """Take the latest row of an unfinished text back; its page stays."""
+        self.kv_len -= 1
+        self.rope_pos -= 1
+        self.open_rows -= 1
 
     def close(self, uid: int) -> None:
         """Mark the segment ``uid`` as taken in whole."""

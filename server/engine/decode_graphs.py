@@ -59,9 +59,12 @@ class StaticStep:
         )  # fmt: skip
         self.token_ids, self.positions = (torch.zeros(num_rows, dtype=torch.int64, device=device) for _ in range(2))
         self._on_device = (writes, rows)
+        self._has_left: torch.cuda.Event | None = None
 
     def fill(self, packed: PackedBatch) -> None:
-        """Take in a step. Rows beyond it see their own key alone and keep nothing."""
+        """Take in a step, once the one before has left the host's side. Rows beyond it see their own key alone and keep nothing."""
+        if self._has_left is not None:
+            self._has_left.synchronize()
         here, there = self.layout, packed.plan.layout
         num, num_pages = there.num_rows, len(there.kv_indices)
         here.kv_end[:num], here.kv_end[num:] = there.kv_end, 1
@@ -76,6 +79,9 @@ class StaticStep:
         for host, device in zip((self._writes, self._rows), self._on_device, strict=True):
             if host is not device:
                 device.copy_(host, non_blocking=True)
+        if self.token_ids.is_cuda:
+            self._has_left = torch.cuda.Event()
+            self._has_left.record()
         self.token_ids[:num].copy_(packed.und_token_ids)
         self.positions[:num].copy_(packed.positions)
         renew_work(self.plan)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from server.engine.batch import DecodeRow, Piece, TextPiece
+from server.engine.context import Context
 from server.engine.cost_model import NO_LOAD, Load
 from server.engine.segments import NUM_MARKERS, VaeImage, VitImage
 from server.messages import Picture
 
 
-def decodes_load(rows: list[DecodeRow]) -> Load:
-    """Return the load of decode rows."""
+def decodes_load(rows: Sequence[DecodeRow | Context]) -> Load:
+    """Return the load of decode rows, or of one for each of some contexts."""
     if not rows:
         return NO_LOAD
     num = len(rows)

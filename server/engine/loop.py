@@ -3,6 +3,9 @@
 A long pass is executed bit by bit. Between two bits the loop takes in messages and lets through the steps the scheduler asks for
 meanwhile, so that neither a token nor an abort waits for a picture.
 
+Where the device works by itself while the host goes on, the next step is begun before what this one brought is taken in, as often as it
+can be foreseen (`run_ahead`).
+
 A step that raises is run again in halves until the sequence that breaks it stands alone; that one fails, the others go on as if
 nothing had happened (the runner changes no state in a step that raised).
 """
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,6 +61,28 @@ class Executor(Protocol):
     def forget(self, sequence_ids: list[int]) -> None: ...
 
 
+class Launched(Protocol):
+    """A step the device is at, or has done."""
+
+    @property
+    def collect(self) -> Callable[[], BatchResult]: ...
+
+
+class Launcher(Protocol):
+    """What begins steps and does not wait for them; they are collected in the order they were launched in."""
+
+    def launch(self, batch: Batch) -> Launched: ...
+
+
+@dataclass(slots=True)
+class UnderWay:
+    """A step that has been launched, or the error where it could not be. ``started``: when it began, or the one before it ended."""
+
+    batch: Batch
+    launched: Launched | Exception
+    started: float
+
+
 @dataclass(slots=True)
 class LongPass:
     """The pass under way, and when it began. ``has_given_way``: a step has been let through since its last bit; now it is its turn."""
@@ -68,17 +94,19 @@ class LongPass:
 
 
 class Engine:
-    """One scheduler, one runner, one link."""
+    """One scheduler, one runner, one link; a ``launcher`` where steps may run ahead."""
 
-    def __init__(self, scheduler: Scheduler, runner: Executor, pool: PagePool, link: Link) -> None:
+    def __init__(self, scheduler: Scheduler, runner: Executor, pool: PagePool, link: Link, launcher: Launcher | None = None) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._pool = pool
         self._link = link
+        self._launcher = launcher
         self._num_steps = 0
         self._num_empty_in_a_row = 0
         self._phases = PhaseWatch(time.perf_counter)
         self._long: LongPass | None = None
+        self._under_way: UnderWay | None = None
         self.faults = NO_FAULTS
         """Where tests break the engine on purpose."""
 
@@ -113,6 +141,8 @@ class Engine:
     def step(self) -> StepReport | None:
         """Run one step and report it; None when nothing was done, or when a long pass goes on and there is nothing to say yet."""
         started = time.perf_counter()
+        if self._under_way is not None:
+            return self._land(self._under_way)
         if self._long is not None:
             return self._go_on(self._long)
         batch = self._scheduler.schedule()
@@ -120,7 +150,34 @@ class Engine:
         if batch.is_divisible:
             self._long = LongPass(batch, self._runner.begin(batch), started)
             return self._go_on(self._long)
-        return self._run(batch, started)
+        if self._launcher is None or batch.is_empty:
+            return self._run(batch, started)
+        return self._land(_launch(self._launcher, batch, started))
+
+    def _land(self, step: UnderWay) -> StepReport | None:
+        """Begin the step after ``step`` if that can be foreseen; then collect, commit and report this one."""
+        ahead = self._under_way = self._begin_ahead(step)
+        result = self._collect(step)
+        self._num_steps += 1
+        self._commit(step.batch, result)
+        report = self._report(step.batch, result, step.started)
+        if ahead is not None:
+            ahead.started = time.perf_counter()
+        return report
+
+    def _begin_ahead(self, step: UnderWay) -> UnderWay | None:
+        if self._launcher is None or isinstance(step.launched, Exception):
+            return None
+        batch = self._scheduler.schedule_ahead(step.batch)
+        return None if batch.is_empty else _launch(self._launcher, batch, step.started)
+
+    def _collect(self, step: UnderWay) -> BatchResult:
+        try:
+            if isinstance(step.launched, Exception):
+                raise step.launched
+            return step.launched.collect()
+        except Exception as error:
+            return self._answer(error, self._scheduler.without_void(step.batch))
 
     def _go_on(self, long: LongPass) -> StepReport | None:
         """Let the step through that the scheduler asks for, or take the long pass further."""
@@ -202,6 +259,8 @@ class Engine:
         if DEVICE_IS_LOST in str(error):
             raise error
         sequence_ids = batch.sequence_ids()
+        if not sequence_ids:
+            return BatchResult()
         if len(sequence_ids) == 1:
             return self._try_once_more(batch.restricted_to(set(sequence_ids)))
         result = BatchResult()
@@ -218,3 +277,10 @@ class Engine:
             logger.exception("a step failed twice for one request; it is ended, the others go on")
             self._scheduler.fail(batch.sequence_ids(), "server_error", "the model failed on this request")
             return BatchResult()
+
+
+def _launch(launcher: Launcher, batch: Batch, started: float) -> UnderWay:
+    try:
+        return UnderWay(batch, launcher.launch(batch), started)
+    except Exception as error:
+        return UnderWay(batch, error, started)

@@ -43,7 +43,7 @@ class PackedBatch:
     Attributes:
         plan: rows and masks for attention.
         positions: int64 ``[num_tokens]`` RoPE positions, packed order.
-        und_token_ids: int64 ``[num_und]``; zero where a ViT embedding goes.
+        und_token_ids: int64 ``[num_und]``; zero where a ViT embedding goes, or a token that the step under way is only just drawing.
         num_und: how many tokens the understanding expert has.
         vit_index: int64 ``[num_patches]`` packed indices of the ViT embeddings of ``vit_images``, in order.
         vit_images: pictures to read through the ViT.
@@ -130,9 +130,9 @@ def _pack_decodes(rows: list[DecodeRow], page_size: int, device: torch.device) -
     ends = list(accumulate(len(column) for column in columns))
     parts = [joined[end - len(column) : end] for column, end in zip(columns, ends, strict=True)]
     qo_indptr, token_index, kv_end, past_len, kv_indptr, kv_indices = parts
-    wide = np.array([[row.rope_pos for row in rows], [row.token_id for row in rows], places, slots], dtype=np.int64)
+    wide = np.array([[row.rope_pos for row in rows], [row.token_id or 0 for row in rows], places, slots], dtype=np.int64)
     layout = RowLayout(qo_indptr, token_index, kv_end, past_len, kv_indptr, kv_indices, wide[2], wide[3], num, page_size)
-    positions, token_ids, draw_index, _ = torch.from_numpy(wide).to(device, non_blocking=True).unbind(0)
+    positions, token_ids, draw_index, _ = put(wide, device).unbind(0)
     draws = [(row.sequence_id, row.draw) for row in rows]
     plan = build_attention_plan(layout, device)
     return PackedBatch(plan, positions, token_ids, num, draw_index[:0], [], [], draw_index, draws)
@@ -145,7 +145,7 @@ def _num_queries(row: PrefillRow) -> int:
 def _add_decodes(columns: _Columns, rows: list[DecodeRow]) -> None:
     num = len(rows)
     past = [row.kv_len for row in rows]
-    columns.token_ids.append(np.array([row.token_id for row in rows], dtype=np.int64))
+    columns.token_ids.append(np.array([row.token_id or 0 for row in rows], dtype=np.int64))
     columns.positions.append(np.array([row.rope_pos for row in rows], dtype=np.int64))
     columns.kv_end.append(np.array(past, dtype=np.int64) + 1)
     columns.is_gen.append(np.zeros(num, dtype=np.bool_))
@@ -227,21 +227,25 @@ def _assemble(columns: _Columns, num_single_rows: int, page_size: int, device: t
     np.cumsum(columns.num_queries, out=qo_indptr[1:])
     layout = _row_layout(columns, qo_indptr, token_index, num_single_rows, page_size)
     last_of_row = qo_indptr[1:][columns.draw_rows] - 1
-
-    def put(array: Ints) -> torch.Tensor:
-        return torch.from_numpy(array).to(device, non_blocking=True)
-
+    und_token_ids = np.concatenate(columns.token_ids)
+    vit_index = token_index[np.concatenate(columns.is_vit)] if columns.vit_images else np.empty(0, dtype=np.int64)
     return PackedBatch(
         plan=build_attention_plan(layout, device),
-        positions=put(positions),
-        und_token_ids=put(np.concatenate(columns.token_ids)[~is_gen] if columns.num_gen else np.concatenate(columns.token_ids)),
+        positions=put(positions, device),
+        und_token_ids=put(und_token_ids[~is_gen] if columns.num_gen else und_token_ids, device),
         num_und=num_und,
-        vit_index=put(token_index[np.concatenate(columns.is_vit)] if columns.vit_images else np.empty(0, dtype=np.int64)),
+        vit_index=put(vit_index, device),
         vit_images=columns.vit_images,
         latent_runs=columns.latent_runs,
-        draw_index=put(token_index[last_of_row]),
+        draw_index=put(token_index[last_of_row], device),
         draws=columns.draws,
     )
+
+
+def put(array: Ints, device: torch.device) -> torch.Tensor:
+    """Put an array on ``device``; the host does not wait. On a CPU the tensor shares the array's memory."""
+    host = torch.from_numpy(array)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 def _packed_numbers(is_gen: npt.NDArray[np.bool_], num_und: int) -> Ints:

@@ -195,7 +195,8 @@ def assemble_engine(
         max_waiting=options.max_waiting,
         attention=attention_backend(device),
     )
-    return LoadedEngine(Engine(scheduler, runner, pool, link), scheduler, runner, pool, model, ready)
+    engine = Engine(scheduler, runner, pool, link, launcher=runner if device.type == "cuda" else None)
+    return LoadedEngine(engine, scheduler, runner, pool, model, ready)
 
 
 def _page_memory(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The roster: every sequence the engine has, waiting or running, and the one way out for all of them.
 
-A sequence that ends while a pass still holds rows of it (an abort, a deadline) is answered at once, but keeps its pages until the pass
-lands: nobody else may be given pages that are being written.
+A sequence that ends while a pass still holds rows of it (an abort, a deadline) is answered at once, but keeps its pages until the last
+such pass lands: nobody else may be given pages that are being written.
 """
 
 from __future__ import annotations
@@ -63,11 +63,12 @@ class Roster:
     def land(self, sequence_ids: Iterable[int]) -> None:
         """Note that a pass with rows of these sequences has ended."""
         for sequence_id in sequence_ids:
-            sequence = self.running.get(sequence_id)
-            if sequence is not None:
-                sequence.is_in_flight = False
-            elif (leaving := self._leaving.pop(sequence_id, None)) is not None:
-                self._let_go(leaving)
+            sequence = self.running.get(sequence_id) or self._leaving.get(sequence_id)
+            if sequence is None:
+                continue
+            sequence.num_in_flight -= 1
+            if sequence_id in self._leaving and not sequence.is_in_flight:
+                self._let_go(self._leaving.pop(sequence_id))
 
     def _let_go(self, sequence: Sequence) -> None:
         sequence.release(self.pool)

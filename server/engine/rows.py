@@ -67,9 +67,24 @@ class RowBuilder:
         draft.batch.decodes.append(DecodeRow(sequence.sequence_id, context.pages, context.kv_len, context.rope_pos, token_id, draw))
         context.advance(1, 1)
         draft.served.add(sequence.sequence_id)
-        if self._cache.is_page_end(context):
-            held = Held(sequence.request.tenant, sequence.history, tuple(sequence.open_ids))
-            draft.claim(sequence.sequence_id, self._cache.extend(context, held, sequence.sequence_id))
+        draft.claim(sequence.sequence_id, self.claims_of_decode(sequence))
+
+    def add_ahead(self, sequence: Sequence, draft: Draft) -> None:
+        """Add the row after the one under way; what it fills is claimed once its token is known."""
+        if not self._reservations.reserve(sequence, sequence.full, 1, draft.batch, draft.served):
+            return
+        context = sequence.full
+        draw = self._turns.draw_for(sequence, num_ahead=1)
+        draft.batch.decodes.append(DecodeRow(sequence.sequence_id, context.pages, context.kv_len, context.rope_pos, None, draw))
+        context.advance(1, 1)
+        draft.served.add(sequence.sequence_id)
+
+    def claims_of_decode(self, sequence: Sequence) -> list[Claim]:
+        """Claim the page that the sequence's latest decode row fills, if it does."""
+        if not self._cache.is_page_end(sequence.full):
+            return []
+        held = Held(sequence.request.tenant, sequence.history, tuple(sequence.open_ids))
+        return self._cache.extend(sequence.full, held, sequence.sequence_id)
 
     def close_decodes(self, draft: Draft) -> None:
         """Count the decode rows into the batch's load, once all are there."""

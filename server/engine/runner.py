@@ -2,7 +2,8 @@
 
 `_steps` is the journey of a step: copy pages, draw noise, encode pictures, pack, one forward pass over every row, then tokens are
 drawn, Euler steps taken and finished latents decoded. State changes only at the end, so a step that raised can be run again in parts.
-`execute` walks it in one go; a `Pass` can be left between two bits, parts of a layer, where other batches may be executed.
+`execute` walks it in one go; a `Pass` can be left between two bits, parts of a layer, where other batches may be executed. `launch` comes
+back once the device knows what to do, and the next step can be launched before what this one brought is collected.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 
 from kernels.attention import interleaved_attention
@@ -19,20 +23,21 @@ from kernels.head_norms import ExpertHeads
 from kernels.heads import rotate_and_keep, split_heads
 from kernels.pages import copy_pages, write_pages
 from kernels.plan import AttentionPlan
-from kernels.readback import read_together
-from kernels.sampling import Drawn, SamplingRow, begin_draws
+from kernels.readback import Reading, begin_reading
+from kernels.sampling import Drawn, Draws, begin_draws
 from model.bagel import Bagel, PackedTokens
 from model.latents import latent_position_ids, unpatchify
 from model.stepwise import BITS_PER_LAYER, BLOCKS_PER_LAYER, Steps, run_through
 from model.transformer import Rotation
-from server.engine.batch import Batch, BatchResult, DenoiseRow, DenoiseStep, Draw, DrawnToken, NewImage
+from server.engine.batch import Batch, BatchResult, DecodeRow, DenoiseRow, DenoiseStep, DrawnToken, NewImage
 from server.engine.decode_graphs import Capture, CudaCapture, DecodeGraphs
 from server.engine.drawing import Drawing
 from server.engine.euler_steps import EulerSteps, RowVelocities
 from server.engine.fault_points import NO_FAULTS
-from server.engine.packer import LatentRun, Markers, PackedBatch, pack
+from server.engine.packer import LatentRun, Markers, PackedBatch, pack, put
 from server.engine.pictures import PictureEncoder, picture_from_pixels
 from server.engine.previews import PreviewPainter
+from server.engine.sampling_rows import sampling_row
 from server.messages import Picture, TokenLogprob
 
 NoiseSource = Callable[[int, int, int, int], torch.Tensor]
@@ -127,6 +132,25 @@ class Pass:
             self.result = end.value
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A step whose forward pass the device has been given. ``after`` are the drawings as it leaves them."""
+
+    packed: PackedBatch
+    after: dict[int, Drawing]
+    ending: list[DenoiseStep]
+    draws: Draws | None
+    reading: Reading
+    result: BatchResult
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchedStep:
+    """A step that has been launched; `collect` waits for it, once."""
+
+    collect: Callable[[], BatchResult]
+
+
 class Runner:
     """Runs batches on one model and one device."""
 
@@ -145,6 +169,9 @@ class Runner:
         self.euler_steps = EulerSteps(painter, takes_together=cache.pool.is_cuda)
         self._encoder = PictureEncoder(model, self._device)
         self._position_ids: dict[tuple[int, int], torch.Tensor] = {}
+        self._drawn: dict[int, tuple[torch.Tensor, int]] = {}
+        self._collected_s = 0.0
+        self._captured_s = 0.0
         self.decode_graphs: DecodeGraphs | None = None
         if cache.pool.is_cuda:
             self.capture_decodes(CudaCapture())
@@ -157,6 +184,7 @@ class Runner:
         """Drop what is kept for finished sequences."""
         for sequence_id in sequence_ids:
             self._drawings.pop(sequence_id, None)
+            self._drawn.pop(sequence_id, None)
 
     def execute(self, batch: Batch) -> BatchResult:
         """Run one step.
@@ -164,11 +192,29 @@ class Runner:
         Raises:
             RuntimeError: what the device raises; latents are then as before the step.
         """
-        started, capture_s = time.perf_counter(), self._capture_s
+        return self.launch(batch).collect()
+
+    def launch(self, batch: Batch) -> LaunchedStep:
+        """Begin a step without waiting for the device. Launched steps are collected in the order they were launched in.
+
+        Raises:
+            RuntimeError: what the device raises; so may collecting. Latents are then as before the step.
+        """
+        launched_s = time.perf_counter()
         with torch.inference_mode():
-            result = run_through(self._steps(batch))
+            computed = run_through(self._compute(batch))
+        if computed.draws is not None:
+            token_ids = computed.draws.columns[0]
+            self._drawn.update({sequence_id: (token_ids, k) for k, (sequence_id, _) in enumerate(computed.packed.draws)})
+        return LaunchedStep(partial(self._collect, computed, launched_s))
+
+    def _collect(self, computed: Computed, launched_s: float) -> BatchResult:
+        with torch.inference_mode():
+            result = run_through(self._finish(computed))
         # What a step costs is learnt from this: capturing it, which happens once, is no part of that.
-        result.execute_s = time.perf_counter() - started - (self._capture_s - capture_s)
+        now_s, capture_s = time.perf_counter(), self._capture_s
+        result.execute_s = now_s - max(launched_s, self._collected_s) - (capture_s - self._captured_s)
+        self._collected_s, self._captured_s = now_s, capture_s
         return result
 
     def begin(self, batch: Batch) -> Pass:
@@ -176,11 +222,15 @@ class Runner:
         return Pass(self._steps(batch))
 
     def _steps(self, batch: Batch) -> Steps[BatchResult]:
+        return (yield from self._finish((yield from self._compute(batch))))
+
+    def _compute(self, batch: Batch) -> Steps[Computed]:
         num_encoded = self._encoder.num_encoded
         self._copy_pages(batch)
         self._start_images(batch.new_images)
         self.faults.in_step(batch)
         packed = pack(batch, self._cache.page_size, self._markers, self._device)
+        self._feed_drawn(batch.decodes, packed.und_token_ids)
         result = BatchResult(num_und_tokens=packed.num_und, num_gen_tokens=packed.num_gen)
         started = time.perf_counter()
         if (replayed := self._replayed(packed)) is not None:
@@ -194,12 +244,32 @@ class Runner:
         result.forward_s = time.perf_counter() - started
         after = self._move_on(batch.denoises, hidden[packed.num_und :], packed.latent_runs) if batch.denoises else {}
         ending = [step for step in batch.denoises if step.is_last]
-        sound = self._read(packed, logits, [after[step.sequence_id].latents for step in ending], result)
+        draws, reading = self._begin_reading(packed, logits, [after[step.sequence_id].latents for step in ending])
+        return Computed(packed, after, ending, draws, reading, result)
+
+    def _finish(self, computed: Computed) -> Steps[BatchResult]:
+        result, ending = computed.result, computed.ending
+        numbers = computed.reading.numbers()
+        if computed.draws is not None:
+            rows_are_sound, *drawn = numbers[len(ending) :]
+            self._take_tokens(computed.packed, rows_are_sound, computed.draws.drawn(drawn), result)
         if ending:
-            yield from self._decode_sound(zip(ending, sound, strict=True), after, result)
-        self._drawings.update(after)
+            sound = [bool(is_finite) for (is_finite,) in numbers[: len(ending)]]
+            yield from self._decode_sound(zip(ending, sound, strict=True), computed.after, result)
+        self._drawings.update(computed.after)
         result.previews = self._painter.take()
         return result
+
+    def _feed_drawn(self, rows: list[DecodeRow], und_token_ids: torch.Tensor) -> None:
+        """Feed the rows of tokens that the host does not know yet, from where the step under way draws them."""
+        unknown = [(k, *self._drawn[row.sequence_id]) for k, row in enumerate(rows) if row.token_id is None]
+        for token_ids in {id(source): source for _, source, _ in unknown}.values():
+            places = [(k, place) for k, source, place in unknown if source is token_ids]
+            if places == [(k, k) for k in range(len(rows))]:
+                und_token_ids[: len(rows)].copy_(token_ids[: len(rows)])
+            else:
+                to, at = put(np.array(places, dtype=np.int64).T.copy(), self._device)
+                und_token_ids.index_copy_(0, to, token_ids[at])
 
     def capture_decodes(self, capture: Capture) -> None:
         """From now on replay steps of decode rows alone, as ``capture`` captures them."""
@@ -269,8 +339,8 @@ class Runner:
         """Take the Euler steps of every image whose rows are all in: x <- x - v dt (spec 6.1)."""
         return self.euler_steps.take(steps, self._drawings, self._velocities(hidden, runs))
 
-    def _read(self, packed: PackedBatch, logits: torch.Tensor, latents: list[torch.Tensor], result: BatchResult) -> list[bool]:
-        """Draw the step's tokens, and read them and whether each of ``latents`` is finite: the one wait for the device in a step.
+    def _begin_reading(self, packed: PackedBatch, logits: torch.Tensor, latents: list[torch.Tensor]) -> tuple[Draws | None, Reading]:
+        """Draw the step's tokens, and begin to read whether each of ``latents`` is finite, and the tokens: the one wait in a step.
 
         A number that was not finite at any step of a picture has spread by its last; once a picture is early enough to ask.
         """
@@ -279,13 +349,9 @@ class Runner:
             is_sound = torch.isfinite(logits).all(dim=-1)
             # An unsound row is drawn from like any other, so that it spoils no neighbour's draw, and thrown away.
             logits = torch.where(is_sound[:, None], logits, 0.0)
-            draws = begin_draws(logits, [_sampling_row(draw) for _, draw in packed.draws])
+            draws = begin_draws(logits, [sampling_row(draw) for _, draw in packed.draws])
             columns += [is_sound, *draws.columns]
-        numbers = read_together(columns)
-        if draws is not None:
-            rows_are_sound, *drawn = numbers[len(latents) :]
-            self._take_tokens(packed, rows_are_sound, draws.drawn(drawn), result)
-        return [bool(is_finite) for (is_finite,) in numbers[: len(latents)]]
+        return draws, begin_reading(columns)
 
     def _take_tokens(self, packed: PackedBatch, is_sound: list[float], drawn: list[Drawn], result: BatchResult) -> None:
         for (sequence_id, _), token, sound in zip(packed.draws, drawn, is_sound, strict=True):
@@ -315,23 +381,3 @@ class Runner:
         grid = (step.params.height // self._markers.latent_stride, step.params.width // self._markers.latent_stride)
         latent = unpatchify(x, *grid, self._model.config.latent_patch_size)
         return picture_from_pixels((yield from self._model.vae.decode_in_steps(latent[None])))
-
-
-def _sampling_row(draw: Draw) -> SamplingRow:
-    params = draw.params
-    return SamplingRow(
-        temperature=params.temperature,
-        top_k=params.top_k,
-        top_p=params.top_p,
-        min_p=params.min_p,
-        presence_penalty=params.presence_penalty,
-        frequency_penalty=params.frequency_penalty,
-        repetition_penalty=params.repetition_penalty,
-        seed=params.seed,
-        index=draw.index,
-        suppressed=draw.suppressed,
-        bias=params.logit_bias,
-        text_ids=draw.text_ids,
-        num_logprobs=params.logprobs if draw.wants_logprob else None,
-        allowed=None if draw.grammar is None else draw.grammar.allowed(),
-    )

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from server.engine.admission import Admission
 from server.engine.batch import Batch, BatchResult
@@ -26,7 +25,7 @@ from server.engine.decode_pace import DecodePace
 from server.engine.drain_rate import DrainRate
 from server.engine.fairness import Shares, is_overdue
 from server.engine.grammar import NO_GRAMMARS, Grammars
-from server.engine.loads import piece_load
+from server.engine.loads import decodes_load, piece_load
 from server.engine.options import ModelFacts, SchedulerLimits
 from server.engine.outputs import Outputs
 from server.engine.pages import PagePool
@@ -34,7 +33,8 @@ from server.engine.prefix_cache import Claim, PrefixCache
 from server.engine.reservations import Reservations
 from server.engine.roster import Roster
 from server.engine.rows import Draft, RowBuilder, is_decoding
-from server.engine.segments import ContextSegment, TextTokens, VaeImage, VitImage, total_rows
+from server.engine.run_ahead import RunAhead
+from server.engine.segments import TextTokens, VaeImage, VitImage, total_rows
 from server.engine.sequence import Lane, Phase, Sequence
 from server.engine.turns import Refeed, Turns
 from server.engine.words_first import WordsFirst
@@ -71,6 +71,7 @@ class Scheduler:
         self._admission = Admission(self._roster, facts, limits)
         self._reservations = Reservations(self._roster)
         self._rows = RowBuilder(facts, self._turns, self._reservations, self.cache)
+        self._ahead = RunAhead(self._roster, self._turns, self._rows)
         self._commit = Commit(self._roster, self._turns)
         self._claims: dict[int, list[Claim]] = {}
         self._failed: set[int] = set()
@@ -179,6 +180,19 @@ class Scheduler:
             self._take_over()
         return self._issue(self._draft(self._candidates()))
 
+    def schedule_ahead(self, under_way: Batch) -> Batch:
+        """Make the step that may begin before ``under_way`` has ended; empty where what it would hold cannot be foreseen."""
+        began_s = self._began_s
+        self._begin_step()
+        self._began_s = began_s
+        draft = Draft()
+        self._ahead.fill(draft, under_way)
+        return self._issue(draft)
+
+    def without_void(self, batch: Batch) -> Batch:
+        """Return the part of a step that ran ahead whose rows are still wanted, now that the one before it has been committed."""
+        return batch.restricted_to(set(batch.sequence_ids()) - self._commit.void)
+
     def _candidates(self) -> list[Sequence]:
         return [other for other in self._roster.running.values() if other.can_be_served]
 
@@ -274,7 +288,7 @@ class Scheduler:
             num_rows = self._rows.catch_up(sequence)
             self._prefix_hits += num_rows
             if num_rows and not (sequence.num_preemptions or sequence.text_ids or sequence.num_images):
-                _count_cached(sequence, start, start + num_rows)
+                sequence.count_cached(start, start + num_rows)
             self._commit.move_on(sequence)
 
     def _decoding(self) -> list[Sequence]:
@@ -302,12 +316,12 @@ class Scheduler:
         if sequence.phase is Phase.DENOISE:
             assert sequence.image is not None
             return self._rows.plan_denoise(sequence).loads[sequence.image.rows_done :]
-        segment, kv_len = _next_segment(sequence)
+        segment, kv_len = sequence.next_segment()
         return [piece_load(segment, kv_len)] if isinstance(segment, VitImage | VaeImage) else []
 
     def _is_prompt_text(self, sequence: Sequence) -> bool:
         is_prefill = sequence.phase is Phase.PREFILL and sequence.lane is Lane.TEXT
-        return is_prefill and isinstance(_next_segment(sequence)[0], TextTokens | None)
+        return is_prefill and isinstance(sequence.next_segment()[0], TextTokens | None)
 
     def _fill(self, candidates: list[Sequence], draft: Draft, budget: StepBudget) -> None:
         """Add denoise steps and prompt chunks in the given order until the budget is used up."""
@@ -324,7 +338,7 @@ class Scheduler:
     def _issue(self, draft: Draft) -> Batch:
         """Mark everyone with rows in the batch as in flight until `commit`."""
         for sequence_id in draft.served:
-            self._roster.running[sequence_id].is_in_flight = True
+            self._roster.running[sequence_id].num_in_flight += 1
         self._claims.update(draft.claims)
         return draft.batch
 
@@ -340,11 +354,15 @@ class Scheduler:
         now_s = self._last_step_s = self._clock()
         if not batch.load.mixed:
             self._pace.note(batch.load, now_s - self._began_s)
+        self._began_s = now_s
         for sequence_id in sequence_ids:
             sequence = self._roster.running.get(sequence_id)
-            if sequence is not None:
-                sequence.last_result_s = now_s
-                self._commit.move_on(sequence)
+            if sequence is None:
+                continue
+            sequence.last_result_s = now_s
+            if sequence.is_in_flight and sequence.phase is Phase.DECODE:
+                self._claims[sequence_id] = self._rows.claims_of_decode(sequence)
+            self._commit.move_on(sequence)
 
     def _settle_claims(self, sequence_ids: list[int]) -> None:
         for sequence_id in sequence_ids:
@@ -372,29 +390,4 @@ class Scheduler:
 
 def _load_of(decoding: list[Sequence]) -> Load:
     """Return the load of one decode row each."""
-    if not decoding:
-        return NO_LOAD
-    num = len(decoding)
-    return Load(und_tokens=num, pairs=num + sum(sequence.full.kv_len for sequence in decoding), rows=num)
-
-
-def _next_segment(sequence: Sequence) -> tuple[ContextSegment | None, int]:
-    """Return the segment a sequence takes in next, None for an open text, and how many rows stand before it."""
-    fill = next(fill for fill in sequence.fills if not fill.is_done)
-    index = len(fill.context.marks)
-    return (fill.segments[index] if index < len(fill.segments) else None), fill.context.kv_len
-
-
-def _count_cached(sequence: Sequence, start: int, end: int) -> None:
-    """Count the rows ``start .. end-1`` of the prompt as found in the prefix cache."""
-    text = image = place = 0
-    for segment in sequence.history:
-        found = max(0, min(end, place + segment.num_rows) - max(start, place))
-        if isinstance(segment, TextTokens):
-            text += found
-        else:
-            image += found
-        place += segment.num_rows
-    usage = sequence.usage
-    cached_text, cached_image = usage.cached_text_tokens + text, usage.cached_image_tokens + image
-    sequence.usage = replace(usage, cached_text_tokens=cached_text, cached_image_tokens=cached_image)
+    return decodes_load([sequence.full for sequence in decoding])

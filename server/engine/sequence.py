@@ -7,7 +7,7 @@ pages are only a cache of it: they can be dropped and prefilled again.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from server.engine.context import Context
@@ -103,7 +103,7 @@ class Sequence:
         unpaid_s: seconds of the machine it has had that are not on its tenant's account yet.
         stood_aside_s: seconds for which its picture has stood aside for words.
         times_overtaken: how often one that came later was let in before it.
-        is_in_flight: whether a pass that has begun and not ended holds rows of it, and so its pages.
+        num_in_flight: passes that have begun and not ended and hold rows of it, and so its pages: one, or two where a step runs ahead.
         grammar: what the answer's text must be; canon like `text_ids`, whose function it is.
     """
 
@@ -128,10 +128,14 @@ class Sequence:
     stood_aside_s: float = 0.0
     times_overtaken: int = 0
     num_preemptions: int = 0
-    is_in_flight: bool = False
+    num_in_flight: int = 0
     usage: Usage = field(default_factory=Usage)
     grammar: Grammar | None = None
     next_uid: int = 1
+
+    @property
+    def is_in_flight(self) -> bool:
+        return self.num_in_flight > 0
 
     @property
     def tokens_left(self) -> int:
@@ -180,6 +184,25 @@ class Sequence:
     def can_be_served(self) -> bool:
         """Whether a prompt chunk or a denoise step of it could go into the next pass."""
         return self.phase in (Phase.PREFILL, Phase.DENOISE) and not self.is_in_flight
+
+    def next_segment(self) -> tuple[ContextSegment | None, int]:
+        """Return the segment a sequence in PREFILL takes in next, None for an open text, and how many rows stand before it."""
+        fill = next(fill for fill in self.fills if not fill.is_done)
+        index = len(fill.context.marks)
+        return (fill.segments[index] if index < len(fill.segments) else None), fill.context.kv_len
+
+    def count_cached(self, start: int, end: int) -> None:
+        """Count the rows ``start .. end-1`` of the prompt as found in the prefix cache."""
+        text = image = place = 0
+        for segment in self.history:
+            found = max(0, min(end, place + segment.num_rows) - max(start, place))
+            if isinstance(segment, TextTokens):
+                text += found
+            else:
+                image += found
+            place += segment.num_rows
+        cached_text, cached_image = self.usage.cached_text_tokens + text, self.usage.cached_image_tokens + image
+        self.usage = replace(self.usage, cached_text_tokens=cached_text, cached_image_tokens=cached_image)
 
     def context(self, index: int) -> Context:
         """Return a context of the image under way by its number in the plan."""

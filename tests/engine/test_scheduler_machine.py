@@ -107,7 +107,7 @@ def pages_of(batch: Batch) -> list[list[int]]:
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """The scheduler under random treatment. ``long`` is a divided pass that has not landed."""
+    """The scheduler under random treatment. ``long`` is a divided pass that has not landed, ``ahead`` a step that ran ahead of the last."""
 
     pool_type = PagePool
 
@@ -120,6 +120,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.waits = Waits()
         self.long: Batch | None = None
         self.long_pages: set[int] = set()
+        self.ahead: Batch | None = None
         self.passengers: list[Sequence] = []
         self.has_favoured = False
         self.num_empty_steps = 0
@@ -130,8 +131,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_batch_tokens=st.sampled_from([8, 40, 200]),
         target_s=st.sampled_from([None, 1e-9, 1e-9, 0.02, 1.0]),
         has_prefix_cache=st.booleans(),
+        runs_ahead=st.booleans(),
     )
-    def open(self, num_pages: int, page_size: int, max_batch_tokens: int, target_s: float | None, has_prefix_cache: bool) -> None:
+    def open(
+        self, num_pages: int, page_size: int, max_batch_tokens: int, target_s: float | None, has_prefix_cache: bool, runs_ahead: bool
+    ) -> None:
+        self.runs_ahead = runs_ahead
         self.pool = self.pool_type(num_pages, page_size)
         self.limits = SchedulerLimits(max_batch_tokens, MAX_RUNNING, MAX_WAITING, target_s, has_prefix_cache)
         self.scheduler = Scheduler(self.pool, facts(), self.limits, refeed, clock=self.clock)
@@ -190,26 +195,58 @@ class SchedulerMachine(RuleBasedStateMachine):
             landing, self.long = self.long, None
             self.land(landing, fails=fails)
             return
-        candidates = {other.sequence_id for other in self.scheduler.running if other.can_be_served}
-        batch = self.scheduler.schedule()
-        self.check_batch(batch)
-        self.note_waits(candidates, batch)
+        batch = self.ahead or self.next_batch()
         if batch.is_divisible:
             self.long = batch
             self.long_pages = {page for row in pages_of(batch) for page in row}
-            self.passengers = [other for other in self.scheduler.running if other.sequence_id in batch.sequence_ids()]
+            self.passengers = self.riders(batch)
         elif not batch.is_empty:
+            self.run_ahead(batch)
             self.land(batch, fails=fails)
         self.num_empty_steps = self.num_empty_steps + 1 if batch.is_empty and self.scheduler.running else 0
         assert self.num_empty_steps <= MAX_EMPTY_STEPS, "there is work, and nothing of it goes on"
         self.collect()
 
+    def next_batch(self) -> Batch:
+        candidates = {other.sequence_id for other in self.scheduler.running if other.can_be_served}
+        batch = self.scheduler.schedule()
+        self.check_batch(batch)
+        self.note_waits(candidates, batch)
+        return batch
+
+    def run_ahead(self, batch: Batch) -> None:
+        """Begin the step after ``batch`` before that has landed, where it can be foreseen."""
+        self.ahead = None
+        if not self.runs_ahead:
+            return
+        ahead = self.scheduler.schedule_ahead(batch)
+        self.check_batch(ahead)
+        assert not (ahead.denoises or ahead.prefills or ahead.is_divisible)
+        if not ahead.is_empty:
+            self.ahead = ahead
+            self.passengers = self.riders(ahead)
+
+    def riders(self, batch: Batch) -> list[Sequence]:
+        return [other for other in self.scheduler.running if other.sequence_id in batch.sequence_ids()]
+
+    def check_draws(self, batch: Batch) -> None:
+        """A decode row that is still wanted draws the token that comes next, from the row that comes next."""
+        later = set() if self.ahead is None else set(self.ahead.sequence_ids())
+        running = {other.sequence_id: other for other in self.scheduler.running}
+        for row in batch.decodes:
+            sequence = running.get(row.sequence_id)
+            if sequence is not None and sequence.phase is Phase.DECODE:
+                assert row.draw.index == sequence.num_draws
+                assert row.kv_len + 1 + int(row.sequence_id in later) == sequence.full.kv_len
+
     def land(self, batch: Batch, *, fails: bool) -> None:
+        self.check_draws(batch)
         result = self.runner.execute(batch)
         result.execute_s = TOKEN_S * (1 + sum(batch.query_tokens().values()))
         self.clock.now += result.execute_s
-        if fails:
-            victim = batch.sequence_ids()[0]
+        wanted = self.scheduler.without_void(batch).sequence_ids()
+        if fails and wanted:
+            victim = wanted[0]
             self.scheduler.fail([victim], "server_error", "the model failed on this request")
             result.tokens.pop(victim, None)
             result.pictures.pop(victim, None)
@@ -262,7 +299,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 owners.update(context.pages)
                 assert len(set(context.pages)) == len(context.pages)
                 assert len(context.pages) >= self.pool.pages_for(context.kv_len)
-        passengers = [] if self.long is None else self.passengers
+        passengers = [] if self.long is None and self.ahead is None else self.passengers
         in_flight = {page for one in passengers for context in (one.full, *one.branches) for page in context.pages}
         assert self.long is None or self.long_pages <= in_flight
         assert self.pool.num_used == len(owners.keys() | in_flight), "who has rows in a pass under way keeps all pages until it has landed"

@@ -1,0 +1,194 @@
+"""Steps that begin before the one under way has ended say what steps say that wait for it, to the bit, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from server.engine.batch import Batch, BatchResult
+from server.engine.fault_points import FaultPoints
+from server.engine.link import LocalLink
+from server.engine.loop import Engine
+from server.engine.options import EngineOptions
+from server.engine.process import LoadedEngine, load_engine
+from server.engine.runner import LaunchedStep, Runner
+from server.messages import Abort, FinishReason, Request, SamplingParams, StepReport, TextSegment, TokenOutput
+from tests.engine.fakes import make_request
+from tests.engine.test_batch_invariance import TOKENIZER, random_request
+from tests.engine.test_decode_graphs import Rerun
+
+CHECKPOINT = Path(__file__).parents[1] / "golden" / "tiny_a"
+EOS = TOKENIZER.eos_id
+
+
+class WatchedLauncher:
+    """Launches on a runner, and counts the steps that were launched while another had not been collected."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._under_way = 0
+        self.num_ahead = 0
+        self.num_decode_rows = 0
+
+    def launch(self, batch: Batch) -> LaunchedStep:
+        assert self._under_way <= 1
+        self.num_ahead += self._under_way
+        self.num_decode_rows += len(batch.decodes)
+        launched = self._runner.launch(batch)
+        self._under_way += 1
+
+        def collect() -> BatchResult:
+            self._under_way -= 1
+            return launched.collect()
+
+        return LaunchedStep(collect)
+
+
+class House:
+    """An engine on the golden weights whose steps run ahead, or do not."""
+
+    def __init__(self, *, runs_ahead: bool, num_pages: int = 400, page_size: int = 4) -> None:
+        self.link = LocalLink()
+        self.loaded: LoadedEngine = load_engine(
+            EngineOptions(str(CHECKPOINT), num_pages=num_pages, page_size=page_size, num_threads=1), self.link
+        )
+        self.launcher = WatchedLauncher(self.loaded.runner)
+        self.engine = Engine(self.loaded.scheduler, self.loaded.runner, self.loaded.pool, self.link, self.launcher if runs_ahead else None)
+
+    def submit(self, *requests: Request) -> None:
+        for request in requests:
+            self.engine.submit(request)
+
+    def run(self) -> list[StepReport]:
+        """Run until nothing is left to do; every page comes back."""
+        while self.loaded.scheduler.has_work:
+            self.engine.step()
+        assert self.loaded.pool.num_used == 0
+        return list(self.link.reports)
+
+
+def chat(name: str, num_tokens: int) -> Request:
+    sampling = SamplingParams(max_tokens=num_tokens, temperature=1.0, seed=len(name) + num_tokens, logprobs=2, ignore_eos=True)
+    return make_request(name, [TextSegment([20, 21, 22 + num_tokens])], sampling=sampling)
+
+
+def chat_that_may_end(name: str) -> Request:
+    sampling = SamplingParams(max_tokens=30, temperature=1.0, seed=int(name[1:]), logit_bias={EOS: 4.0})
+    return make_request(name, [TextSegment([20, 21])], sampling=sampling)
+
+
+def tokens_by_request(reports: list[StepReport]) -> dict[str, list[TokenOutput]]:
+    found: dict[str, list[TokenOutput]] = {}
+    for report in reports:
+        for token in report.tokens:
+            found.setdefault(token.request_id, []).append(token)
+    return found
+
+
+def ends_of(reports: list[StepReport]) -> dict[str, FinishReason]:
+    return {end.request_id: end.reason for report in reports for end in report.finished}
+
+
+@pytest.mark.parametrize("is_captured", [False, True])
+def test_chats_alone_run_ahead_in_all_steps_but_the_first_of_each_stretch(is_captured: bool) -> None:
+    """Also as replays, which all write into the same memory."""
+    requests = [chat(f"{k}", 12 + 5 * k) for k in range(4)]
+    waiting, ahead = House(runs_ahead=False), House(runs_ahead=True)
+    if is_captured:
+        ahead.loaded.runner.capture_decodes(Rerun())
+    for house in (waiting, ahead):
+        house.submit(*requests)
+
+    assert tokens_by_request(ahead.run()) == tokens_by_request(waiting.run())
+    num_steps = 12 + 5 * 3
+    assert ahead.launcher.num_ahead >= num_steps - 3
+    assert waiting.launcher.num_ahead == 0
+
+
+def test_a_step_is_reported_while_the_next_is_under_way() -> None:
+    """Or nothing would be gained: the host's work on one step happens beside the next."""
+    house = House(runs_ahead=True)
+    house.submit(chat("a", 8))
+    while not house.launcher.num_ahead:
+        house.engine.step()
+    num_launched = sum(len(report.tokens) for report in house.link.reports) + 1
+    house.engine.step()
+    assert sum(len(report.tokens) for report in house.link.reports) == num_launched
+    house.run()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_answers_are_the_same_whatever_comes_and_goes(seed: int) -> None:
+    """Chats that end by their own token, pictures in between, aborts, pages that run out: what is answered stays the same."""
+    rng = random.Random(seed)
+    requests = [random_request(rng, f"r{k}") for k in range(16)]
+    # Without a penalty texts can be foreseen; but some end by a token of their own, which cannot.
+    requests = [replace(one, sampling=replace(one.sampling, repetition_penalty=1.0)) for one in requests]
+    requests += [chat_that_may_end(f"c{k}") for k in range(12)]
+    victims = {one.request_id for one in rng.sample(requests, 3)}
+    waiting, ahead = House(runs_ahead=False), House(runs_ahead=True, num_pages=rng.choice([120, 400]))
+    waiting.submit(*requests)
+    answers = waiting.run()
+
+    coming = rng.sample(requests, len(requests))
+    while coming or ahead.loaded.scheduler.has_work:
+        if coming and rng.random() < 0.2:
+            ahead.submit(coming.pop())
+        if victims and rng.random() < 0.05:
+            ahead.engine.submit(Abort(victims.pop()))
+        ahead.engine.step()
+
+    found, expected = tokens_by_request(ahead.run()), tokens_by_request(answers)
+    for name, reason in ends_of(list(ahead.link.reports)).items():
+        if reason is not FinishReason.ABORT:
+            assert found.get(name) == expected.get(name) and reason is ends_of(answers)[name]
+    pictures = [{(i.request_id, i.index): i.picture for r in reports for i in r.images} for reports in (ahead.link.reports, answers)]
+    assert pictures[0].items() <= pictures[1].items()
+    assert ahead.launcher.num_ahead > 30
+    num_draws = sum(len(report.tokens) + len(report.silent) for report in ahead.link.reports)
+    assert ahead.launcher.num_decode_rows > num_draws, "some rows were void"
+
+
+def test_a_conversation_goes_on_from_pages_that_were_filled_ahead() -> None:
+    """The pages of an answer are found again under the tokens that it really had."""
+    answers = []
+    for runs_ahead in (False, True):
+        house = House(runs_ahead=runs_ahead)
+        house.submit(chat("first", 30))
+        first = tokens_by_request(house.run())["first"]
+        text = [token.token_id for token in first]
+        house.submit(
+            make_request("second", [TextSegment([20, 21, 52]), TextSegment(text), TextSegment([3])], sampling=SamplingParams(max_tokens=9))
+        )
+        second = tokens_by_request(house.run())["second"]
+        hits = sum(report.stats.num_prefix_hits for report in house.link.reports)
+        answers.append((text, [token.token_id for token in second], hits))
+    assert answers[0] == answers[1]
+    assert answers[0][2] >= 28
+
+
+def test_a_fault_in_a_step_that_ran_ahead_ends_one_request_and_no_other(tmp_path: Path) -> None:
+    house = House(runs_ahead=True)
+    house.loaded.runner.faults = FaultPoints(tmp_path)
+    requests = [chat("a", 14), chat("bb", 20)]
+    house.submit(*requests)
+    while not house.launcher.num_ahead:
+        house.engine.step()
+    (tmp_path / "decode.raise").touch()
+    reports = house.run()
+    assert ends_of(reports) == dict.fromkeys(("a", "bb"), FinishReason.LENGTH), "it did not happen again: nobody was at fault"
+
+    calm = House(runs_ahead=True)
+    calm.submit(*requests)
+    assert tokens_by_request(reports) == tokens_by_request(calm.run())
+
+
+def test_a_text_whose_next_draw_depends_on_its_last_token_is_waited_for() -> None:
+    house = House(runs_ahead=True)
+    sampling = SamplingParams(max_tokens=8, frequency_penalty=1.0, ignore_eos=True)
+    house.submit(make_request("a", sampling=sampling), chat("b", 8))
+    house.run()
+    assert house.launcher.num_ahead == 0
