@@ -39,7 +39,8 @@ def take_euler_steps_with_triton(x_t: torch.Tensor, velocity: torch.Tensor, step
     """Same contract as `kernels.guidance.take_euler_steps`."""
     out = torch.empty_like(x_t)
     num_blocks = triton.cdiv(max(step.num_tokens for step in steps), BLOCK_TOKENS)
-    table = torch.from_numpy(lines_of(steps)).to(x_t.device, non_blocking=True)
+    lines = torch.from_numpy(lines_of(steps))
+    table = (lines.pin_memory() if x_t.is_cuda else lines).to(x_t.device, non_blocking=True)
     squares = x_t.new_empty(len(steps), num_blocks, 2)
     channels = x_t.shape[1]
     block = triton.next_power_of_2(channels)

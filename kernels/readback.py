@@ -11,12 +11,12 @@ import torch
 class Reading:
     """Numbers on their way to the host, behind the work that the device has been given so far."""
 
-    def __init__(self, columns: Sequence[torch.Tensor]) -> None:
+    def __init__(self, columns: Sequence[torch.Tensor], device: torch.device) -> None:
         self._ends = list(accumulate((column.numel() for column in columns), initial=0))
         joined = torch.cat([column.double().flatten() for column in columns]) if columns else torch.empty(0)
         self._on_host = joined.to("cpu", non_blocking=True)
         self._has_come: torch.cuda.Event | None = None
-        if joined.is_cuda:
+        if device.type == "cuda":
             self._has_come = torch.cuda.Event()
             self._has_come.record()
 
@@ -28,14 +28,14 @@ class Reading:
         return [numbers[start:end] for start, end in pairwise(self._ends)]
 
 
-def begin_reading(columns: Sequence[torch.Tensor]) -> Reading:
-    """Begin to read the numbers of each tensor, without waiting for the device, whatever their dtypes.
+def begin_reading(columns: Sequence[torch.Tensor], device: torch.device) -> Reading:
+    """Begin to read the numbers of each tensor on ``device``, whatever their dtypes; waiting for none is waiting for the device.
 
     Booleans, integers up to 2^53 and floats up to 64 bits arrive exactly.
     """
-    return Reading(columns)
+    return Reading(columns, device)
 
 
 def read_together(columns: Sequence[torch.Tensor]) -> list[list[float]]:
     """Return the numbers of each tensor, flattened; see `begin_reading`. The host waits for the device once."""
-    return begin_reading(columns).numbers()
+    return begin_reading(columns, columns[0].device).numbers() if columns else []

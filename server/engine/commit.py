@@ -69,6 +69,7 @@ class Commit:
         image, request = sequence.image, sequence.request
         assert image is not None
         image.step += len(step.eulers)
+        image.num_under_way -= len(step.eulers)
         if request.wants_progress:
             done = [ProgressOutput(request.request_id, image.index, euler.number + 1, len(image.steps)) for euler in step.eulers]
             self._roster.outputs.progress += done

@@ -242,7 +242,7 @@ def _assemble(columns: _Columns, num_single_rows: int, page_size: int, device: t
     )
 
 
-def put(array: Ints, device: torch.device) -> torch.Tensor:
+def put(array: Ints | npt.NDArray[np.float32], device: torch.device) -> torch.Tensor:
     """Put an array on ``device``; the host does not wait. On a CPU the tensor shares the array's memory."""
     host = torch.from_numpy(array)
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)

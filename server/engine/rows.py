@@ -96,11 +96,12 @@ class RowBuilder:
         """Work out the rows of the sequence's next Euler step, and which steps they suffice for."""
         image, params = sequence.image, sequence.request.image
         assert image is not None
-        eulers = run_from(image.steps, image.step)
+        step = image.step + image.num_under_way
+        eulers = run_from(image.steps, step)
         rows = [_denoise_row(sequence, context) for context in eulers[0].computed]
         num_latents = (params.height // self._facts.latent_stride) * (params.width // self._facts.latent_stride)
         loads = [denoise_load(num_latents, row.kv_len) for row in rows]
-        is_last = image.step + len(eulers) == len(image.steps)
+        is_last = step + len(eulers) == len(image.steps)
         if is_last:
             loads[-1] = loads[-1].joined(decoder_load(params.height, params.width))
         return DenoisePlan(eulers, rows, loads, num_latents + NUM_MARKERS, is_last)
@@ -129,6 +130,7 @@ class RowBuilder:
             completes=completes,
         )
         image.rows_done = 0 if completes else end
+        image.num_under_way += len(plan.eulers) * completes
         draft.batch.denoises.append(step)
         draft.served.add(sequence.sequence_id)
         return True

@@ -1,15 +1,15 @@
-"""Decode steps that begin before the one under way has ended, so that the device need not wait for the host between them.
+"""Steps that begin before the one under way has ended, so that the device need not wait for the host between them.
 
-Which rows the next step has, and where they go, can be said before the tokens under way are known: a text that goes on feeds the token it
-is just drawing. Where one ends with that token instead, its row ahead is void: what it wrote lies beyond its context's end and whoever
-writes there next comes after it on the device. A step is only foreseen where it would have held decode rows alone anyway.
+Which rows the next step has, and where they go, can often be said before what is under way is known. A text that goes on feeds the token
+it is just drawing; where it ends with that token instead, its row ahead is void: what it wrote lies beyond its context's end, and whoever
+writes there next comes after it on the device. A picture that is not done goes on from the latents that are just being made.
 """
 
 from __future__ import annotations
 
 from server.engine.batch import Batch
 from server.engine.roster import Roster
-from server.engine.rows import Draft, RowBuilder
+from server.engine.rows import is_decoding
 from server.engine.sequence import Phase, Sequence
 from server.engine.turns import Turns
 
@@ -17,26 +17,31 @@ MOST_PAGES_A_ROW = 2
 """A row may need a page of its own and, before that, a copy of one that it shares."""
 
 
-class RunAhead:
-    """Foresees the step after one of decode rows."""
+class Foresight:
+    """Says who could have rows in the step after the one under way."""
 
-    def __init__(self, roster: Roster, turns: Turns, rows: RowBuilder) -> None:
+    def __init__(self, roster: Roster, turns: Turns) -> None:
         self._roster = roster
         self._turns = turns
-        self._rows = rows
 
-    def fill(self, draft: Draft, under_way: Batch) -> None:
-        """Fill ``draft`` with the step after ``under_way``; leave it empty if that cannot be foreseen."""
-        decoding = sorted(self._roster.running.values(), key=lambda other: other.sequence_id)
-        if under_way.denoises or under_way.prefills or not all(self._is_foreseeable(sequence) for sequence in decoding):
-            return
-        going_on = [sequence for sequence in decoding if not (sequence.is_in_flight and self._turns.must_end(sequence))]
-        if MOST_PAGES_A_ROW * len(going_on) > self._roster.pool.num_free:
-            return
-        for sequence in going_on:
-            add = self._rows.add_ahead if sequence.is_in_flight else self._rows.add_decode
-            add(sequence, draft)
-        self._rows.close_decodes(draft)
+    def covers(self, under_way: Batch) -> bool:
+        """Tell whether what follows ``under_way`` can be said for all who have rows in it, and without anybody's giving up pages."""
+        if under_way.is_divisible or under_way.prefills or any(step.is_last for step in under_way.denoises):
+            return False
+        running = self._roster.running
+        writing = [running[row.sequence_id] for row in under_way.decodes if row.sequence_id in running]
+        has_pages = MOST_PAGES_A_ROW * len(self.decoding()) <= self._roster.pool.num_free
+        return has_pages and all(self._turns.is_foreseeable(sequence) for sequence in writing)
 
-    def _is_foreseeable(self, sequence: Sequence) -> bool:
-        return sequence.phase is Phase.DECODE and (not sequence.is_in_flight or self._turns.is_foreseeable(sequence))
+    def decoding(self) -> list[Sequence]:
+        """List the sequences whose next row is a decode row, the oldest first."""
+        return sorted(filter(self._will_decode, self._roster.running.values()), key=lambda other: other.sequence_id)
+
+    def candidates(self) -> list[Sequence]:
+        """List those who could be served a denoise step or a prompt chunk."""
+        return [other for other in self._roster.running.values() if other.can_be_served or other.phase is Phase.DENOISE]
+
+    def _will_decode(self, sequence: Sequence) -> bool:
+        if sequence.is_in_flight:
+            return sequence.phase is Phase.DECODE and not self._turns.must_end(sequence)
+        return is_decoding(sequence)

@@ -1,7 +1,8 @@
 """The runner: executes one batch on the model. Owns the KV pool, the latents and the encoded pictures; decides nothing.
 
 `_steps` is the journey of a step: copy pages, draw noise, encode pictures, pack, one forward pass over every row, then tokens are
-drawn, Euler steps taken and finished latents decoded. State changes only at the end, so a step that raised can be run again in parts.
+drawn, Euler steps taken and finished latents decoded. Drawings change only when nothing can go wrong any more, so a step that
+raised can be run again in parts.
 `execute` walks it in one go; a `Pass` can be left between two bits, parts of a layer, where other batches may be executed. `launch` comes
 back once the device knows what to do, and the next step can be launched before what this one brought is collected.
 """
@@ -203,9 +204,6 @@ class Runner:
         launched_s = time.perf_counter()
         with torch.inference_mode():
             computed = run_through(self._compute(batch))
-        if computed.draws is not None:
-            token_ids = computed.draws.columns[0]
-            self._drawn.update({sequence_id: (token_ids, k) for k, (sequence_id, _) in enumerate(computed.packed.draws)})
         return LaunchedStep(partial(self._collect, computed, launched_s))
 
     def _collect(self, computed: Computed, launched_s: float) -> BatchResult:
@@ -245,6 +243,10 @@ class Runner:
         after = self._move_on(batch.denoises, hidden[packed.num_und :], packed.latent_runs) if batch.denoises else {}
         ending = [step for step in batch.denoises if step.is_last]
         draws, reading = self._begin_reading(packed, logits, [after[step.sequence_id].latents for step in ending])
+        if draws is not None:
+            self._drawn.update({sequence_id: (draws.columns[0], k) for k, (sequence_id, _) in enumerate(packed.draws)})
+        if not ending:
+            self._drawings.update(after)
         return Computed(packed, after, ending, draws, reading, result)
 
     def _finish(self, computed: Computed) -> Steps[BatchResult]:
@@ -256,7 +258,7 @@ class Runner:
         if ending:
             sound = [bool(is_finite) for (is_finite,) in numbers[: len(ending)]]
             yield from self._decode_sound(zip(ending, sound, strict=True), computed.after, result)
-        self._drawings.update(computed.after)
+            self._drawings.update(computed.after)
         result.previews = self._painter.take()
         return result
 
@@ -288,9 +290,8 @@ class Runner:
 
     def _copy_pages(self, batch: Batch) -> None:
         if batch.copies:
-            source = torch.tensor([copy.source for copy in batch.copies], device=self._device)
-            target = torch.tensor([copy.target for copy in batch.copies], device=self._device)
-            copy_pages(self._cache.pool, source, target)
+            pages = np.array([[copy.source, copy.target] for copy in batch.copies], dtype=np.int64)
+            copy_pages(self._cache.pool, *put(pages.T.copy(), self._device))
 
     def _start_images(self, new_images: list[NewImage]) -> None:
         stride = self._markers.latent_stride
@@ -318,9 +319,8 @@ class Runner:
         for run in runs:
             latents.append((yield from self._latents_of(run)))
         x_t = torch.cat(latents)
-        times = torch.tensor([run.timestep for run in runs], dtype=torch.float32, device=self._device)
-        lengths = torch.tensor([run.num_tokens for run in runs], device=self._device)
-        timestep = times.repeat_interleave(lengths, output_size=len(x_t))
+        times = np.array([run.timestep for run in runs], dtype=np.float32)
+        timestep = put(times.repeat([run.num_tokens for run in runs]), self._device)
         return self._model.embed_latents(x_t, timestep, torch.cat([self._latent_positions(run) for run in runs]))
 
     def _latents_of(self, run: LatentRun) -> Steps[torch.Tensor]:
@@ -351,7 +351,7 @@ class Runner:
             logits = torch.where(is_sound[:, None], logits, 0.0)
             draws = begin_draws(logits, [sampling_row(draw) for _, draw in packed.draws])
             columns += [is_sound, *draws.columns]
-        return draws, begin_reading(columns)
+        return draws, begin_reading(columns, self._device)
 
     def _take_tokens(self, packed: PackedBatch, is_sound: list[float], drawn: list[Drawn], result: BatchResult) -> None:
         for (sequence_id, _), token, sound in zip(packed.draws, drawn, is_sound, strict=True):

@@ -33,7 +33,7 @@ from server.engine.prefix_cache import Claim, PrefixCache
 from server.engine.reservations import Reservations
 from server.engine.roster import Roster
 from server.engine.rows import Draft, RowBuilder, is_decoding
-from server.engine.run_ahead import RunAhead
+from server.engine.run_ahead import Foresight
 from server.engine.segments import TextTokens, VaeImage, VitImage, total_rows
 from server.engine.sequence import Lane, Phase, Sequence
 from server.engine.turns import Refeed, Turns
@@ -71,7 +71,7 @@ class Scheduler:
         self._admission = Admission(self._roster, facts, limits)
         self._reservations = Reservations(self._roster)
         self._rows = RowBuilder(facts, self._turns, self._reservations, self.cache)
-        self._ahead = RunAhead(self._roster, self._turns, self._rows)
+        self._foresight = Foresight(self._roster, self._turns)
         self._commit = Commit(self._roster, self._turns)
         self._claims: dict[int, list[Claim]] = {}
         self._failed: set[int] = set()
@@ -173,21 +173,24 @@ class Scheduler:
         """Choose the rows of the next step and reserve their pages."""
         self._begin_step()
         if self.do_words_go_first:
-            words = self._draft([other for other in self._candidates() if other.lane is Lane.TEXT])
+            words = self._draft([other for other in self._candidates() if other.lane is Lane.TEXT], self._decoding())
             if not words.batch.is_empty:
                 return self._issue(words)
             # Words may want the very pages that a picture holds; then it has to go on.
             self._take_over()
-        return self._issue(self._draft(self._candidates()))
+        return self._issue(self._draft(self._candidates(), self._decoding()))
 
     def schedule_ahead(self, under_way: Batch) -> Batch:
         """Make the step that may begin before ``under_way`` has ended; empty where what it would hold cannot be foreseen."""
+        if not self._foresight.covers(under_way):
+            return Batch()
         began_s = self._began_s
         self._begin_step()
         self._began_s = began_s
-        draft = Draft()
-        self._ahead.fill(draft, under_way)
-        return self._issue(draft)
+        candidates, decoding = self._foresight.candidates(), self._foresight.decoding()
+        if self.do_words_go_first and any(other.lane is Lane.TEXT for other in [*candidates, *decoding]):
+            candidates = [other for other in candidates if other.lane is Lane.TEXT]
+        return self._issue(self._draft(candidates, decoding, may_divide=False))
 
     def without_void(self, batch: Batch) -> Batch:
         """Return the part of a step that ran ahead whose rows are still wanted, now that the one before it has been committed."""
@@ -196,9 +199,9 @@ class Scheduler:
     def _candidates(self) -> list[Sequence]:
         return [other for other in self._roster.running.values() if other.can_be_served]
 
-    def _draft(self, candidates: list[Sequence]) -> Draft:
-        """Choose rows for everyone who decodes, and for those of the candidates whose turn it is."""
-        decoding = self._decoding()
+    def _draft(self, candidates: list[Sequence], decoding: list[Sequence], *, may_divide: bool = True) -> Draft:
+        """Choose rows for everyone who decodes, and for those of the candidates whose turn it is; nothing where that calls for a long
+        pass and none may begin."""
         draft = Draft()
         if not candidates:
             self._add_decodes(decoding, draft)
@@ -209,6 +212,8 @@ class Scheduler:
         decodes, waited_s = _load_of(decoding), self._waited_s(decoding)
         first = self._atomic_rows(candidates[0])
         if self._goals.should_divide(first, decodes, len(decoding), waited_s):
+            if not may_divide:
+                return draft
             draft.batch.is_divisible, draft.batch.is_fine = True, bool(decoding)
             self._fill(candidates, draft, self._goals.divided_budget(decodes, len(decoding)))
             if not draft.batch.is_empty:
@@ -298,16 +303,16 @@ class Scheduler:
         return decoding
 
     def _waited_s(self, decoding: list[Sequence]) -> float:
-        """Return how long it is since the token that is longest ago."""
-        if not decoding or not self._goals.has_target:
-            return 0.0
-        return self._clock() - min(sequence.last_result_s for sequence in decoding)
+        """Return how long it is since the token that is longest ago, where none is on its way."""
+        waiting = [sequence.last_result_s for sequence in decoding if not sequence.is_in_flight]
+        return self._clock() - min(waiting) if waiting and self._goals.has_target else 0.0
 
     def _add_decodes(self, decoding: list[Sequence], draft: Draft) -> list[Sequence]:
         """Add the decode rows of those whom there are pages for; return them."""
         for sequence in decoding:
             if sequence.sequence_id in self._roster.running:
-                self._rows.add_decode(sequence, draft)
+                add = self._rows.add_ahead if sequence.is_in_flight else self._rows.add_decode
+                add(sequence, draft)
         self._rows.close_decodes(draft)
         return [sequence for sequence in decoding if sequence.sequence_id in draft.served]
 

@@ -63,14 +63,15 @@ class Fill:
 class ImageTask:
     """The image being drawn.
 
-    ``step`` counts finished Euler steps, ``rows_done`` the rows of the next one that earlier passes have computed; latents and velocities
-    live in the runner under the sequence's id.
+    ``step`` counts finished Euler steps, ``num_under_way`` those after them that passes under way will finish, ``rows_done`` the rows of
+    the next one that passes have been given; latents and velocities live in the runner under the sequence's id.
     """
 
     index: int
     steps: list[EulerStep]
     plan: BranchPlan
     step: int = 0
+    num_under_way: int = 0
     rows_done: int = 0
     has_noise: bool = False
 

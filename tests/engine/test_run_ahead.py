@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from model.step_cache_rules import StepCache
 from server.engine.batch import Batch, BatchResult
 from server.engine.fault_points import FaultPoints
 from server.engine.link import LocalLink
@@ -15,7 +16,7 @@ from server.engine.loop import Engine
 from server.engine.options import EngineOptions
 from server.engine.process import LoadedEngine, load_engine
 from server.engine.runner import LaunchedStep, Runner
-from server.messages import Abort, FinishReason, Request, SamplingParams, StepReport, TextSegment, TokenOutput
+from server.messages import Abort, FinishReason, ImageParams, OutputMode, Request, SamplingParams, StepReport, TextSegment, TokenOutput
 from tests.engine.fakes import make_request
 from tests.engine.test_batch_invariance import TOKENIZER, random_request
 from tests.engine.test_decode_graphs import Rerun
@@ -31,11 +32,13 @@ class WatchedLauncher:
         self._runner = runner
         self._under_way = 0
         self.num_ahead = 0
+        self.num_pictures_ahead = 0
         self.num_decode_rows = 0
 
     def launch(self, batch: Batch) -> LaunchedStep:
         assert self._under_way <= 1
         self.num_ahead += self._under_way
+        self.num_pictures_ahead += self._under_way and len(batch.denoises)
         self.num_decode_rows += len(batch.decodes)
         launched = self._runner.launch(batch)
         self._under_way += 1
@@ -50,10 +53,11 @@ class WatchedLauncher:
 class House:
     """An engine on the golden weights whose steps run ahead, or do not."""
 
-    def __init__(self, *, runs_ahead: bool, num_pages: int = 400, page_size: int = 4) -> None:
+    def __init__(self, *, runs_ahead: bool, num_pages: int = 400, page_size: int = 4, target_s: float | None = None) -> None:
         self.link = LocalLink()
         self.loaded: LoadedEngine = load_engine(
-            EngineOptions(str(CHECKPOINT), num_pages=num_pages, page_size=page_size, num_threads=1), self.link
+            EngineOptions(str(CHECKPOINT), num_pages=num_pages, page_size=page_size, num_threads=1, inter_token_target_s=target_s),
+            self.link,
         )
         self.launcher = WatchedLauncher(self.loaded.runner)
         self.engine = Engine(self.loaded.scheduler, self.loaded.runner, self.loaded.pool, self.link, self.launcher if runs_ahead else None)
@@ -150,6 +154,22 @@ def test_answers_are_the_same_whatever_comes_and_goes(seed: int) -> None:
     assert ahead.launcher.num_ahead > 30
     num_draws = sum(len(report.tokens) + len(report.silent) for report in ahead.link.reports)
     assert ahead.launcher.num_decode_rows > num_draws, "some rows were void"
+
+
+@pytest.mark.parametrize("target_s", [None, 0.02])
+def test_pictures_run_ahead_beside_chats_up_to_their_last_step(target_s: float | None) -> None:
+    cache = StepCache(2, num_first=2)
+    images = [ImageParams(48, 64, num_timesteps=12, seed=3, num_previews=2), ImageParams(64, 32, num_timesteps=9, step_cache=cache)]
+    requests = [make_request(f"p{k}", mode=OutputMode.IMAGE, image=image) for k, image in enumerate(images)] + [chat("a", 40)]
+    pictures, houses = [], [House(runs_ahead=runs_ahead, target_s=target_s) for runs_ahead in (False, True)]
+    for house in houses:
+        house.submit(*requests)
+        reports = house.run()
+        pictures.append({image.request_id: image.picture for report in reports for image in report.images})
+        assert [p.step for report in reports for p in report.progress if p.request_id == "p0"] == list(range(1, 12))
+        assert sum(len(report.previews) for report in reports) == 2
+    assert pictures[0] == pictures[1] and len(pictures[0]) == 2
+    assert houses[1].launcher.num_pictures_ahead >= 10
 
 
 def test_a_conversation_goes_on_from_pages_that_were_filled_ahead() -> None:

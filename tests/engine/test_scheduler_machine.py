@@ -219,9 +219,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.ahead = None
         if not self.runs_ahead:
             return
+        candidates = {other.sequence_id for other in self.scheduler.running if other.can_be_served}
         ahead = self.scheduler.schedule_ahead(batch)
         self.check_batch(ahead)
-        assert not (ahead.denoises or ahead.prefills or ahead.is_divisible)
+        self.note_waits(candidates, ahead)
+        assert not ahead.is_divisible
         if not ahead.is_empty:
             self.ahead = ahead
             self.passengers = self.riders(ahead)
