@@ -29,6 +29,7 @@ from kernels.sampling import Drawn, SamplingRow, draw_by_sorting, sample_tokens,
 from kernels.sampling_triton import draw_with_triton
 from kernels.silu_mul_to_fp8 import silu_mul_to_fp8
 from kernels.silu_mul_to_fp8_triton import silu_mul_to_fp8_with_triton
+from loadtests.gpu.ahead import ahead_line
 from loadtests.gpu.part import Line, Options, read_options, write
 from loadtests.gpu.tensors import random_call
 from loadtests.kernels.shapes import SHAPES, TINY_SHAPES
@@ -60,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
             *sampling_lines(options),
             *golden_lines(options),
             replay_line(options),
+            ahead_line(GOLDEN, options),
         ]
     write(options, "check", lines)
     return 0 if all(line["verdict"] == "ok" for line in lines) else 1
