@@ -9,7 +9,7 @@
 | `rms_norm_to_fp8`, `add_rms_norm_to_fp8` | norm_to_fp8.py |
 | `silu_mul_to_fp8` | silu_mul_to_fp8.py |
 | `qk_norm_rope` | qk_norm_rope.py |
-| `write_pages`, `copy_pages` | pages.py |
+| `write_pages`, `copy_pages` | pages.py, into and within the pages of kv_pages.py |
 | `interleaved_attention` | attention.py, over the plan of plan.py |
 | `guided_velocity`, `take_euler_steps` | guidance.py |
 | `begin_draws`, `sample_tokens` | sampling.py |

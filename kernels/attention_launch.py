@@ -10,6 +10,7 @@ import triton
 
 from kernels.attention_triton import attention_kernel, merge_kernel
 from kernels.attention_work import device_work
+from kernels.kv_pages import KvPages
 from kernels.plan import AttentionPlan, DeviceWork
 from kernels.tiles import PIECE, WIDE_HEAD, Generation, Kind, TileShape, generation_of, tile_shape
 
@@ -18,19 +19,17 @@ INTERPRETED_MULTIPROCESSORS = 3
 """Few, so that programs of the interpreter walk several waves of the list."""
 
 
-def attend_with_triton(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, plan: AttentionPlan
-) -> torch.Tensor:
+def attend_with_triton(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pages: KvPages, plan: AttentionPlan) -> torch.Tensor:
     """Same contract as `kernels.attention.interleaved_attention`, on a CUDA device or in Triton's interpreter.
 
-    The heads of a token stand together, and so do the tokens of a page; ``k_pages`` and ``v_pages`` have equal strides.
+    The heads of a token stand together, and so do the tokens of a page; pages of keys and of values have equal strides.
 
     Raises:
         ValueError: heads wider than 128, or more query heads to a key head than a tile has rows.
     """
     group, head_dim = q.shape[1] // k.shape[1], k.shape[2]
     generation = generation_of_device(q.device)
-    decode, long = (tile_shape(generation, kind, head_dim) for kind in Kind)
+    decode, long = (tile_shape(generation, kind, head_dim, has_fp8_pages=pages.is_fp8) for kind in Kind)
     if head_dim > WIDE_HEAD or group > long.rows:
         raise ValueError(
             f"attention takes heads up to {WIDE_HEAD} wide and {long.rows} query heads to a key head, got {head_dim} and {group}"
@@ -40,7 +39,7 @@ def attend_with_triton(
     for shape, rows in ((decode, range(num_single)), (long, range(num_single, plan.layout.num_rows))):
         if len(rows):
             tiling = {"tile_queries": shape.rows // group, "tile_keys": shape.keys, "split_tiles": shape.split_tiles}
-            _attend(_Operands(q, k, v, k_pages, v_pages, out), plan, device_work(plan, rows, **tiling), shape)
+            _attend(_Operands(q, k, v, pages, out), plan, device_work(plan, rows, **tiling), shape)
     return out
 
 
@@ -51,14 +50,13 @@ class _Operands:
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
-    k_pages: torch.Tensor
-    v_pages: torch.Tensor
+    pages: KvPages
     out: torch.Tensor
 
 
 def _attend(operands: _Operands, plan: AttentionPlan, work: DeviceWork, shape: TileShape) -> None:
     """Run one work list into ``operands.out``, and merge the partial results it leaves."""
-    q, k, v, out, k_pages = operands.q, operands.k, operands.v, operands.out, operands.k_pages
+    q, k, v, pages, out = operands.q, operands.k, operands.v, operands.pages, operands.out
     num_kv_heads, head_dim = k.shape[1:]
     block_d = max(16, triton.next_power_of_2(head_dim))
     partial = torch.empty((work.num_slots * num_kv_heads * shape.rows, block_d), dtype=torch.float32, device=q.device)
@@ -67,9 +65,9 @@ def _attend(operands: _Operands, plan: AttentionPlan, work: DeviceWork, shape: T
     constants |= {"BLOCK_M": shape.rows, "BLOCK_D": block_d}
     num_programs = min(len(work.items) * num_kv_heads, shape.programs * num_multiprocessors(q.device))
     attention_kernel[(num_programs,)](
-        q, k, v, k_pages, operands.v_pages, out, partial, lse, plan.token_index, plan.kv_end, plan.kv_indices, work.items, work.num_items,
-        head_dim**-0.5 * LOG2_E, q.stride(0), k.stride(0), v.stride(0), out.stride(0), k_pages.stride(0),
-        PAGE=k_pages.shape[1], BLOCK_N=shape.keys, BLOCK_P=PIECE, UPCAST=is_interpreted(),
+        q, k, v, pages.k, pages.v, out, partial, lse, plan.token_index, plan.kv_end, plan.kv_indices, work.items, work.num_items,
+        head_dim**-0.5 * LOG2_E, pages.scales.k, pages.scales.v, q.stride(0), k.stride(0), v.stride(0), out.stride(0), pages.k.stride(0),
+        PAGE=pages.page_size, BLOCK_N=shape.keys, BLOCK_P=PIECE, UPCAST=is_interpreted(),
         num_warps=shape.num_warps, num_stages=shape.num_stages,
         **constants,
     )  # fmt: skip

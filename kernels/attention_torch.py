@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from kernels.kv_pages import KvPages
 from kernels.plan import AttentionPlan
 
 
-def attend_with_torch(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, plan: AttentionPlan
-) -> torch.Tensor:
-    """Same contract as `kernels.attention.interleaved_attention`; differentiable in ``q``, ``k`` and ``v``."""
+def attend_with_torch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pages: KvPages, plan: AttentionPlan) -> torch.Tensor:
+    """Same contract as `kernels.attention.interleaved_attention`; differentiable in ``q``, ``k`` and ``v``. Pages are of their dtype."""
     rows = []
     for row in range(plan.layout.num_rows):
         tokens = plan.token_index[int(plan.layout.qo_indptr[row]) : int(plan.layout.qo_indptr[row + 1])]
-        keys = torch.cat((_past_of_row(k_pages, plan, row), k.index_select(0, tokens)))
-        values = torch.cat((_past_of_row(v_pages, plan, row), v.index_select(0, tokens)))
+        keys = torch.cat((_past_of_row(pages.k, plan, row), k.index_select(0, tokens)))
+        values = torch.cat((_past_of_row(pages.v, plan, row), v.index_select(0, tokens)))
         rows.append(_attend_row(q.index_select(0, tokens), keys, values, _mask_of_row(plan, row)))
     if not rows:
         return torch.empty_like(q)

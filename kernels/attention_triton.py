@@ -24,16 +24,15 @@ import triton.language as tl
 @triton.jit
 def fold_tile(
     q, k, v, mask, scale, m_i, l_i, acc,
-    MASKED: tl.constexpr, UPCAST: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
     """Fold one key tile into the running maximum ``m_i``, sum ``l_i`` and weighted values ``acc`` of the query tile.
 
-    ``k`` is ``[BLOCK_D, BLOCK_N]``, ``v`` ``[BLOCK_N, BLOCK_D]``. ``scale`` is in units of log2. Only a masked tile can leave a query
-    without any key so far: its maximum is then taken as 0, so that nothing is subtracted from minus infinity.
+    ``k`` is ``[BLOCK_D, BLOCK_N]``, ``v`` ``[BLOCK_N, BLOCK_D]``; both are made what ``q`` is. ``scale`` is in units of log2. Only a
+    masked tile can leave a query without any key so far: its maximum is then taken as 0, so that nothing is subtracted from minus infinity.
     """
-    if UPCAST:
-        k = k.to(tl.float32)
-        v = v.to(tl.float32)
+    k = k.to(q.dtype)
+    v = v.to(q.dtype)
     s = tl.dot(q, k, input_precision="ieee")
     if MASKED:
         s = tl.where(mask, s, float("-inf"))
@@ -58,7 +57,7 @@ def load_heads(k_ptrs, v_ptrs, d, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr)
 @triton.jit
 def attend_item(
     item, kv_head, q_ptr, k_ptr, v_ptr, k_pages_ptr, v_pages_ptr, out_ptr, partial_ptr, lse_ptr,
-    token_index, kv_end_ptr, kv_indices, scale,
+    token_index, kv_end_ptr, kv_indices, scale, k_scale, v_scale,
     stride_q, stride_k, stride_v, stride_out, stride_page,
     NUM_KV_HEADS: tl.constexpr, PAGE: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr,
@@ -95,12 +94,17 @@ def attend_item(
     v_past = v_pages_ptr + kv_head * HEAD_DIM
 
     # Full tiles in pages, then full tiles among own tokens. Between the two lies at most one tile that is in both.
+    # What 8-bit keys and values are scaled by costs nothing here: a factor of all scores, and of the sum when it is done.
+    IS_FP8: tl.constexpr = k_pages_ptr.dtype.element_ty != k_ptr.dtype.element_ty
+    page_scale = scale * k_scale if IS_FP8 else scale
     past_tiles = past_len // BLOCK_N
     for tile in range(begin, tl.minimum(full_end, past_tiles)):
         key = tile * BLOCK_N + n
         slot = tl.load(pages + key // PAGE).to(tl.int64) * stride_page + (key % PAGE) * (NUM_KV_HEADS * HEAD_DIM)
         k, v = load_heads(k_past + slot[None, :] + d[:, None], v_past + slot[:, None] + d[None, :], d, HEAD_DIM, BLOCK_D)
-        m_i, l_i, acc = fold_tile(q, k, v, is_query, scale, m_i, l_i, acc, False, UPCAST)
+        m_i, l_i, acc = fold_tile(q, k, v, is_query, page_scale, m_i, l_i, acc, False)
+    if IS_FP8:
+        acc *= v_scale
     own_begin = tl.maximum(begin, tl.cdiv(past_len, BLOCK_N))
     own_index = token_index + (row_start - past_len)
     for tile in range(own_begin, full_end):
@@ -108,7 +112,7 @@ def attend_item(
         k, v = load_heads(
             k_own + (own * stride_k)[None, :] + d[:, None], v_own + (own * stride_v)[:, None] + d[None, :], d, HEAD_DIM, BLOCK_D
         )
-        m_i, l_i, acc = fold_tile(q, k, v, is_query, scale, m_i, l_i, acc, False, UPCAST)
+        m_i, l_i, acc = fold_tile(q, k, v, is_query, scale, m_i, l_i, acc, False)
 
     # The tile in both sources, where it is full, and every partial tile. Rows of the tile that hold no query see nothing.
     kv_end = tl.load(kv_end_ptr + first_query + query, mask=is_query, other=0)
@@ -129,11 +133,19 @@ def attend_item(
         page = tl.load(pages + key // PAGE, mask=is_past, other=0).to(tl.int64)
         own = tl.load(own_index + key, mask=is_own, other=0)
         slot = page * stride_page + (key % PAGE) * (NUM_KV_HEADS * HEAD_DIM)
-        k_ptrs = tl.where(is_past, k_past + slot, k_own + own * stride_k)
-        v_ptrs = tl.where(is_past, v_past + slot, v_own + own * stride_v)
-        k = tl.load(k_ptrs[None, :] + d[:, None], mask=present[None, :] & in_head[:, None], other=0.0)
-        v = tl.load(v_ptrs[:, None] + d[None, :], mask=present[:, None] & in_head[None, :], other=0.0)
-        m_i, l_i, acc = fold_tile(q, k, v, key[None, :] < kv_end[:, None], scale, m_i, l_i, acc, True, UPCAST)
+        if IS_FP8:  # pointers of two formats cannot be one: each source is loaded where the key is there, zeros where it is not
+            k = tl.load((k_own + own * stride_k)[None, :] + d[:, None], mask=is_own[None, :] & in_head[:, None], other=0.0).to(q.dtype)
+            k_old = tl.load((k_past + slot)[None, :] + d[:, None], mask=is_past[None, :] & in_head[:, None], other=0.0)
+            k += k_old.to(q.dtype) * tl.cast(k_scale, q.dtype)
+            v = tl.load((v_own + own * stride_v)[:, None] + d[None, :], mask=is_own[:, None] & in_head[None, :], other=0.0).to(q.dtype)
+            v_old = tl.load((v_past + slot)[:, None] + d[None, :], mask=is_past[:, None] & in_head[None, :], other=0.0)
+            v += v_old.to(q.dtype) * tl.cast(v_scale, q.dtype)
+        else:
+            k_ptrs = tl.where(is_past, k_past + slot, k_own + own * stride_k)
+            v_ptrs = tl.where(is_past, v_past + slot, v_own + own * stride_v)
+            k = tl.load(k_ptrs[None, :] + d[:, None], mask=present[None, :] & in_head[:, None], other=0.0)
+            v = tl.load(v_ptrs[:, None] + d[None, :], mask=present[:, None] & in_head[None, :], other=0.0)
+        m_i, l_i, acc = fold_tile(q, k, v, key[None, :] < kv_end[:, None], scale, m_i, l_i, acc, True)
 
     l_used = tl.where(l_i == 0.0, 1.0, l_i)
     attended = acc / l_used[:, None]
@@ -150,7 +162,7 @@ def attend_item(
 @triton.jit
 def attention_kernel(
     q_ptr, k_ptr, v_ptr, k_pages_ptr, v_pages_ptr, out_ptr, partial_ptr, lse_ptr,
-    token_index, kv_end_ptr, kv_indices, items, num_items, scale,
+    token_index, kv_end_ptr, kv_indices, items, num_items, scale, k_scale, v_scale,
     stride_q, stride_k, stride_v, stride_out, stride_page,
     NUM_KV_HEADS: tl.constexpr, PAGE: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr,
@@ -167,8 +179,8 @@ def attention_kernel(
         if place < total:
             attend_item(
                 items + place // NUM_KV_HEADS * 9, place % NUM_KV_HEADS,
-                q_ptr, k_ptr, v_ptr, k_pages_ptr, v_pages_ptr, out_ptr, partial_ptr, lse_ptr, token_index, kv_end_ptr, kv_indices, scale,
-                stride_q, stride_k, stride_v, stride_out, stride_page,
+                q_ptr, k_ptr, v_ptr, k_pages_ptr, v_pages_ptr, out_ptr, partial_ptr, lse_ptr, token_index, kv_end_ptr, kv_indices,
+                scale, k_scale, v_scale, stride_q, stride_k, stride_v, stride_out, stride_page,
                 NUM_KV_HEADS, PAGE, GROUP, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_P, BLOCK_D, UPCAST,
             )  # fmt: skip
 

@@ -18,6 +18,8 @@ QUANTIZE_WARPS = 8
 
 MAX_FP8 = tl.constexpr(LARGEST)
 MIN_SCALE = tl.constexpr(LEAST)
+NOT_A_NUMBER = tl.constexpr(0x7F)
+"""As an e4m3 byte."""
 
 
 def quantize_rows_with_triton(x: torch.Tensor) -> Fp8Rows:
@@ -51,6 +53,20 @@ def scale_of(largest):
 @triton.jit
 def to_fp8(x, scale):
     return tl.minimum(tl.maximum(x / scale, -MAX_FP8), MAX_FP8).to(tl.float8e4nv)
+
+
+@triton.jit
+def keep(x, place, page_place, scale, mask):
+    """Store keys or values, which are at ``place``, into pages; as 8-bit floats also what those stand for where they were."""
+    if page_place.dtype.element_ty == tl.float8e4nv:
+        wide = x.to(tl.float32)
+        # What is not finite is cut off to no number.
+        bits = tl.where(wide - wide == 0.0, to_fp8(wide, scale).to(tl.uint8, bitcast=True), NOT_A_NUMBER)
+        rounded = bits.to(tl.uint8).to(tl.float8e4nv, bitcast=True)
+        tl.store(page_place, rounded, mask=mask)
+        tl.store(place, (rounded.to(tl.float32) * scale).to(x.dtype), mask=mask)
+    else:
+        tl.store(page_place, x, mask=mask)
 
 
 @triton.jit

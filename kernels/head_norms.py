@@ -26,5 +26,4 @@ class ExpertHeads:
     eps: float
 
 
-Pages = tuple[torch.Tensor, torch.Tensor]
 Angles = tuple[torch.Tensor, torch.Tensor]

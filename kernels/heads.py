@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import torch
 
-from kernels.head_norms import Angles, ExpertHeads, HeadNorms, Pages
+from kernels.head_norms import Angles, ExpertHeads, HeadNorms
+from kernels.kv_pages import KvPages
 from kernels.pages import write_pages
 from kernels.plan import AttentionPlan
 from kernels.qk_norm_rope import qk_norm_rope
 
 
-def rotate_and_keep(qkv: torch.Tensor, experts: ExpertHeads, angles: Angles, pages: Pages, plan: AttentionPlan) -> None:
+def rotate_and_keep(qkv: torch.Tensor, experts: ExpertHeads, angles: Angles, pages: KvPages, plan: AttentionPlan) -> None:
     """Norm and rotate the queries and keys of ``qkv[T, Hq + 2 Hk, d]`` in place, and write what the plan keeps into ``pages``.
 
-    ``angles`` are cosines and sines ``[T, d]``, ``pages`` those of keys and of values, ``[P, page, Hk, d]`` each; ``qkv`` is contiguous,
-    its heads in the order queries, keys, values.
+    ``angles`` are cosines and sines ``[T, d]``; ``qkv`` is contiguous, its heads in the order queries, keys, values.
     """
     if qkv.is_cuda:
         from kernels.heads_triton import rotate_and_keep_with_triton  # a machine without CUDA need not have Triton
@@ -27,14 +27,14 @@ def rotate_and_keep(qkv: torch.Tensor, experts: ExpertHeads, angles: Angles, pag
     rotate_and_keep_in_parts(qkv, experts, angles, pages, plan)
 
 
-def rotate_and_keep_in_parts(qkv: torch.Tensor, experts: ExpertHeads, angles: Angles, pages: Pages, plan: AttentionPlan) -> None:
+def rotate_and_keep_in_parts(qkv: torch.Tensor, experts: ExpertHeads, angles: Angles, pages: KvPages, plan: AttentionPlan) -> None:
     """Do the same one expert and one op at a time, on any device."""
     num_und = experts.num_und
     for norms, tokens in ((experts.und, slice(None, num_und)), (experts.gen, slice(num_und, None))):
         if len(qkv[tokens]):
-            _rotate(qkv[tokens], norms, (angles[0][tokens], angles[1][tokens]), experts.eps, pages[0].shape[2])
-    _, k, v = split_heads(qkv, pages[0].shape[2])
-    write_pages(k, v, *pages, plan)
+            _rotate(qkv[tokens], norms, (angles[0][tokens], angles[1][tokens]), experts.eps, pages.num_kv_heads)
+    _, k, v = split_heads(qkv, pages.num_kv_heads)
+    write_pages(k, v, pages, plan)
 
 
 def _rotate(qkv: torch.Tensor, norms: HeadNorms, angles: Angles, eps: float, num_kv_heads: int) -> None:

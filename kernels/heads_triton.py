@@ -9,7 +9,9 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.head_norms import Angles, ExpertHeads, Pages
+from kernels.fp8_triton import keep
+from kernels.head_norms import Angles, ExpertHeads
+from kernels.kv_pages import KvPages
 from kernels.plan import AttentionPlan
 
 HEADS_OF_PROGRAM = 8
@@ -17,17 +19,17 @@ ROTATE_WARPS = 2
 """So that a thread loads 16 bytes of a head of 128 at once."""
 
 
-def rotate_and_keep_with_triton(qkv: torch.Tensor, experts: ExpertHeads, angles: Angles, pages: Pages, plan: AttentionPlan) -> None:
+def rotate_and_keep_with_triton(qkv: torch.Tensor, experts: ExpertHeads, angles: Angles, pages: KvPages, plan: AttentionPlan) -> None:
     """Same contract as `kernels.heads.rotate_and_keep`."""
     num_tokens, num_heads, head_dim = qkv.shape
     if num_tokens == 0:
         return
-    num_kv_heads, half = pages[0].shape[2], head_dim // 2
+    num_kv_heads, half = pages.num_kv_heads, head_dim // 2
     und, gen = experts.und, experts.gen
     rotate_and_keep_kernel[(num_tokens, triton.cdiv(num_heads, HEADS_OF_PROGRAM))](
-        qkv, und.q_norm, und.k_norm, gen.q_norm, gen.k_norm, *angles, *pages, plan.token_slots,
-        experts.num_und, angles[0].stride(0), pages[0].stride(0), experts.eps,
-        NUM_HEADS=num_heads, NUM_KV_HEADS=num_kv_heads, PAGE=pages[0].shape[1], HALF=half, BLOCK=triton.next_power_of_2(half),
+        qkv, und.q_norm, und.k_norm, gen.q_norm, gen.k_norm, *angles, pages.k, pages.v, plan.token_slots,
+        experts.num_und, angles[0].stride(0), pages.k.stride(0), experts.eps, pages.scales.k, pages.scales.v,
+        NUM_HEADS=num_heads, NUM_KV_HEADS=num_kv_heads, PAGE=pages.page_size, HALF=half, BLOCK=triton.next_power_of_2(half),
         HEADS=HEADS_OF_PROGRAM, UND_WIDE=und.rotates_in_float32, GEN_WIDE=gen.rotates_in_float32, num_warps=ROTATE_WARPS,
     )  # fmt: skip
 
@@ -43,7 +45,7 @@ def weights_of(und_ptr, gen_ptr, i, inside, is_gen):
 @triton.jit(do_not_specialize=["num_und"])
 def rotate_and_keep_kernel(
     qkv_ptr, und_q, und_k, gen_q, gen_k, cos_ptr, sin_ptr, k_pages_ptr, v_pages_ptr, token_slots,
-    num_und, stride_angle, stride_page, eps,
+    num_und, stride_angle, stride_page, eps, k_scale, v_scale,
     NUM_HEADS: tl.constexpr, NUM_KV_HEADS: tl.constexpr, PAGE: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
     HEADS: tl.constexpr, UND_WIDE: tl.constexpr, GEN_WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -90,7 +92,7 @@ def rotate_and_keep_kernel(
         is_v = here & (head >= NUM_Q + NUM_KV_HEADS)[:, None]
         k_place = k_pages_ptr + row + (head - NUM_Q)[:, None] * (2 * HALF) + i[None, :]
         v_place = v_pages_ptr + row + (head - NUM_Q - NUM_KV_HEADS)[:, None] * (2 * HALF) + i[None, :]
-        tl.store(k_place, rotated_first, mask=is_k)
-        tl.store(k_place + HALF, rotated_second, mask=is_k)
-        tl.store(v_place, first_raw, mask=is_v)
-        tl.store(v_place + HALF, second_raw, mask=is_v)
+        keep(rotated_first, place, k_place, k_scale, is_k)
+        keep(rotated_second, place + HALF, k_place + HALF, k_scale, is_k)
+        keep(first_raw, place, v_place, v_scale, is_v)
+        keep(second_raw, place + HALF, v_place + HALF, v_scale, is_v)

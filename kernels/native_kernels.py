@@ -15,6 +15,7 @@ from typing import Protocol
 
 import torch
 
+from kernels.kv_pages import KvPages
 from kernels.native_conv import NativeConv
 from kernels.native_library import NativeBuildError, open_native_library
 from kernels.native_threads import native_threads
@@ -262,26 +263,22 @@ class NativeKernels:
             self._scratch = torch.empty(num_values, dtype=torch.float32)
         return self._scratch
 
-    def write_pages(
-        self, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, tokens: torch.Tensor, slots: torch.Tensor
-    ) -> None:
-        """`kernels.pages.write_pages` for float32, see `write_pages_fits`; ``tokens`` and ``slots`` are int64."""
+    def write_pages(self, k: torch.Tensor, v: torch.Tensor, pages: KvPages, plan: AttentionPlan) -> None:
+        """`kernels.pages.write_pages` for float32, see `write_pages_fits`."""
         call = _PageWrite(
-            k.data_ptr(), v.data_ptr(), k_pages.data_ptr(), v_pages.data_ptr(), tokens.data_ptr(), slots.data_ptr(),
-            tokens.shape[0], k.stride(0), v.stride(0), k.shape[1] * k.shape[2],
+            k.data_ptr(), v.data_ptr(), pages.k.data_ptr(), pages.v.data_ptr(), plan.write_tokens.data_ptr(), plan.write_slots.data_ptr(),
+            plan.write_tokens.shape[0], k.stride(0), v.stride(0), k.shape[1] * k.shape[2],
         )  # fmt: skip
         self._write_pages(call)
 
-    def attention(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, plan: AttentionPlan
-    ) -> torch.Tensor:
+    def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pages: KvPages, plan: AttentionPlan) -> torch.Tensor:
         """`kernels.attention.interleaved_attention` for float32, see `attention_fits`."""
         out = torch.empty(q.shape, dtype=torch.float32)
         call = _Attention(
-            q.data_ptr(), k.data_ptr(), v.data_ptr(), k_pages.data_ptr(), v_pages.data_ptr(), out.data_ptr(),
+            q.data_ptr(), k.data_ptr(), v.data_ptr(), pages.k.data_ptr(), pages.v.data_ptr(), out.data_ptr(),
             plan.qo_indptr.data_ptr(), plan.token_index.data_ptr(), plan.kv_end.data_ptr(),
             plan.past_len.data_ptr(), plan.kv_indptr.data_ptr(), plan.kv_indices.data_ptr(),
-            plan.layout.num_rows, q.shape[1], k.shape[1], q.shape[2], k_pages.shape[1],
+            plan.layout.num_rows, q.shape[1], k.shape[1], q.shape[2], pages.page_size,
             q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
         )  # fmt: skip
         self._attention(call, native_threads())
@@ -360,9 +357,9 @@ def stack_fits(x: torch.Tensor, kv_pool: torch.Tensor) -> bool:
     return x.shape[0] <= MAX_SKINNY_ROWS and is_plain(kv_pool) and head_dim % HEAD_DIM_STEP == 0 and head_dim <= MAX_HEAD_DIM
 
 
-def write_pages_fits(k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor) -> bool:
+def write_pages_fits(k: torch.Tensor, v: torch.Tensor, pages: KvPages) -> bool:
     """Whether `NativeKernels.write_pages` takes these tensors: the heads of a token stand together."""
-    return is_plain(k_pages, v_pages) and has_whole_heads(k) and has_whole_heads(v)
+    return is_plain(pages.k, pages.v) and has_whole_heads(k) and has_whole_heads(v)
 
 
 def picture_attention_fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
@@ -370,9 +367,9 @@ def picture_attention_fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) ->
     return not torch.is_grad_enabled() and _heads_fit(q, k, v)
 
 
-def attention_fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor) -> bool:
+def attention_fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pages: KvPages) -> bool:
     """Whether `NativeKernels.attention` takes these tensors."""
-    return is_plain(k_pages, v_pages) and _heads_fit(q, k, v)
+    return is_plain(pages.k, pages.v) and _heads_fit(q, k, v)
 
 
 def _heads_fit(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:

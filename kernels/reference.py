@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from kernels.kv_pages import KvPages, rounded_to, widened
 from kernels.plan import AttentionPlan
 
 
@@ -47,12 +48,13 @@ def qk_norm_rope(
     return rotate_half_rope(rms_norm(q, q_weight, eps), cos, sin), rotate_half_rope(rms_norm(k, k_weight, eps), cos, sin)
 
 
-def write_pages(k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, plan: AttentionPlan) -> None:
-    """Put the kept tokens' keys and values into their slots, one at a time."""
-    page_size = k_pages.shape[1]
+def write_pages(k: torch.Tensor, v: torch.Tensor, pages: KvPages, plan: AttentionPlan) -> None:
+    """Put the kept tokens' keys and values into their slots, one at a time, and leave in their place what the pages say."""
     for token, slot in zip(plan.write_tokens.tolist(), plan.write_slots.tolist(), strict=True):
-        k_pages[slot // page_size, slot % page_size] = k[token]
-        v_pages[slot // page_size, slot % page_size] = v[token]
+        page, offset = divmod(slot, pages.page_size)
+        for x, kept, scale in ((k, pages.k, pages.scales.k), (v, pages.v, pages.scales.v)):
+            kept[page, offset] = rounded_to(kept.dtype, x[token], scale)
+            x[token] = widened(kept[page, offset], scale, x.dtype)
 
 
 def visible_keys(plan: AttentionPlan, row: int) -> torch.Tensor:
@@ -68,12 +70,11 @@ def past_of_row(pages: torch.Tensor, plan: AttentionPlan, row: int) -> torch.Ten
     return pages[page_ids.long()].flatten(0, 1)[: int(plan.past_len[row])]
 
 
-def interleaved_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, plan: AttentionPlan
-) -> torch.Tensor:
+def interleaved_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pages: KvPages, plan: AttentionPlan) -> torch.Tensor:
     """Softmax attention of every row with its dense mask; see `kernels.attention.interleaved_attention` for the shapes."""
     out = torch.empty_like(q)
     group = q.shape[1] // k.shape[1]
+    k_pages, v_pages = widened(pages.k, pages.scales.k, k.dtype), widened(pages.v, pages.scales.v, v.dtype)
     for row in range(plan.layout.num_rows):
         tokens = plan.token_index[int(plan.qo_indptr[row]) : int(plan.qo_indptr[row + 1])].long()
         keys = torch.cat((past_of_row(k_pages, plan, row), k[tokens])).repeat_interleave(group, dim=1)

@@ -26,13 +26,19 @@ CONTEXTS = (4096, 16_384, 32_768)
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How weights are kept: bytes of a number, and whether the experts' matrices are 8-bit floats."""
+    """How numbers are kept: bytes of one, and whether the experts' matrices and the cache are 8-bit floats."""
 
     element_bytes: int
     has_fp8_experts: bool = False
+    has_fp8_pages: bool = False
 
 
-FORMATS = {"bfloat16": Format(2), "fp8": Format(2, has_fp8_experts=True), "float32": Format(4)}
+FORMATS = {
+    "bfloat16": Format(2),
+    "fp8": Format(2, has_fp8_experts=True),
+    "fp8-kv": Format(2, has_fp8_pages=True),
+    "float32": Format(4),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,8 @@ class MemoryPlan:
     def of_model(cls, config: BagelConfig, kept_as: Format, max_batch_tokens: int = MAX_BATCH_TOKENS) -> MemoryPlan:
         width = kept_as.element_bytes
         weights = count_weights(config).num_bytes(width, has_fp8_experts=kept_as.has_fp8_experts)
-        return cls(weights, page_bytes(config.llm, PAGE_SIZE, width), working_bytes(config, max_batch_tokens, width))
+        page = page_bytes(config.llm, PAGE_SIZE, 1 if kept_as.has_fp8_pages else width)
+        return cls(weights, page, working_bytes(config, max_batch_tokens, width))
 
     def num_pages(self, device_bytes: int) -> int:
         """Return the pages of a device on which nothing else is; 0 where weights and work do not fit."""
@@ -73,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m loadtests.memory_plan", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="bagel-7b", help="a model directory, or tiny, mid, bagel-7b")
     parser.add_argument(
-        "--format", choices=FORMATS, default="bfloat16", help="of the weights; fp8: experts in 8-bit floats, the rest bfloat16"
+        "--format", choices=FORMATS, default="bfloat16", help="fp8: the experts in 8-bit floats; fp8-kv: the cache; the rest bfloat16"
     )
     parser.add_argument("--gib", type=float, nargs="+", default=[24, 40, 48, 80, 141], help="memory of the device")
     options = parser.parse_args()

@@ -260,6 +260,7 @@ def _engine_options(settings: Settings, path: Path) -> str:
         device=settings.device,
         dtype=settings.dtype,
         quantization=settings.quantization,
+        kv_dtype=settings.kv_dtype,
         page_size=settings.page_size,
         num_pages=settings.num_pages,
         max_batch_tokens=settings.max_batch_tokens,

@@ -330,6 +330,8 @@ class EngineReady:
     max_waiting: int = 1024
     attention: str = "torch"
     """Which kernels attend: ``triton``, ``native`` (C) or plain ``torch``."""
+    kv_dtype: str = "float32"
+    """Number format of the cache."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,9 +69,14 @@ class Settings(BaseSettings):
         default=None, pattern=r"^https?://.+", description="collector (OTLP over HTTP) that traces go to; needs plait[telemetry]"
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda or auto")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="number format of weights and cache")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="number format of weights, and of the cache unless kv_dtype says another"
+    )
     quantization: Literal["none", "fp8"] = Field(
         default="none", description="fp8: the experts multiply 8-bit floats, in half the memory and less exactly; on a CPU only to try it"
+    )
+    kv_dtype: Literal["auto", "fp8"] = Field(
+        default="auto", description="number format of the cache; fp8: a byte a number, less exactly; on a CPU only to try it"
     )
     page_size: int = Field(default=16, ge=1, le=1024, description="cache rows in a page")
     num_pages: Size | None = Field(default=None, ge=1, le=1 << 30, description="pages in the cache; default: sized from free memory")

@@ -15,11 +15,11 @@ from statistics import median
 import torch
 
 from kernels.attention_launch import attend_with_triton
-from loadtests.gpu.part import Line, Options, read_options, write
+from loadtests.gpu.part import Line, Options, has_fp8, read_options, write
 from loadtests.gpu.peers import CannotTake, Site, peers
-from loadtests.gpu.tensors import random_call
+from loadtests.gpu.tensors import Call, random_call
 from loadtests.kernels.shapes import SHAPES, TINY_SHAPES, Segment, Shape
-from loadtests.kernels.static import H200, predict
+from loadtests.kernels.static import FP8_ITEMSIZE, H200, ITEMSIZE, predict
 
 REPEATS = 30
 
@@ -33,13 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure(shape: Shape, options: Options) -> Iterator[Line]:
-    """Yield one line for us and one for each peer."""
+    """Yield one line for us, one over 8-bit pages where there are pages, and one for each peer."""
     dtype = torch.float32 if options.is_tiny else torch.bfloat16
     call = random_call(shape, dtype, options.device)
-    attend_with_triton(*call.arguments)
-    predicted_us = sum(prediction.predicted_us for prediction in predict(shape, H200))
-    ours_us = 1e6 * seconds(lambda: attend_with_triton(*call.arguments), options.device)
-    yield {"shape": shape.name, "kernel": "plait", "us": ours_us, "TFLOP/s": flops(shape) / ours_us / 1e6, "predicted us": predicted_us}
+    yield ours("plait", shape, call, options)
+    if has_fp8(options.device) and any(row.past_len for row in shape.rows):
+        yield ours("plait, 8-bit pages", shape, call.in_fp8_pages(), options)
     for name, peer in peers().items():
         line: Line = {"shape": shape.name, "kernel": name}
         try:
@@ -50,6 +49,15 @@ def measure(shape: Shape, options: Options) -> Iterator[Line]:
         except (CannotTake, RuntimeError, NotImplementedError, ImportError) as error:
             line["not measured"] = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         yield line
+
+
+def ours(name: str, shape: Shape, call: Call, options: Options) -> Line:
+    """Time the kernel, beside the bound of a call over such pages."""
+    attend_with_triton(*call.arguments)
+    us = 1e6 * seconds(lambda: attend_with_triton(*call.arguments), options.device)
+    predicted = predict(shape, H200, FP8_ITEMSIZE if call.pages.is_fp8 else ITEMSIZE)
+    predicted_us = sum(prediction.predicted_us for prediction in predicted)
+    return {"shape": shape.name, "kernel": name, "us": us, "TFLOP/s": flops(shape) / us / 1e6, "predicted us": predicted_us}
 
 
 def flops(shape: Shape) -> float:

@@ -30,14 +30,13 @@ from kernels.sampling_triton import draw_with_triton
 from kernels.silu_mul_to_fp8 import silu_mul_to_fp8
 from kernels.silu_mul_to_fp8_triton import silu_mul_to_fp8_with_triton
 from loadtests.gpu.ahead import ahead_line
-from loadtests.gpu.part import Line, Options, read_options, write
+from loadtests.gpu.part import Line, Options, has_fp8, read_options, write
 from loadtests.gpu.tensors import random_call
 from loadtests.kernels.shapes import SHAPES, TINY_SHAPES
 from model.bagel import Bagel, PackedTokens
 from model.weights import load_bagel
 from server.engine.batch import Batch, DecodeRow, Draw
 from server.engine.decode_graphs import CudaCapture, DecodeGraphs
-from server.engine.options import LEAST_FP8_CAPABILITY
 from server.engine.packer import Markers, pack
 from server.engine.runner import PagedKeysValues
 from server.messages import SamplingParams
@@ -76,6 +75,10 @@ def attention_lines(options: Options) -> list[Line]:
             call = random_call(shape, dtype, options.device)
             expected = attend_with_torch(*call.to(torch.float32).arguments)
             lines.append(_line(f"attention, {shape.name}", dtype, attend_with_triton(*call.arguments).float(), expected, BOUND[dtype]))
+        if has_fp8(options.device):
+            call = random_call(shape, dtypes[0], options.device).in_fp8_pages()
+            found, expected = attend_with_triton(*call.arguments).float(), attend_with_torch(*call.to(torch.float32).arguments)
+            lines.append(_line(f"attention over 8-bit pages, {shape.name}", dtypes[0], found, expected, BOUND[dtypes[0]]))
     return lines
 
 
@@ -96,7 +99,7 @@ def euler_lines(options: Options) -> list[Line]:
 
 def fp8_lines(options: Options) -> list[Line]:
     """Round to 8-bit floats and multiply them on the device, and compare the same arithmetic on the CPU."""
-    if options.device.type == "cuda" and torch.cuda.get_device_capability(options.device) < LEAST_FP8_CAPABILITY:
+    if not has_fp8(options.device):
         return []
     rows, width = (8, 64) if options.is_tiny else (1026, 3584)
     x = torch.randn(rows, width, generator=torch.Generator().manual_seed(1)).bfloat16()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from server.engine.options import LEAST_FP8_CAPABILITY
+
 Line = dict[str, str | float]
 
 
@@ -28,6 +30,11 @@ def read_options(program: str, arguments: list[str] | None) -> Options:
     parser.add_argument("--out", type=Path, required=True, help="directory of the results")
     options = parser.parse_args(arguments)
     return Options(torch.device(options.device), options.tiny, options.out)
+
+
+def has_fp8(device: torch.device) -> bool:
+    """Tell whether ``device`` has 8-bit floats; a CPU that stands in for one has."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= LEAST_FP8_CAPABILITY
 
 
 def write(options: Options, name: str, lines: list[Line]) -> None:

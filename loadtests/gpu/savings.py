@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import sys
 
-import torch
-
 from loadtests.gpu.engine import measure_decode, measure_picture, random_engine
-from loadtests.gpu.part import Line, read_options, write
+from loadtests.gpu.part import Line, has_fp8, read_options, write
 from loadtests.machine import Machine
 from model.config import BagelConfig
 from model.step_cache_rules import StepCache
-from server.engine.options import LEAST_FP8_CAPABILITY
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = read_options("savings", arguments)
-    if options.device.type == "cuda" and torch.cuda.get_device_capability(options.device) < LEAST_FP8_CAPABILITY:
+    if not has_fp8(options.device):
         write(options, "savings", [{"what": "not measured: this GPU has no products of 8-bit floats"}])
         return 0
     loaded = random_engine(BagelConfig.named("tiny" if options.is_tiny else "bagel-7b"), options.device, has_fp8_experts=True)

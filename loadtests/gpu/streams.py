@@ -21,11 +21,10 @@ from kernels.sampling_triton import draw_with_triton
 from kernels.silu_mul_to_fp8_triton import silu_mul_to_fp8_with_triton
 from kernels.silu_mul_triton import silu_mul_with_triton
 from loadtests.gpu.attention import seconds
-from loadtests.gpu.part import Line, Options, read_options, write
+from loadtests.gpu.part import Line, Options, has_fp8, read_options, write
 from loadtests.kernels.memory_calls import HIDDEN, INTERMEDIATE, NUM_LATENTS, NUM_PICTURES, TOKENS, memory_calls
 from loadtests.kernels.static import H200
 from model.config import BagelConfig
-from server.engine.options import LEAST_FP8_CAPABILITY
 
 EPS = 1e-6
 Work = Callable[[], object]
@@ -78,7 +77,7 @@ def row_works(num_tokens: int, sizes: Sizes, device: torch.device) -> dict[str, 
         "add_rms_norm": lambda: add_rms_norm_with_triton(x, residual, weight, EPS),
         "silu_mul": lambda: silu_mul_with_triton(gate_up),
     }
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) >= LEAST_FP8_CAPABILITY:
+    if has_fp8(device):
         works |= {
             "quantize_rows": lambda: quantize_rows_with_triton(wide),
             "rms_norm_to_fp8": lambda: rms_norm_to_fp8_with_triton(x, weight, EPS),

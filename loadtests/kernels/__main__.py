@@ -19,7 +19,7 @@ from pathlib import Path
 from loadtests.kernels.compiled import Compiled
 from loadtests.kernels.memory_calls import MemoryPrediction, memory_calls, predict_memory
 from loadtests.kernels.shapes import SHAPES
-from loadtests.kernels.static import H200, Prediction, predict
+from loadtests.kernels.static import FP8_ITEMSIZE, H200, Prediction, predict
 
 RESULTS = Path(__file__).parents[1] / "results" / "kernels"
 
@@ -68,6 +68,8 @@ def predict_all(compiled: list[Compiled]) -> Predictions:
         one.name.removesuffix(" bf16"): one.occupancy for one in compiled if one.triton == first and one.capability == H200.generation.value
     }
     attention = [prediction for shape in SHAPES for prediction in predict(shape, H200)]
+    paged = [shape for shape in SHAPES if any(row.past_len for row in shape.rows)]
+    attention += [prediction for shape in paged for prediction in predict(shape, H200, FP8_ITEMSIZE)]
     return Predictions(attention, [predict_memory(call, occupancy, H200) for call in memory_calls(H200)])
 
 

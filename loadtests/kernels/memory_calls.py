@@ -21,7 +21,7 @@ from kernels.sampling_triton import CHANGE_FIELDS, CHANGES_OF_PROGRAM, CHUNK
 from kernels.silu_mul_triton import BLOCK as SILU_BLOCK
 from kernels.tiles import Kind, tile_shape
 from loadtests.kernels.shapes import BAGEL, SHAPES, Shape, layout_of
-from loadtests.kernels.static import PAGE_SIZE, Card
+from loadtests.kernels.static import FP8_PAGES, PAGE_SIZE, Card
 from model.config import BagelConfig
 
 NARROW, WIDE = 2, 4
@@ -136,11 +136,15 @@ def _heads(what: str, num_tokens: int) -> Iterator[MemoryCall]:
     read = num_tokens * NUM_HEADS * head + angles
     sizes = (num_tokens * groups * HEADS_OF_PROGRAM, num_tokens * NUM_HEADS)
     yield MemoryCall("rotate_and_keep", what, num_tokens * groups, read, (num_tokens * rotated + kept * cached) * head, *sizes)
+    # Into 8-bit pages half as much is written, and values are rounded where they are.
+    written = num_tokens * rotated * head + kept * cached * head // NARROW + kept * BAGEL.num_kv_heads * head
+    yield MemoryCall(f"rotate_and_keep{FP8_PAGES}", what, num_tokens * groups, read, written, *sizes)
     heads = num_tokens * rotated
     yield MemoryCall("qk_norm_rope", what, heads, heads * head + angles, heads * head, heads, heads)
     if kept:
         moved = kept * cached * head
         yield MemoryCall("write_pages", what, kept, moved, moved, moved, moved)
+        yield MemoryCall(f"write_pages{FP8_PAGES}", what, kept, moved, moved + moved // NARROW, moved, moved)
 
 
 def _guidance() -> Iterator[MemoryCall]:

@@ -33,6 +33,7 @@ from kernels.silu_mul_to_fp8_triton import silu_mul_to_fp8_kernel
 from kernels.silu_mul_triton import BLOCK, silu_mul_kernel
 from kernels.tiles import DECODE, PIECE, Generation, Kind, TileShape, tile_shape
 from loadtests.kernels.compiled import KernelSpec
+from loadtests.kernels.static import FP8_PAGES
 
 PAGE = 16
 MIN_WARPGROUP_ROWS = 64
@@ -50,7 +51,10 @@ LATENT_CHANNELS = 64
 MOST_LATENTS = 4096
 """Channels of a latent token, and tokens of its largest picture."""
 
-POINTERS = ("q_ptr", "k_ptr", "v_ptr", "k_pages_ptr", "v_pages_ptr", "out_ptr")
+POINTERS = ("q_ptr", "k_ptr", "v_ptr", "out_ptr")
+PAGES = ("k_pages_ptr", "v_pages_ptr")
+SCALES = ("scale", "k_scale", "v_scale")
+FP8 = "fp8e4nv"
 INTEGERS = ("token_index", "kv_end_ptr", "kv_indices", "items", "num_items", "merges", "num_merges")
 
 
@@ -67,18 +71,21 @@ def shipped(generation: Generation) -> Iterator[KernelSpec]:
     yield from sampling_specs()
     if generation is not Generation.AMPERE:  # which has no 8-bit floats
         yield from fp8_specs()
+        yield from fp8_page_specs(generation)
 
 
-def attention_spec(generation: Generation, shape: TileShape, kind: Kind, head_dim: int, dtype: str) -> KernelSpec:
-    """Describe attention over pages of 16 with the heads of the model that has heads of this width."""
+def attention_spec(
+    generation: Generation, shape: TileShape, kind: Kind, head_dim: int, dtype: str, page_dtype: str | None = None
+) -> KernelSpec:
+    """Describe attention over pages of 16, of ``dtype`` if not of another, with the heads of the model that has heads of this width."""
     group, num_kv_heads = HEADS[head_dim]
     constants = {"NUM_KV_HEADS": num_kv_heads, "PAGE": PAGE, "GROUP": group, "HEAD_DIM": head_dim, "BLOCK_M": shape.rows}
     constants |= {"BLOCK_N": shape.keys, "BLOCK_P": PIECE, "BLOCK_D": triton.next_power_of_2(head_dim), "UPCAST": False}
     matrix = LONG_MATRIX[generation] if shape.rows >= MIN_WARPGROUP_ROWS else "HMMA"
     return KernelSpec(
-        name=f"attention {kind.value} {head_dim} {dtype}",
+        name=f"attention {kind.value} {head_dim}{'' if page_dtype is None else FP8_PAGES} {dtype}",
         kernel=attention_kernel,
-        types=_types(attention_kernel, dtype, constants),
+        types=_types(attention_kernel, dtype, constants, page_dtype),
         constants=constants,
         divisible=frozenset({"stride_q", "stride_k", "stride_v", "stride_out", "stride_page"}),
         num_warps=shape.num_warps,
@@ -160,15 +167,28 @@ def fp8_specs() -> Iterator[KernelSpec]:
         yield KernelSpec(f"{name} bf16", kernel, run_time, {"BLOCK": block}, divisible, num_warps=warps, num_stages=3)
 
 
+def fp8_page_specs(generation: Generation) -> Iterator[KernelSpec]:
+    """Describe what reads and writes pages of 8-bit floats; a ViT has no pages."""
+    for head_dim in (128, 64):
+        for kind in Kind:
+            yield attention_spec(generation, tile_shape(generation, kind, head_dim, has_fp8_pages=True), kind, head_dim, "bf16", FP8)
+    for spec in token_specs():
+        if PAGES[0] in spec.types:
+            yield replace(
+                spec, name=f"{spec.name.removesuffix(' bf16')}{FP8_PAGES} bf16", types={**spec.types, **dict.fromkeys(PAGES, f"*{FP8}")}
+            )
+
+
 def _token_spec(name: str, kernel: triton.JITFunction, pointers: set[str], constants: Mapping[str, int], divisible: set[str]) -> KernelSpec:
     """Describe a kernel without products: bfloat16 behind its pointers, 64-bit slots, the norms' epsilon in float32."""
-    types = dict.fromkeys(pointers, "*bf16") | dict.fromkeys(("token_slots", "write_tokens", "write_slots"), "*i64") | {"eps": "fp32"}
+    types = dict.fromkeys(pointers, "*bf16") | dict.fromkeys(("token_slots", "write_tokens", "write_slots"), "*i64")
+    types |= dict.fromkeys(("eps", "k_scale", "v_scale"), "fp32")
     run_time = {argument: types.get(argument, "i32") for argument in kernel.arg_names if argument not in constants}
     return KernelSpec(f"{name} bf16", kernel, run_time, constants, frozenset(divisible), num_warps=4, num_stages=3)
 
 
-def _types(kernel: triton.JITFunction, dtype: str, constants: dict[str, int]) -> dict[str, str]:
+def _types(kernel: triton.JITFunction, dtype: str, constants: dict[str, int], page_dtype: str | None = None) -> dict[str, str]:
     """Give the run-time arguments of the attention kernels their types by name."""
-    types = {"partial_ptr": "*fp32", "lse_ptr": "*fp32", "scale": "fp32"}
-    types |= dict.fromkeys(POINTERS, f"*{dtype}") | dict.fromkeys(INTEGERS, "*i32")
+    types = {"partial_ptr": "*fp32", "lse_ptr": "*fp32"} | dict.fromkeys(SCALES, "fp32")
+    types |= dict.fromkeys(POINTERS, f"*{dtype}") | dict.fromkeys(PAGES, f"*{page_dtype or dtype}") | dict.fromkeys(INTEGERS, "*i32")
     return {name: types.get(name, "i32") for name in kernel.arg_names if name not in constants}

@@ -14,10 +14,13 @@ import numpy as np
 from kernels.attention_work import HostWork, build_work
 from kernels.plan import RowLayout
 from kernels.tiles import PIECE, Generation, Kind, TileShape, tile_shape
-from loadtests.kernels.shapes import Heads, Shape, layout_of
+from loadtests.kernels.shapes import Shape, layout_of
 
 PAGE_SIZE = 16
 ITEMSIZE = 2
+FP8_ITEMSIZE = 1
+FP8_PAGES = ", 8-bit pages"
+"""What a call over them is marked with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,35 +64,47 @@ class Prediction:
     predicted_us: float
 
 
-def predict(shape: Shape, card: Card) -> Iterator[Prediction]:
-    """Yield a prediction for each kind of tile that a call uses."""
+def predict(shape: Shape, card: Card, page_itemsize: int = ITEMSIZE) -> Iterator[Prediction]:
+    """Yield a prediction for each kind of tile that a call uses, over pages of numbers of so many bytes."""
     layout = layout_of(shape, PAGE_SIZE)
     for kind, rows in ((Kind.DECODE, range(layout.num_single_rows)), (Kind.LONG, range(layout.num_single_rows, layout.num_rows))):
         if rows:
-            yield _predict(shape, layout, rows, kind, card)
+            yield _predict(Call(shape, layout, rows, kind, page_itemsize), card)
 
 
-def _predict(shape: Shape, layout: RowLayout, rows: range, kind: Kind, card: Card) -> Prediction:
-    heads, tile = shape.heads, tile_shape(card.generation, kind, shape.heads.head_dim)
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Neighbouring rows of a shape, which one kind of tile computes."""
+
+    shape: Shape
+    layout: RowLayout
+    rows: range
+    kind: Kind
+    page_itemsize: int
+
+
+def _predict(call: Call, card: Card) -> Prediction:
+    layout, rows, heads, has_fp8_pages = call.layout, call.rows, call.shape.heads, call.page_itemsize == FP8_ITEMSIZE
+    tile = tile_shape(card.generation, call.kind, heads.head_dim, has_fp8_pages=has_fp8_pages)
     queries = tile.rows // heads.group
     work = build_work(layout, rows, tile_queries=queries, tile_keys=tile.keys, split_tiles=tile.split_tiles)
     full, partial = _tiles(work, layout, tile)
     tokens = slice(layout.qo_indptr[rows.start], layout.qo_indptr[rows.stop])
     visible = float(layout.kv_end[tokens].sum())
     matrix_us = 4.0 * visible * heads.num_heads * heads.head_dim / card.matmul_tflops / 1e6
-    memory_us = _bytes(layout, rows, work, heads) / card.bandwidth_tbps / 1e6
+    memory_us = _bytes(call, work) / card.bandwidth_tbps / 1e6
     padded = float((full + partial).sum()) * tile.rows / (visible * heads.group / tile.keys)
     padded *= next_power_of_two(heads.head_dim) / heads.head_dim
     balance = _balance(full + partial, heads.num_kv_heads, card.multiprocessors * tile.programs)
     return Prediction(
-        shape=shape.name,
-        kind=kind.value,
+        shape=call.shape.name,
+        kind=f"{call.kind.value}{FP8_PAGES if has_fp8_pages else ''}",
         items=len(work.items),
         slots=work.num_slots,
         tiles_computed=float((full + partial).sum()),
         tiles_needed=visible / tile.keys / queries,
         masked_share=float(partial.sum() / (full + partial).sum()),
-        bytes_per_tile=2 * tile.keys * heads.head_dim * ITEMSIZE,
+        bytes_per_tile=2 * tile.keys * heads.head_dim * call.page_itemsize,
         balance=balance,
         matrix_us=matrix_us,
         memory_us=memory_us,
@@ -115,10 +130,12 @@ def _tiles(work: HostWork, layout: RowLayout, tile: TileShape) -> tuple[Floats, 
     return full, np.maximum(pieces, 0) * (PIECE / tile.keys) + straddled
 
 
-def _bytes(layout: RowLayout, rows: range, work: HostWork, heads: Heads) -> float:
+def _bytes(call: Call, work: HostWork) -> float:
     """Count what must cross the card's memory: every key and value of a row once, queries, results, partial results there and back."""
+    layout, rows, heads = call.layout, call.rows, call.shape.heads
     lengths = np.diff(layout.qo_indptr)[rows.start : rows.stop]
-    keys = float((layout.past_len[rows.start : rows.stop] + lengths).sum()) * 2 * heads.num_kv_heads * heads.head_dim * ITEMSIZE
+    past = float(layout.past_len[rows.start : rows.stop].sum()) * call.page_itemsize
+    keys = (past + float(lengths.sum()) * ITEMSIZE) * 2 * heads.num_kv_heads * heads.head_dim
     queries = float(lengths.sum()) * 2 * heads.num_heads * heads.head_dim * ITEMSIZE
     partial_queries = float((work.merges[:, 1].astype(np.int64) * work.merges[:, 3]).sum())
     return keys + queries + 2.0 * partial_queries * heads.num_heads * (heads.head_dim + 1) * 4

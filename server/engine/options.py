@@ -31,6 +31,7 @@ class EngineOptions:
             ``max_batch_tokens`` instead.
         fault_dir: for tests, which break the engine through it; see `fault_points`.
         min_target_decodes: a target shorter than so many decode steps counts as that many; below 1.5 no time is left for pictures.
+        kv_dtype: "fp8" keeps keys and values in pages as 8-bit floats; "auto" in the dtype.
         quantization: "fp8" keeps the experts' matrices, and rounds what they multiply, to 8-bit floats; "none" does not.
     """
 
@@ -50,6 +51,7 @@ class EngineOptions:
     min_target_decodes: float = 2.0
     fault_dir: str | None = None
     quantization: str = "none"
+    kv_dtype: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)

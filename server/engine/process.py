@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from kernels.attention import attention_backend
+from kernels.fp8 import FP8
 from kernels.triton_driver import use_prebuilt
 from model.bagel import Bagel
 from model.errors import CheckpointError
+from model.kv_scales import kv_scales
 from model.preview_files import load_or_fit_preview
 from model.profile import Family, FamilyProfile
 from model.stepwise import BITS_PER_LAYER
@@ -88,7 +90,10 @@ def load_engine(options: EngineOptions, link: Link, noise: NoiseSource = seeded_
     path = Path(options.model_path)
     has_fp8_experts = options.quantization == "fp8"
     if has_fp8_experts:
-        check_fp8(device, dtype)
+        check_fp8("quantization", device)
+        check_fp8_product(device, dtype)
+    if options.kv_dtype == "fp8":
+        check_fp8("kv_dtype", device)
     model = load_bagel(path, device, dtype, report, has_fp8_experts=has_fp8_experts)
     profile = FamilyProfile.from_directory(path, model.config, None if options.family is None else Family(options.family))
     tokenizer = Tokenizer.from_directory(path, profile)
@@ -96,18 +101,23 @@ def load_engine(options: EngineOptions, link: Link, noise: NoiseSource = seeded_
     return assemble_engine(model, model_facts(model, tokenizer, profile), options, link, noise, grammars)
 
 
-def check_fp8(device: torch.device, dtype: torch.dtype) -> None:
-    """See that this device multiplies 8-bit floats.
+def check_fp8(option: str, device: torch.device) -> None:
+    """See that this device has 8-bit floats.
 
     Raises:
-        CheckpointError: it does not; the message says what would.
+        CheckpointError: it has none; the message says what has.
     """
-    if device.type != "cuda":
-        return
-    if torch.cuda.get_device_capability(device) < LEAST_FP8_CAPABILITY:
-        name = torch.cuda.get_device_name(device)
-        raise CheckpointError(f"quantization fp8: {name} has no products of 8-bit floats; Ada, Hopper and later GPUs have")
-    if dtype is not torch.bfloat16:
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < LEAST_FP8_CAPABILITY:
+        raise CheckpointError(f"{option} fp8: {torch.cuda.get_device_name(device)} has no 8-bit floats; Ada, Hopper and later GPUs have")
+
+
+def check_fp8_product(device: torch.device, dtype: torch.dtype) -> None:
+    """See that products of 8-bit floats have this dtype on this device.
+
+    Raises:
+        CheckpointError: they have not; the message says what they have.
+    """
+    if device.type == "cuda" and dtype is not torch.bfloat16:
         raise CheckpointError("quantization fp8: on a GPU its results are bfloat16; leave dtype out or set it to bfloat16")
 
 
@@ -169,7 +179,8 @@ def assemble_engine(
     num_pages = options.num_pages or _num_pages(model, options)
     llm = model.config.llm
     shape = (llm.num_layers, 2, num_pages, options.page_size, llm.num_kv_heads, llm.head_dim)
-    cache = PagedKeysValues(_page_memory(shape, dtype, device))
+    page_dtype = _page_dtype(options, dtype)
+    cache = PagedKeysValues(_page_memory(shape, page_dtype, device), kv_scales(model.mot_layers) if page_dtype is FP8 else None)
     cache_dir = None if options.cache_dir is None else Path(options.cache_dir)
     preview = load_or_fit_preview(Path(options.model_path), model.vae, cache_dir)
     painter = PreviewPainter(preview, facts.latent_stride, model.config.latent_patch_size)
@@ -194,6 +205,7 @@ def assemble_engine(
         device=str(device),
         max_waiting=options.max_waiting,
         attention=attention_backend(device),
+        kv_dtype=str(cache.pool.dtype).removeprefix("torch."),
     )
     engine = Engine(scheduler, runner, pool, link, launcher=runner if device.type == "cuda" else None)
     return LoadedEngine(engine, scheduler, runner, pool, model, ready)
@@ -219,9 +231,13 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return dtypes[name]
 
 
+def _page_dtype(options: EngineOptions, dtype: torch.dtype) -> torch.dtype:
+    return FP8 if options.kv_dtype == "fp8" else dtype
+
+
 def _num_pages(model: Bagel, options: EngineOptions) -> int:
     """Size the pool from what memory is free once the model is loaded."""
-    bytes_per_page = page_bytes(model.config.llm, options.page_size, model.dtype.itemsize)
+    bytes_per_page = page_bytes(model.config.llm, options.page_size, _page_dtype(options, model.dtype).itemsize)
     if model.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(model.device)
         return pages_on_gpu(free, bytes_per_page, working_bytes(model.config, options.max_batch_tokens, model.dtype.itemsize))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +22,7 @@ from kernels.attention import interleaved_attention
 from kernels.expert_layers import ExpertStack, run_layers
 from kernels.head_norms import ExpertHeads
 from kernels.heads import rotate_and_keep, split_heads
+from kernels.kv_pages import UNSCALED, KvPages, KvScales
 from kernels.pages import copy_pages, write_pages
 from kernels.plan import AttentionPlan
 from kernels.readback import Reading, begin_reading
@@ -52,12 +53,16 @@ def seeded_noise(seed: int, image_index: int, num_tokens: int, channels: int) ->
 
 
 class PagedKeysValues:
-    """The KV pool ``[num_layers, 2, num_pages, page_size, num_kv_heads, head_dim]`` and attention over it."""
+    """The KV pool ``[num_layers, 2, num_pages, page_size, num_kv_heads, head_dim]`` and attention over it.
 
-    def __init__(self, pool: torch.Tensor) -> None:
+    ``scales`` are those of each layer where the pool holds 8-bit floats.
+    """
+
+    def __init__(self, pool: torch.Tensor, scales: Sequence[KvScales] | None = None) -> None:
         self.pool = pool
         self.page_size = pool.shape[3]
-        self._layers = [(layer[0], layer[1]) for layer in pool]
+        scales = [UNSCALED] * len(pool) if scales is None else scales
+        self._layers = [KvPages(layer[0], layer[1], of_layer) for layer, of_layer in zip(pool, scales, strict=True)]
 
     def attend(self, plan: AttentionPlan) -> PagedAttend:
         """Return attention over one step's plan."""
@@ -67,7 +72,7 @@ class PagedKeysValues:
 class PagedAttend:
     """Attention of one step: keeps new keys and values, then attends over past and present ones."""
 
-    def __init__(self, pool: torch.Tensor, layers: list[tuple[torch.Tensor, torch.Tensor]], plan: AttentionPlan) -> None:
+    def __init__(self, pool: torch.Tensor, layers: list[KvPages], plan: AttentionPlan) -> None:
         self._pool = pool
         self._layers = layers
         self._plan = plan
@@ -75,15 +80,15 @@ class PagedAttend:
         """On a GPU launches cost more than the sums in them; tests set it on a CPU too."""
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        k_pages, v_pages = self._layers[layer]
-        write_pages(k, v, k_pages, v_pages, self._plan)
-        return interleaved_attention(q, k, v, k_pages, v_pages, self._plan)
+        pages = self._layers[layer]
+        write_pages(k, v, pages, self._plan)
+        return interleaved_attention(q, k, v, pages, self._plan)
 
     def attend_projections(self, layer: int, qkv: torch.Tensor, experts: ExpertHeads, rotation: Rotation) -> torch.Tensor:
         """Norm, rotate and keep the heads of both experts in one go, then attend; ``qkv`` is overwritten."""
         pages = self._layers[layer]
         rotate_and_keep(qkv, experts, (rotation.cos, rotation.sin), pages, self._plan)
-        return interleaved_attention(*split_heads(qkv, pages[0].shape[2]), *pages, self._plan)
+        return interleaved_attention(*split_heads(qkv, pages.num_kv_heads), pages, self._plan)
 
     def run_layers(self, stack: ExpertStack, x: torch.Tensor, rotation: Rotation) -> torch.Tensor | None:
         """Run a few understanding tokens through every layer in one call; see `kernels.expert_layers`."""

@@ -74,7 +74,8 @@ class StartupDisplay:
         at_once = room.how_many(limits.num_pages, limits.page_size, self._max_running)
         context = min(limits.max_positions, limits.max_context_rows)
         self._line(f"ready on {limits.device} in {limits.dtype}, attention by {limits.attention} kernels")
-        self._line(f"plan: {limits.num_pages:,} pages of {limits.page_size} rows, context up to {context:,} rows,")
+        pages = f"{limits.num_pages:,} pages of {limits.page_size} rows in {limits.kv_dtype}"
+        self._line(f"plan: {pages}, context up to {context:,} rows,")
         self._line(f"      {at_once} pictures of {room.size} at once, {self._max_running} requests in all")
 
     def _line(self, text: str) -> None:

@@ -109,7 +109,7 @@ class Bench:
             answer.latents = self.runner.latents.get(self.order.index(end.request_id), [])
 
 
-def make_bench(num_pages: int, page_size: int, max_batch_tokens: int, *, has_prefix_cache: bool = True) -> Bench:
+def make_bench(num_pages: int, page_size: int, max_batch_tokens: int, *, has_prefix_cache: bool = True, kv_dtype: str = "auto") -> Bench:
     options = EngineOptions(
         str(CHECKPOINT),
         page_size=page_size,
@@ -117,6 +117,7 @@ def make_bench(num_pages: int, page_size: int, max_batch_tokens: int, *, has_pre
         max_batch_tokens=max_batch_tokens,
         max_running=24,
         has_prefix_cache=has_prefix_cache,
+        kv_dtype=kv_dtype,
     )
     link = LocalLink()
     loaded = assemble_engine(MODEL, model_facts(MODEL, TOKENIZER, PROFILE), options, link)
@@ -166,17 +167,18 @@ def random_request(rng: random.Random, name: str) -> Request:
     return Request(name, segments, mode, sampling, image)
 
 
-def answer_alone(request: Request) -> Answer:
-    bench = make_bench(num_pages=400, page_size=16, max_batch_tokens=4096)
+def answer_alone(request: Request, kv_dtype: str = "auto") -> Answer:
+    bench = make_bench(num_pages=400, page_size=16, max_batch_tokens=4096, kv_dtype=kv_dtype)
     bench.submit(request)
     while bench.loaded.scheduler.has_work:
         bench.step()
     return bench.answers[request.request_id]
 
 
-def answer_together(requests: list[Request], victims: set[str], rng: random.Random) -> Bench:
+def answer_together(requests: list[Request], victims: set[str], rng: random.Random, kv_dtype: str = "auto") -> Bench:
     """Submit in random order at random steps; abort the victims at random steps; run dry."""
-    bench = make_bench(num_pages=rng.choice([120, 400]), page_size=rng.choice([5, 16]), max_batch_tokens=rng.choice([64, 500]))
+    sizes = {"num_pages": rng.choice([120, 400]), "page_size": rng.choice([5, 16]), "max_batch_tokens": rng.choice([64, 500])}
+    bench = make_bench(**sizes, kv_dtype=kv_dtype)
     waiting = rng.sample(requests, len(requests))
     while waiting or bench.loaded.scheduler.has_work:
         while waiting and rng.random() < 0.5:
@@ -196,14 +198,14 @@ def assert_same_answer(found: Answer, expected: Answer) -> None:
     assert all(map(torch.equal, found.latents, expected.latents))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 3])
-def test_answers_alone_and_together_are_the_same(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "kv_dtype"), [(0, "auto"), (1, "auto"), (2, "auto"), (3, "auto"), (0, "fp8")])
+def test_answers_alone_and_together_are_the_same(seed: int, kv_dtype: str) -> None:
     rng = random.Random(seed)
     requests = [random_request(rng, f"r{k}") for k in range(NUM_REQUESTS)]
     victims = {request.request_id for request in rng.sample(requests, 6)}
 
-    alone = {request.request_id: answer_alone(request) for request in requests}
-    bench = answer_together(requests, victims, rng)
+    alone = {request.request_id: answer_alone(request, kv_dtype) for request in requests}
+    bench = answer_together(requests, victims, rng, kv_dtype)
 
     num_pictures = 0
     for name, answer in bench.answers.items():
@@ -238,12 +240,13 @@ def continued(request: Request, answer: Answer, name: str) -> Request:
     return replace(request, request_id=name, segments=segments, mode=OutputMode.TEXT, sampling=SamplingParams(max_tokens=8))
 
 
-def test_answers_with_and_without_the_prefix_cache_are_the_same() -> None:
+@pytest.mark.parametrize("kv_dtype", ["auto", "fp8"])
+def test_answers_with_and_without_the_prefix_cache_are_the_same(kv_dtype: str) -> None:
     """Every request three times, the last time as the first turn of a chat that goes on: most of it is found again."""
     rng = random.Random(13)
     requests = [random_request(rng, f"r{k}") for k in range(12)]
-    cached = make_bench(num_pages=2000, page_size=5, max_batch_tokens=500)
-    plain = make_bench(num_pages=2000, page_size=5, max_batch_tokens=500, has_prefix_cache=False)
+    cached = make_bench(num_pages=2000, page_size=5, max_batch_tokens=500, kv_dtype=kv_dtype)
+    plain = make_bench(num_pages=2000, page_size=5, max_batch_tokens=500, has_prefix_cache=False, kv_dtype=kv_dtype)
 
     for bench in (cached, plain):
         for turn in "ab":
@@ -262,15 +265,15 @@ def test_answers_with_and_without_the_prefix_cache_are_the_same() -> None:
     assert plain.num_prefix_hits == 0
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_answers_taken_up_by_another_engine_end_the_same(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "kv_dtype"), [(0, "auto"), (1, "auto"), (0, "fp8")])
+def test_answers_taken_up_by_another_engine_end_the_same(seed: int, kv_dtype: str) -> None:
     """Every answer is cut somewhere and goes on from its canon, all of them together, with pages so few that some are preempted."""
     rng = random.Random(100 + seed)
     requests = [random_request(rng, f"r{k}") for k in range(NUM_REQUESTS)]
-    alone = {request.request_id: answer_alone(request) for request in requests}
+    alone = {request.request_id: answer_alone(request, kv_dtype) for request in requests}
     cuts = {name: rng.randint(0, len(answer.canon)) for name, answer in alone.items()}
 
-    bench = make_bench(num_pages=120, page_size=5, max_batch_tokens=500)
+    bench = make_bench(num_pages=120, page_size=5, max_batch_tokens=500, kv_dtype=kv_dtype)
     for request in requests:
         bench.submit(replace(request, canon=alone[request.request_id].canon[: cuts[request.request_id]]))
     while bench.loaded.scheduler.has_work:

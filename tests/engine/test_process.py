@@ -73,6 +73,16 @@ def test_pages_cost_memory_only_when_they_are_written() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_engine_answers_from_a_cache_of_8_bit_floats(dtype: str) -> None:
+    wide, rounded = (load_engine(replace(OPTIONS, dtype=dtype, kv_dtype=name), LocalLink()) for name in ("auto", "fp8"))
+
+    warm_up(rounded)
+
+    assert (wide.ready.kv_dtype, rounded.ready.kv_dtype) == (dtype, "float8_e4m3fn")
+    assert rounded.ready.dtype == dtype and rounded.pool.num_used == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_engine_of_8_bit_floats_answers_in_half_the_memory(dtype: str) -> None:
     """The matrices of the experts take a byte each; words and a picture come all the same, as finite as ever."""
     wide, rounded = (load_engine(replace(OPTIONS, dtype=dtype, quantization=name), LocalLink()) for name in ("none", "fp8"))

@@ -9,6 +9,8 @@ import hypothesis.strategies as st
 import numpy as np
 import torch
 
+from kernels.fp8 import FP8
+from kernels.kv_pages import UNSCALED, KvPages, KvScales, rounded_to
 from kernels.plan import AttentionPlan, RowLayout, build_attention_plan
 
 
@@ -52,6 +54,7 @@ class RaggedCase:
     k_pages: torch.Tensor
     v_pages: torch.Tensor
     plan: AttentionPlan
+    scales: KvScales = UNSCALED
 
     @property
     def q(self) -> torch.Tensor:
@@ -66,14 +69,29 @@ class RaggedCase:
         return self.qkv[:, -self.k_pages.shape[2] :]
 
     @property
-    def call(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, AttentionPlan]:
+    def pages(self) -> KvPages:
+        return KvPages(self.k_pages, self.v_pages, self.scales)
+
+    @property
+    def call(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, KvPages, AttentionPlan]:
         """The arguments of `interleaved_attention`."""
-        return self.q, self.k, self.v, self.k_pages, self.v_pages, self.plan
+        return self.q, self.k, self.v, self.pages, self.plan
 
     def to(self, dtype: torch.dtype, device: str = "cpu") -> RaggedCase:
         """Round every tensor to ``dtype`` and put it on ``device``."""
         qkv, k_pages, v_pages = (x.to(device, dtype, copy=True) for x in (self.qkv, self.k_pages, self.v_pages))
         return RaggedCase(qkv, k_pages, v_pages, build_attention_plan(self.plan.layout, torch.device(device)))
+
+    def on(self, device: str) -> RaggedCase:
+        """The same tensors on ``device``."""
+        there = torch.device(device)
+        plan = build_attention_plan(self.plan.layout, there)
+        return replace(self, qkv=self.qkv.to(there), k_pages=self.k_pages.to(there), v_pages=self.v_pages.to(there), plan=plan)
+
+    def in_fp8_pages(self, scales: KvScales) -> RaggedCase:
+        """The same call over pages of 8-bit floats."""
+        k_pages, v_pages = rounded_to(FP8, self.k_pages, scales.k), rounded_to(FP8, self.v_pages, scales.v)
+        return replace(self, k_pages=k_pages, v_pages=v_pages, scales=scales)
 
     def with_any_bounds(self, seed: int) -> RaggedCase:
         """The same call with every query's bound drawn from all that a plan allows, inside the past too."""
@@ -105,7 +123,7 @@ class RaggedCase:
             num_single_rows=int(row < layout.num_single_rows),
             page_size=layout.page_size,
         )
-        return RaggedCase(self.qkv, self.k_pages, self.v_pages, build_attention_plan(plan, self.qkv.device))
+        return replace(self, plan=build_attention_plan(plan, self.qkv.device))
 
 
 def decode(past_len: int) -> Row:

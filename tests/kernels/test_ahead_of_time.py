@@ -20,6 +20,7 @@ import triton
 from kernels.tiles import Generation, Kind, tile_shape
 from loadtests.kernels.compiled import Compiled, faults
 from loadtests.kernels.shipped import HEADS, shipped
+from loadtests.kernels.static import FP8_PAGES
 
 ROOT = Path(__file__).parents[2]
 OTHER_TRITONS = ("3.6.0", "3.9.0")
@@ -89,6 +90,8 @@ def test_as_many_programs_fit_a_multiprocessor_as_the_table_says(answers: list[A
                 for head_dim in HEADS:
                     found = occupancy[generation.value, f"attention {kind.value} {head_dim} bf16"]
                     assert tile_shape(generation, kind, head_dim).programs <= found
+                    if (over_fp8 := occupancy.get((generation.value, f"attention {kind.value} {head_dim}{FP8_PAGES} bf16"))) is not None:
+                        assert tile_shape(generation, kind, head_dim, has_fp8_pages=True).programs <= over_fp8
 
 
 def test_the_check_fails_on_a_tile_that_spills() -> None:

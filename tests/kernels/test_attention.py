@@ -70,7 +70,7 @@ def test_native_attention_serves_the_layout_of_a_fused_projection() -> None:
     assert native is not None
     with torch.no_grad():
         assert not case.k.is_contiguous()
-        assert attention_fits(*case.call[:5])
+        assert attention_fits(*case.call[:4])
         assert_close_to_float64(native.attention(*case.call), reference_of(case))
 
 
@@ -122,6 +122,6 @@ def test_gradients_flow_to_queries_keys_and_values() -> None:
     inputs = tuple(x.clone().requires_grad_() for x in (case.q, case.k, case.v))
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return interleaved_attention(q, k, v, case.k_pages, case.v_pages, case.plan)
+        return interleaved_attention(q, k, v, case.pages, case.plan)
 
     assert torch.autograd.gradcheck(attend, inputs)

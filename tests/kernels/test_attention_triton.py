@@ -147,4 +147,4 @@ def test_no_rows_need_no_kernel() -> None:
         num_single_rows=0,
     )
     plan = build_attention_plan(layout, DEVICE)
-    assert attend_with_triton(case.q[:0], case.k[:0], case.v[:0], case.k_pages, case.v_pages, plan).shape == (0, 1, 16)
+    assert attend_with_triton(case.q[:0], case.k[:0], case.v[:0], case.pages, plan).shape == (0, 1, 16)

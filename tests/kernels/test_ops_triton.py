@@ -9,6 +9,7 @@ from kernels import reference
 from kernels.head_norms import ExpertHeads, HeadNorms
 from kernels.heads import rotate_and_keep_in_parts
 from kernels.heads_triton import rotate_and_keep_with_triton
+from kernels.kv_pages import KvPages
 from kernels.pages_triton import write_pages_with_triton
 from kernels.qk_norm_rope_triton import qk_norm_rope_with_triton
 from kernels.rms_norm_triton import add_rms_norm_with_triton, rms_norm_with_triton
@@ -63,8 +64,8 @@ def test_write_pages_equals_its_reference(page_size: int, dtype: torch.dtype) ->
     rows = [decode(page_size - 1), decode(page_size), denoise(3, 4), Row(7, (Segment(SegmentKind.TEXT, 9),))]
     case = build_case(rows, Shape(num_kv_heads=2, group=1, head_dim=24, page_size=page_size), seed=page_size).to(dtype, DEVICE)
     k_expected, v_expected = case.k_pages.clone(), case.v_pages.clone()
-    reference.write_pages(case.k, case.v, k_expected, v_expected, case.plan)
-    write_pages_with_triton(case.k, case.v, case.k_pages, case.v_pages, case.plan)
+    reference.write_pages(case.k, case.v, KvPages(k_expected, v_expected), case.plan)
+    write_pages_with_triton(case.k, case.v, case.pages, case.plan)
     torch.testing.assert_close(case.k_pages, k_expected, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(case.v_pages, v_expected, rtol=0, atol=0, equal_nan=True)
 
@@ -106,8 +107,8 @@ def test_rotate_and_keep_equals_its_parts_in_float64(shape: Shape, num_und: int,
     judge_experts = ExpertHeads(in_float64(experts.und), in_float64(experts.gen), num_und, EPS)
     cos, sin = wide(*angles)
 
-    rotate_and_keep_with_triton(case.qkv, experts, angles, (case.k_pages, case.v_pages), case.plan)
-    rotate_and_keep_in_parts(judge.qkv, judge_experts, (cos, sin), (judge.k_pages, judge.v_pages), judge.plan)
+    rotate_and_keep_with_triton(case.qkv, experts, angles, case.pages, case.plan)
+    rotate_and_keep_in_parts(judge.qkv, judge_experts, (cos, sin), judge.pages, judge.plan)
 
     assert_close_to_float64(case.qkv, judge.qkv)
     for pages, expected in ((case.k_pages, judge.k_pages), (case.v_pages, judge.v_pages)):

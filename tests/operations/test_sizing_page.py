@@ -17,6 +17,12 @@ from server.engine.memory_plan import picture_rows
 from server.settings import Settings
 
 GPU = Accelerator("a GPU", True, 2 * GIB, 2 * GIB, True, (9, 0))
+ASKED = {
+    "bfloat16": {"dtype": "bfloat16"},
+    "fp8": {"dtype": "bfloat16", "quantization": "fp8"},
+    "fp8-kv": {"dtype": "bfloat16", "kv_dtype": "fp8"},
+    "float32": {"dtype": "float32"},
+}
 PAGE = (Path(__file__).parents[2] / "docs" / "operations" / "sizing.md").read_text(encoding="utf-8")
 
 
@@ -46,8 +52,7 @@ def test_rows_of_pictures_on_the_page_are_the_engine_s(side: int) -> None:
 @pytest.mark.parametrize("kept_as", FORMATS)
 def test_doctor_plans_the_same_pages_for_a_device(kept_as: str) -> None:
     plan = MemoryPlan.of_model(BagelConfig.from_directory(STORYBOOK), FORMATS[kept_as])
-    asked = {"dtype": "bfloat16", "quantization": "fp8"} if kept_as == "fp8" else {"dtype": kept_as}
-    memory, *_ = check_memory(read_checkpoint(STORYBOOK, None), GPU, Settings.model_validate(asked))
+    memory, *_ = check_memory(read_checkpoint(STORYBOOK, None), GPU, Settings.model_validate(ASKED[kept_as]))
     assert f" {plan.num_pages(GPU.free_bytes):,} pages " in memory.says
 
 

@@ -17,6 +17,7 @@ from server.serving.served_model import ServedModel
 from server.settings import Settings
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
+FP8_BYTES = 1
 PROBE_TEXT = "A red balloon, 3 kites & a café 🎈"
 
 
@@ -68,7 +69,7 @@ def check_memory(checkpoint: Checkpoint, accelerator: Accelerator, settings: Set
     config = checkpoint.model.config
     element_bytes = ELEMENT_BYTES[chosen_dtype(settings.dtype, accelerator)]
     weights = checkpoint.weights.num_bytes(element_bytes, has_fp8_experts=settings.quantization == "fp8")
-    each = page_bytes(config.llm, settings.page_size, element_bytes)
+    each = page_bytes(config.llm, settings.page_size, FP8_BYTES if settings.kv_dtype == "fp8" else element_bytes)
     working = working_bytes(config, settings.max_batch_tokens, element_bytes) if accelerator.is_gpu else 0
     left = accelerator.free_bytes - weights
     if left <= working:
@@ -83,9 +84,8 @@ def check_memory(checkpoint: Checkpoint, accelerator: Accelerator, settings: Set
         )
         yield fault("memory", says, f"--num-pages {left // each // 2} or less, or leave it out")
         return
-    yield fine(
-        "memory", f"weights {gigabytes(weights)} + {num_pages:,} pages {gigabytes(num_pages * each)} of {gigabytes(accelerator.free_bytes)}"
-    )
+    pages = f"{num_pages:,} pages {'of fp8 ' if settings.kv_dtype == 'fp8' else ''}{gigabytes(num_pages * each)}"
+    yield fine("memory", f"weights {gigabytes(weights)} + {pages} of {gigabytes(accelerator.free_bytes)}")
     yield _plan(checkpoint.model, num_pages, settings)
 
 
@@ -104,5 +104,5 @@ def _plan(model: ServedModel, num_pages: int, settings: Settings) -> Finding:
     context = min(model.config.llm.max_positions, num_pages * settings.page_size)
     says = f"context up to {context:,} rows, {at_once} pictures of {room.size} at once"
     if at_once == 0:
-        return fault("plan", f"{says}: not one picture fits into {num_pages} pages", "more --num-pages")
+        return fault("plan", f"{says}: not one picture fits into {num_pages} pages", "more --num-pages; --kv-dtype fp8 doubles them")
     return fine("plan", says)
