@@ -1,9 +1,10 @@
 """One layer's keys and values in pages, as numbers of the batch's own format or as 8-bit floats (e4m3) with a scale.
 
 An 8-bit float has an exponent of its own: over 15 binades below the largest it is rounded by one part in 16 at most, wherever in them it
-lies. A scale must only keep the largest representable, and a finer one for each token or head gains nothing. One for all keys of a layer
-and one for all its values follow from the weights (`model.kv_scales`), so that no key or value is ever cut off, a token's numbers do not
-depend on who shares the batch, and pages need no room beside them. Scales are powers of two: they move a point and round nothing.
+lies. A scale must only keep the largest representable. One for all keys of a layer and one for all its values follow from the weights
+(`model.kv_scales`), so that no key or value is ever cut off, a token's numbers do not depend on who shares the batch, pages need no room
+beside them, and attention multiplies by them once. A scale for each token and head would make attention's error 3.0 % instead of 3.6 %
+(`python -m loadtests.kv_fidelity`). Scales are powers of two: they move a point and round nothing.
 """
 
 from __future__ import annotations
