@@ -177,8 +177,8 @@ def answer_alone(request: Request, kv_dtype: str = "auto") -> Answer:
 
 def answer_together(requests: list[Request], victims: set[str], rng: random.Random, kv_dtype: str = "auto") -> Bench:
     """Submit in random order at random steps; abort the victims at random steps; run dry."""
-    sizes = {"num_pages": rng.choice([120, 400]), "page_size": rng.choice([5, 16]), "max_batch_tokens": rng.choice([64, 500])}
-    bench = make_bench(**sizes, kv_dtype=kv_dtype)
+    num_pages, page_size, max_batch_tokens = rng.choice([120, 400]), rng.choice([5, 16]), rng.choice([64, 500])
+    bench = make_bench(num_pages, page_size, max_batch_tokens, kv_dtype=kv_dtype)
     waiting = rng.sample(requests, len(requests))
     while waiting or bench.loaded.scheduler.has_work:
         while waiting and rng.random() < 0.5:
