@@ -6,8 +6,6 @@ python -m loadtests.gpu.check --out DIR [--device cpu --tiny]
 from __future__ import annotations
 
 import sys
-import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,13 +23,14 @@ from kernels.norm_to_fp8 import add_rms_norm_to_fp8, rms_norm_to_fp8
 from kernels.norm_to_fp8_triton import add_rms_norm_to_fp8_with_triton, rms_norm_to_fp8_with_triton
 from kernels.plan import AttentionPlan, RowLayout, build_attention_plan
 from kernels.quantize import quantize_rows
-from kernels.sampling import Drawn, SamplingRow, draw_by_sorting, sample_tokens, settings_table
+from kernels.sampling import SamplingRow, draw_by_sorting, sample_tokens, settings_table
 from kernels.sampling_triton import draw_with_triton
 from kernels.silu_mul_to_fp8 import silu_mul_to_fp8
 from kernels.silu_mul_to_fp8_triton import silu_mul_to_fp8_with_triton
-from loadtests.gpu.ahead import ahead_line
+from loadtests.gpu.ahead import ahead_lines
 from loadtests.gpu.part import Line, Options, has_fp8, read_options, write
 from loadtests.gpu.tensors import random_call
+from loadtests.gpu.waits import counting_waits
 from loadtests.kernels.shapes import SHAPES, TINY_SHAPES
 from model.bagel import Bagel, PackedTokens
 from model.weights import load_bagel
@@ -60,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
             *sampling_lines(options),
             *golden_lines(options),
             replay_line(options),
-            ahead_line(GOLDEN, options),
+            *ahead_lines(GOLDEN, options),
         ]
     write(options, "check", lines)
     return 0 if all(line["verdict"] == "ok" for line in lines) else 1
@@ -135,7 +134,7 @@ def sampling_lines(options: Options) -> list[Line]:
     kinds += [SamplingRow(num_logprobs=3), plain, replace(plain, suppressed=(7,))]
     rows = [replace(kinds[k % len(kinds)], seed=k, index=k) for k in range(num_rows)]
     expected, on_device = sample_tokens(logits.clone(), rows), logits.to(options.device)
-    found, num_waits = _counting_waits(lambda: sample_tokens(on_device, rows), options.device)
+    found, num_waits = counting_waits(lambda: sample_tokens(on_device, rows), options.device)
     differing = sum(one.token_id != other.token_id for one, other in zip(found, expected, strict=True)) / num_rows
     verdict = "ok" if differing == 0.0 and num_waits <= 1 else "WRONG"
     name = f"draws that differ from a CPU's; the host waits {num_waits} times"
@@ -149,18 +148,6 @@ def draw_line(logits: torch.Tensor, rows: list[SamplingRow], options: Options) -
     differing = float((found != draw_by_sorting(logits, rows)).double().mean())
     verdict = "ok" if differing == 0.0 else "WRONG"
     return {"what": "draws without sorting", "dtype": str(torch.float32), "error": differing, "bound": 0.0, "verdict": verdict}
-
-
-def _counting_waits(draw: Callable[[], list[Drawn]], device: torch.device) -> tuple[list[Drawn], int]:
-    """Return what is drawn and how often the host waited for the device, as PyTorch sees it."""
-    if device.type != "cuda":
-        return draw(), 0
-    torch.cuda.set_sync_debug_mode("warn")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        drawn = draw()
-    torch.cuda.set_sync_debug_mode("default")
-    return drawn, sum("synchronizing" in str(one.message) for one in caught)
 
 
 def golden_lines(options: Options) -> list[Line]:
