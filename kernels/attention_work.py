@@ -59,11 +59,11 @@ def build_work(layout: RowLayout, rows: range, *, tile_queries: int, tile_keys: 
     if tiles.fills_the_machine is not None:
         num_splits[tiles.fills_the_machine] = 1
 
-    items = np.empty((len(end), ITEM_FIELDS), dtype=np.int32)
+    whole = np.empty((len(end), ITEM_FIELDS), dtype=np.int32)
     columns = (tiles.first_query, tiles.num_queries, tiles.row_start, tiles.past_len, tiles.first_page)
     for place, column in enumerate((*columns, 0, tiles.least // tile_keys, end, WHOLE)):
-        items[:, place] = column
-    items, merges = _split(items, num_splits, split_tiles)
+        whole[:, place] = column
+    items, merges = _split(whole, num_splits, split_tiles)
     longest_first = (items[:, BEGIN] - items[:, END]).argsort(kind="stable")
     return HostWork(items.take(longest_first, axis=0), merges, int(merges[-1, 2] + merges[-1, 3]) if len(merges) else 0)
 
@@ -107,23 +107,29 @@ def _query_tiles(layout: RowLayout, rows: range, tile_queries: int) -> _QueryTil
     return _QueryTiles(first_query, num_queries, row_start, layout.past_len[row], layout.kv_indptr[row], least, most, fills)
 
 
-def _split(tiles: IntArray, num_splits: IntArray, split_tiles: int) -> tuple[IntArray, IntArray]:
-    """Cut items of whole rows into ``num_splits`` each; returns the new items and the merges."""
-    ends = num_splits.cumsum()
-    if ends[-1] == len(tiles):
-        return tiles, np.empty((0, MERGE_FIELDS), np.int32)
-    items = tiles.repeat(num_splits, axis=0)
-    is_split = num_splits > 1
-    is_part = is_split.repeat(num_splits)
-    begin = (np.arange(len(items)) - (ends - num_splits).repeat(num_splits)) * split_tiles
-    end = np.where(is_part, np.minimum(begin + split_tiles, items[:, END]), items[:, END])
-    items[:, BEGIN], items[:, END] = begin, end
-    items[:, FULL_END] = np.minimum(np.maximum(items[:, FULL_END], begin), end)
-    items[:, SLOT] = np.where(is_part, is_part.cumsum() - 1, WHOLE)
-    merges = np.empty((int(is_split.sum()), MERGE_FIELDS), dtype=np.int32)
-    merges[:, :2], merges[:, 3] = tiles[is_split, :2], num_splits[is_split]
-    merges[:, 2] = merges[:, 3].cumsum() - merges[:, 3]
-    return items, merges
+def _split(whole: IntArray, num_splits: IntArray, split_tiles: int) -> tuple[IntArray, IntArray]:
+    """Cut items of whole rows, which are taken over, into ``num_splits`` each; returns the new items and the merges.
+
+    What follows from an item's number is written as its row's share of it first, on the few rows, and the number is added on the items.
+    """
+    ends = num_splits.cumsum(dtype=np.int32)
+    if ends[-1] == len(whole):
+        return whole, np.empty((0, MERGE_FIELDS), np.int32)
+    first, is_split = ends - num_splits, num_splits > 1
+    first_slot = first - (~is_split).cumsum(dtype=np.int32)
+    whole[:, BEGIN] = first * -split_tiles
+    whole[:, SLOT] = np.where(is_split, first_slot, WHOLE) - first
+    merges = np.empty((len(whole), MERGE_FIELDS), dtype=np.int32)
+    merges[:, :2], merges[:, 2], merges[:, 3] = whole[:, :2], first_slot, num_splits
+
+    items = whole.repeat(num_splits, axis=0)
+    begin, full_end, end, slot = (items[:, column] for column in (BEGIN, FULL_END, END, SLOT))
+    numbers = np.arange(len(items), dtype=np.int32)
+    begin += numbers * split_tiles
+    slot += numbers
+    np.minimum(end, begin + split_tiles, out=end, where=slot != WHOLE)
+    np.minimum(np.maximum(full_end, begin, out=full_end), end, out=full_end)
+    return items, merges if is_split.all() else merges[is_split]
 
 
 def device_work(plan: AttentionPlan, rows: range, *, tile_queries: int, tile_keys: int, split_tiles: int) -> DeviceWork:
