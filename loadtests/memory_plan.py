@@ -15,7 +15,7 @@ from pathlib import Path
 
 from model.config import BagelConfig
 from model.weight_table import count_weights
-from server.engine.memory_plan import page_bytes, pages_on_gpu, picture_rows, working_bytes
+from server.engine.memory_plan import graph_bytes, page_bytes, pages_on_gpu, picture_rows, working_bytes
 
 GIB = 1 << 30
 PAGE_SIZE = 16
@@ -43,7 +43,7 @@ FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """What a model takes on a GPU, in bytes: its weights, a page, and what a step works with."""
+    """What a model takes on a GPU, in bytes: its weights, a page, and what steps work with, captured ones included."""
 
     weights: int
     page: int
@@ -54,7 +54,7 @@ class MemoryPlan:
         width = kept_as.element_bytes
         weights = count_weights(config).num_bytes(width, has_fp8_experts=kept_as.has_fp8_experts)
         page = page_bytes(config.llm, PAGE_SIZE, 1 if kept_as.has_fp8_pages else width)
-        return cls(weights, page, working_bytes(config, max_batch_tokens, width))
+        return cls(weights, page, working_bytes(config, max_batch_tokens, width) + graph_bytes(config.llm, width))
 
     def num_pages(self, device_bytes: int) -> int:
         """Return the pages of a device on which nothing else is; 0 where weights and work do not fit."""
@@ -87,7 +87,7 @@ def main() -> None:
     path = Path(options.model)
     config = BagelConfig.from_directory(path) if path.is_dir() else BagelConfig.named(options.model)
     plan = MemoryPlan.of_model(config, FORMATS[options.format])
-    sizes = f"weights {plan.weights / GIB:.2f} GiB, a step {plan.working / GIB:.2f} GiB, {plan.page // PAGE_SIZE:,} bytes a cache row"
+    sizes = f"weights {plan.weights / GIB:.2f} GiB, steps {plan.working / GIB:.2f} GiB, {plan.page // PAGE_SIZE:,} bytes a cache row"
     print(f"{options.model}, {options.format}: {sizes}")
     largest = config.vae_transform.max_size
     for side in (largest // 2, largest):

@@ -336,11 +336,13 @@ class EngineReady:
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """How much of the checkpoint is on the device; ``tensor`` is the one just loaded."""
+    """How much of the checkpoint is on the device; ``tensor`` is the one just loaded. Then, how many decode steps are captured."""
 
     bytes_done: int
     bytes_total: int
     tensor: str
+    graphs_done: int = 0
+    graphs_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Steps of decode rows alone as graphs: captured once for a number of rows, then replayed, so that the host launches one thing for all.
+"""Steps of decode rows alone as graphs: captured once for a size (`graph_sizes`), then replayed: the host launches one thing for all.
 
 A graph reads fixed memory. A `StaticStep` is that memory for up to so many rows over up to so many pages; missing rows are padding, which
 sees one key of its own, keeps nothing and whose logits nobody reads. What a replay computes is what the step itself would.
@@ -19,6 +19,7 @@ import torch
 
 from kernels.attention_work import renew_work
 from kernels.plan import AttentionPlan, RowLayout
+from server.engine.graph_sizes import MAX_GRAPHS, Size, size_for
 from server.engine.packer import PackedBatch
 
 logger = logging.getLogger(__name__)
@@ -29,16 +30,8 @@ Capture = Callable[[Replay], Replay]
 Forward = Callable[[torch.Tensor, torch.Tensor, AttentionPlan], torch.Tensor]
 """``(token_ids[B], positions[B], plan) -> logits[B, vocab]`` of a step of decode rows."""
 
-ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
-"""Rows of a graph. Steps of more rows are run as they are: their products last longer than their launches."""
-LEAST_PAGES = 64
-MAX_GRAPHS = 24
-"""Of both sizes together; the one that was used the longest ago makes room."""
 CAPTURE_AT = 3
 """Capturing takes a while: only what comes again is captured."""
-
-Size = tuple[int, int]
-"""Rows and pages."""
 
 
 class StaticStep:
@@ -128,7 +121,7 @@ class DecodeGraphs:
         size = size_of(packed)
         if size is None:
             return None
-        graph = self._graphs.get(size) or self._captured(size, packed)
+        graph = self._graphs.get(size) or self._captured_when_it_comes_again(size, packed)
         if graph is None:
             return None
         self._graphs.move_to_end(size)
@@ -139,10 +132,18 @@ class DecodeGraphs:
             self._graphs.clear()
             raise
 
-    def _captured(self, size: Size, packed: PackedBatch) -> _Graph | None:
-        """Capture a size that has been asked for often enough, where that is possible."""
+    def prepare(self, packed: PackedBatch) -> bool:
+        """Capture the graph that serves a step before it is asked for; returns whether there is one. Runs the step's forward pass."""
+        size = size_of(packed)
+        return size is not None and (self._graphs.get(size) or self._captured(size, packed)) is not None
+
+    def _captured_when_it_comes_again(self, size: Size, packed: PackedBatch) -> _Graph | None:
         self._asked[size] += 1
-        if self._asked[size] < CAPTURE_AT or not self._can_capture:
+        return None if self._asked[size] < CAPTURE_AT else self._captured(size, packed)
+
+    def _captured(self, size: Size, packed: PackedBatch) -> _Graph | None:
+        """Capture a size, where that is possible."""
+        if not self._can_capture:
             return None
         started = time.perf_counter()
         step = StaticStep(size, self._page_size, self._device)
@@ -165,10 +166,7 @@ def size_of(packed: PackedBatch) -> Size | None:
     """Return the size of graph that serves a step, None where it does more than draw one token for each of a few rows of one."""
     layout = packed.plan.layout
     is_plain = layout.num_rows == layout.num_tokens == packed.num_und == len(packed.draws) and not packed.vit_images
-    if not is_plain or layout.num_rows > ROWS[-1]:
-        return None
-    num_pages = max(LEAST_PAGES, len(layout.kv_indices))
-    return next(rows for rows in ROWS if rows >= layout.num_rows), 1 << (num_pages - 1).bit_length()
+    return size_for(layout.num_rows, len(layout.kv_indices), layout.page_size) if is_plain else None
 
 
 class CudaCapture:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kernels.tiles import DECODE
 from model.config import BagelConfig
 from model.profile import FamilyProfile
 from model.sizes import VAE_ELEMENT_BYTES, ImageTransform, LlmConfig
 from model.transforms import resize_size
+from server.engine.graph_sizes import CONTEXT_ROWS, MAX_GRAPHS, ROWS
 
 CPU_POOL_FRACTION = 0.25
 """Share of free host memory the page pool may take; pages are committed only when first written."""
@@ -19,6 +21,9 @@ GPU_POOL_FRACTION = 0.8
 """Share of the memory left after loading, at most: the rest is for what a step works with, and for what libraries take."""
 VAE_COPIES = 3.75
 """Of the widest activation at full size; 3.5 are counted (tests/engine/test_memory_plan.py)."""
+PARTIAL_BYTES = 4
+LAUNCHES_BYTES = 8 << 20
+"""Set aside for the few hundred launches of one captured step; not measured."""
 
 NUM_MARKERS = 2
 """Begin and end of a picture are rows of its context."""
@@ -41,9 +46,24 @@ def working_bytes(config: BagelConfig, max_batch_tokens: int, element_bytes: int
     """
     side = config.vae_transform.max_size
     num_tokens = max_batch_tokens + (side // config.latent_stride) ** 2 + NUM_MARKERS
-    of_token = (4 * config.llm.hidden_size + config.llm.qkv_rows + 3 * config.llm.intermediate_size) * element_bytes
     channels = config.vae.ch * config.vae.ch_mult[min(1, len(config.vae.ch_mult) - 1)]
-    return num_tokens * of_token + int(VAE_COPIES * channels * side * side) * VAE_ELEMENT_BYTES
+    return num_tokens * _layer_bytes(config.llm, element_bytes) + int(VAE_COPIES * channels * side * side) * VAE_ELEMENT_BYTES
+
+
+def graph_bytes(llm: LlmConfig, element_bytes: int) -> int:
+    """Return what captured decode steps take: what the largest works with, which all share, and the launches of each.
+
+    A step of words works with a layer over its rows, with their logits, and with the partial results of rows split over many keys.
+    """
+    rows, head = ROWS[-1], 1 << (llm.head_dim - 1).bit_length()
+    num_partials = 2 * rows + rows * CONTEXT_ROWS // (DECODE.keys * DECODE.split_tiles)
+    partials = num_partials * llm.num_kv_heads * DECODE.rows * head * PARTIAL_BYTES
+    return rows * (_layer_bytes(llm, element_bytes) + llm.vocab_size * element_bytes) + partials + MAX_GRAPHS * LAUNCHES_BYTES
+
+
+def _layer_bytes(llm: LlmConfig, element_bytes: int) -> int:
+    """Return what a layer works with for one token."""
+    return (4 * llm.hidden_size + llm.qkv_rows + 3 * llm.intermediate_size) * element_bytes
 
 
 def pages_on_cpu(free_bytes: int, bytes_per_page: int) -> int:
@@ -52,7 +72,7 @@ def pages_on_cpu(free_bytes: int, bytes_per_page: int) -> int:
 
 
 def pages_on_gpu(free_bytes: int, bytes_per_page: int, working: int) -> int:
-    """Return how many pages the pool gets when ``free_bytes`` of a GPU are left after loading and a step takes ``working`` of them."""
+    """Return how many pages the pool gets when ``free_bytes`` of a GPU are left after loading and steps take ``working`` of them."""
     return max(1, int(min(free_bytes * GPU_POOL_FRACTION, free_bytes - working)) // bytes_per_page)
 
 

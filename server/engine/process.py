@@ -24,9 +24,10 @@ from model.weights import load_bagel
 from server.engine.calibration import calibrate
 from server.engine.fault_points import FaultPoints
 from server.engine.grammar import NO_GRAMMARS, Grammars
+from server.engine.graph_warming import warm_graphs
 from server.engine.link import Link, LocalLink
 from server.engine.loop import Engine
-from server.engine.memory_plan import page_bytes, pages_on_cpu, pages_on_gpu, working_bytes
+from server.engine.memory_plan import graph_bytes, page_bytes, pages_on_cpu, pages_on_gpu, working_bytes
 from server.engine.options import LEAST_FP8_CAPABILITY, EngineOptions, ModelFacts, SchedulerLimits
 from server.engine.packer import Markers
 from server.engine.pages import PagePool
@@ -68,6 +69,7 @@ def run_engine(options: EngineOptions, link: Link) -> None:
         CheckpointError: the model directory is missing something or has something wrong.
     """
     loaded = load_engine(options, link)
+    capture_decodes(loaded, options, link)
     warm_up(loaded)
     calibrate(loaded.scheduler, loaded.runner, loaded.pool, loaded.model.config)
     if options.fault_dir is not None:
@@ -148,6 +150,19 @@ def warm_up(loaded: LoadedEngine) -> None:
         engine.step()
     if any(end.reason is FinishReason.ERROR for report in link.reports for end in report.finished):
         raise RuntimeError("the model failed on the two small requests every start begins with; the log above says how")
+
+
+def capture_decodes(loaded: LoadedEngine, options: EngineOptions, link: Link) -> None:
+    """Capture the usual decode steps, as long as what other steps work with stays free."""
+    device, working = loaded.model.device, working_bytes(loaded.model.config, options.max_batch_tokens, loaded.model.dtype.itemsize)
+
+    def has_room() -> bool:
+        return device.type != "cuda" or torch.cuda.mem_get_info(device)[0] > working
+
+    def report(done: int, total: int) -> None:
+        link.send_load_progress(LoadProgress(0, 0, "", done, total))
+
+    warm_graphs(loaded.runner, options.max_running, has_room, report)
 
 
 def model_facts(model: Bagel, tokenizer: Tokenizer, profile: FamilyProfile) -> ModelFacts:
@@ -240,5 +255,6 @@ def _num_pages(model: Bagel, options: EngineOptions) -> int:
     bytes_per_page = page_bytes(model.config.llm, options.page_size, _page_dtype(options, model.dtype).itemsize)
     if model.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(model.device)
-        return pages_on_gpu(free, bytes_per_page, working_bytes(model.config, options.max_batch_tokens, model.dtype.itemsize))
+        working = working_bytes(model.config, options.max_batch_tokens, model.dtype.itemsize)
+        return pages_on_gpu(free, bytes_per_page, working + graph_bytes(model.config.llm, model.dtype.itemsize))
     return pages_on_cpu(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), bytes_per_page)

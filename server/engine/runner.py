@@ -282,6 +282,13 @@ class Runner:
         """From now on replay steps of decode rows alone, as ``capture`` captures them."""
         self.decode_graphs = DecodeGraphs(self._decode_logits, capture, self._cache.page_size, self._device)
 
+    def capture(self, batch: Batch) -> bool:
+        """Capture the graph that would serve a step of decode rows alone; returns whether there is one. Writes into their pages."""
+        if self.decode_graphs is None:
+            return False
+        with torch.inference_mode():
+            return self.decode_graphs.prepare(pack(batch, self._cache.page_size, self._markers, self._device))
+
     def _decode_logits(self, token_ids: torch.Tensor, positions: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
         tokens = PackedTokens(self._model.embed_text(token_ids), positions, len(token_ids))
         return self._model.logits(self._model(tokens, self._cache.attend(plan)))

@@ -49,6 +49,9 @@ class StartupDisplay:
             phase = status.phase
 
     def _show_progress(self, progress: LoadProgress) -> None:
+        if progress.graphs_total:
+            self._show_graphs(progress.graphs_done, progress.graphs_total)
+            return
         percent = 100 * progress.bytes_done // max(1, progress.bytes_total)
         size = f"{progress.bytes_done / 1e6:,.1f} of {progress.bytes_total / 1e6:,.1f} MB"
         if self._out.isatty():
@@ -58,6 +61,14 @@ class StartupDisplay:
         elif percent >= self._last_percent + PERCENT_PER_LINE or percent < self._last_percent:
             self._last_percent = percent
             self._line(f"loading {percent} % ({size})")
+
+    def _show_graphs(self, done: int, total: int) -> None:
+        shown = f"decode steps captured as graphs: {done} of {total}"
+        if self._out.isatty():
+            self._out.write(f"\r\x1b[Kplait: {shown} ")
+            self._out.flush()
+        elif done == total:
+            self._line(shown)
 
     def _show_ready(self, status: EngineStatus) -> None:
         if self._out.isatty():

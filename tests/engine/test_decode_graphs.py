@@ -13,7 +13,8 @@ from kernels.plan import AttentionPlan
 from model.bagel import PackedTokens
 from model.weights import load_bagel
 from server.engine.batch import Batch, DecodeRow, Draw, PrefillRow, TextPiece
-from server.engine.decode_graphs import CAPTURE_AT, LEAST_PAGES, MAX_GRAPHS, ROWS, DecodeGraphs, Replay, StaticStep, size_of
+from server.engine.decode_graphs import CAPTURE_AT, DecodeGraphs, Replay, StaticStep, size_of
+from server.engine.graph_sizes import CONTEXT_ROWS, MAX_GRAPHS, ROWS
 from server.engine.link import LocalLink
 from server.engine.options import EngineOptions
 from server.engine.packer import Markers, PackedBatch, pack
@@ -99,7 +100,7 @@ def test_a_replay_gives_the_bits_of_the_step_and_padding_touches_no_page(num_row
 def test_rows_that_are_padding_have_no_slot_and_see_one_key() -> None:
     """The GPU's kernel writes by slots of tokens, a CPU's by the columns of those that are kept."""
     step = packed(decode_batch(3))
-    static = StaticStep((8, LEAST_PAGES), PAGE_SIZE, CPU)
+    static = StaticStep((8, 64), PAGE_SIZE, CPU)
     for _ in range(2):
         static.fill(packed(decode_batch(8)))
         static.fill(step)
@@ -152,16 +153,28 @@ def test_a_size_is_captured_when_it_comes_again() -> None:
     assert (capture.num_captured, capture.num_replayed) == (1, 2)
 
 
+def test_a_size_that_is_prepared_is_replayed_at_once() -> None:
+    capture = Rerun()
+    graphs = graphs_over(keys_values(), capture)
+    step = packed(decode_batch(2))
+    with torch.inference_mode():
+        assert graphs.prepare(step) and graphs.prepare(step)
+        assert graphs.logits(step) is not None
+    assert (capture.num_captured, capture.num_replayed) == (1, 1)
+
+
 def test_sizes_are_rounded_up_and_what_is_no_plain_decode_step_has_none() -> None:
-    assert size_of(packed(decode_batch(1))) == (1, LEAST_PAGES)
-    assert size_of(packed(decode_batch(9, kv_len=200))) == (16, 256)
+    pages_each = CONTEXT_ROWS // PAGE_SIZE
+    assert size_of(packed(decode_batch(1))) == (1, pages_each)
+    assert size_of(packed(decode_batch(9, kv_len=200))) == (16, 16 * pages_each)
+    assert size_of(packed(decode_batch(3, kv_len=CONTEXT_ROWS + 800))) == (4, 8 * pages_each), "what is longer has twice the room"
     one = decode_batch(1).decodes[0]
     assert size_of(packed(Batch(decodes=[one] * (ROWS[-1] + 1)))) is None
     prefill = PrefillRow(9, [30], 0, 0, [TextPiece((5, 6))], one.draw)
     assert size_of(packed(Batch(decodes=[one], prefills=[prefill]))) is None
     undrawn = replace(prefill, pieces=[TextPiece((5,))], draw=None)
     assert size_of(packed(Batch(decodes=[one], prefills=[undrawn]))) is None
-    assert size_of(packed(Batch(decodes=[one], prefills=[replace(undrawn, draw=one.draw)]))) == (2, LEAST_PAGES)
+    assert size_of(packed(Batch(decodes=[one], prefills=[replace(undrawn, draw=one.draw)]))) == (2, 2 * pages_each)
 
 
 def test_a_capture_that_fails_leaves_steps_to_be_run_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
@@ -197,8 +210,8 @@ def test_the_size_unused_for_longest_makes_room() -> None:
     one = decode_batch(1).decodes[0]
     seen = []
     for rows in ROWS:
-        for kv_len in (16, 2000, 4000):
-            step = packed(Batch(decodes=[replace(one, pages=[1] * 300, kv_len=kv_len)] * rows))
+        for kv_len in (16, CONTEXT_ROWS + 800, 2 * CONTEXT_ROWS + 800):
+            step = packed(Batch(decodes=[replace(one, pages=[1] * 500, kv_len=kv_len)] * rows))
             size = size_of(step)
             assert size is not None
             if size not in seen:

@@ -11,7 +11,7 @@ from model.sizes import WeightCounts
 from model.tokenizer import Tokenizer
 from server.cli.doctor.finding import Finding, fault, fine, gigabytes, warning
 from server.cli.doctor.machine import Accelerator, chosen_dtype
-from server.engine.memory_plan import PictureRoom, page_bytes, pages_on_cpu, pages_on_gpu, working_bytes
+from server.engine.memory_plan import PictureRoom, graph_bytes, page_bytes, pages_on_cpu, pages_on_gpu, working_bytes
 from server.engine.options import LEAST_FP8_CAPABILITY
 from server.serving.served_model import ServedModel
 from server.settings import Settings
@@ -70,10 +70,12 @@ def check_memory(checkpoint: Checkpoint, accelerator: Accelerator, settings: Set
     element_bytes = ELEMENT_BYTES[chosen_dtype(settings.dtype, accelerator)]
     weights = checkpoint.weights.num_bytes(element_bytes, has_fp8_experts=settings.quantization == "fp8")
     each = page_bytes(config.llm, settings.page_size, FP8_BYTES if settings.kv_dtype == "fp8" else element_bytes)
-    working = working_bytes(config, settings.max_batch_tokens, element_bytes) if accelerator.is_gpu else 0
+    working = 0
+    if accelerator.is_gpu:
+        working = working_bytes(config, settings.max_batch_tokens, element_bytes) + graph_bytes(config.llm, element_bytes)
     left = accelerator.free_bytes - weights
     if left <= working:
-        needs = f"the weights take {gigabytes(weights)}" + (f" and a step {gigabytes(working)}" if working else "")
+        needs = f"the weights take {gigabytes(weights)}" + (f" and its steps {gigabytes(working)}" if working else "")
         says = f"{needs}, and {gigabytes(accelerator.free_bytes)} are free: too little memory"
         yield fault("memory", says, f"{_smaller(accelerator, settings, element_bytes)}free memory or take a larger device")
         return
