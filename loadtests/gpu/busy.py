@@ -11,11 +11,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 
 from torch.profiler import ProfilerActivity, profile
 
 from loadtests.gpu.engine import chat_request, drain, picture_request, random_engine, step
-from loadtests.gpu.part import Line, Options, read_options, write
+from loadtests.gpu.part import Line, Options, Report, read_options
 from model.config import BagelConfig
 from server.engine.process import LoadedEngine
 
@@ -29,15 +30,17 @@ def main(arguments: list[str] | None = None) -> int:
     loaded = random_engine(BagelConfig.named("tiny" if options.is_tiny else "bagel-7b"), options.device)
     side, chats = (16, 2) if options.is_tiny else (512, 32)
     ways = {"a picture": (1, 0), "one chat": (0, 1), f"{chats} chats": (0, chats), f"4 pictures beside {chats} chats": (4, chats)}
-    busy: list[Line] = []
-    kernels: list[Line] = []
-    for name, (num_pictures, num_chats) in ways.items():
+    busy, kernels = Report(options, "busy"), Report(options, "busiest-kernels")
+
+    def of(name: str, num_pictures: int, num_chats: int) -> Line:
         line, largest = measure(loaded, options, side, num_pictures, num_chats)
-        busy.append({"what": name, **line})
-        kernels += [{"what": name, **one} for one in largest]
-    write(options, "busy", busy)
-    write(options, "busiest-kernels", kernels)
-    return 0
+        kernels.add(name, lambda: [{"what": name, **one} for one in largest])
+        return {"what": name, **line}
+
+    for name, (num_pictures, num_chats) in ways.items():
+        busy.add(name, partial(of, name, num_pictures, num_chats))
+        drain(loaded)
+    return int(busy.has_failed)
 
 
 def measure(loaded: LoadedEngine, options: Options, side: int, num_pictures: int, num_chats: int) -> tuple[Line, list[Line]]:

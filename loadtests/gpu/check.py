@@ -6,7 +6,9 @@ python -m loadtests.gpu.check --out DIR [--device cpu --tiny]
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,10 +30,10 @@ from kernels.sampling_triton import draw_with_triton
 from kernels.silu_mul_to_fp8 import silu_mul_to_fp8
 from kernels.silu_mul_to_fp8_triton import silu_mul_to_fp8_with_triton
 from loadtests.gpu.ahead import ahead_lines
-from loadtests.gpu.part import Line, Options, has_fp8, read_options, write
+from loadtests.gpu.part import Line, Options, Report, has_fp8, read_options
 from loadtests.gpu.tensors import random_call
 from loadtests.gpu.waits import counting_waits
-from loadtests.kernels.shapes import SHAPES, TINY_SHAPES
+from loadtests.kernels.shapes import SHAPES, TINY_SHAPES, Shape
 from model.bagel import Bagel, PackedTokens
 from model.weights import load_bagel
 from server.engine.batch import Batch, DecodeRow, Draw
@@ -51,34 +53,34 @@ INTERPRETED_ROUNDING = 0.2
 
 def main(arguments: list[str] | None = None) -> int:
     options = read_options("check", arguments)
+    report = Report(options, "check")
+    shapes = TINY_SHAPES if options.is_tiny else SHAPES
+    groups: dict[str, Callable[[], Iterable[Line]]] = {shape.name: partial(attention_lines, shape, options) for shape in shapes}
+    groups |= {
+        "euler": lambda: euler_lines(options),
+        "fp8": lambda: fp8_lines(options),
+        "golden": lambda: golden_lines(options),
+        "replay": lambda: [replay_line(options)],
+        "sampling": lambda: sampling_lines(options),
+        "ahead": lambda: ahead_lines(GOLDEN, options),
+    }
     with torch.inference_mode():
-        lines = [
-            *attention_lines(options),
-            *euler_lines(options),
-            *fp8_lines(options),
-            *sampling_lines(options),
-            *golden_lines(options),
-            replay_line(options),
-            *ahead_lines(GOLDEN, options),
-        ]
-    write(options, "check", lines)
-    return 0 if all(line["verdict"] == "ok" for line in lines) else 1
+        for name, group in groups.items():
+            report.add(name, group)
+    return 0 if all(line.get("verdict") == "ok" for line in report.lines) else 1
 
 
-def attention_lines(options: Options) -> list[Line]:
-    """Compare every shape in every dtype with one float32 `scaled_dot_product_attention` a row."""
+def attention_lines(shape: Shape, options: Options) -> Iterator[Line]:
+    """Compare a shape in every dtype with one float32 `scaled_dot_product_attention` a row."""
     dtypes = (torch.float32,) if options.is_tiny else (torch.bfloat16, torch.float16)
-    lines = []
-    for shape in TINY_SHAPES if options.is_tiny else SHAPES:
-        for dtype in dtypes:
-            call = random_call(shape, dtype, options.device)
-            expected = attend_with_torch(*call.to(torch.float32).arguments)
-            lines.append(_line(f"attention, {shape.name}", dtype, attend_with_triton(*call.arguments).float(), expected, BOUND[dtype]))
-        if has_fp8(options.device):
-            call = random_call(shape, dtypes[0], options.device).in_fp8_pages()
-            found, expected = attend_with_triton(*call.arguments).float(), attend_with_torch(*call.to(torch.float32).arguments)
-            lines.append(_line(f"attention over 8-bit pages, {shape.name}", dtypes[0], found, expected, BOUND[dtypes[0]]))
-    return lines
+    for dtype in dtypes:
+        call = random_call(shape, dtype, options.device)
+        expected = attend_with_torch(*call.to(torch.float32).arguments)
+        yield _line(f"attention, {shape.name}", dtype, attend_with_triton(*call.arguments).float(), expected, BOUND[dtype])
+    if has_fp8(options.device):
+        call = random_call(shape, dtypes[0], options.device).in_fp8_pages()
+        found, expected = attend_with_triton(*call.arguments).float(), attend_with_torch(*call.to(torch.float32).arguments)
+        yield _line(f"attention over 8-bit pages, {shape.name}", dtypes[0], found, expected, BOUND[dtypes[0]])
 
 
 def euler_lines(options: Options) -> list[Line]:

@@ -11,20 +11,26 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
 
 from loadtests.costs import decode_bytes, denoise_flops
-from loadtests.gpu.part import Line, Options, read_options, write
-from loadtests.machine import Machine
+from loadtests.gpu.part import Line, Options, Report, read_options
+from loadtests.machine import Machine, Rates
 from model.bagel import Bagel
 from model.config import BagelConfig
 from model.profile import Family, FamilyProfile
 from model.step_cache_rules import StepCache
 from model.tokenizer import Tokenizer
+from server.engine.graph_sizes import ROWS
+from server.engine.graph_warming import warm_graphs
 from server.engine.link import LocalLink
+from server.engine.loop import Engine
 from server.engine.options import EngineOptions
 from server.engine.process import LoadedEngine, assemble_engine, model_facts
 from server.messages import ImageParams, OutputMode, Request, SamplingParams, StepStats, TextSegment
@@ -42,30 +48,45 @@ def main(arguments: list[str] | None = None) -> int:
     loaded = random_engine(config, options.device)
     machine = Machine(options.device, loaded.model.dtype)
     rates = machine.probe()
-    lines: list[Line] = [{"what": "large matmul", "value": rates.matmul_gflops / 1e3, "unit": "TFLOP/s"}]
-    lines.append({"what": "large read", "value": rates.read_gbps / 1e3, "unit": "TB/s"})
-    for side, num_timesteps in ((16, 3),) if options.is_tiny else ((512, 50), (512, 20), (1024, 50)):
-        lines.append(measure_picture(loaded, side, num_timesteps, rates.matmul_gflops))
-        write(options, "engine", lines)
+    report = Report(options, "engine")
+    report.add("rates", partial(rate_lines, rates))
+    report.add("graphs", partial(measure_graphs, loaded, options))
     for concurrency, context in ((1, 20), (3, 20)) if options.is_tiny else ((1, 30), (16, 2000), (64, 2000)):
-        lines.append(measure_decode(loaded, concurrency, context, rates.read_gbps))
-        write(options, "engine", lines)
-    lines.append(measure_launches(loaded, options, rates.read_gbps))
-    lines.append(measure_mixed(loaded, options))
-    write(options, "engine", lines)
-    return 0
+        report.add("decode", partial(measure_decode, loaded, concurrency, context, rates.read_gbps))
+        drain(loaded)
+    for side, num_timesteps in ((16, 3),) if options.is_tiny else ((512, 50), (1024, 50), (512, 20)):
+        report.add("picture", partial(measure_picture, loaded, side, num_timesteps, rates.matmul_gflops))
+        drain(loaded)
+    report.add("mixed", partial(measure_mixed, loaded, options))
+    drain(loaded)
+    report.add("launches", partial(measure_launches, loaded, options, rates.read_gbps))
+    return int(report.has_failed)
 
 
-def random_engine(config: BagelConfig, device: torch.device, *, has_fp8_experts: bool = False) -> LoadedEngine:
-    """Build an engine round random weights, which never touch a disk; bfloat16 on a GPU, the experts in 8-bit floats if so wished."""
+def rate_lines(rates: Rates) -> Iterator[Line]:
+    """Yield what the floors are computed from."""
+    yield {"what": "large matmul", "value": rates.matmul_gflops / 1e3, "unit": "TFLOP/s"}
+    yield {"what": "large read", "value": rates.read_gbps / 1e3, "unit": "TB/s"}
+
+
+def random_engine(config: BagelConfig, device: torch.device, *, is_fp8: bool = False) -> LoadedEngine:
+    """Build an engine round random weights, which never touch a disk; bfloat16 on a GPU, experts and cache in 8-bit floats if so wished.
+
+    Steps run ahead and decode steps are replayed on a CPU too, where a graph runs its step again: a rehearsal takes every way.
+    """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = random_model(config, device, dtype)
-    if has_fp8_experts:
+    if is_fp8:
         for expert in model.experts:
             expert.round_matrices()
     profile = FamilyProfile.of_family(Family.BAGEL, config)
     facts = model_facts(model, Tokenizer.from_directory(ANY_TOKENIZER, profile), profile)
-    return assemble_engine(model, facts, EngineOptions(str(ANY_TOKENIZER), has_prefix_cache=False), LocalLink())
+    engine_options = EngineOptions(str(ANY_TOKENIZER), has_prefix_cache=False, kv_dtype="fp8" if is_fp8 else "auto", device=device.type)
+    link = LocalLink()
+    loaded = assemble_engine(model, facts, engine_options, link)
+    if device.type == "cpu":
+        loaded.runner.capture_decodes(lambda work: work)
+    return replace(loaded, engine=Engine(loaded.scheduler, loaded.runner, loaded.pool, link, loaded.runner))
 
 
 def random_model(config: BagelConfig, device: torch.device, dtype: torch.dtype) -> Bagel:
@@ -125,6 +146,21 @@ def measure_picture(loaded: LoadedEngine, side: int, num_timesteps: int, matmul_
     busy = sum(stats.forward_s for stats in denoise) / sum(stats.step_s for stats in denoise)
     name = f"text to image {side}, {num_timesteps} timesteps"
     return {"what": name, "value": elapsed_s, "unit": "s", "floor": floor_s, "of floor": elapsed_s / floor_s, "forward share": busy}
+
+
+def measure_graphs(loaded: LoadedEngine, options: Options) -> Line:
+    """Capture the usual decode steps as at the start of a server: how many, and the seconds and the memory of all."""
+    num, is_gpu = 0, options.device.type == "cuda"
+
+    def report(done: int, _: int) -> None:
+        nonlocal num
+        num = done
+
+    free = torch.cuda.mem_get_info()[0] if is_gpu else 0
+    started = time.perf_counter()
+    warm_graphs(loaded.runner, 3 if options.is_tiny else ROWS[-1], lambda: True, report)
+    line: Line = {"what": "decode steps captured", "value": time.perf_counter() - started, "unit": "s", "graphs": num}
+    return line | ({"GiB": (free - torch.cuda.mem_get_info()[0]) / 2**30} if is_gpu else {})
 
 
 def measure_decode(loaded: LoadedEngine, concurrency: int, num_context: int, read_gbps: float) -> Line:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import torch
 from safetensors.torch import load_file
 
-from loadtests.gpu.part import Line, Options, read_options, write
+from loadtests.gpu.part import Line, Options, Report, read_options
 from model.config import BagelConfig
 from model.guidance_rules import Renorm
 from model.profile import Family, FamilyProfile
@@ -104,9 +105,10 @@ def image_params(size: tuple[int, int], run: Run) -> ImageParams:
 def main(arguments: list[str] | None = None) -> int:
     options = read_options("golden", arguments)
     recorded = Recorded()
-    lines = [line for dtype in BOUND for line in compare(recorded, dtype, options)]
-    write(options, "golden", lines)
-    return 0 if all(line["verdict"] == "ok" for line in lines) else 1
+    report = Report(options, "golden")
+    for dtype in BOUND:
+        report.add(dtype, partial(compare, recorded, dtype, options))
+    return 0 if all(line.get("verdict") == "ok" for line in report.lines) else 1
 
 
 def compare(recorded: Recorded, dtype: str, options: Options) -> list[Line]:

@@ -24,6 +24,8 @@ BACKENDS = {
     "sdpa cudnn": SDPBackend.CUDNN_ATTENTION,
     "sdpa efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
+COMPILED_PEERS = frozenset({"flex attention", "flashinfer"})
+"""They compile for each shape, for seconds."""
 WORKSPACE_BYTES = 128 << 20
 
 

@@ -3,28 +3,35 @@
 #
 #   loadtests/gpu/run.sh [DIR]      results go to DIR, to $OUT, or to loadtests/results/gpu
 #
+# DIR gets two files, written anew after each part: gpu.md, all tables, and gpu.tar.gz, which holds the tables, their numbers as JSON, and
+# each part's output. Parts are in the order of what they tell; each saves what it has after every measurement.
 # ARGS="--device cpu --tiny" rehearses it on a CPU. A part that fails or outruns its limit costs no other; the script then ends with 1.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 export PYTHONUNBUFFERED=1 TRITON_DEFAULT_FP_FUSION=1 PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}$PWD"
 out=${1:-${OUT:-loadtests/results/gpu}}
+parts=$(mktemp -d)
+trap 'rm -rf "$parts"' EXIT
 failed=()
 mkdir -p "$out"
 
 part() {  # part NAME SECONDS: one module of loadtests/gpu under its limit
     SECONDS=0
     # shellcheck disable=SC2086  # options, one a word
-    timeout --kill-after=10 "$2" "${PYTHON:-python3}" -m "loadtests.gpu.$1" --out "$out" ${ARGS:-} 2>&1 | tee "$out/$1.log"
+    timeout --kill-after=5 "$2" "${PYTHON:-python3}" -m "loadtests.gpu.$1" --out "$parts" ${ARGS:-} 2>&1 | tee "$parts/$1.log"
     local status=${PIPESTATUS[0]}
-    echo "==> $1: status $status, $SECONDS s"
+    echo "==> $1: status $status, $SECONDS s" | tee -a "$parts/$1.log"
     if ((status)); then failed+=("$1"); fi
+    cat "$parts"/*.md > "$out/gpu.md" 2> /dev/null
+    tar -czf "$out/gpu.tar.gz" -C "$parts" .
 }
 
-part check 60
-part golden 60
-part attention 110
-part streams 40
-part engine 180
-part savings 60
+part check 80
+part engine 155
+part attention 90
+part streams 30
+part savings 65
 part busy 40
+part golden 45
+cat "$out/gpu.md"
 if ((${#failed[@]})); then echo "failed: ${failed[*]}"; exit 1; fi

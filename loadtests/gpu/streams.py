@@ -6,8 +6,9 @@ python -m loadtests.gpu.streams --out DIR [--device cpu --tiny]
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -20,14 +21,13 @@ from kernels.sampling import SamplingRow, draw_by_sorting, settings_table
 from kernels.sampling_triton import draw_with_triton
 from kernels.silu_mul_to_fp8_triton import silu_mul_to_fp8_with_triton
 from kernels.silu_mul_triton import silu_mul_with_triton
-from loadtests.gpu.attention import seconds
-from loadtests.gpu.part import Line, Options, has_fp8, read_options, write
+from loadtests.gpu.part import Line, Options, Report, has_fp8, read_options
+from loadtests.gpu.timing import Work, seconds
 from loadtests.kernels.memory_calls import HIDDEN, INTERMEDIATE, NUM_LATENTS, NUM_PICTURES, TOKENS, memory_calls
 from loadtests.kernels.static import H200
 from model.config import BagelConfig
 
 EPS = 1e-6
-Work = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,13 @@ TINY = Sizes(64, 160, 320, 2, 16)
 def main(arguments: list[str] | None = None) -> int:
     options = read_options("streams", arguments)
     sizes = TINY if options.is_tiny else FULL
+    report = Report(options, "streams")
     with torch.inference_mode():
-        lines = [
-            line for what, num in TOKENS.items() for line in measure_rows(what, min(num, 2) if options.is_tiny else num, sizes, options)
-        ]
-        lines += [measure_guidance(sizes, options), *measure_draws(sizes, options)]
-    write(options, "streams", lines)
-    return 0
+        for what, num in TOKENS.items():
+            report.add(what, partial(measure_rows, what, min(num, 2) if options.is_tiny else num, sizes, options))
+        report.add("guidance", partial(measure_guidance, sizes, options))
+        report.add("draws", partial(measure_draws, sizes, options))
+    return int(report.has_failed)
 
 
 def measure_rows(what: str, num_tokens: int, sizes: Sizes, options: Options) -> Iterator[Line]:

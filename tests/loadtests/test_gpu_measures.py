@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 
 from loadtests.gpu.busy import covered
+from loadtests.gpu.part import Line, Options, Report
 from loadtests.gpu.peers import CannotTake, Site, peers
 from loadtests.kernels.shapes import BAGEL, Row, Segment, Shape, decode, denoise
 
+SCRIPT = Path(__file__).parents[2] / "loadtests" / "gpu" / "run.sh"
 CPU = Site(torch.float32, torch.device("cpu"))
 
 
@@ -26,3 +33,23 @@ def test_a_peer_without_the_mask_does_not_pretend(row: Row) -> None:
 def test_rows_of_different_lengths_are_not_made_alike() -> None:
     with pytest.raises(CannotTake, match="not alike"):
         peers()["sdpa flash"](Shape("mixed", (decode(3), denoise(3, 4)), BAGEL), CPU)
+
+
+def test_a_measurement_that_raises_is_a_line_and_costs_no_other(tmp_path: Path) -> None:
+    report = Report(Options(torch.device("cpu"), True, tmp_path), "part")
+
+    def broken() -> Iterator[Line]:
+        yield {"what": "first", "us": 1.0}
+        raise RuntimeError("no kernel image\nis available")
+
+    report.add("kernels", broken)
+    second: Line = {"what": "second", "us": 2.0}
+    report.add("after", lambda: second)
+    assert report.has_failed
+    saved = json.loads((tmp_path / "part.json").read_text())["lines"]
+    assert saved == [{"what": "first", "us": 1.0}, {"what": "kernels", "raised": "RuntimeError: no kernel image"}, second]
+
+
+def test_the_parts_of_the_script_are_over_within_nine_minutes() -> None:
+    limits = re.findall(r"^part \w+ (\d+)$", SCRIPT.read_text(), re.MULTILINE)
+    assert len(limits) == 7 and sum(map(int, limits)) <= 9 * 60 - 30

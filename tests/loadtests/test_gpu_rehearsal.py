@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,17 @@ def rehearse(out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_the_script_runs_through_and_leaves_tables_and_numbers(tmp_path: Path) -> None:
     done = rehearse(tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.md", "gpu.tar.gz"]
+    with tarfile.open(tmp_path / "gpu.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
     checks = json.loads((tmp_path / "check.json").read_text())["lines"]
     assert {line["verdict"] for line in checks} == {"ok"}
     assert {"draws without sorting", "gate to 8-bit floats", "replayed decode steps"} <= {line["what"] for line in checks}
+    assert "attention over 8-bit pages, decode rows and a denoise row" in {line["what"] for line in checks}
     assert {line["dtype"] for line in checks if "golden" in line["what"]} == {"torch.float32", "torch.bfloat16"}
     attention = json.loads((tmp_path / "attention.json").read_text())["lines"]
     assert all("us" in line or "not measured" in line for line in attention)
-    assert {line["kernel"] for line in attention} >= {"plait", "sdpa flash", "sdpa cudnn", "varlen attention"}
+    assert {line["kernel"] for line in attention} >= {"plait", "plait, 8-bit pages", "sdpa flash", "sdpa cudnn", "varlen attention"}
     flex = [line for line in attention if line["kernel"] == "flex attention"]
     assert len(flex) == 3 and all("us" in line for line in flex), "FlexAttention takes every mask"
     streams = json.loads((tmp_path / "streams.json").read_text())["lines"]
@@ -39,7 +44,9 @@ def test_the_script_runs_through_and_leaves_tables_and_numbers(tmp_path: Path) -
     assert {line["verdict"] for line in golden} == {"ok"} and len(golden) == 2 * 10
     assert all(0 < line["busy"] < 1 for line in json.loads((tmp_path / "busy.json").read_text())["lines"])
     engine = (tmp_path / "engine.md").read_text()
-    assert all(word in engine for word in ("text to image", "decode, batch 3", "launch by launch", "beside 2 chats"))
+    measured = ("decode steps captured", "text to image", "decode, batch 3", "launch by launch", "beside 2 chats")
+    assert all(word in engine for word in measured)
+    assert "replayed decode steps" in (tmp_path / "gpu.md").read_text()
 
 
 def test_a_part_that_fails_is_named_and_costs_no_other(tmp_path: Path) -> None:
