@@ -16,9 +16,13 @@ from safetensors.torch import load_file
 
 from kernels.attention_launch import attend_with_triton
 from kernels.attention_torch import attend_with_torch
-from kernels.fp8 import Fp8Rows
+from kernels.fp8 import FP8, Fp8Rows
 from kernels.guidance import take_euler_steps_one_by_one
 from kernels.guidance_triton import take_euler_steps_with_triton
+from kernels.head_norms import ExpertHeads, HeadNorms
+from kernels.heads import rotate_and_keep_in_parts
+from kernels.heads_triton import rotate_and_keep_with_triton
+from kernels.kv_pages import KvPages, KvScales, widened
 from kernels.linear import fp8_linear
 from kernels.mix import GuidedStep, Mix, RenormOver
 from kernels.norm_to_fp8 import add_rms_norm_to_fp8, rms_norm_to_fp8
@@ -33,7 +37,7 @@ from loadtests.gpu.ahead import ahead_lines
 from loadtests.gpu.part import Line, Options, Report, has_fp8, read_options
 from loadtests.gpu.tensors import random_call
 from loadtests.gpu.waits import counting_waits
-from loadtests.kernels.shapes import SHAPES, TINY_SHAPES, Shape
+from loadtests.kernels.shapes import BAGEL, SHAPES, TINY_SHAPES, Shape
 from model.bagel import Bagel, PackedTokens
 from model.weights import load_bagel
 from server.engine.batch import Batch, DecodeRow, Draw
@@ -108,7 +112,7 @@ def fp8_lines(options: Options) -> list[Line]:
     there = Fp8Rows(weight.values.to(options.device), weight.scales.to(options.device))
     found, expected = fp8_linear(x.to(options.device), there), fp8_linear(x, weight)
     product = _line("product of 8-bit floats", torch.bfloat16, found.cpu().float(), expected.float(), BOUND[torch.bfloat16])
-    return [product, *rounding_lines(x, options)]
+    return [product, *rounding_lines(x, options), *keeping_lines(options)]
 
 
 def rounding_lines(x: torch.Tensor, options: Options) -> list[Line]:
@@ -124,6 +128,31 @@ def rounding_lines(x: torch.Tensor, options: Options) -> list[Line]:
         "gate to 8-bit floats": (silu_mul_to_fp8_with_triton(there), silu_mul_to_fp8(x)),
     }
     return [_line(name, x.dtype, found.wide().cpu(), expected.wide(), bound) for name, (found, expected) in pairs.items()]
+
+
+def keeping_lines(options: Options) -> Iterator[Line]:
+    """Norm and rotate heads into 8-bit pages on the device, and compare doing it in parts on the CPU."""
+    # A last bit of a head decides between two neighbours among the 8-bit floats.
+    bound = 2 * BOUND[torch.bfloat16] if options.device.type == "cuda" else INTERPRETED_ROUNDING
+    found = kept(options.device, rotate_and_keep_with_triton, is_tiny=options.is_tiny)
+    expected = kept(torch.device("cpu"), rotate_and_keep_in_parts, is_tiny=options.is_tiny)
+    for name, one, other in zip(("keys", "values", "heads"), found, expected, strict=True):
+        yield _line(f"{name} kept in 8-bit pages", torch.bfloat16, one, other, bound)
+
+
+def kept(device: torch.device, rotate: Callable[..., None], *, is_tiny: bool) -> list[torch.Tensor]:
+    """Return the keys and values that pages hold after a prompt, and what its heads have become."""
+    num, num_kv_heads, dim = (20, 2, 64) if is_tiny else (500, BAGEL.num_kv_heads, BAGEL.head_dim)
+    generator = torch.Generator().manual_seed(5)
+    qkv = torch.randn(num, 4 * num_kv_heads, dim, generator=generator).to(device, torch.bfloat16)
+    norm = (1.0 + 0.2 * torch.randn(dim, generator=generator)).to(device, torch.bfloat16)
+    angle = 100.0 * torch.randn(num, dim, generator=generator)
+    angles = tuple(x.to(device, torch.bfloat16) for x in (angle.cos(), angle.sin()))
+    experts = ExpertHeads(HeadNorms(norm, norm, False), HeadNorms(norm, norm, True), num // 2, 1e-6)
+    k, v = torch.zeros((2, -(-num // PAGE_SIZE), PAGE_SIZE, num_kv_heads, dim), device=device).to(FP8)
+    scales = KvScales(2.0**-5, 2.0**-6)
+    rotate(qkv, experts, angles, KvPages(k, v, scales), causal_plan(num, device))
+    return [widened(k, scales.k, torch.float32).cpu(), widened(v, scales.v, torch.float32).cpu(), qkv.float().cpu()]
 
 
 def sampling_lines(options: Options) -> list[Line]:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import redis
 from server.cli.command import ExitStatus
 from server.cli.commands import run
 from server.cli.doctor.finding import Verdict
-from server.cli.doctor.machine import Accelerator, check_dtype
+from server.cli.doctor.machine import Accelerator, check_dtype, check_fp8
 from tests.server.running_front import GOLDEN
 
 DEADLINE_S = 20.0
@@ -97,6 +98,14 @@ def test_the_wrong_dtype_for_the_card() -> None:
     assert found.verdict is Verdict.FAULT
     assert "Tesla T4" in found.says and "7.5" in found.says and "float32" in found.remedy
     assert check_dtype("float32", T4).verdict is Verdict.OK
+
+
+def test_8_bit_floats_on_a_card_without_them() -> None:
+    (found,) = check_fp8(["--kv-dtype"], T4)
+    assert found.verdict is Verdict.FAULT
+    assert "--kv-dtype fp8" in found.says and "8.9" in found.says and "--kv-dtype" in found.remedy
+    assert list(check_fp8(["--quantization"], replace(T4, capability=(8, 9)))) == []
+    assert list(check_fp8(["--quantization"], replace(T4, is_gpu=False, capability=None))) == []
 
 
 def test_a_gpu_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from model.shipped import STORYBOOK
 from server.cli.command import Command, ExitStatus, Refused
 from server.cli.doctor.checkpoint import check_checkpoint, check_memory, read_checkpoint, unreadable
 from server.cli.doctor.finding import Finding, Verdict, fault
-from server.cli.doctor.machine import Accelerator, NoSuchDevice, check_device, check_dtype, check_system, find_accelerator
+from server.cli.doctor.machine import Accelerator, NoSuchDevice, check_device, check_dtype, check_fp8, check_system, find_accelerator
 from server.cli.doctor.services import check_port, check_store
 from server.settings import BadSettings, Settings, add_options, settings_from
 
@@ -65,6 +65,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     else:
         yield from check_device(accelerator)
     yield check_dtype(settings.dtype, accelerator)
+    wanted = {"--quantization": settings.quantization, "--kv-dtype": settings.kv_dtype}
+    yield from check_fp8((option for option, value in wanted.items() if value == "fp8"), accelerator)
     yield from _examine_model(settings.model or STORYBOOK, accelerator, settings)
     yield check_port(settings.host, settings.port)
     if settings.store is not None:

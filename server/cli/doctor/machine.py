@@ -6,11 +6,12 @@ import importlib.util
 import os
 import platform
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.cli.doctor.finding import Finding, fault, fine, gigabytes, warning
+from server.engine.options import LEAST_FP8_CAPABILITY
 
 MIN_OPEN_FILES = 1024
 """Each connection is a file; a limit below this is met by a few hundred clients."""
@@ -109,6 +110,15 @@ def check_dtype(dtype: str, accelerator: Accelerator) -> Finding:
             return fault("dtype", says, "--dtype float32, or a card of the Ampere generation or later")
         return warning("dtype", "this CPU has no bfloat16 instructions: they are emulated, slowly", "--dtype float32")
     return fine("dtype", f"{chosen}{' (chosen for this device)' if dtype == 'auto' else ''}")
+
+
+def check_fp8(options: Iterable[str], accelerator: Accelerator) -> Iterator[Finding]:
+    """Say which of the options that want 8-bit floats ask for what a device has not."""
+    for option in options:
+        if accelerator.capability is not None and accelerator.capability < LEAST_FP8_CAPABILITY:
+            major, minor = accelerator.capability
+            says = f"{option} fp8: {accelerator.name} (compute capability {major}.{minor}) has no 8-bit floats, which need 8.9"
+            yield fault("fp8", says, f"leave {option} out, or take a card of the Ada generation or later")
 
 
 def chosen_dtype(dtype: str, accelerator: Accelerator) -> str:
