@@ -103,7 +103,7 @@ def measure_capacity(stand: Stand, plan: Plan, say: Say) -> Capacity:
     trace = busy_trace(plan)
     plait, staged = (stand.serve(way, trace, say(f"capacity, {way.value}")) for way in Way)
     num = len(trace.sessions)
-    return Capacity(num / plait.replayed.span_s, num / staged.replayed.span_s, costs_of(plait))
+    return Capacity(num / plait.replayed.span_s, num / staged.replayed.span_s, costs_of([plait]))
 
 
 def busy_trace(plan: Plan) -> Trace:
@@ -111,8 +111,10 @@ def busy_trace(plan: Plan) -> Trace:
     return at_once(make_trace(plan.mix, plan.arrivals, plan.num_sessions, 1.0, plan.seed + BUSY_SEEDS))
 
 
-def costs_of(served: Served) -> Costs:
-    """Fit the costs of a run that was never idle; what it took outside the runner is every step's overhead."""
-    steps = [MeasuredStep(sample.load, sample.taken_s, sample.is_between) for sample in served.samples]
-    overhead_s = (served.replayed.span_s - sum(step.seconds for step in steps)) / len(steps)
+def costs_of(parts: list[Served]) -> Costs:
+    """Fit the costs of replays; what they took outside the runner while there was work is every step's overhead."""
+    samples = [sample for served in parts for sample in served.samples]
+    steps = [MeasuredStep(one.load, one.taken_s, one.is_cold, one.bits_s, one.is_fine) for one in samples]
+    busy_s = sum(served.replayed.span_s - served.replayed.idle_s for served in parts)
+    overhead_s = (busy_s - sum(step.seconds for step in steps)) / len(steps)
     return fit_costs(steps, max(0.0, overhead_s))

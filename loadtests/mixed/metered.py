@@ -1,9 +1,11 @@
-"""A runner that notes what each step had to do, how long the engine's cost model thought it would take, and how long it took;
-and when it was at work on what."""
+"""A runner that notes what each step had to do, how long the engine's cost model thought it would take, and how long it took, bit by
+bit where a pass is left between them; and when it was at work on what."""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from statistics import median
@@ -15,12 +17,19 @@ from server.engine.loop import DividedPass, Executor
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One step: its load, the seconds foreseen and the seconds taken in the runner; whether it came between the bits of another."""
+    """One step: its load, the seconds foreseen and the seconds taken in the runner.
+
+    Attributes:
+        is_cold: whether it is a step of decode rows alone right after other work, whose data it found in the caches.
+        bits_s: seconds of each of its own bits, if it is a long pass; is_fine: whether those are parts of layers, not layers.
+    """
 
     load: Load
     predicted_s: float
     taken_s: float
-    is_between: bool = False
+    is_cold: bool = False
+    bits_s: tuple[float, ...] = ()
+    is_fine: bool = False
 
     @property
     def error(self) -> float:
@@ -47,25 +56,31 @@ class Spell:
 
 @dataclass(slots=True)
 class MeteredRunner:
-    """Passes batches on to a runner and keeps a sample of each; ``cost`` is the engine's model, asked before it learns of the step."""
+    """Passes batches on to a runner and keeps a sample of each.
+
+    Attributes:
+        cost: the engine's model, asked before it learns of the step.
+        clock: the one that long passes are told by when to stop.
+    """
 
     runner: Executor
     cost: CostModel
+    clock: Callable[[], float] = time.monotonic
     samples: list[Sample] = field(default_factory=list)
     spells: list[Spell] = field(default_factory=list)
     under_way: MeteredPass | None = None
 
     def execute(self, batch: Batch) -> BatchResult:
         predicted_s, start_s = self.cost.predict(batch.load), time.perf_counter()
-        result = self.runner.execute(batch)
-        is_between = self.under_way is not None and self.under_way.result is None
-        self.samples.append(Sample(batch.load, predicted_s, result.execute_s, is_between))
         doing = Doing.PICTURE if batch.denoises else Doing.PROMPT if batch.prefills else Doing.WORDS
+        is_cold = doing is Doing.WORDS and bool(self.spells) and self.spells[-1].doing is not Doing.WORDS
+        result = self.runner.execute(batch)
+        self.samples.append(Sample(batch.load, predicted_s, result.execute_s, is_cold))
         self.spells.append(Spell(doing, start_s, time.perf_counter()))
         return result
 
     def begin(self, batch: Batch) -> DividedPass:
-        self.under_way = MeteredPass(self.runner.begin(batch), batch.load, self.cost.predict(batch.load), self.samples, self.spells)
+        self.under_way = MeteredPass(self, self.runner.begin(batch), batch, self.cost.predict(batch.load))
         return self.under_way
 
     def forget(self, sequence_ids: list[int]) -> None:
@@ -74,23 +89,34 @@ class MeteredRunner:
 
 @dataclass(slots=True)
 class MeteredPass:
-    """A long pass that leaves a sample when it is done."""
+    """A long pass that is taken bit by bit, and leaves a sample when it is done."""
 
+    meter: MeteredRunner
     steps: DividedPass
-    load: Load
+    batch: Batch
     predicted_s: float
-    samples: list[Sample]
-    spells: list[Spell]
+    bits_s: list[float] = field(default_factory=list)
     result: BatchResult | None = None
-    next_bit_s: float = 0.0
+
+    @property
+    def next_bit_s(self) -> float:
+        return self.steps.next_bit_s
 
     def advance(self, until_s: float) -> bool:
-        start_s = time.perf_counter()
-        is_done = self.steps.advance(until_s)
-        self.spells.append(Spell(Doing.PICTURE, start_s, time.perf_counter()))
-        self.result, self.next_bit_s = self.steps.result, self.steps.next_bit_s
+        """Go on, at least one bit, and stop before one that might not be over by ``until_s`` of the meter's clock."""
+        start_s, clock = time.perf_counter(), self.meter.clock
+        is_done, now_s = False, clock()
+        while not is_done:
+            is_done = self.steps.advance(-math.inf)
+            before_s, now_s = now_s, clock()
+            self.bits_s.append(now_s - before_s)
+            if now_s + self.next_bit_s > until_s:
+                break
+        self.meter.spells.append(Spell(Doing.PICTURE, start_s, time.perf_counter()))
+        self.result = self.steps.result
         if self.result is not None:
-            self.samples.append(Sample(self.load, self.predicted_s, self.result.execute_s))
+            sample = Sample(self.batch.load, self.predicted_s, self.result.execute_s, bits_s=tuple(self.bits_s), is_fine=self.batch.is_fine)
+            self.meter.samples.append(sample)
         return is_done
 
 

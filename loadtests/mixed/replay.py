@@ -85,22 +85,26 @@ class Replay:
     def run(self, watch: Watch = watch_nothing) -> Replayed:
         """Replay the whole trace and return what happened."""
         start_s = self._clock.now()
+        idle_s = 0.0
         while self._due or self._policy.has_work:
-            self._submit_due(self._clock.now() - start_s)
+            self._submit_due(start_s)
             if self._policy.has_work:
                 reports = self._policy.step()
                 self._take_in(reports, self._clock.now() - start_s)
                 watch(self._clock.now() - start_s, self._num_finished, self._num_requests)
             else:
-                self._policy.note_idle(self._clock.wait_until(start_s + self._due[0].time_s))
-        return Replayed(sorted(self._records.values(), key=lambda record: record.arrival_s), self._steps)
+                due_s = start_s + self._due[0].time_s
+                idle_s += max(0.0, due_s - self._clock.now()) if self._records else 0.0
+                self._policy.note_idle(self._clock.wait_until(due_s))
+        return Replayed(sorted(self._records.values(), key=lambda record: record.arrival_s), self._steps, idle_s)
 
     @property
     def _num_finished(self) -> int:
         return len(self._records) - len(self._open)
 
-    def _submit_due(self, now_s: float) -> None:
-        while self._due and self._due[0].time_s <= now_s:
+    def _submit_due(self, start_s: float) -> None:
+        now_s = self._clock.now()
+        while self._due and start_s + self._due[0].time_s <= now_s:
             due = heapq.heappop(self._due)
             conversation, session = due.conversation, due.conversation.session
             request = build_request(conversation, self._config, self._paint)

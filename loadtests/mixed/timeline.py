@@ -73,10 +73,11 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """Every request of a replay, in order of arrival, and every step's statistics."""
+    """Every request of a replay, in order of arrival, and every step's statistics; for how long of its span there was nothing to do."""
 
     records: list[Record]
     steps: list[StepStats]
+    idle_s: float = 0.0
 
     @property
     def span_s(self) -> float:

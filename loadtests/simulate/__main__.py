@@ -36,6 +36,7 @@ from loadtests.traces.mix import MIXES, Mix
 from model.config import BagelConfig
 
 RESULTS = Path(__file__).parents[1] / "results"
+DEFAULT_LOAD = 0.7
 SCALES = (1, 10, 100, 1000, 10_000)
 SCALE_SECONDS = {10_000: 360.0}
 """The largest fleets are watched for a few minutes, not an hour: they see as many sessions."""
@@ -45,8 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     progress = Progress()
     if options.what == "validate":
-        _validate(options, progress)
-    elif options.what == "compare":
+        return _validate(options, progress)
+    if options.what == "compare":
         _compare(options, progress)
     elif options.what == "bound":
         _bound(options)
@@ -67,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--inter-token-ms", type=float, default=None, help="inter-token target (default: the server's)")
     parser.add_argument("--arrivals", default=None, choices=[arrivals.value for arrivals in Arrivals])
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--load", type=float, default=0.7, help="all but plan: share of the capacity (default: %(default)s)")
+    parser.add_argument(
+        "--load", type=float, action="append", help="all but plan: share of the capacity; compare and validate take several (default: 0.7)"
+    )
     parser.add_argument("--out", type=Path, default=None, help="directory of the results (default: by the machine)")
     fleets = parser.add_argument_group("plan, scale")
     fleets.add_argument("--sessions-per-s", type=float, default=10.0, help="plan: sessions a second on average (default: %(default)s)")
@@ -80,6 +83,14 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--staged-pictures", type=int, default=1, help="compare: equal pictures the peers' image engine may draw at once")
     one.add_argument("--threads", type=int, default=None, help="validate: CPU threads of the forward pass (default: all cores)")
     return parser
+
+
+def _load(options: argparse.Namespace) -> float:
+    """Return the load of a command that takes one."""
+    loads: list[float] = options.load or [DEFAULT_LOAD]
+    if len(loads) > 1:
+        raise SystemExit(f"{options.what} takes one --load, not {len(loads)}")
+    return loads[0]
 
 
 def _mix(options: argparse.Namespace) -> Mix:
@@ -108,12 +119,12 @@ def _fleets(options: argparse.Namespace, progress: Progress) -> None:
     def traffic(size: int) -> Traffic:
         if is_plan:
             return Traffic(mix, arrivals, options.sessions_per_s, seconds, options.seed)
-        rate = options.load * size / planner.seconds_per_session
+        rate = _load(options) * size / planner.seconds_per_session
         return Traffic(mix, arrivals, rate, min(seconds, SCALE_SECONDS.get(size, seconds)), options.seed)
 
     sizes = options.replicas or (fleet_sizes(options.sessions_per_s * planner.seconds_per_session) if is_plan else list(SCALES))
     title = f"{options.model} on {name}, {arrivals.value} arrivals, " + (
-        f"{options.sessions_per_s:g} sessions a second for {options.minutes:g} minutes" if is_plan else f"{options.load:.0%} load"
+        f"{options.sessions_per_s:g} sessions a second for {options.minutes:g} minutes" if is_plan else f"{_load(options):.0%} load"
     )
 
     def say(part: str) -> FleetWatch:
@@ -126,7 +137,7 @@ def _fleets(options: argparse.Namespace, progress: Progress) -> None:
 
 def _plan(options: argparse.Namespace) -> Plan:
     arrivals = Arrivals(options.arrivals or Arrivals.POISSON.value)
-    return Plan(_mix(options), arrivals, (options.load,), options.sessions, options.rounds, options.seed)
+    return Plan(_mix(options), arrivals, tuple(options.load or (DEFAULT_LOAD,)), options.sessions, options.rounds, options.seed)
 
 
 def _announcer(progress: Progress) -> Say:
@@ -148,7 +159,7 @@ def _bound(options: argparse.Namespace) -> None:
     replica, plan = _replica(options, costs), _plan(options)
     mixes = [options.mix] if options.mix else Mix.names_for(options.model)
     found = {mix: bound(replica, replace(plan, mix=Mix.named(mix))) for mix in mixes}
-    print(write_bounds(options.out or RESULTS / "simulate" / name, found, options.load, name))
+    print(write_bounds(options.out or RESULTS / "simulate" / name, found, _load(options), name))
 
 
 def _compare(options: argparse.Namespace, progress: Progress) -> None:
@@ -163,12 +174,17 @@ def _compare(options: argparse.Namespace, progress: Progress) -> None:
     print((directory / "compare.md").read_text())
 
 
-def _validate(options: argparse.Namespace, progress: Progress) -> None:
+def _validate(options: argparse.Namespace, progress: Progress) -> int:
+    """Return 0 if the simulation is as close to the engine as it should be, 1 if not."""
     engine = replace(as_served(options.inter_token_ms), num_pages=options.pages, num_threads=options.threads)
+    plan = _plan(options)
+    traces = f"{options.mix or options.model}, {plan.num_rounds} traces of {plan.num_sessions} sessions for each load, seed {plan.seed}"
     with tempfile.TemporaryDirectory() as scratch:
         bench = load_bench(options.model, Path(scratch), engine)
         name = machine_name(bench)
-        print(write_validation(options.out or RESULTS / "simulate" / name, validate(bench, _plan(options), _announcer(progress)), name))
+        validation = validate(bench, plan, _announcer(progress))
+    print(write_validation(options.out or RESULTS / "simulate" / name, validation, name, traces))
+    return 0 if validation.holds else 1
 
 
 if __name__ == "__main__":

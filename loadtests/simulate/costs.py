@@ -14,7 +14,10 @@ from statistics import median
 import msgspec
 import numpy as np
 
+from loadtests.simulate.bits import Cut, some_of_each
 from server.engine.cost_model import NO_LOAD, SHORTEST_S, Load
+
+Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 NUM_SWEEPS = 2000
 NUM_ROUNDS = 5
@@ -25,11 +28,33 @@ LARGEST_ERROR = 0.5
 
 @dataclass(frozen=True, slots=True)
 class MeasuredStep:
-    """A step of a real run; ``is_between`` says that it came between the bits of a long pass, whose data it found in the caches."""
+    """A step of a real run.
+
+    Attributes:
+        is_cold: whether it is a step of decode rows alone right after other work, whose data it found in the caches.
+        bits_s, is_fine: the bits of a long pass, and whether they are parts of layers.
+    """
 
     load: Load
     seconds: float
-    is_between: bool = False
+    is_cold: bool = False
+    bits_s: tuple[float, ...] = ()
+    is_fine: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How steps differ from what their load costs, as factors of equal chance: steps of decode rows alone, with prompts, with pictures."""
+
+    words: tuple[float, ...] = (1.0,)
+    prompts: tuple[float, ...] = (1.0,)
+    pictures: tuple[float, ...] = (1.0,)
+
+    def of(self, load: Load) -> tuple[float, ...]:
+        """Return the factors of steps like one with ``load``."""
+        if not load.mixed:
+            return self.words
+        return self.pictures if load.gen_steps else self.prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +63,20 @@ class Costs:
 
     Attributes:
         seconds: for one of each term of a load.
-        between_s: what a step between the bits of a long pass takes more.
-        spread: how steps differ from what they cost on average, as factors of equal chance whose mean is 1.
+        cold_s: what a step of decode rows alone takes more right after other work.
+        spread: how they differ from that.
         overhead_s: what each step takes outside the runner: scheduling, taking requests in.
         median_error: median relative error of the fit; num_steps: how many steps it was made from.
+        cuts: how long passes were cut into bits.
     """
 
     seconds: Load
     overhead_s: float
     median_error: float
     num_steps: int
-    between_s: float = 0.0
-    spread: tuple[float, ...] = (1.0,)
+    cold_s: float = 0.0
+    spread: Spread = Spread()
+    cuts: tuple[Cut, ...] = ()
 
     def of(self, load: Load) -> float:
         """Return the seconds of a step in the runner."""
@@ -64,7 +91,7 @@ def fit_costs(steps: list[MeasuredStep], overhead_s: float) -> Costs:
     """
     if not steps:
         raise ValueError("costs cannot be fitted to no steps")
-    loads = np.array([(*step.load, float(step.is_between)) for step in steps], dtype=np.float64)
+    loads = np.array([(*step.load, float(step.is_cold)) for step in steps], dtype=np.float64)
     taken = np.array([step.seconds for step in steps])
     kept = np.ones(len(taken), dtype=np.bool_)
     seconds, errors = np.zeros(len(NO_LOAD) + 1), np.zeros(len(taken))
@@ -73,19 +100,31 @@ def fit_costs(steps: list[MeasuredStep], overhead_s: float) -> Costs:
         errors = np.abs(loads @ seconds - taken) / taken
         kept = errors <= max(LARGEST_ERROR, float(np.median(errors)))
     scale = float(taken.sum() / max((loads @ seconds).sum(), 1e-12))
-    *by_term, between_s = (float(value) * scale for value in seconds)
-    spread = _spread(taken / np.maximum(loads @ seconds * scale, SHORTEST_S))
-    return Costs(Load(*by_term), overhead_s, median(errors.tolist()), len(steps), between_s, spread)
+    *by_term, cold_s = (float(value) * scale for value in seconds)
+    spread = _spread(steps, loads @ seconds * scale)
+    cuts = some_of_each(Cut.of(step.load, step.bits_s, is_fine=step.is_fine) for step in steps if step.bits_s)
+    return Costs(Load(*by_term), overhead_s, median(errors.tolist()), len(steps), cold_s, spread, cuts)
 
 
-def _spread(ratios: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, ...]:
-    """Return the middles of equal parts of the ordered ratios, so scaled that their mean is 1."""
+def _spread(steps: list[MeasuredStep], fitted_s: Floats) -> Spread:
+    """Return how the steps of each kind differ from ``fitted_s``."""
+    taken_s = np.array([step.seconds for step in steps])
+    is_mixed = np.array([step.load.mixed > 0 for step in steps])
+    has_pictures = np.array([step.load.gen_steps > 0 for step in steps])
+    kinds = (~is_mixed, is_mixed & ~has_pictures, is_mixed & has_pictures)
+    return Spread(*(_factors(taken_s[kind], fitted_s[kind]) for kind in kinds))
+
+
+def _factors(taken_s: Floats, fitted_s: Floats) -> tuple[float, ...]:
+    """Return the middles of equal parts of the ordered ratios, so scaled that steps with ``fitted_s`` take as long in all as these."""
+    if not len(taken_s):
+        return (1.0,)
     middles = (np.arange(NUM_SPREAD) + 0.5) / NUM_SPREAD
-    quantiles = np.quantile(ratios, middles)
-    return tuple(float(value) for value in quantiles / quantiles.mean())
+    factors = np.quantile(taken_s / np.maximum(fitted_s, SHORTEST_S), middles)
+    return tuple(float(value) for value in factors * (taken_s.sum() / fitted_s.sum() / factors.mean()))
 
 
-def _non_negative_fit(rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _non_negative_fit(rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> Floats:
     """Return the x >= 0 that brings rows · x closest to 1, in columns scaled to equal length."""
     lengths = np.linalg.norm(rows, axis=0)
     scaled = rows / np.where(lengths > 0, lengths, 1.0)
@@ -104,14 +143,17 @@ class CostsFile(msgspec.Struct):
     overhead_s: float
     median_error: float
     num_steps: int
-    between_s: float = 0.0
-    spread: tuple[float, ...] = (1.0,)
+    cold_s: float
+    spread: Spread
+    cuts: tuple[Cut, ...]
 
 
 def write_costs(path: Path, costs: Costs) -> None:
     """Write ``costs`` as JSON."""
-    document = CostsFile(costs.seconds._asdict(), costs.overhead_s, costs.median_error, costs.num_steps, costs.between_s, costs.spread)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
+    document = CostsFile(
+        costs.seconds._asdict(), costs.overhead_s, costs.median_error, costs.num_steps, costs.cold_s, costs.spread, costs.cuts
+    )
+    path.write_bytes(msgspec.json.encode(document) + b"\n")
 
 
 def read_costs(path: Path) -> Costs:
@@ -121,6 +163,4 @@ def read_costs(path: Path) -> Costs:
         msgspec.MsgspecError: the file is not what it should be.
     """
     document = msgspec.json.decode(path.read_bytes(), type=CostsFile)
-    return Costs(
-        Load(**document.seconds), document.overhead_s, document.median_error, document.num_steps, document.between_s, document.spread
-    )
+    return Costs(Load(**document.seconds), *msgspec.structs.astuple(document)[1:])

@@ -105,7 +105,7 @@ class DemandReader:
         return stages
 
     def _words(self, num_tokens: int, walk: _Walk, history_s: float) -> Stage:
-        per_token = Load(0, und_tokens=1, rows=1, pairs=walk.kv_len + num_tokens / 2)
+        per_token = Load(0, und_tokens=1, rows=1, pairs=walk.kv_len + num_tokens / 2, keys=walk.kv_len + num_tokens / 2)
         stage = Stage(False, walk.prefill_s + history_s, walk.prefill_s, num_tokens, self._seconds([per_token]))
         walk.kv_len += num_tokens + NUM_TEXT_MARKERS
         walk.prefill_s = self._seconds(_text(1, walk.kv_len))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from loadtests.mixed.clock import VirtualClock
 from loadtests.mixed.metered import MeteredRunner
 from loadtests.mixed.peer_branches import PeerBranches
 from loadtests.mixed.picture_queue import PictureQueue
-from loadtests.mixed.policy import MeteredPlait, Plait
+from loadtests.mixed.policy import MeteredPlait, Plait, Policy
 from loadtests.mixed.replay import Replay, Watch, watch_nothing
 from loadtests.mixed.staged import Staged
 from loadtests.mixed.stand import Served, Way
@@ -22,6 +23,7 @@ from model.config import BagelConfig
 from model.profile import Family, FamilyProfile
 from model.stepwise import BITS_PER_LAYER
 from model.transforms import resize_size
+from server.engine.calibration import calibrate
 from server.engine.cost_model import Load
 from server.engine.link import LocalLink
 from server.engine.loop import Engine, Executor
@@ -33,23 +35,10 @@ from server.messages import ImageSegment, Picture
 FIRST_MARKER_ID = 256
 """The ids of the markers of an imaginary vocabulary: after the 256 bytes."""
 
-KNOWN_LOADS = tuple(
-    load
-    for num in (1, 2, 4, 8, 16, 32)
-    for load in (
-        Load(und_tokens=num, pairs=64 * num, rows=num),
-        Load(1, 1, und_tokens=16 * num, pairs=128 * num * num, rows=1),
-        Load(1, 1, 1, 2, 16 * num, 256 * num * num, 1),
-        Load(1, 1, 1, num, 16 * num, 256 * num * num, num, encoded_pixels=4096 * num),
-        Load(1, 1, 1, num, 16 * num, 256 * num * num, num, decoded_pixels=4096 * num),
-    )
-)
-"""Steps of every kind that the engine's cost model has seen before the simulation begins, as one that has served for a while has."""
-
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """What a simulated replica is: a model's sizes, its costs on a machine, its pages and the scheduler's limits."""
+    """What a simulated replica is: a model's sizes, its costs on a machine, its pages and the scheduler's limits; and its luck."""
 
     config: BagelConfig
     costs: Costs
@@ -57,23 +46,31 @@ class Replica:
     page_size: int
     limits: SchedulerLimits
     staged_pictures: int = 1
+    luck_seed: int = 0
 
     def serve(self, way: Way, trace: Trace, watch: Watch) -> Served:
         """Replay ``trace`` on fresh simulated engines."""
-        return self._serve(way, trace, watch, Tally())
+        return self._serve(way, [trace], watch, Tally())
+
+    def serve_after(self, before: Trace, trace: Trace) -> Served:
+        """Replay ``trace`` in Plait's way on an engine that has served ``before``, and has learnt from it."""
+        return self._serve(Way.PLAIT, [before, trace], watch_nothing, Tally())
 
     def work(self, way: Way, trace: Trace) -> Load:
         """Return the loads of all steps that serving ``trace`` takes, added up."""
         tally = Tally()
-        self._serve(way, trace, watch_nothing, tally)
+        self._serve(way, [trace], watch_nothing, tally)
         return tally.load
 
-    def _serve(self, way: Way, trace: Trace, watch: Watch, tally: Tally) -> Served:
+    def _serve(self, way: Way, traces: list[Trace], watch: Watch, tally: Tally) -> Served:
+        """Replay traces one after the other; return the last."""
         clock = VirtualClock()
-        if way is Way.STAGED:
-            return Served(Replay(trace, self._staged(clock, tally), self.config, clock, self._refeed, paint_number).run(watch), [])
-        metered = self._plait(clock, tally)
-        return Served(Replay(trace, metered.policy, self.config, clock, self._refeed, paint_number).run(watch), metered.runner.samples)
+        metered = self._plait(clock, tally) if way is Way.PLAIT else None
+        policy: Policy = metered.policy if metered else self._staged(clock, tally)
+        for trace in traces:
+            num_before = len(metered.runner.samples) if metered else 0
+            replayed = Replay(trace, policy, self.config, clock, self._refeed, paint_number).run(watch)
+        return Served(replayed, metered.runner.samples[num_before:] if metered else [])
 
     def alone(self, trace: Trace) -> dict[str, float]:
         """Return how long each request of ``trace`` takes when its session has a replica to itself."""
@@ -85,7 +82,7 @@ class Replica:
     def _plait(self, clock: VirtualClock, tally: Tally) -> MeteredPlait:
         link, pool = LocalLink(), PagePool(self.num_pages, self.page_size)
         scheduler = self._scheduler(self.limits, pool, clock)
-        runner = MeteredRunner(self._runner(clock, tally), scheduler.cost)
+        runner = MeteredRunner(self._runner(clock, tally), scheduler.cost, clock.now)
         return MeteredPlait(Plait(Engine(scheduler, runner, pool, link), scheduler, link), runner)
 
     def _staged(self, clock: VirtualClock, tally: Tally) -> Staged:
@@ -100,13 +97,13 @@ class Replica:
         return Plait(Engine(scheduler, runner, pool, link), scheduler, link)
 
     def _scheduler(self, limits: SchedulerLimits, pool: PagePool, clock: VirtualClock) -> Scheduler:
+        """Make a scheduler and calibrate it as a server does before its first client."""
         scheduler = Scheduler(pool, facts_of(self.config), limits, self._refeed, clock=clock.now)
-        for load in KNOWN_LOADS:
-            scheduler.cost.observe(load, self.costs.of(load))
+        calibrate(scheduler, self._runner(clock, Tally()), pool, self.config, clock.now)
         return scheduler
 
     def _runner(self, clock: VirtualClock, tally: Tally) -> VirtualRunner:
-        return VirtualRunner(clock, self.costs, self.config.num_layers * BITS_PER_LAYER, tally)
+        return VirtualRunner(clock, self.costs, self.config.num_layers * BITS_PER_LAYER, random.Random(self.luck_seed), tally)
 
     def _refeed(self, picture: Picture) -> ImageSegment:
         """Make a drawn picture an input picture of the sizes that the real resizes would give."""

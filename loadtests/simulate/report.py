@@ -11,7 +11,7 @@ import msgspec
 from loadtests.charts import Panel, Series, write_chart
 from loadtests.simulate.bound import Bound, Work
 from loadtests.simulate.plan import Fared, Router, knee
-from loadtests.simulate.validate import Compared, Validation
+from loadtests.simulate.validate import LARGEST_ERROR, NUM_LUCKS, Compared, Validation
 
 FLEET_HEAD = (
     "| replicas | routing | busy | history found | first word mean / p99 (s) | between words (ms) | first picture mean / p99 (s)"
@@ -97,29 +97,43 @@ def _work_rows(plait: Work, staged: Work) -> list[str]:
     return [f"| {name} | {ours:,.1f} | {theirs:,.1f} | {theirs / ours:.2f} |" for name, ours, theirs in figures]
 
 
-def write_validation(directory: Path, validation: Validation, machine: str) -> str:
-    """Write the page and the figures of a validation; return the page."""
+VALIDATION_HEAD = (
+    "| metric | real | simulated | least to greatest | error | costs of the run before | error | coarse | error |\n"
+    "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+)
+
+
+def write_validation(directory: Path, validation: Validation, machine: str, plan: str) -> str:
+    """Write the page and the figures of a validation of what ``plan`` says; return the page."""
     directory.mkdir(parents=True, exist_ok=True)
     text = [
         f"# Simulation against the engine, one replica: {machine}",
         "",
-        f"Step costs fitted to {validation.costs.num_steps} steps of another run, median error {validation.costs.median_error:.1%}."
-        " Fine: the real scheduler in virtual time. Coarse: the model that fleets are made of.",
+        f"{plan}. Simulated: the real scheduler in virtual time, mean of {NUM_LUCKS} lucks, on costs fitted to the steps of the very"
+        f" replays it is compared with. Beside it on costs of another run, just before, of {validation.before.num_steps} steps, where what"
+        " it is further off is the machine's drift. Coarse: the model that fleets are made of, on the former costs.",
     ]
-    for load, compared in validation.by_load.items():
-        text += ["", f"## {load:.0%} load", "", "| metric | real | fine | error | coarse | error |", "|---|---:|---:|---:|---:|---:|"]
-        text += [_validation_row(one) for one in compared]
+    for validated in validation.loads:
+        costs = validated.costs
+        missed = [one.name for one in validated.metrics if not one.holds]
+        text += ["", f"## {validated.load:.0%} load", "", VALIDATION_HEAD, *(_validation_row(one) for one in validated.metrics), ""]
+        text += [
+            f"{costs.num_steps} steps, median error of the fit {costs.median_error:.1%}. Within {LARGEST_ERROR:.0%} of the engine: "
+            + (f"all but {', '.join(missed)}." if missed else "every metric.")
+        ]
     page = "\n".join(text) + "\n"
     (directory / "validate.md").write_text(page)
-    _write_json(
-        directory / "validate.json", {str(load): [asdict(one) for one in compared] for load, compared in validation.by_load.items()}
-    )
+    figures = {str(validated.load): [asdict(one) for one in validated.metrics] for validated in validation.loads}
+    _write_json(directory / "validate.json", figures)
     return page
 
 
 def _validation_row(one: Compared) -> str:
-    coarse, error = ("–", "–") if math.isnan(one.coarse) else (f"{one.coarse:.4g}", f"{one.coarse_error:.1%}")
-    return f"| {one.name} | {one.real:.4g} | {one.fine:.4g} | {one.fine_error:.1%} | {coarse} | {error} |"
+    coarse, error = ("–", "–") if math.isnan(one.coarse) else (f"{one.coarse:.4g}", f"{one.coarse_error:+.1%}")
+    return (
+        f"| {one.name} | {one.real:.4g} | {one.fine:.4g} | {one.low:.4g} to {one.high:.4g} | {one.fine_error:+.1%}"
+        f" | {one.foreseen:.4g} | {one.foreseen_error:+.1%} | {coarse} | {error} |"
+    )
 
 
 def _write_json(path: Path, figures: object) -> None:

@@ -1,17 +1,26 @@
 """The simulation against the real engine: one trace on one replica, replayed for real, with the real scheduler in virtual time, and in
-the coarse model that fleets are made of. The costs are fitted to another run, just before."""
+the coarse model that fleets are made of.
+
+A machine's speed drifts by the minute, so the costs that the simulation is judged by are fitted to the steps of the very replay that it is
+compared with: how long steps of a load take there is given, and what becomes of requests is not. Which rows share a step, how many steps
+there are, what is divided and what is let through, who waits for whom and how long follows from the scheduler and the costs alone, and is
+what this checks. Costs fitted to another run just before, in which everybody is there at once, stand beside them: what they are further
+off is drift.
+
+Which step is slower than its load costs is chance. The simulation is run with several lucks and stands for their mean; how far they lie
+apart says what a single replay can tell.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 
 from loadtests.mixed.compare import Plan, Say, busy_trace, costs_of, trace_of
 from loadtests.mixed.engines import Bench
 from loadtests.mixed.measures import average, first_picture_waits, first_token_waits, percentile, word_gaps
-from loadtests.mixed.replay import watch_nothing
-from loadtests.mixed.stand import Way
+from loadtests.mixed.stand import Served, Way
 from loadtests.mixed.timeline import Replayed
 from loadtests.simulate.costs import Costs
 from loadtests.simulate.demands import DemandReader
@@ -20,47 +29,94 @@ from loadtests.simulate.routing import LeastLoaded
 from loadtests.simulate.station import Station
 from loadtests.traces.sessions import Trace
 
+NUM_LUCKS = 8
+LARGEST_ERROR = 0.1
+"""So far may the simulation be off in each metric."""
+
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One metric, real and simulated; ``coarse`` is nan where the coarse model does not say."""
+    """One metric, real and simulated.
+
+    Attributes:
+        fine, low, high: mean, least and greatest of the simulations on costs of the same replays.
+        foreseen: mean of the simulations on costs of the run before.
+        coarse: nan where the coarse model does not say.
+    """
 
     name: str
     real: float
     fine: float
+    low: float
+    high: float
+    foreseen: float
     coarse: float
 
     @property
     def fine_error(self) -> float:
         """How far the simulation is off, relative to the real engine."""
-        return abs(self.fine / self.real - 1.0)
+        return self.fine / self.real - 1.0
+
+    @property
+    def foreseen_error(self) -> float:
+        return self.foreseen / self.real - 1.0
 
     @property
     def coarse_error(self) -> float:
-        return abs(self.coarse / self.real - 1.0)
+        return self.coarse / self.real - 1.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the simulation is as close as it should be."""
+        return abs(self.fine_error) <= LARGEST_ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """All metrics of one load, and the costs the simulation ran on."""
+
+    load: float
+    costs: Costs
+    metrics: list[Compared]
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """All metrics of all loads, and the costs the simulation ran on."""
+    """All loads, and the costs of the run before."""
 
-    costs: Costs
-    by_load: dict[float, list[Compared]]
+    before: Costs
+    loads: list[Validated]
+
+    @property
+    def holds(self) -> bool:
+        return all(one.holds for validated in self.loads for one in validated.metrics)
 
 
 def validate(bench: Bench, plan: Plan, say: Say) -> Validation:
     """Replay each load of ``plan`` in every way."""
-    busy = bench.serve(Way.PLAIT, busy_trace(plan), say("capacity"))
-    sessions_per_s, costs = plan.num_sessions / busy.replayed.span_s, costs_of(busy)
-    by_load: dict[float, list[Compared]] = {}
+    crowd = busy_trace(plan)
+    busy = bench.serve(Way.PLAIT, crowd, say("capacity"))
+    before, sessions_per_s = costs_of([busy]), plan.num_sessions / busy.replayed.span_s
+    loads = []
     for load in plan.loads:
         traces = [trace_of(plan, load, number, sessions_per_s) for number in range(plan.num_rounds)]
         watch = say(f"load {load:g}, real")
-        real = [bench.serve(Way.PLAIT, trace, watch).replayed for trace in traces]
-        fine = [bench.replica(costs).serve(Way.PLAIT, trace, watch_nothing).replayed for trace in traces]
+        real = [bench.serve(Way.PLAIT, trace, watch) for trace in traces]
+        costs = costs_of(real)
+        fine, foreseen = (simulate(bench, one, crowd, traces) for one in (costs, before))
         coarse = [run_coarse(bench, costs, trace) for trace in traces]
-        by_load[load] = compared(real, fine, coarse)
-    return Validation(costs, by_load)
+        loads.append(Validated(load, costs, compared(_replays(real), fine, foreseen, coarse)))
+    return Validation(before, loads)
+
+
+def simulate(bench: Bench, costs: Costs, before: Trace, traces: list[Trace]) -> list[list[Replayed]]:
+    """Serve each trace after ``before``, as the real engine did, with several lucks; return the replays of each."""
+    replicas = [replace(bench.replica(costs), luck_seed=luck) for luck in range(NUM_LUCKS)]
+    return [_replays([replica.serve_after(before, trace) for trace in traces]) for replica in replicas]
+
+
+def _replays(parts: list[Served]) -> list[Replayed]:
+    return [served.replayed for served in parts]
 
 
 def run_coarse(bench: Bench, costs: Costs, trace: Trace) -> FleetFigures:
@@ -82,16 +138,24 @@ def run_coarse(bench: Bench, costs: Costs, trace: Trace) -> FleetFigures:
     return Fleet(1, station, LeastLoaded(1, 0), cache_rows).run(crowd)
 
 
-def compared(real: list[Replayed], fine: list[Replayed], coarse: list[FleetFigures]) -> list[Compared]:
-    """Put the metrics of the three side by side, over all traces of a load."""
-    ours, theirs = _metrics(real), _metrics(fine)
+def compared(
+    real: list[Replayed], fine: list[list[Replayed]], foreseen: list[list[Replayed]], coarse: list[FleetFigures]
+) -> list[Compared]:
+    """Put the metrics side by side, over all traces of a load; simulations come by their luck."""
+    ours, theirs, others = _metrics(real), [_metrics(one) for one in fine], [_metrics(one) for one in foreseen]
     rough = {
         "span (s)": sum(figures.span_s for figures in coarse),
         "time to first token, mean (s)": mean(figures.first_word_mean_s for figures in coarse),
         "between words, mean (s)": mean(figures.gap_mean_s for figures in coarse),
         "time to first picture, mean (s)": mean(figures.first_picture_mean_s for figures in coarse),
     }
-    return [Compared(name, value, theirs[name], rough.get(name, math.nan)) for name, value in ours.items()]
+
+    def side_by_side(name: str) -> Compared:
+        values = [metrics[name] for metrics in theirs]
+        foreseen_mean = mean(metrics[name] for metrics in others)
+        return Compared(name, ours[name], mean(values), min(values), max(values), foreseen_mean, rough.get(name, math.nan))
+
+    return [side_by_side(name) for name in ours]
 
 
 def _metrics(replays: list[Replayed]) -> dict[str, float]:

@@ -3,41 +3,52 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from dataclasses import dataclass, field
 
 from loadtests.mixed.clock import VirtualClock
+from loadtests.simulate.bits import cut_like
 from loadtests.simulate.costs import Costs
+from model.stepwise import BITS_PER_LAYER
 from server.engine.batch import Batch, BatchResult, DrawnToken
 from server.engine.cost_model import NO_LOAD, Load
 from server.messages import Picture
 
 NUM_ORDINARY_IDS = 256
-LUCK_SEED = 0
-"""Every simulation has the same luck."""
+
+
+@dataclass(slots=True)
+class Caches:
+    """Whether the last that was computed were words alone: the next word then finds what it needs in the processor's caches."""
+
+    hold_words: bool = False
 
 
 @dataclass(slots=True)
 class VirtualPass:
-    """A long pass in virtual time, as divisible as the real one."""
+    """A long pass in virtual time, cut like a real one; ``bits_s`` are the seconds of what is left of it, the next bit last."""
 
     clock: VirtualClock
+    caches: Caches
     outcome: BatchResult
-    bit_s: float
-    left_s: float
+    bits_s: list[float]
+    latest_s: deque[float] = field(default_factory=lambda: deque(maxlen=BITS_PER_LAYER))
     result: BatchResult | None = None
-    next_bit_s: float = 0.0
+
+    @property
+    def next_bit_s(self) -> float:
+        """How long the next bit may take, as far as a real pass knows it."""
+        return max(self.latest_s, default=0.0)
 
     def advance(self, until_s: float) -> bool:
-        """Go on, at least one bit, and stop before one that would not be over by ``until_s``."""
-        while self.result is None:
-            bit_s = min(self.bit_s, self.left_s)
-            self.clock.advance(bit_s)
-            self.left_s -= bit_s
-            self.next_bit_s = bit_s
-            if self.left_s <= 0:
-                self.result = self.outcome
-            elif self.clock.now() + self.bit_s > until_s:
+        """Go on, at least one bit, and stop before one that might not be over by ``until_s``."""
+        self.caches.hold_words = False
+        while self.bits_s:
+            self.latest_s.append(self.bits_s.pop())
+            self.clock.advance(self.latest_s[-1])
+            if self.bits_s and self.clock.now() + self.next_bit_s > until_s:
                 return False
+        self.result = self.outcome
         return True
 
 
@@ -53,35 +64,44 @@ class Tally:
 
 @dataclass(slots=True)
 class VirtualRunner:
-    """Draws tokens of no meaning and pictures of no pixels; ``num_drawn`` keeps the pictures apart in every cache."""
+    """Draws tokens of no meaning and pictures of no pixels.
+
+    Attributes:
+        num_bits: into how many even bits a long pass falls where none was measured.
+        luck: which of the measured differences each step has.
+        num_drawn: keeps the pictures apart in every cache.
+    """
 
     clock: VirtualClock
     costs: Costs
     num_bits: int
+    luck: random.Random
     tally: Tally = field(default_factory=Tally)
     num_drawn: int = 0
-    under_way: VirtualPass | None = None
-    luck: random.Random = field(default_factory=lambda: random.Random(LUCK_SEED))
+    caches: Caches = field(default_factory=Caches)
 
     def execute(self, batch: Batch) -> BatchResult:
         result = self._result(batch)
-        if self.under_way is not None and self.under_way.result is None:
-            result.execute_s += self.costs.between_s
+        is_words = not batch.load.mixed
+        if is_words and not self.caches.hold_words:
+            result.execute_s += self.costs.cold_s
+        self.caches.hold_words = is_words
         self.clock.advance(result.execute_s + self.costs.overhead_s)
         return result
 
     def begin(self, batch: Batch) -> VirtualPass:
         result = self._result(batch)
         self.clock.advance(self.costs.overhead_s)
-        self.under_way = VirtualPass(self.clock, result, result.execute_s / self.num_bits, result.execute_s)
-        return self.under_way
+        even = (1.0 / self.num_bits,) * self.num_bits
+        shares = cut_like(self.costs.cuts, batch.load, self.costs.seconds, is_fine=batch.is_fine) or even
+        return VirtualPass(self.clock, self.caches, result, [share * result.execute_s for share in reversed(shares)])
 
     def forget(self, sequence_ids: list[int]) -> None:
         """Nothing is kept, so nothing is forgotten."""
 
     def _result(self, batch: Batch) -> BatchResult:
         self.tally.add(batch.load)
-        result = BatchResult(execute_s=self.costs.of(batch.load) * self.luck.choice(self.costs.spread))
+        result = BatchResult(execute_s=self.costs.of(batch.load) * self.luck.choice(self.costs.spread.of(batch.load)))
         for row in batch.decodes:
             result.tokens[row.sequence_id] = DrawnToken((row.sequence_id * 31 + row.draw.index) % NUM_ORDINARY_IDS)
         for prefill in batch.prefills:

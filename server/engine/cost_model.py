@@ -16,7 +16,7 @@ from statistics import median
 from typing import NamedTuple
 
 SHORTEST_S = 1e-6
-PRIOR_SECONDS = (1e-3, 0.0, 0.0, 1e-5, 1e-5, 1e-9, 1e-5, 1e-9, 1e-9)
+PRIOR_SECONDS = (1e-3, 0.0, 0.0, 1e-5, 1e-5, 1e-9, 1e-5, 1e-9, 1e-9, 1e-8)
 """What is assumed before the first measurement, term by term as in `Load`: a small model on a CPU."""
 FORGETTING = 0.997
 """What each step leaves of the weight of those before it: about 300 count."""
@@ -44,6 +44,8 @@ class Load(NamedTuple):
         pairs: attended pairs of query and key.
         rows: rows of any kind.
         encoded_pixels, decoded_pixels: pictures read through the VAE or the ViT, and pictures finished.
+        keys: rows of the cache that are read. A decode row has as many pairs, but waits for each key to come from memory, which the
+            many queries of a prompt or a picture share.
     """
 
     steps: float = 1.0
@@ -55,6 +57,7 @@ class Load(NamedTuple):
     rows: float = 0.0
     encoded_pixels: float = 0.0
     decoded_pixels: float = 0.0
+    keys: float = 0.0
 
     def joined(self, other: Load) -> Load:
         """Return the load of both done in one step."""
@@ -68,6 +71,7 @@ class Load(NamedTuple):
             self.rows + other.rows,
             self.encoded_pixels + other.encoded_pixels,
             self.decoded_pixels + other.decoded_pixels,
+            self.keys + other.keys,
         )
 
 

@@ -128,13 +128,13 @@ def remaining_tokens(sequence: Sequence) -> int:
     """Estimate the query tokens a sequence still needs before its text begins or its picture is done."""
     image, request = sequence.image, sequence.request
     if sequence.phase is Phase.DENOISE and image is not None:
-        return image.num_rows_left * _picture_tokens(sequence)
+        return image.num_rows_left * picture_tokens(sequence)
     missing = sum(total_rows(fill.segments) + len(fill.open_ids) - fill.context.kv_len for fill in sequence.fills)
     if not sequence.fills:
         missing = total_rows(sequence.history)
-    return missing + (request.image.num_timesteps * _picture_tokens(sequence) if sequence.lane is Lane.PICTURE else 0)
+    return missing + (request.image.num_timesteps * picture_tokens(sequence) if sequence.lane is Lane.PICTURE else 0)
 
 
-def _picture_tokens(sequence: Sequence) -> int:
-    """Pixels over the usual stride's area: only ratios matter here."""
+def picture_tokens(sequence: Sequence) -> int:
+    """Return the latent tokens of a sequence's picture, at the usual stride: estimates are made of them."""
     return sequence.request.image.height * sequence.request.image.width // 256

@@ -15,14 +15,14 @@ def decodes_load(rows: Sequence[DecodeRow | Context]) -> Load:
     """Return the load of decode rows, or of one for each of some contexts."""
     if not rows:
         return NO_LOAD
-    num = len(rows)
-    return Load(und_tokens=num, pairs=num + sum(row.kv_len for row in rows), rows=num)
+    num, num_keys = len(rows), sum(row.kv_len for row in rows)
+    return Load(und_tokens=num, pairs=num + num_keys, rows=num, keys=num_keys)
 
 
 def denoise_load(num_latents: int, kv_len: int) -> Load:
     """Return the load of one denoise row over a context of ``kv_len`` rows."""
     num_tokens = num_latents + NUM_MARKERS
-    return Load(1, 1, 1, NUM_MARKERS, num_latents, num_tokens * (kv_len + num_tokens), 1)
+    return Load(1, 1, 1, NUM_MARKERS, num_latents, num_tokens * (kv_len + num_tokens), 1, keys=kv_len)
 
 
 def decoder_load(height: int, width: int) -> Load:
@@ -32,7 +32,7 @@ def decoder_load(height: int, width: int) -> Load:
 
 def chunk_load(pieces: list[Piece], kv_len: int) -> Load:
     """Return the load of a prefill row that starts after ``kv_len`` rows."""
-    load = Load(1, 1, rows=1)
+    load = Load(1, 1, rows=1, keys=kv_len)
     for piece in pieces:
         load = load.joined(piece_load(piece, kv_len))
         kv_len += piece.num_rows

@@ -76,13 +76,8 @@ class ImageTask:
     has_noise: bool = False
 
     @property
-    def num_rows(self) -> int:
-        """How many rows the whole image takes."""
-        return sum(len(step.computed) for step in self.steps)
-
-    @property
     def num_rows_left(self) -> int:
-        """How many of them belong to steps that are not taken yet."""
+        """How many rows belong to steps that are not taken yet."""
         return sum(len(step.computed) for step in self.steps[self.step :])
 
 

@@ -10,8 +10,12 @@ takes more than twice as long as alone.
 
 from __future__ import annotations
 
-from server.engine.cost_model import CostModel
-from server.engine.fairness import is_overdue, remaining_tokens
+from collections import Counter
+
+from server.engine.cost_model import NO_LOAD, CostModel
+from server.engine.fairness import is_overdue, picture_tokens
+from server.engine.image_steps import EulerStep
+from server.engine.loads import denoise_load
 from server.engine.sequence import Sequence
 
 SHARE_OF_REST = {1: 1.0, 2: 0.5}
@@ -50,11 +54,26 @@ class WordsFirst:
     def _whole_s(self, picture: Sequence) -> float:
         """Estimate the seconds of work that a picture is, what it has had included."""
         image = picture.image
-        if image is None:
-            return self._rest_s(picture)
-        return self._rest_s(picture) * image.num_rows / image.num_rows_left
+        return self._rest_s(picture) if image is None else self._steps_s(picture, image.steps)
 
     def _rest_s(self, picture: Sequence) -> float:
         """Estimate the seconds of work that a picture still needs, with a machine to itself."""
-        rates = self._cost.coefficients
-        return remaining_tokens(picture) * (rates.gen_tokens or rates.und_tokens)
+        image = picture.image
+        if image is not None:
+            return self._steps_s(picture, image.steps[image.step :])
+        return (picture.request.image.num_timesteps - 1) * self._step_s(picture, 1)
+
+    def _steps_s(self, picture: Sequence, steps: list[EulerStep]) -> float:
+        by_num_rows = Counter(len(step.computed) for step in steps)
+        return sum(num_steps * self._step_s(picture, num_rows) for num_rows, num_steps in by_num_rows.items())
+
+    def _step_s(self, picture: Sequence, num_rows: int) -> float:
+        """Estimate the seconds of an Euler step of ``num_rows`` rows.
+
+        By what the cost model foresees of such a step: what it holds a token for says little, since tokens and pairs come together.
+        """
+        row = denoise_load(picture_tokens(picture), picture.full.kv_len)
+        load = NO_LOAD
+        for _ in range(num_rows):
+            load = load.joined(row)
+        return self._cost.predict(load)

@@ -31,14 +31,15 @@ class Clock:
 class House:
     """A scheduler that knows what steps cost, on a clock that they move."""
 
-    def __init__(self, *, num_pages: int = 2000) -> None:
+    def __init__(self, *, num_pages: int = 2000, costs: Load = COSTS) -> None:
         self.clock = Clock()
+        self._costs = costs
         limits = SchedulerLimits(4096, 16, inter_token_target_s=TARGET_S)
         self.scheduler = Scheduler(PagePool(num_pages, 16), facts(), limits, refeed, clock=self.clock)
         self._runner = FakeRunner(lambda _, __: ORDINARY_ID)
         for size in range(1, 40):
             load = Load(1, size % 2, size % 2, size % 7 + 1, 10 * (size % 5), 100 * size, size % 3 + 1, 64 * (size % 4), 64 * (size % 6))
-            self.scheduler.cost.observe(load, cost_of(load))
+            self.scheduler.cost.observe(load, cost_of(load, costs))
 
     def chat(self, name: str, num_tokens: int = 10_000, prompt_tokens: int = 3) -> None:
         sampling = SamplingParams(max_tokens=num_tokens, ignore_eos=True)
@@ -51,7 +52,7 @@ class House:
     def step(self) -> Batch:
         batch = self.scheduler.schedule()
         result = self._runner.execute(batch)
-        result.execute_s = cost_of(batch.load)
+        result.execute_s = cost_of(batch.load, self._costs)
         self.clock.now += result.execute_s
         self.scheduler.commit(batch, result)
         return batch
@@ -66,8 +67,8 @@ class House:
         raise AssertionError(f"{name} was never drawn")
 
 
-def cost_of(load: Load) -> float:
-    return sum(seconds * amount for seconds, amount in zip(COSTS, load, strict=True))
+def cost_of(load: Load, costs: Load = COSTS) -> float:
+    return sum(seconds * amount for seconds, amount in zip(costs, load, strict=True))
 
 
 def test_a_short_answer_is_written_at_full_pace_beside_a_picture() -> None:
@@ -104,6 +105,19 @@ def test_an_endless_answer_makes_a_picture_take_a_little_more_than_twice_as_long
     seconds = house.seconds_until_drawn("p")
 
     assert 1.8 * EULER_S < seconds < 2.6 * EULER_S
+
+
+def test_a_picture_stands_aside_as_long_whether_its_tokens_or_their_pairs_cost_its_time() -> None:
+    """It was counted in what the cost model held a token for, which is nothing where pairs account for all, and then it hardly did."""
+    by_pairs = COSTS._replace(gen_tokens=0.0, pairs=COSTS.gen_tokens / 258)
+    seconds = []
+    for costs in (COSTS, by_pairs):
+        house = House(costs=costs)
+        house.chat("a")
+        house.picture("p")
+        seconds.append(house.seconds_until_drawn("p"))
+
+    assert abs(seconds[0] / seconds[1] - 1.0) < 0.1
 
 
 def test_where_three_pictures_queue_none_of_them_stands_aside() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from loadtests.mixed.__main__ import main as mixed
 from loadtests.simulate.__main__ import main as simulate
+from loadtests.simulate.validate import LARGEST_ERROR
 from loadtests.traces.sessions import read_trace
 
 TINY = ["--model", "tiny", "--mix", "tiny", "--pages", "512"]
@@ -78,9 +79,12 @@ def test_the_comparison_runs_in_virtual_time(measured: Path, tmp_path: Path) -> 
     assert (tmp_path / "compare.json").read_text() == first
 
 
-def test_the_validation_states_the_error_of_every_metric(tmp_path: Path) -> None:
+def test_the_validation_states_the_error_of_every_metric_and_fails_where_one_is_too_large(tmp_path: Path) -> None:
     options = ["--sessions", "8", "--rounds", "1", "--threads", "1"]
-    assert simulate(["validate", *TINY, "--out", str(tmp_path), *options]) == 0
+    status = simulate(["validate", *TINY, "--out", str(tmp_path), *options])
     (compared,) = json.loads((tmp_path / "validate.json").read_text()).values()
-    assert all(one["real"] > 0 and one["fine"] > 0 for one in compared)
-    assert "| error |" in (tmp_path / "validate.md").read_text()
+    assert all(one["real"] > 0 and one["low"] <= one["fine"] <= one["high"] for one in compared)
+    assert status == any(abs(one["fine"] / one["real"] - 1) > LARGEST_ERROR for one in compared)
+    page = (tmp_path / "validate.md").read_text()
+    assert "| error |" in page
+    assert ("all but" in page) == status

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from loadtests.mixed.clock import VirtualClock
 from loadtests.mixed.compare import Plan, busy_trace, trace_of
 from loadtests.mixed.replay import at_once, watch_nothing
 from loadtests.mixed.stand import Way
 from loadtests.mixed.timeline import Replayed
-from loadtests.simulate.costs import Costs, MeasuredStep, fit_costs, read_costs, write_costs
+from loadtests.simulate.bits import Cut, cut_like
+from loadtests.simulate.costs import Costs, MeasuredStep, Spread, fit_costs, read_costs, write_costs
 from loadtests.simulate.replica import Replica
+from loadtests.simulate.virtual_runner import VirtualRunner
 from loadtests.traces.arrivals import Arrivals
 from loadtests.traces.mix import Mix
 from loadtests.traces.sessions import Kind, Trace
+from server.engine.batch import Batch
 from server.engine.cost_model import Load
 from tests.loadtests.virtual import COSTS, replica, tiny_trace
 
@@ -91,20 +98,79 @@ def test_a_fit_predicts_the_sum_of_all_steps_hiccups_included() -> None:
     assert sum(fit.of(load) for load in loads) == pytest.approx(sum(taken))
 
 
-def test_a_fit_tells_what_steps_between_the_bits_of_a_pass_take_more() -> None:
-    steps = [MeasuredStep(load, COSTS.of(load) + 2e-3 * between, bool(between)) for load in DECODES for between in (0, 1)]
-    assert fit_costs(steps, overhead_s=0.0).between_s == pytest.approx(2e-3, rel=0.05)
+def test_a_fit_tells_what_a_decode_step_takes_more_right_after_other_work() -> None:
+    steps = [MeasuredStep(load, COSTS.of(load) + 2e-3 * cold, bool(cold)) for load in DECODES for cold in (0, 1)]
+    assert fit_costs(steps, overhead_s=0.0).cold_s == pytest.approx(2e-3, rel=0.05)
 
 
-def test_a_fit_keeps_how_steps_differ() -> None:
-    """Every fifth step takes twice as long as the others; on average a step takes what it costs."""
-    factors = [2.0 if index % 5 == 0 else 1.0 for index in range(len(DECODES))]
-    fit = fit_costs([MeasuredStep(load, COSTS.of(load) * factor) for load, factor in zip(DECODES, factors, strict=True)], overhead_s=0.0)
-    assert sum(fit.spread) / len(fit.spread) == pytest.approx(1.0)
-    assert max(fit.spread) / min(fit.spread) == pytest.approx(2.0, rel=0.1)
+def test_the_first_decode_step_after_a_bit_takes_longer_than_the_next() -> None:
+    clock = VirtualClock()
+    runner = VirtualRunner(clock, replace(COSTS, cold_s=5e-3), 4, random.Random(0))
+    words, picture = Batch(load=Load(und_tokens=1, rows=1)), Batch(load=Load(1, 1, 1, 2, 64, 66 * 66, 1), is_divisible=True)
+    steps = runner.begin(picture)
+    seconds = []
+    while not steps.advance(-math.inf):
+        seconds += [[runner.execute(words).execute_s for _ in range(2)]]
+    assert len(seconds) == 3
+    assert all(first == pytest.approx(second + 5e-3) for first, second in seconds)
+
+
+def test_a_fit_keeps_how_steps_of_each_kind_differ() -> None:
+    """Every fifth decode step takes twice as long as the others; prompts take what they cost."""
+    decodes = [MeasuredStep(load, COSTS.of(load) * (2.0 if index % 5 == 0 else 1.0)) for index, load in enumerate(DECODES)]
+    prompts = [MeasuredStep(load, COSTS.of(load)) for load in PROMPTS]
+    fit = fit_costs([*decodes, *prompts], overhead_s=0.0)
+    assert max(fit.spread.words) / min(fit.spread.words) == pytest.approx(2.0, rel=0.1)
+    assert max(fit.spread.prompts) / min(fit.spread.prompts) == pytest.approx(1.0, rel=0.1)
+    for steps in (decodes, prompts):
+        factors = [fit.spread.of(step.load) for step in steps]
+        mean_s = sum(fit.of(step.load) * sum(one) / len(one) for step, one in zip(steps, factors, strict=True))
+        assert mean_s == pytest.approx(sum(step.seconds for step in steps))
+
+
+def test_a_long_pass_is_cut_like_the_measured_one_most_like_it() -> None:
+    """A word is let through between two bits: the longest bit says how long it may have to wait."""
+    even = tuple([1e-3] * 10)
+    steps = [
+        MeasuredStep(Load(1, 1, 1, 2, 64, 66 * 66, 1), 0.01, bits_s=even, is_fine=True),
+        MeasuredStep(Load(1, 1, 1, 2, 256, 258 * 258, 1), 0.04, bits_s=(3e-2, 1e-2), is_fine=True),
+        MeasuredStep(Load(1, 1, 1, 2, 256, 258 * 258, 1), 0.04, bits_s=(4e-2,), is_fine=False),
+    ]
+    cuts = fit_costs(steps, overhead_s=0.0).cuts
+    asked = Load(1, 1, 1, 2, 240, 242 * 242, 1)
+    assert cut_like(cuts, asked, COSTS.seconds, is_fine=True) == pytest.approx((0.75, 0.25))
+    assert cut_like(cuts, asked, COSTS.seconds, is_fine=False) == (1.0,)
+    assert cut_like((), asked, COSTS.seconds, is_fine=True) is None
+
+
+def test_the_bits_of_a_pass_take_its_time_in_all_and_in_order() -> None:
+    cut = Cut(Load(1, 1, 1, 2, 64, 66 * 66, 1), True, (0.5, 0.2, 0.3))
+    clock = VirtualClock()
+    runner = VirtualRunner(clock, replace(COSTS, overhead_s=0.0, cuts=(cut,)), 4, random.Random(0))
+    whole_s = COSTS.of(cut.load)
+    steps = runner.begin(Batch(load=cut.load, is_divisible=True, is_fine=True))
+    ends = []
+    while not steps.advance(-math.inf):
+        ends.append(clock.now())
+    assert [*ends, clock.now()] == pytest.approx([0.5 * whole_s, 0.7 * whole_s, whole_s])
+
+
+def test_an_engine_that_has_served_before_finds_what_it_kept() -> None:
+    trace = tiny_trace()
+    fresh, again = replayed_by(replica(), trace), replica().serve_after(trace, trace).replayed
+    cached = [sum(record.usage.cached_text_tokens for record in one.records) for one in (fresh, again)]
+    assert cached[1] > cached[0]
+
+
+def test_idle_time_and_steps_make_up_a_replay() -> None:
+    served = replica().serve(Way.PLAIT, tiny_trace(horizon_s=20.0), watch_nothing)
+    busy_s = sum(sample.taken_s for sample in served.samples) + COSTS.overhead_s * len(served.samples)
+    assert 0.0 < served.replayed.idle_s < served.replayed.span_s
+    assert served.replayed.span_s - served.replayed.idle_s == pytest.approx(busy_s)
 
 
 DECODES = [Load(und_tokens=float(index % 7 + 1)) for index in range(100)]
+PROMPTS = [Load(1, 1, und_tokens=float(10 * (index % 9 + 1)), rows=1) for index in range(60)]
 
 
 def test_costs_cannot_be_fitted_to_nothing() -> None:
@@ -113,7 +179,9 @@ def test_costs_cannot_be_fitted_to_nothing() -> None:
 
 
 def test_costs_survive_their_file(tmp_path: Path) -> None:
-    costs = Costs(Load(1, 2, 3, 4, 5, 6, 7, 8, 9), 0.5, 0.01, 100, 0.2, (0.9, 1.1))
+    costs = Costs(
+        Load(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 0.5, 0.01, 100, 0.2, Spread((0.9, 1.1), (1.0,), (1.0,)), (Cut(Load(), True, (1.0,)),)
+    )
     write_costs(tmp_path / "costs.json", costs)
     assert read_costs(tmp_path / "costs.json") == costs
 
