@@ -11,6 +11,7 @@ from server.engine.context import PageCopy
 from server.engine.cost_model import NO_LOAD, Load
 from server.engine.grammar import Grammar
 from server.engine.image_steps import EulerStep
+from server.engine.prefix_cache import Claim
 from server.engine.segments import DroppedImage, VaeImage, VitImage
 from server.messages import ImageParams, Picture, SamplingParams, TokenLogprob
 
@@ -130,6 +131,7 @@ class Batch:
 
     ``load`` is what the step costs in the cost model's terms; ``is_divisible`` says that the step is long, and that decode steps of
     others shall be let through between its bits, which are layers, or with ``is_fine``, since somebody decodes, parts of layers.
+    ``claims`` are what each sequence's rows will have added to the prefix cache: the scheduler's to settle, nothing to the runner.
     """
 
     copies: list[PageCopy] = field(default_factory=list)
@@ -140,6 +142,12 @@ class Batch:
     load: Load = NO_LOAD
     is_divisible: bool = False
     is_fine: bool = False
+    claims: dict[int, list[Claim]] = field(default_factory=dict)
+
+    def claim(self, sequence_id: int, claims: list[Claim]) -> None:
+        """Add to the claims of a sequence."""
+        if claims:
+            self.claims.setdefault(sequence_id, []).extend(claims)
 
     @property
     def is_empty(self) -> bool:

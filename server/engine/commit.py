@@ -85,6 +85,13 @@ class Commit:
         if end.finish is not None:
             self._roster.finish(sequence, end.finish)
 
+    def move_on_ahead(self, under_way: Batch) -> None:
+        """Let those whose contexts are whole once ``under_way`` has landed go on to what needs nothing else of it."""
+        for row in under_way.prefills:
+            sequence = self._roster.running.get(row.sequence_id)
+            if sequence is not None and sequence.after_fill is not AfterFill.DECIDE:
+                self.move_on(sequence)
+
     def move_on(self, sequence: Sequence) -> None:
         """Follow a sequence through every change that needs no forward pass."""
         while sequence.phase is Phase.PREFILL and all(fill.is_done for fill in sequence.fills):

@@ -24,15 +24,10 @@ from server.engine.turns import Turns
 
 @dataclass(slots=True)
 class Draft:
-    """A batch being filled: who has rows in it, and what it will have added to the prefix cache."""
+    """A batch being filled, and who has rows in it."""
 
     batch: Batch = field(default_factory=Batch)
     served: set[int] = field(default_factory=set)
-    claims: dict[int, list[Claim]] = field(default_factory=dict)
-
-    def claim(self, sequence_id: int, claims: list[Claim]) -> None:
-        if claims:
-            self.claims.setdefault(sequence_id, []).extend(claims)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +53,17 @@ class RowBuilder:
     # -- decode -------------------------------------------------------------------------------------------------------------
 
     def add_decode(self, sequence: Sequence, draft: Draft) -> None:
-        """Add the row that draws a text's next token."""
+        """Add the row that draws a text's next token. What it fills is claimed once the token it feeds is known."""
         if not self._reservations.reserve(sequence, sequence.full, 1, draft.batch, draft.served):
             return
-        context = sequence.full
-        draw = self._turns.draw_for(sequence)
-        token_id = sequence.open_ids[context.open_rows]
+        context, is_ahead = sequence.full, sequence.awaits_token
+        token_id = None if is_ahead else sequence.open_ids[context.open_rows]
+        draw = self._turns.draw_for(sequence, num_ahead=int(is_ahead))
         draft.batch.decodes.append(DecodeRow(sequence.sequence_id, context.pages, context.kv_len, context.rope_pos, token_id, draw))
         context.advance(1, 1)
         draft.served.add(sequence.sequence_id)
-        draft.claim(sequence.sequence_id, self.claims_of_decode(sequence))
-
-    def add_ahead(self, sequence: Sequence, draft: Draft) -> None:
-        """Add the row after the one under way; what it fills is claimed once its token is known."""
-        if not self._reservations.reserve(sequence, sequence.full, 1, draft.batch, draft.served):
-            return
-        context = sequence.full
-        draw = self._turns.draw_for(sequence, num_ahead=1)
-        draft.batch.decodes.append(DecodeRow(sequence.sequence_id, context.pages, context.kv_len, context.rope_pos, None, draw))
-        context.advance(1, 1)
-        draft.served.add(sequence.sequence_id)
+        if not is_ahead:
+            draft.batch.claim(sequence.sequence_id, self.claims_of_decode(sequence))
 
     def claims_of_decode(self, sequence: Sequence) -> list[Claim]:
         """Claim the page that the sequence's latest decode row fills, if it does."""
@@ -162,7 +148,7 @@ class RowBuilder:
         if chunk.num_rows:
             budget.take(chunk_load(chunk.pieces, fill.context.kv_len), chunk.num_rows)
         row = chunk.apply(fill, sequence.sequence_id, draw)
-        draft.claim(sequence.sequence_id, self._cache.extend(fill.context, held_by(sequence, fill), sequence.sequence_id))
+        draft.batch.claim(sequence.sequence_id, self._cache.extend(fill.context, held_by(sequence, fill), sequence.sequence_id))
         if row is not None:
             draft.batch.prefills.append(row)
             draft.served.add(sequence.sequence_id)

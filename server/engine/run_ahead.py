@@ -2,14 +2,14 @@
 
 Which rows the next step has, and where they go, can often be said before what is under way is known. A text that goes on feeds the token
 it is just drawing; where it ends with that token instead, its row ahead is void: what it wrote lies beyond its context's end, and whoever
-writes there next comes after it on the device. A picture that is not done goes on from the latents that are just being made.
+writes there next comes after it on the device. A picture that is not done goes on from the latents that are just being made, and a prompt
+from where the chunk under way will end.
 """
 
 from __future__ import annotations
 
 from server.engine.batch import Batch
 from server.engine.roster import Roster
-from server.engine.rows import is_decoding
 from server.engine.sequence import Phase, Sequence
 from server.engine.turns import Turns
 
@@ -26,7 +26,7 @@ class Foresight:
 
     def covers(self, under_way: Batch) -> bool:
         """Tell whether what follows ``under_way`` can be said for all who have rows in it, and without anybody's giving up pages."""
-        if under_way.is_divisible or under_way.prefills or any(step.is_last for step in under_way.denoises):
+        if under_way.is_divisible or any(step.is_last for step in under_way.denoises):
             return False
         running = self._roster.running
         writing = [running[row.sequence_id] for row in under_way.decodes if row.sequence_id in running]
@@ -39,9 +39,7 @@ class Foresight:
 
     def candidates(self) -> list[Sequence]:
         """List those who could be served a denoise step or a prompt chunk."""
-        return [other for other in self._roster.running.values() if other.can_be_served or other.phase is Phase.DENOISE]
+        return [other for other in self._roster.running.values() if other.phase is Phase.DENOISE or other.has_prompt_left]
 
     def _will_decode(self, sequence: Sequence) -> bool:
-        if sequence.is_in_flight:
-            return sequence.phase is Phase.DECODE and not self._turns.must_end(sequence)
-        return is_decoding(sequence)
+        return sequence.phase is Phase.DECODE and not (sequence.awaits_token and self._turns.must_end(sequence))

@@ -29,7 +29,7 @@ from server.engine.loads import decodes_load, piece_load
 from server.engine.options import ModelFacts, SchedulerLimits
 from server.engine.outputs import Outputs
 from server.engine.pages import PagePool
-from server.engine.prefix_cache import Claim, PrefixCache
+from server.engine.prefix_cache import PrefixCache
 from server.engine.reservations import Reservations
 from server.engine.roster import Roster
 from server.engine.rows import Draft, RowBuilder, is_decoding
@@ -73,7 +73,7 @@ class Scheduler:
         self._rows = RowBuilder(facts, self._turns, self._reservations, self.cache)
         self._foresight = Foresight(self._roster, self._turns)
         self._commit = Commit(self._roster, self._turns)
-        self._claims: dict[int, list[Claim]] = {}
+        self._latest = Batch()
         self._failed: set[int] = set()
         self._next_id = self._step = 0
         self._began_s = self._last_step_s = clock()
@@ -187,6 +187,7 @@ class Scheduler:
         began_s = self._began_s
         self._begin_step()
         self._began_s = began_s
+        self._commit.move_on_ahead(under_way)
         candidates, decoding = self._foresight.candidates(), self._foresight.decoding()
         if self.do_words_go_first and any(other.lane is Lane.TEXT for other in [*candidates, *decoding]):
             candidates = [other for other in candidates if other.lane is Lane.TEXT]
@@ -311,8 +312,7 @@ class Scheduler:
         """Add the decode rows of those whom there are pages for; return them."""
         for sequence in decoding:
             if sequence.sequence_id in self._roster.running:
-                add = self._rows.add_ahead if sequence.is_in_flight else self._rows.add_decode
-                add(sequence, draft)
+                self._rows.add_decode(sequence, draft)
         self._rows.close_decodes(draft)
         return [sequence for sequence in decoding if sequence.sequence_id in draft.served]
 
@@ -344,7 +344,7 @@ class Scheduler:
         """Mark everyone with rows in the batch as in flight until `commit`."""
         for sequence_id in draft.served:
             self._roster.running[sequence_id].num_in_flight += 1
-        self._claims.update(draft.claims)
+        self._latest = draft.batch
         return draft.batch
 
     # -- taking in what came back -------------------------------------------------------------------------------------------
@@ -352,7 +352,7 @@ class Scheduler:
     def commit(self, batch: Batch, result: BatchResult) -> None:
         """Take in the result of ``batch``: tokens, finished Euler steps, pictures; move every sequence on."""
         sequence_ids = batch.sequence_ids()
-        self._settle_claims(sequence_ids)
+        self._settle_claims(batch)
         self._roster.land(sequence_ids)
         self._account(batch, result)
         self._commit.take_in(batch, result)
@@ -365,14 +365,14 @@ class Scheduler:
             if sequence is None:
                 continue
             sequence.last_result_s = now_s
-            if sequence.is_in_flight and sequence.phase is Phase.DECODE:
-                self._claims[sequence_id] = self._rows.claims_of_decode(sequence)
-            self._commit.move_on(sequence)
+            if not sequence.is_in_flight:
+                self._commit.move_on(sequence)
+            elif sequence.phase is Phase.DECODE:
+                self._latest.claim(sequence_id, self._rows.claims_of_decode(sequence))
 
-    def _settle_claims(self, sequence_ids: list[int]) -> None:
-        for sequence_id in sequence_ids:
-            if sequence_id in self._claims:
-                self.cache.settle(self._claims.pop(sequence_id), are_filled=sequence_id not in self._failed)
+    def _settle_claims(self, batch: Batch) -> None:
+        for sequence_id, claims in batch.claims.items():
+            self.cache.settle(claims, are_filled=sequence_id not in self._failed)
         self._failed.clear()
 
     def _account(self, batch: Batch, result: BatchResult) -> None:

@@ -181,6 +181,16 @@ class Sequence:
         """Whether a prompt chunk or a denoise step of it could go into the next pass."""
         return self.phase in (Phase.PREFILL, Phase.DENOISE) and not self.is_in_flight
 
+    @property
+    def has_prompt_left(self) -> bool:
+        """Whether there is more to take in than passes have been given."""
+        return self.phase is Phase.PREFILL and not all(fill.is_done for fill in self.fills)
+
+    @property
+    def awaits_token(self) -> bool:
+        """Whether the token that the next row of its text feeds is only just being drawn."""
+        return self.full.open_rows == len(self.open_ids)
+
     def next_segment(self) -> tuple[ContextSegment | None, int]:
         """Return the segment a sequence in PREFILL takes in next, None for an open text, and how many rows stand before it."""
         fill = next(fill for fill in self.fills if not fill.is_done)

@@ -53,10 +53,19 @@ class WatchedLauncher:
 class House:
     """An engine on the golden weights whose steps run ahead, or do not."""
 
-    def __init__(self, *, runs_ahead: bool, num_pages: int = 400, page_size: int = 4, target_s: float | None = None) -> None:
+    def __init__(
+        self, *, runs_ahead: bool, num_pages: int = 400, page_size: int = 4, target_s: float | None = None, max_batch_tokens: int = 2048
+    ) -> None:
         self.link = LocalLink()
         self.loaded: LoadedEngine = load_engine(
-            EngineOptions(str(CHECKPOINT), num_pages=num_pages, page_size=page_size, num_threads=1, inter_token_target_s=target_s),
+            EngineOptions(
+                str(CHECKPOINT),
+                num_pages=num_pages,
+                page_size=page_size,
+                num_threads=1,
+                inter_token_target_s=target_s,
+                max_batch_tokens=max_batch_tokens,
+            ),
             self.link,
         )
         self.launcher = WatchedLauncher(self.loaded.runner)
@@ -133,7 +142,10 @@ def test_answers_are_the_same_whatever_comes_and_goes(seed: int) -> None:
     requests = [replace(one, sampling=replace(one.sampling, repetition_penalty=1.0)) for one in requests]
     requests += [chat_that_may_end(f"c{k}") for k in range(12)]
     victims = {one.request_id for one in rng.sample(requests, 3)}
-    waiting, ahead = House(runs_ahead=False), House(runs_ahead=True, num_pages=rng.choice([120, 400]))
+    waiting, ahead = (
+        House(runs_ahead=False),
+        House(runs_ahead=True, num_pages=rng.choice([120, 400]), max_batch_tokens=rng.choice([48, 500])),
+    )
     waiting.submit(*requests)
     answers = waiting.run()
 
@@ -170,6 +182,17 @@ def test_pictures_run_ahead_beside_chats_up_to_their_last_step(target_s: float |
         assert sum(len(report.previews) for report in reports) == 2
     assert pictures[0] == pictures[1] and len(pictures[0]) == 2
     assert houses[1].launcher.num_pictures_ahead >= 10
+
+
+def test_a_long_prompt_runs_ahead_chunk_by_chunk_and_into_its_answer() -> None:
+    prompt = make_request("a", [TextSegment([20 + k % 30 for k in range(300)])], sampling=SamplingParams(max_tokens=6, ignore_eos=True))
+    answers = []
+    for runs_ahead in (False, True):
+        house = House(runs_ahead=runs_ahead, max_batch_tokens=32)
+        house.submit(prompt)
+        answers.append(tokens_by_request(house.run()))
+    assert answers[0] == answers[1]
+    assert house.launcher.num_ahead >= 300 // 32 + 5, "all but the first chunk"
 
 
 def test_a_conversation_goes_on_from_pages_that_were_filled_ahead() -> None:
@@ -211,4 +234,4 @@ def test_a_text_whose_next_draw_depends_on_its_last_token_is_waited_for() -> Non
     sampling = SamplingParams(max_tokens=8, frequency_penalty=1.0, ignore_eos=True)
     house.submit(make_request("a", sampling=sampling), chat("b", 8))
     house.run()
-    assert house.launcher.num_ahead == 0
+    assert house.launcher.num_ahead <= 1, "the row of its first token, which follows its prompt"
