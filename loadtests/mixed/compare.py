@@ -8,7 +8,7 @@ ways, which take turns in going first, since a machine drifts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loadtests.mixed.measures import Measures, measure
 from loadtests.mixed.metered import Sample, median_error
@@ -112,9 +112,12 @@ def busy_trace(plan: Plan) -> Trace:
 
 
 def costs_of(parts: list[Served]) -> Costs:
-    """Fit the costs of replays; what they took outside the runner while there was work is every step's overhead."""
+    """Fit the costs of replays; what was taken outside the runner while there was work, arrivals apart, is every step's overhead."""
     samples = [sample for served in parts for sample in served.samples]
     steps = [MeasuredStep(one.load, one.taken_s, one.is_cold, one.bits_s, one.is_fine) for one in samples]
-    busy_s = sum(served.replayed.span_s - served.replayed.idle_s for served in parts)
-    overhead_s = (busy_s - sum(step.seconds for step in steps)) / len(steps)
-    return fit_costs(steps, max(0.0, overhead_s))
+    replays = [served.replayed for served in parts]
+    busy_s = sum(replayed.span_s - replayed.idle_s for replayed in replays)
+    arrivals_s = sum(replayed.arrivals_s for replayed in replays)
+    overhead_s = (busy_s - arrivals_s - sum(step.seconds for step in steps)) / len(steps)
+    arrival_s = arrivals_s / sum(len(replayed.records) for replayed in replays)
+    return replace(fit_costs(steps, max(0.0, overhead_s)), arrival_s=arrival_s)

@@ -81,6 +81,7 @@ class Replay:
         self._answers: dict[str, Answer] = {}
         self._records: dict[str, Record] = {}
         self._steps: list[StepStats] = []
+        self._arrivals_s = 0.0
 
     def run(self, watch: Watch = watch_nothing) -> Replayed:
         """Replay the whole trace and return what happened."""
@@ -96,7 +97,7 @@ class Replay:
                 due_s = start_s + self._due[0].time_s
                 idle_s += max(0.0, due_s - self._clock.now()) if self._records else 0.0
                 self._policy.note_idle(self._clock.wait_until(due_s))
-        return Replayed(sorted(self._records.values(), key=lambda record: record.arrival_s), self._steps, idle_s)
+        return Replayed(sorted(self._records.values(), key=lambda record: record.arrival_s), self._steps, idle_s, self._arrivals_s)
 
     @property
     def _num_finished(self) -> int:
@@ -112,6 +113,7 @@ class Replay:
             self._answers[request.request_id] = Answer()
             self._records[request.request_id] = Record(request.request_id, session.kind, session.tenant, due.time_s)
             self._policy.submit(request)
+        self._arrivals_s += self._clock.now() - now_s
 
     def _take_in(self, reports: Iterable[StepReport], now_s: float) -> None:
         for report in reports:

@@ -73,11 +73,17 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """Every request of a replay, in order of arrival, and every step's statistics; for how long of its span there was nothing to do."""
+    """Every request of a replay, in order of arrival, and every step's statistics.
+
+    Attributes:
+        idle_s: for how long of its span there was nothing to do.
+        arrivals_s: how long requests took to be made and taken in, all together.
+    """
 
     records: list[Record]
     steps: list[StepStats]
     idle_s: float = 0.0
+    arrivals_s: float = 0.0
 
     @property
     def span_s(self) -> float:

@@ -65,7 +65,7 @@ class Costs:
         seconds: for one of each term of a load.
         cold_s: what a step of decode rows alone takes more right after other work.
         spread: how they differ from that.
-        overhead_s: what each step takes outside the runner: scheduling, taking requests in.
+        overhead_s: what each step takes outside the runner; arrival_s: what taking in a request does.
         median_error: median relative error of the fit; num_steps: how many steps it was made from.
         cuts: how long passes were cut into bits.
     """
@@ -77,6 +77,7 @@ class Costs:
     cold_s: float = 0.0
     spread: Spread = Spread()
     cuts: tuple[Cut, ...] = ()
+    arrival_s: float = 0.0
 
     def of(self, load: Load) -> float:
         """Return the seconds of a step in the runner."""
@@ -146,13 +147,14 @@ class CostsFile(msgspec.Struct):
     cold_s: float
     spread: Spread
     cuts: tuple[Cut, ...]
+    arrival_s: float
 
 
 def write_costs(path: Path, costs: Costs) -> None:
     """Write ``costs`` as JSON."""
-    document = CostsFile(
-        costs.seconds._asdict(), costs.overhead_s, costs.median_error, costs.num_steps, costs.cold_s, costs.spread, costs.cuts
-    )
+    seconds = costs.seconds._asdict()
+    others = (costs.overhead_s, costs.median_error, costs.num_steps, costs.cold_s, costs.spread, costs.cuts, costs.arrival_s)
+    document = CostsFile(seconds, *others)
     path.write_bytes(msgspec.json.encode(document) + b"\n")
 
 

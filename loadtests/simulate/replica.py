@@ -30,10 +30,33 @@ from server.engine.loop import Engine, Executor
 from server.engine.options import EngineOptions, ModelFacts, SchedulerLimits
 from server.engine.pages import PagePool
 from server.engine.scheduler import Scheduler
-from server.messages import ImageSegment, Picture
+from server.messages import ImageSegment, Picture, Request, StepReport
 
 FIRST_MARKER_ID = 256
 """The ids of the markers of an imaginary vocabulary: after the 256 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """A policy that takes ``arrival_s`` to take in a request."""
+
+    policy: Policy
+    clock: VirtualClock
+    arrival_s: float
+
+    @property
+    def has_work(self) -> bool:
+        return self.policy.has_work
+
+    def submit(self, request: Request) -> None:
+        self.clock.advance(self.arrival_s)
+        self.policy.submit(request)
+
+    def note_idle(self, seconds: float) -> None:
+        self.policy.note_idle(seconds)
+
+    def step(self) -> list[StepReport]:
+        return self.policy.step()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +92,9 @@ class Replica:
         policy: Policy = metered.policy if metered else self._staged(clock, tally)
         for trace in traces:
             num_before = len(metered.runner.samples) if metered else 0
-            replayed = Replay(trace, policy, self.config, clock, self._refeed, paint_number).run(watch)
+            replayed = Replay(trace, Reception(policy, clock, self.costs.arrival_s), self.config, clock, self._refeed, paint_number).run(
+                watch
+            )
         return Served(replayed, metered.runner.samples[num_before:] if metered else [])
 
     def alone(self, trace: Trace) -> dict[str, float]:

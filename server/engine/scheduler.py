@@ -236,13 +236,12 @@ class Scheduler:
         self._begin_step()
         draft = Draft()
         decoding, now_s = self._decoding(), self._clock()
-        decodes = _load_of(decoding)
-        due_s = self._goals.due_s(decodes, now_s - self._waited_s(decoding)) if decoding else now_s + self._goals.target_s(NO_LOAD)
+        due_s = self._due_s(decoding) if decoding else now_s + self._goals.target_s(NO_LOAD)
         if decoding and (now_s + next_bit_s > due_s or self.do_words_go_first):
             self._add_decodes(decoding, draft)
             return self._issue(draft)
         prompts = [other for other in self._roster.running.values() if other.can_be_served and self._is_prompt_text(other)]
-        seconds = min(due_s - now_s, SHORT_PROMPT_SHARE * self._goals.target_s(decodes))
+        seconds = min(due_s - now_s, SHORT_PROMPT_SHARE * self._goals.target_s(_load_of(decoding)))
         if prompts and self._goals.has_room_for_prompt(seconds):
             self._fill(self._shares.order(prompts, self._step), draft, self._goals.prompt_budget(seconds))
         return self._issue(draft)
@@ -254,17 +253,19 @@ class Scheduler:
     def next_pause_s(self) -> float:
         """Return until when a long pass may run on before `schedule_between` should be asked again."""
         decoding = self._decoding()
-        if not decoding:
-            return self._clock() + POLL_S
-        return self._goals.due_s(_load_of(decoding), self._clock() - self._waited_s(decoding))
+        return self._due_s(decoding) if decoding else self._clock() + POLL_S
+
+    def _due_s(self, decoding: list[Sequence]) -> float:
+        """Return when those who write should have their next step: at once while there is time and only prompts would go on meanwhile."""
+        last_s = self._clock() - self._waited_s(decoding)
+        has_time = self.words_first.has_time and not self._pictures()
+        return last_s if has_time else self._goals.due_s(_load_of(decoding), last_s)
 
     @property
     def do_words_go_first(self) -> bool:
         """Whether there are pictures and they stand aside, for words or for prompts of words."""
         pictures = self._pictures()
-        if not (pictures and self._goals.has_target):
-            return False
-        if not any(other.lane is Lane.TEXT for other in self._roster.running.values()):
+        if not (pictures and self._goals.has_target and any(other.lane is Lane.TEXT for other in self._roster.running.values())):
             return False
         return self.words_first.holds(pictures, self._admission.num_waiting(Lane.PICTURE), self._step)
 
@@ -390,7 +391,7 @@ class Scheduler:
                 sequence.unpaid_s += num_tokens * token_s
         pictures = self._pictures()
         if not any(picture.sequence_id in tokens for picture in pictures):
-            self.words_first.note(pictures, seconds)
+            self.words_first.note(pictures, seconds if any(other.is_in_flight for other in self.running) or pictures else 0.0)
 
 
 def _load_of(decoding: list[Sequence]) -> Load:

@@ -5,7 +5,8 @@ pace, as long as that costs pictures no more than an even share of the machine w
 still has work of its own to do, which at the worst makes it take twice as long. Where pictures queue the machine may be short of time, and
 they stand aside for less: two for half as long, three or more not at all. Then words come as seldom as the inter-token target allows. But
 a machine that has been idle is not short of time: what it was idle for lately it may give to words, whoever queues, as long as no picture
-takes more than twice as long as alone.
+takes more than twice as long as alone. Out of the same time words are let through after every bit of a prompt's long pass: a prompt waits
+for as many decode steps as it has bits, at most.
 """
 
 from __future__ import annotations
@@ -35,21 +36,25 @@ class WordsFirst:
         """Take in that the machine has had nothing to do."""
         self._idle_s = min(MAX_IDLE_S, self._idle_s + seconds)
 
+    @property
+    def has_time(self) -> bool:
+        """Whether the machine was idle lately, for longer than words have taken since."""
+        return self._idle_s > 0.0
+
     def holds(self, pictures: list[Sequence], num_waiting: int, step: int) -> bool:
         """Tell whether all of ``pictures`` stand aside in step ``step``, while ``num_waiting`` others have not even begun."""
         if any(is_overdue(one, step) for one in pictures):
             return False
-        if self._idle_s:
+        if self.has_time:
             return all(one.stood_aside_s < self._whole_s(one) for one in pictures)
         share = SHARE_OF_REST.get(len(pictures) + num_waiting, 0.0)
         return all(one.stood_aside_s < share * self._rest_s(one) for one in pictures)
 
     def note(self, pictures: list[Sequence], seconds: float) -> None:
-        """Take in that ``pictures`` have stood aside for a step."""
+        """Take in that ``pictures``, or prompts, have stood aside for a step."""
         for one in pictures:
             one.stood_aside_s += seconds
-        if pictures:
-            self._idle_s = max(0.0, self._idle_s - seconds)
+        self._idle_s = max(0.0, self._idle_s - seconds)
 
     def _whole_s(self, picture: Sequence) -> float:
         """Estimate the seconds of work that a picture is, what it has had included."""

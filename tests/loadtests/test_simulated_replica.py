@@ -162,9 +162,11 @@ def test_an_engine_that_has_served_before_finds_what_it_kept() -> None:
     assert cached[1] > cached[0]
 
 
-def test_idle_time_and_steps_make_up_a_replay() -> None:
-    served = replica().serve(Way.PLAIT, tiny_trace(horizon_s=20.0), watch_nothing)
-    busy_s = sum(sample.taken_s for sample in served.samples) + COSTS.overhead_s * len(served.samples)
+def test_idle_time_arrivals_and_steps_make_up_a_replay() -> None:
+    costs, trace = replace(COSTS, arrival_s=3e-3), tiny_trace(horizon_s=20.0)
+    served = replace(replica(), costs=costs).serve(Way.PLAIT, trace, watch_nothing)
+    assert served.replayed.arrivals_s == pytest.approx(3e-3 * trace.num_requests)
+    busy_s = served.replayed.arrivals_s + sum(sample.taken_s for sample in served.samples) + COSTS.overhead_s * len(served.samples)
     assert 0.0 < served.replayed.idle_s < served.replayed.span_s
     assert served.replayed.span_s - served.replayed.idle_s == pytest.approx(busy_s)
 
