@@ -118,18 +118,19 @@ def pack(batch: Batch, page_size: int, markers: Markers, device: torch.device) -
 
 
 def _pack_decodes(rows: list[DecodeRow], page_size: int, device: torch.device) -> PackedBatch:
-    """Lay out a step of decode rows alone, the commonest and the shortest: every column at once, one array for each dtype."""
+    """Lay out a step of decode rows alone, the commonest and the shortest: every column at once, in one array for each dtype."""
     num = len(rows)
     past = [row.kv_len for row in rows]
     tables = [row.pages[: -(-row.kv_len // page_size)] for row in rows]
     places = list(range(num))
     slots = [row.pages[row.kv_len // page_size] * page_size + row.kv_len % page_size for row in rows]
     bounds = [0, *accumulate(len(table) for table in tables)]
-    columns = [[*places, num], places, [length + 1 for length in past], past, bounds, list(chain.from_iterable(tables))]
+    columns = [[*places, num], places, [length + 1 for length in past], past, bounds]
     joined = np.array(list(chain.from_iterable(columns)), dtype=np.int32)
     ends = list(accumulate(len(column) for column in columns))
     parts = [joined[end - len(column) : end] for column, end in zip(columns, ends, strict=True)]
-    qo_indptr, token_index, kv_end, past_len, kv_indptr, kv_indices = parts
+    qo_indptr, token_index, kv_end, past_len, kv_indptr = parts
+    kv_indices = np.fromiter(chain.from_iterable(tables), dtype=np.int32, count=bounds[-1])
     wide = np.array([[row.rope_pos for row in rows], [row.token_id or 0 for row in rows], places, slots], dtype=np.int64)
     layout = RowLayout(qo_indptr, token_index, kv_end, past_len, kv_indptr, kv_indices, wide[2], wide[3], num, page_size)
     positions, token_ids, draw_index, _ = put(wide, device).unbind(0)
@@ -276,7 +277,7 @@ def _row_layout(columns: _Columns, qo_indptr: Ints, token_index: Ints, num_singl
         kv_end=np.concatenate(columns.kv_end).astype(np.int32),
         past_len=np.array(columns.past_len, dtype=np.int32),
         kv_indptr=kv_indptr,
-        kv_indices=np.array([page for pages in past_pages for page in pages], dtype=np.int32),
+        kv_indices=np.fromiter(chain.from_iterable(past_pages), dtype=np.int32, count=int(kv_indptr[-1])),
         write_tokens=np.concatenate(kept_tokens),
         write_slots=np.concatenate(slots),
         num_single_rows=num_single_rows,
