@@ -53,7 +53,7 @@ def generation_of(capability: tuple[int, int]) -> Generation:
 def tile_shape(generation: Generation, kind: Kind, head_dim: int, *, has_fp8_pages: bool = False) -> TileShape:
     """Look the shipped configuration up; a head is as wide as the next power of two."""
     shape = SHIPPED[generation, kind, NARROW_HEAD if head_dim <= NARROW_HEAD else WIDE_HEAD]
-    return FP8_DECODE if has_fp8_pages and shape is DECODE and generation is Generation.BLACKWELL else shape
+    return FP8_DECODE if has_fp8_pages and shape is DECODE and head_dim > NARROW_HEAD else shape
 
 
 NARROW_HEAD = 64
@@ -66,7 +66,7 @@ DECODE = TileShape(rows=16, keys=32, num_warps=4, num_stages=3, split_tiles=8, p
 """For every generation and width. Tiles of 64 keys spill on Hopper under Triton 3.9 (10 and 28 times at heads of 128 and 72)."""
 
 FP8_DECODE = replace(DECODE, programs=3)
-"""Over pages of 8-bit floats on Blackwell, where loading both formats of keys takes up to 166 registers, on Hopper 128."""
+"""Over pages of 8-bit floats with wide heads: keys of both formats, and queries in two, take up to 166 registers."""
 
 LONG = {
     NARROW_HEAD: TileShape(rows=128, keys=64, num_warps=8, num_stages=3, split_tiles=8, programs=1),
