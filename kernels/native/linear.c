@@ -22,8 +22,13 @@ enum {
     W_BLOCK = 64,       /* rows of W of one task: of that depth they are a part of a second-level cache */
     X_BLOCK = 48,       /* rows of x of one task */
     FEW_ROWS = 24,      /* up to here the time is that of reading W */
-    READING_ROWS = 4    /* reading a row of W takes as long as multiplying so many rows by it */
+    READING_ROWS = 4,   /* reading a row of W takes as long as multiplying so many rows by it */
+    PASSING_BYTES = 1 << 20 /* a model with matrices of that size is more than a cache holds: none of it is there when it is read again,
+                               and what a picture left there meanwhile would be gone */
 };
+
+/* What a tile asks memory for meanwhile: nothing, lines to keep in the caches, or lines that pass by all but the first. */
+enum { NOTHING, TO_KEEP, TO_PASS };
 
 typedef struct {
     const void *weight, *bias;
@@ -114,7 +119,9 @@ INLINE void multiply_tile(const Product *p, Stretch stretch, long n, long m, Ahe
             for (int j = 0; j < nx; j++) sums[i][j] = multiply_add(row, columns[j], sums[i][j]);
         }
         if (asks) {
-            for (int line = 0; line < W_ROWS * LANES * (half ? 2 : 4); line += CACHE_LINE) __builtin_prefetch(ahead.start + line, 0, 2);
+            for (int line = 0; line < W_ROWS * LANES * (half ? 2 : 4); line += CACHE_LINE)
+                if (asks == TO_KEEP) __builtin_prefetch(ahead.start + line, 0, 2);
+                else __builtin_prefetch(ahead.start + line, 0, 0);
             ahead.start += ahead.step;
         }
     }
@@ -145,9 +152,11 @@ INLINE void multiply_tile(const Product *p, Stretch stretch, long n, long m, Ahe
     TILE(name##_1, 1, half, asks) \
     TILE(name##_2, 2, half, asks) \
     TILE(name##_3, 3, half, asks)
-TILES_UP_TO_THREE(few_float, 0, 1)
-TILES_UP_TO_THREE(few_half, 1, 1)
-TILES_UP_TO_THREE(many_float, 0, 0)
+TILES_UP_TO_THREE(few_float, 0, TO_KEEP)
+TILES_UP_TO_THREE(few_half, 1, TO_KEEP)
+TILES_UP_TO_THREE(passing_float, 0, TO_PASS)
+TILES_UP_TO_THREE(passing_half, 1, TO_PASS)
+TILES_UP_TO_THREE(many_float, 0, NOTHING)
 
 typedef void (*Tile)(const Product *, Stretch, long n, long m, Ahead ahead);
 #if LANES == 16
@@ -155,14 +164,16 @@ typedef void (*Tile)(const Product *, Stretch, long n, long m, Ahead ahead);
     TILE(name##_4, 4, half, asks) \
     TILE(name##_5, 5, half, asks) \
     TILE(name##_6, 6, half, asks)
-TILES_UP_TO_SIX(few_float, 0, 1)
-TILES_UP_TO_SIX(few_half, 1, 1)
-TILES_UP_TO_SIX(many_float, 0, 0)
+TILES_UP_TO_SIX(few_float, 0, TO_KEEP)
+TILES_UP_TO_SIX(few_half, 1, TO_KEEP)
+TILES_UP_TO_SIX(passing_float, 0, TO_PASS)
+TILES_UP_TO_SIX(passing_half, 1, TO_PASS)
+TILES_UP_TO_SIX(many_float, 0, NOTHING)
 #define TABLE(name) {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6}
 #else
 #define TABLE(name) {name##_1, name##_2, name##_3}
 #endif
-static const Tile FEW_TILES[2][X_ROWS] = {TABLE(few_float), TABLE(few_half)};
+static const Tile FEW_TILES[2][2][X_ROWS] = {{TABLE(few_float), TABLE(passing_float)}, {TABLE(few_half), TABLE(passing_half)}};
 static const Tile MANY_TILES[X_ROWS] = TABLE(many_float);
 
 static long num_x_groups(Range x_rows) { return (x_rows.end - x_rows.first + X_ROWS - 1) / X_ROWS; }
@@ -178,6 +189,7 @@ static Stretch stretch_at(const Product *p, long start, const int half) {
 static void multiply_few(const Product *p, Range w_rows, const int half) {
     const Range x_rows = {0, p->num_rows};
     const long num_groups = num_x_groups(x_rows), column_bytes = W_ROWS * (half ? 2 : 4);
+    const int passes = p->num_outputs * p->depth * (half ? 2 : 4) >= PASSING_BYTES;
     const long step = (LANES * column_bytes + num_groups - 1) / num_groups;
     for (long n = w_rows.first; n < w_rows.end; n += W_ROWS)
         for (Stretch stretch = stretch_at(p, 0, half); stretch.length > 0; stretch = stretch_at(p, stretch.start + stretch.length, half)) {
@@ -185,7 +197,7 @@ static void multiply_few(const Product *p, Range w_rows, const int half) {
             for (long index = 0; index < num_groups; index++) {
                 const Range group = part_of(x_rows, index, num_groups);
                 const Ahead ahead = {next + stretch.length * column_bytes * index / num_groups, step};
-                FEW_TILES[half][group.end - group.first - 1](p, stretch, n, group.first, ahead);
+                FEW_TILES[half][passes][group.end - group.first - 1](p, stretch, n, group.first, ahead);
             }
         }
 }
