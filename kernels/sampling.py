@@ -75,6 +75,20 @@ def _mix(state: int) -> int:
     return state ^ (state >> 31)
 
 
+def find_unsound(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tell which rows of ``[num_rows, vocab]`` are finite, without waiting for the device.
+
+    Returns:
+        bool ``[num_rows]``, and the logits with zeros for the rows that are not: these may be drawn from like any other.
+    """
+    if logits.device.type == "cpu" and logits.dtype == torch.float32:
+        # As in `_argmax`: numpy takes 4 us for 4 rows of 8,192 where torch takes 56, and to copy them once more takes 18.
+        is_sound = torch.from_numpy(np.isfinite(logits.numpy()).all(axis=-1))
+        return is_sound, logits if is_sound.all() else torch.where(is_sound[:, None], logits, 0.0)
+    is_sound = torch.isfinite(logits).all(dim=-1)
+    return is_sound, torch.where(is_sound[:, None], logits, 0.0)
+
+
 def sample_tokens(logits: torch.Tensor, rows: list[SamplingRow]) -> list[Drawn]:
     """Draw one token per row and wait for the device, once; see `begin_draws`."""
     draws = begin_draws(logits, rows)

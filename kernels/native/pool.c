@@ -20,7 +20,8 @@
 enum {
     MAX_HELPERS = 255,
     LOOKS_A_GLANCE = 32,    /* looks at a value between two at the clock */
-    HELPER_LOOKS_NS = 100000, /* longer than what lies between two operations of a pass; then the helper sleeps, and costs nobody anything */
+    HELPER_LOOKS_NS = 500000, /* about what lies between two steps of an engine at work, and longer than between two operations of a pass:
+                                 waking up takes long on a virtual machine; then the helper sleeps, and costs nobody anything */
     CALLER_LOOKS_NS = 20000, /* then the last helper may need this very processor */
     LATE_NS = 1000000,      /* after two tasks' time and this a helper that is at one has lost its processor */
     LEAST_PAUSE_NS = 10000000,

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kernels.sampling import SamplingRow, sample_tokens, uniform
+from kernels.sampling import SamplingRow, find_unsound, sample_tokens, uniform
 
 VOCAB = 40
 NUM_DRAWS = 4000
@@ -150,3 +150,17 @@ def test_logprobs_are_the_models_own(dtype: torch.dtype) -> None:
     # Float32 log-softmax of float32 input: a few ulp.
     assert first.logprob.logprob == pytest.approx(float(expected[first.token_id]), abs=1e-5)
     assert [token for token, _ in first.logprob.top] == expected.topk(3).indices.tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("unsound", [math.nan, math.inf, -math.inf])
+def test_rows_that_are_not_finite_are_found_and_become_harmless(dtype: torch.dtype, unsound: float) -> None:
+    logits = random_logits(3, dtype=dtype)
+    sound_rows = logits[[0, 2]].clone()
+    logits[1, 7] = unsound
+
+    is_sound, harmless = find_unsound(logits)
+
+    assert is_sound.tolist() == [True, False, True]
+    assert torch.equal(harmless[[0, 2]], sound_rows)
+    assert harmless[1].tolist() == [0.0] * logits.shape[1]
