@@ -3,7 +3,8 @@
 Targets are multiples of a decode step of the same chats alone. What pictures lose is counted in Euler steps per second, and read in two
 ways, since a target has more words written than there would be without one:
 
-    loss               against the same load without a target, where a word comes with every pass of all pictures: next to none
+    loss               against the same load without a target, where a word comes with every pass of all pictures: next to none. The least
+                       possible is what the words written take of the machine, words a second x a decode step alone
     for the same words against a server that writes as many words in the same time as cheaply as it can, with no picture under way, and
                        draws in the time that is left; this is what keeping the target costs beyond the words themselves
 
@@ -101,6 +102,11 @@ class Kept:
     def loss(self) -> float:
         """The share of the pictures' pace that the target costs, its words included."""
         return 1.0 - self.euler_steps_per_s / self.free_steps_per_s
+
+    @property
+    def least_loss(self) -> float:
+        """The least that any scheduler would lose with as many words: their decode steps, none longer than alone."""
+        return self.words_per_s * (self.before.decode_s + self.after.decode_s) / 2
 
     @property
     def loss_for_the_same_words(self) -> float:
