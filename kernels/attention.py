@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,9 @@ from kernels.attention_torch import attend_with_torch
 from kernels.kv_pages import KvPages, bits_of, widened
 from kernels.native_kernels import attention_fits, native_kernels
 from kernels.plan import AttentionPlan
+
+PART_PRODUCTS = 1 << 25
+"""Products of queries and keys in a part of attention that is done in parts: about a millisecond on two cores."""
 
 
 def attention_backend(device: torch.device) -> str:
@@ -47,3 +51,13 @@ def _widened(pages: KvPages, plan: AttentionPlan, dtype: torch.dtype) -> tuple[K
     layout = replace(plan.layout, kv_indices=np.arange(len(plan.layout.kv_indices), dtype=np.int32))
     indices = torch.arange(len(k), dtype=torch.int32, device=k.device)
     return KvPages(k, v), replace(plan, layout=layout, kv_indices=indices, work={})
+
+
+def attention_in_parts(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pages: KvPages, plan: AttentionPlan
+) -> Generator[None, None, torch.Tensor]:
+    """Do the same, and yield where somebody else may have the processor for a while: on a CPU, between parts of about equal work."""
+    if q.is_cuda or pages.is_fp8 or not attention_fits(q, k, v, pages) or (native := native_kernels()) is None:
+        return interleaved_attention(q, k, v, pages, plan)
+    num_parts = max(1, round(plan.layout.num_pairs * q.shape[1] * q.shape[2] / PART_PRODUCTS))
+    return (yield from native.attention_in_parts(q, k, v, pages, plan, num_parts))

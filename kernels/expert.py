@@ -85,13 +85,56 @@ class ExpertWeights:
 Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
+@dataclass(frozen=True, slots=True)
+class HeadRoom:
+    """Where the heads of several blocks of tokens, of either expert, come to stand together.
+
+    Attributes:
+        q, k: ``[T, Hq, d]`` and ``[T, Hk, d]``; qkv: ``[T, Hq + 2 Hk, d]``, whose last heads are v and whose others are scratch.
+    """
+
+    q: torch.Tensor
+    k: torch.Tensor
+    qkv: torch.Tensor
+
+    @classmethod
+    def of_tokens(cls, num_tokens: int, like: torch.Tensor, weights: ExpertWeights) -> HeadRoom:
+        """Make room for so many tokens, uninitialised, of the dtype and on the device of ``like``."""
+        num_heads, num_kv_heads, head_dim = weights.num_heads, weights.num_kv_heads, len(weights.q_norm)
+        q, k, qkv = (like.new_empty(num_tokens, num, head_dim) for num in (num_heads, num_kv_heads, num_heads + 2 * num_kv_heads))
+        return cls(q, k, qkv)
+
+    def part(self, tokens: slice) -> HeadRoom:
+        return HeadRoom(self.q[tokens], self.k[tokens], self.qkv[tokens])
+
+    @property
+    def heads(self) -> Heads:
+        """q, k and v; ``v`` is a view: its token stride is that of all heads."""
+        return self.q, self.k, self.qkv[:, -self.k.shape[1] :]
+
+
 def project_heads(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, weights: ExpertWeights) -> Heads:
     """Norm the residual stream and project it to heads: q ``[T, Hq, d]``, k and v ``[T, Hk, d]``, q and k normed and rotated.
 
     ``x [T, hidden]``, ``cos`` and ``sin`` ``[T, d]``. ``v`` is a view into the fused projection: its token stride is that of all heads.
     """
     if expert_fits(x, weights.qkv_weight, weights.q_norm, (cos, sin)) and (native := native_kernels()) is not None:
-        return native.project_heads(x, cos, sin, weights)
+        room = HeadRoom.of_tokens(len(x), x, weights)
+        native.project_heads(x, (cos, sin), weights, (room.q, room.k, room.qkv))
+        return room.heads
+    return _compose_heads(x, cos, sin, weights)
+
+
+def project_heads_into(room: HeadRoom, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, weights: ExpertWeights) -> None:
+    """Do the same into ``room``, which has as many tokens. Not differentiable."""
+    if expert_fits(x, weights.qkv_weight, weights.q_norm, (cos, sin)) and (native := native_kernels()) is not None:
+        native.project_heads(x, (cos, sin), weights, (room.q, room.k, room.qkv))
+        return
+    for place, heads in zip(room.heads, _compose_heads(x, cos, sin, weights), strict=True):
+        place.copy_(heads)
+
+
+def _compose_heads(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, weights: ExpertWeights) -> Heads:
     qkv = weights.normed_qkv(x)
     heads = qkv.unflatten(1, (-1, len(weights.q_norm)))
     q, k, v = heads.split([weights.num_heads, weights.num_kv_heads, weights.num_kv_heads], dim=1)
@@ -122,5 +165,15 @@ def project_experts(und: torch.Tensor, gen: torch.Tensor, experts: tuple[ExpertW
 def finish_layer(x: torch.Tensor, attended: torch.Tensor, weights: ExpertWeights) -> torch.Tensor:
     """Add attention's output ``[T, Hq, d]`` and the feed-forward to the residual stream ``x [T, hidden]``; returns a new tensor."""
     if expert_fits(x, weights.qkv_weight, attended, ()) and (native := native_kernels()) is not None:
-        return native.finish_layer(x, attended, weights)
+        out = torch.empty_like(x)
+        native.finish_layer(x, attended, weights, out)
+        return out
     return weights.finish(x, attended.flatten(1))
+
+
+def finish_layer_into(out: torch.Tensor, x: torch.Tensor, attended: torch.Tensor, weights: ExpertWeights) -> None:
+    """Do the same into contiguous ``out [T, hidden]``. Not differentiable."""
+    if expert_fits(x, weights.qkv_weight, attended, ()) and (native := native_kernels()) is not None:
+        native.finish_layer(x, attended, weights, out)
+    else:
+        out.copy_(weights.finish(x, attended.flatten(1)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,8 @@ from kernels.plan import AttentionPlan
 
 # (cos, sin), each [T, d]
 Angles = tuple[torch.Tensor, torch.Tensor]
+# (q, k, qkv) of `kernels.expert.HeadRoom`
+Room = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 POINTER, LONG, INT, FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 
 # Up to here a product's time is that of reading the weight: all layers go in one call, and bfloat16, which the library multiplies with
@@ -100,6 +102,16 @@ def _expert(weights: Expert) -> _Expert:
     )  # fmt: skip
 
 
+def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pages: KvPages, plan: AttentionPlan, out: torch.Tensor) -> _Attention:
+    return _Attention(
+        q.data_ptr(), k.data_ptr(), v.data_ptr(), pages.k.data_ptr(), pages.v.data_ptr(), out.data_ptr(),
+        plan.qo_indptr.data_ptr(), plan.token_index.data_ptr(), plan.kv_end.data_ptr(),
+        plan.past_len.data_ptr(), plan.kv_indptr.data_ptr(), plan.kv_indices.data_ptr(),
+        plan.layout.num_rows, q.shape[1], k.shape[1], q.shape[2], pages.page_size,
+        q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
+    )  # fmt: skip
+
+
 def expert_array(experts: Sequence[Expert]) -> ExpertArray:
     """Return the weights of a stack of layers as the C side reads them: pointers, good while the tensors stay where they are."""
     return (_Expert * len(experts))(*(_expert(weights) for weights in experts))
@@ -150,7 +162,7 @@ class NativeKernels:
         self._write_pages = library.write_pages_float32
         self._write_pages.argtypes, self._write_pages.restype = [ctypes.POINTER(_PageWrite)], None
         self._attention = library.attention_float32
-        self._attention.argtypes, self._attention.restype = [ctypes.POINTER(_Attention), INT], None
+        self._attention.argtypes, self._attention.restype = [ctypes.POINTER(_Attention), LONG, LONG, INT], None
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """``x[T, K] @ weight[N, K].T + bias[N]``; all float32 or all bfloat16 (summed in float32), see `linear_fits`.
@@ -202,26 +214,17 @@ class NativeKernels:
         self._qk_norm_rope(queries, keys, cos.data_ptr(), sin.data_ptr(), num_tokens, head_dim, eps, native_threads())
         return q_out, k_out
 
-    def project_heads(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, weights: Expert
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`kernels.expert.project_heads` for float32, see `expert_fits`."""
-        num_tokens, head_dim = x.shape[0], weights.q_norm.shape[0]
-        num_heads, num_kv_heads = weights.num_heads, weights.num_kv_heads
-        normed = self._scratch_of(x.numel())
-        qkv = torch.empty((num_tokens, num_heads + 2 * num_kv_heads, head_dim), dtype=torch.float32)
-        q = torch.empty((num_tokens, num_heads, head_dim), dtype=torch.float32)
-        k = torch.empty((num_tokens, num_kv_heads, head_dim), dtype=torch.float32)
+    def project_heads(self, x: torch.Tensor, angles: Angles, weights: Expert, room: Room) -> None:
+        """`kernels.expert.project_heads` for float32 into contiguous ``room``, see `expert_fits`."""
+        normed, (cos, sin), (q, k, qkv) = self._scratch_of(x.numel()), angles, room
         self._project(
             _expert(weights), x.data_ptr(), cos.data_ptr(), sin.data_ptr(), normed.data_ptr(), qkv.data_ptr(), q.data_ptr(), k.data_ptr(),
-            num_tokens, native_threads(),
+            len(x), native_threads(),
         )  # fmt: skip
-        return q, k, qkv[:, num_heads + num_kv_heads :]
 
-    def finish_layer(self, x: torch.Tensor, attended: torch.Tensor, weights: Expert) -> torch.Tensor:
-        """`kernels.expert.finish_layer` for float32, see `expert_fits`."""
+    def finish_layer(self, x: torch.Tensor, attended: torch.Tensor, weights: Expert, out: torch.Tensor) -> None:
+        """`kernels.expert.finish_layer` for float32 into contiguous ``out [T, hidden]``, see `expert_fits`."""
         num_tokens, hidden = x.shape
-        out = torch.empty_like(x)
         scratch = self._scratch_of(min(num_tokens, FINISHED_TOGETHER) * (hidden + 3 * weights.down_weight.shape[1]))
         expert, num_threads = _expert(weights), native_threads()
         x_row, attended_row = 4 * hidden, 4 * weights.o_weight.shape[1]
@@ -230,7 +233,6 @@ class NativeKernels:
                 expert, x.data_ptr() + start * x_row, attended.data_ptr() + start * attended_row, scratch.data_ptr(),
                 out.data_ptr() + start * x_row, min(FINISHED_TOGETHER, num_tokens - start), num_threads,
             )  # fmt: skip
-        return out
 
     def expert_layers(
         self, x: torch.Tensor, angles: Angles, stack: ExpertArray, kv_pool: torch.Tensor, plan: AttentionPlan
@@ -274,14 +276,18 @@ class NativeKernels:
     def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pages: KvPages, plan: AttentionPlan) -> torch.Tensor:
         """`kernels.attention.interleaved_attention` for float32, see `attention_fits`."""
         out = torch.empty(q.shape, dtype=torch.float32)
-        call = _Attention(
-            q.data_ptr(), k.data_ptr(), v.data_ptr(), pages.k.data_ptr(), pages.v.data_ptr(), out.data_ptr(),
-            plan.qo_indptr.data_ptr(), plan.token_index.data_ptr(), plan.kv_end.data_ptr(),
-            plan.past_len.data_ptr(), plan.kv_indptr.data_ptr(), plan.kv_indices.data_ptr(),
-            plan.layout.num_rows, q.shape[1], k.shape[1], q.shape[2], pages.page_size,
-            q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
-        )  # fmt: skip
-        self._attention(call, native_threads())
+        self._attention(_attention(q, k, v, pages, plan, out), 0, 1, native_threads())
+        return out
+
+    def attention_in_parts(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pages: KvPages, plan: AttentionPlan, num_parts: int
+    ) -> Generator[None, None, torch.Tensor]:
+        """Do the same in parts of about equal work, and yield after each."""
+        out = torch.empty(q.shape, dtype=torch.float32)
+        call = _attention(q, k, v, pages, plan, out)
+        for part in range(num_parts):
+            self._attention(call, part, num_parts, native_threads())
+            yield
         return out
 
     def picture_attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: list[int]) -> torch.Tensor:
@@ -296,7 +302,7 @@ class NativeKernels:
             len(lengths), q.shape[1], k.shape[1], q.shape[2], 1,
             q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
         )  # fmt: skip
-        self._attention(call, native_threads())
+        self._attention(call, 0, 1, native_threads())
         return out
 
 

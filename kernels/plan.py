@@ -58,6 +58,11 @@ class RowLayout:
     def num_tokens(self) -> int:
         return len(self.token_index)
 
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of a query and a key that it sees."""
+        return int(self.kv_end.sum())
+
 
 WorkKey = tuple[int, int, int, int, int]
 """First row, end of the rows, queries and keys of a tile, key tiles of a split."""

@@ -18,7 +18,7 @@ from kernels.expert_layers import ExpertStack
 from kernels.linear import linear
 from kernels.rms_norm import rms_norm
 from model.config import BagelConfig
-from model.stepwise import Steps, run_through
+from model.stepwise import UNCUT, Cut, Steps, run_through
 from model.transformer import Attend, AttendsStacks, Expert, MotLayer, Rotation, Streams
 from model.vae import Vae
 from model.vit import Connector, Vit
@@ -74,8 +74,8 @@ class Bagel(nn.Module):
         """Run every layer over the packed tokens and return hidden states ``[num_tokens, hidden]`` after the final norms."""
         return run_through(self.forward_in_steps(tokens, attend))
 
-    def forward_in_steps(self, tokens: PackedTokens, attend: Attend, blocks_per_layer: int = 1) -> Steps[Tensor]:
-        """Do the same, interruptible after every layer, or within it after each of ``blocks_per_layer`` blocks of tokens."""
+    def forward_in_steps(self, tokens: PackedTokens, attend: Attend, cut: Cut = UNCUT) -> Steps[Tensor]:
+        """Do the same, interruptible after every layer, and with ``cut`` within it."""
         rotation = Rotation.at(tokens.positions, self.config.llm, tokens.hidden.dtype)
         if tokens.num_und == len(tokens.hidden) and isinstance(attend, AttendsStacks):
             hidden = attend.run_layers(self.und_stack, tokens.hidden, rotation)
@@ -84,10 +84,10 @@ class Bagel(nn.Module):
         rotations = rotation.split(tokens.num_und)
         streams = Streams.split(tokens.hidden, tokens.num_und)
         for layer_index, layer in enumerate(self.mot_layers):
-            if blocks_per_layer == 1:
+            if cut is UNCUT:
                 streams = layer(layer_index, streams, rotations, attend)
             else:
-                streams = yield from layer.forward_in_steps(layer_index, streams, rotations, attend, blocks_per_layer)
+                streams = yield from layer.forward_in_steps(layer_index, streams, rotations, attend, cut)
             yield
         return self._final_norm(streams).packed()
 

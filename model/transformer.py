@@ -15,12 +15,22 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from kernels.expert import ExpertScales, ExpertWeights, Heads, finish_layer, project_experts, project_heads
+from kernels.expert import (
+    ExpertScales,
+    ExpertWeights,
+    HeadRoom,
+    Heads,
+    finish_layer,
+    finish_layer_into,
+    project_experts,
+    project_heads,
+    project_heads_into,
+)
 from kernels.expert_layers import ExpertStack
 from kernels.head_norms import ExpertHeads, HeadNorms
 from kernels.quantize import quantize_rows
 from model.sizes import LlmConfig
-from model.stepwise import LEAST_BLOCK, Steps, run_through
+from model.stepwise import UNCUT, Cut, Steps, blocks_of, run_through
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """``(layer_index, q[T, Hq, d], k[T, Hk, d], v[T, Hk, d]) -> [T, Hq, d]``; q and k normed and rotated, tokens in packed order."""
@@ -44,6 +54,15 @@ class AttendsProjections(Protocol):
 
     def attend_projections(self, layer_index: int, qkv: Tensor, experts: ExpertHeads, rotation: Rotation) -> Tensor:
         """Attend ``qkv[T, Hq + 2 Hk, d]``, which is overwritten, and return ``[T, Hq, d]``."""
+        ...
+
+
+@runtime_checkable
+class AttendsInParts(Protocol):
+    """An `Attend` that can also be left between parts of its work."""
+
+    def attend_in_parts(self, layer_index: int, q: Tensor, k: Tensor, v: Tensor) -> Steps[Tensor]:
+        """Do what calling it does, interruptible between parts of its work."""
         ...
 
 
@@ -113,34 +132,44 @@ class MotLayer(nn.Module):
         und = self.und.finish(streams.und, attended[:num_und]) if num_und else streams.und
         return Streams(und, self.gen.finish(streams.gen, attended[num_und:]) if len(streams.gen) else streams.gen)
 
-    def forward_in_steps(self, layer_index: int, streams: Streams, rotations: Rotations, attend: Attend, num_blocks: int) -> Steps[Streams]:
-        """Do the same, interruptible before attention and before each of up to ``num_blocks`` blocks of each expert's tokens."""
+    def forward_in_steps(self, layer_index: int, streams: Streams, rotations: Rotations, attend: Attend, cut: Cut) -> Steps[Streams]:
+        """Do the same, interruptible between the blocks of ``cut`` and in attention."""
         num_und = len(streams.und)
-        attended = yield from self._attend_in_steps(layer_index, streams, rotations, attend)
-        und = yield from self.und.finish_in_steps(streams.und, attended[:num_und], num_blocks)
-        gen = yield from self.gen.finish_in_steps(streams.gen, attended[num_und:], num_blocks)
+        attended = yield from self._attend_in_steps(layer_index, streams, rotations, attend, cut)
+        und = yield from self.und.finish_in_steps(streams.und, attended[:num_und], cut)
+        gen = yield from self.gen.finish_in_steps(streams.gen, attended[num_und:], cut)
         return Streams(und, gen)
 
     def _attend(self, layer_index: int, streams: Streams, rotations: Rotations, attend: Attend) -> Tensor:
-        return run_through(self._attend_in_steps(layer_index, streams, rotations, attend))
-
-    def _attend_in_steps(self, layer_index: int, streams: Streams, rotations: Rotations, attend: Attend) -> Steps[Tensor]:
         if isinstance(attend, AttendsProjections) and attend.takes_projections:
             qkv = project_experts(streams.und, streams.gen, (self.und.weights, self.gen.weights))
             experts = ExpertHeads(self.und.norms, self.gen.norms, len(streams.und), self.und.eps)
             return attend.attend_projections(layer_index, qkv, experts, rotations.every)
-        heads = self._project(streams, rotations)
+        return attend(layer_index, *self._project(streams, rotations))
+
+    def _attend_in_steps(self, layer_index: int, streams: Streams, rotations: Rotations, attend: Attend, cut: Cut) -> Steps[Tensor]:
+        if isinstance(attend, AttendsProjections) and attend.takes_projections:
+            return self._attend(layer_index, streams, rotations, attend)
+        heads = yield from self._project_in_steps(streams, rotations, cut)
         yield
+        if isinstance(attend, AttendsInParts):
+            return (yield from attend.attend_in_parts(layer_index, *heads))
         return attend(layer_index, *heads)
 
     def _project(self, streams: Streams, rotations: Rotations) -> Heads:
-        if len(streams.gen) == 0:
-            return self.und.project(streams.und, rotations.und)
-        if len(streams.und) == 0:
-            return self.gen.project(streams.gen, rotations.gen)
+        if not torch.is_grad_enabled():
+            return run_through(self._project_in_steps(streams, rotations, UNCUT))
         q_und, k_und, v_und = self.und.project(streams.und, rotations.und)
         q_gen, k_gen, v_gen = self.gen.project(streams.gen, rotations.gen)
         return torch.cat([q_und, q_gen]), torch.cat([k_und, k_gen]), torch.cat([v_und, v_gen])
+
+    def _project_in_steps(self, streams: Streams, rotations: Rotations, cut: Cut) -> Steps[Heads]:
+        """Project the tokens of both experts into one place, interruptible between blocks."""
+        num_und = len(streams.und)
+        room = HeadRoom.of_tokens(num_und + len(streams.gen), streams.und, self.und.weights)
+        yield from self.und.project_in_steps(room.part(slice(num_und)), streams.und, rotations.und, cut)
+        yield from self.gen.project_in_steps(room.part(slice(num_und, None)), streams.gen, rotations.gen, cut)
+        return room.heads
 
 
 class Expert(nn.Module):
@@ -195,22 +224,24 @@ class Expert(nn.Module):
         """Return q ``[T, Hq, d]``, k and v ``[T, Hk, d]`` of the normed input; q and k normed and rotated."""
         return project_heads(x, rotation.cos, rotation.sin, self.weights)
 
+    def project_in_steps(self, room: HeadRoom, x: Tensor, rotation: Rotation, cut: Cut) -> Steps[None]:
+        """Do the same into ``room``, interruptible between blocks of tokens. Not differentiable."""
+        for block in blocks_of(len(x), cut.num_projected):
+            if block.start:
+                yield
+            project_heads_into(room.part(block), x[block], rotation.cos[block], rotation.sin[block], self.weights)
+
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Add attention's output ``[T, Hq, d]`` and the feed-forward to the residual stream ``x [T, hidden]``."""
         return finish_layer(x, attended, self.weights)
 
-    def finish_in_steps(self, x: Tensor, attended: Tensor, num_blocks: int) -> Steps[Tensor]:
-        """Do the same, interruptible before each of up to ``num_blocks`` blocks of tokens; a few tokens are no block of their own."""
-        if len(x) == 0:
-            return x
-        if len(x) < LEAST_BLOCK:
-            return self.finish(x, attended)
-        size = -(-len(x) // min(num_blocks, len(x) // LEAST_BLOCK))
-        blocks = []
-        for block, seen in zip(x.split(size), attended.split(size), strict=True):
+    def finish_in_steps(self, x: Tensor, attended: Tensor, cut: Cut) -> Steps[Tensor]:
+        """Do the same, interruptible before each block of tokens. Not differentiable."""
+        finished = torch.empty_like(x)
+        for block in blocks_of(len(x), cut.num_finished):
             yield
-            blocks.append(self.finish(block, seen))
-        return torch.cat(blocks)
+            finish_layer_into(finished[block], x[block], attended[block], self.weights)
+        return finished
 
 
 def _join(und: Tensor, gen: Tensor) -> Tensor:

@@ -199,14 +199,16 @@ static long num_row_tasks(const Attention *a, long row) {
     return (num_pairs + MAX_COLUMNS - 1) / MAX_COLUMNS * a->num_kv_heads;
 }
 
-/* Where each row's tasks begin, and behind the last one's. */
+/* Where each row's tasks begin, and behind the last one's; `start` is the first task of this call. */
 typedef struct {
     const Attention *attention;
     const long *first_task;
+    long start;
 } Tiles;
 
-static void attend_task(const void *work, long index) {
+static void attend_task(const void *work, long number) {
     const Tiles *tiles = work;
+    const long index = tiles->start + number;
     const Attention *a = tiles->attention;
     long row = 0, end = a->num_rows;
     while (end - row > 1) {
@@ -221,8 +223,8 @@ static void attend_task(const void *work, long index) {
     else attend_wide(a, row, kv_head, first, num_columns);
 }
 
-/* head_dim is a multiple of 8 and at most 512; pages are contiguous. */
-EXPORT void attention_float32(const Attention *a, int num_threads) {
+/* Part `part` of `num_parts`, of about equal work. head_dim is a multiple of 8 and at most 512; pages are contiguous. */
+EXPORT void attention_float32(const Attention *a, long part, long num_parts, int num_threads) {
     long first_task[a->num_rows + 1], num_keys = 0;
     first_task[0] = 0;
     for (long row = 0; row < a->num_rows; row++) {
@@ -230,7 +232,8 @@ EXPORT void attention_float32(const Attention *a, int num_threads) {
         first_task[row + 1] = first_task[row] + num_row_tasks(a, row);
         if (last > a->qo_indptr[row]) num_keys += (last - a->qo_indptr[row]) * a->kv_end[last - 1];
     }
-    const Tiles tiles = {a, first_task};
-    const int is_large = num_keys * a->num_heads * a->head_dim > PARALLEL_SCORE_PRODUCTS;
-    run_tasks(attend_task, &tiles, first_task[a->num_rows], is_large ? num_threads : 1);
+    const Range tasks = part_of((Range){0, first_task[a->num_rows]}, part, num_parts);
+    const Tiles tiles = {a, first_task, tasks.first};
+    const int is_large = num_keys * a->num_heads * a->head_dim > num_parts * PARALLEL_SCORE_PRODUCTS;
+    run_tasks(attend_task, &tiles, tasks.end - tasks.first, is_large ? num_threads : 1);
 }

@@ -67,7 +67,7 @@ EXPORT float *expert_layers_float32(const Expert *experts, long num_layers, Pass
         write_pages_float32(w);
         a->k_pages = k_pages;
         a->v_pages = v_pages;
-        attention_float32(a, num_threads);
+        attention_float32(a, 0, 1, num_threads);
         expert_finish_float32(e, x, p->attended, p->scratch, p->next, num_tokens, num_threads);
         p->x = p->next;
         p->next = x;

@@ -28,7 +28,7 @@ typedef struct {
     long num_kept, k_token, v_token, width;
 } PageWrite;
 
-void attention_float32(const Attention *a, int num_threads);
+void attention_float32(const Attention *a, long part, long num_parts, int num_threads);
 void write_pages_float32(const PageWrite *w);
 void linear_float32(const float *x, long x_stride, const float *weight, const float *bias, float *y, long num_rows, long num_outputs,
                     long depth, int num_threads);

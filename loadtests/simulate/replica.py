@@ -21,7 +21,7 @@ from loadtests.simulate.virtual_runner import Tally, VirtualRunner
 from loadtests.traces.sessions import Session, Trace
 from model.config import BagelConfig
 from model.profile import Family, FamilyProfile
-from model.stepwise import BITS_PER_LAYER
+from model.stepwise import CPU_CUT
 from model.transforms import resize_size
 from server.engine.calibration import calibrate
 from server.engine.cost_model import Load
@@ -128,7 +128,7 @@ class Replica:
         return scheduler
 
     def _runner(self, clock: VirtualClock, tally: Tally) -> VirtualRunner:
-        return VirtualRunner(clock, self.costs, self.config.num_layers * BITS_PER_LAYER, random.Random(self.luck_seed), tally)
+        return VirtualRunner(clock, self.costs, self.config.num_layers * CPU_CUT.num_bits, random.Random(self.luck_seed), tally)
 
     def _refeed(self, picture: Picture) -> ImageSegment:
         """Make a drawn picture an input picture of the sizes that the real resizes would give."""
@@ -162,7 +162,7 @@ def facts_of(config: BagelConfig) -> ModelFacts:
         vit_stride=config.vit.patch_size,
         max_positions=config.llm.max_positions,
         profile=FamilyProfile.of_family(Family.BAGEL, config),
-        num_bits=config.num_layers * BITS_PER_LAYER,
+        num_bits=config.num_layers * CPU_CUT.num_bits,
     )
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections import deque
 from dataclasses import dataclass, field
 
 from loadtests.mixed.clock import VirtualClock
 from loadtests.simulate.bits import cut_like
 from loadtests.simulate.costs import Costs
-from model.stepwise import BITS_PER_LAYER
 from server.engine.batch import Batch, BatchResult, DrawnToken
+from server.engine.bit_pace import BitPace
 from server.engine.cost_model import NO_LOAD, Load
 from server.messages import Picture
 
@@ -32,20 +31,21 @@ class VirtualPass:
     caches: Caches
     outcome: BatchResult
     bits_s: list[float]
-    latest_s: deque[float] = field(default_factory=lambda: deque(maxlen=BITS_PER_LAYER))
+    pace: BitPace
     result: BatchResult | None = None
 
     @property
     def next_bit_s(self) -> float:
-        """How long the next bit may take, as far as a real pass knows it."""
-        return max(self.latest_s, default=0.0)
+        """How long the next bit should take, as far as a real pass knows it."""
+        return self.pace.next_s
 
     def advance(self, until_s: float) -> bool:
-        """Go on, at least one bit, and stop before one that might not be over by ``until_s``."""
+        """Go on, at least one bit, and stop before one that should not be over by ``until_s``."""
         self.caches.hold_words = False
         while self.bits_s:
-            self.latest_s.append(self.bits_s.pop())
-            self.clock.advance(self.latest_s[-1])
+            bit_s = self.bits_s.pop()
+            self.pace.note(bit_s)
+            self.clock.advance(bit_s)
             if self.bits_s and self.clock.now() + self.next_bit_s > until_s:
                 return False
         self.result = self.outcome
@@ -79,6 +79,7 @@ class VirtualRunner:
     tally: Tally = field(default_factory=Tally)
     num_drawn: int = 0
     caches: Caches = field(default_factory=Caches)
+    fine_bits: BitPace = field(default_factory=BitPace)
 
     def execute(self, batch: Batch) -> BatchResult:
         result = self._result(batch)
@@ -94,7 +95,8 @@ class VirtualRunner:
         self.clock.advance(self.costs.overhead_s)
         even = (1.0 / self.num_bits,) * self.num_bits
         shares = cut_like(self.costs.cuts, batch.load, self.costs.seconds, is_fine=batch.is_fine) or even
-        return VirtualPass(self.clock, self.caches, result, [share * result.execute_s for share in reversed(shares)])
+        pace = self.fine_bits if batch.is_fine else BitPace()
+        return VirtualPass(self.clock, self.caches, result, [share * result.execute_s for share in reversed(shares)], pace)
 
     def forget(self, sequence_ids: list[int]) -> None:
         """Nothing is kept, so nothing is forgotten."""

@@ -23,10 +23,12 @@ from server.engine.options import SchedulerLimits
 
 FIXED_COST_SHARE = 0.05
 """What share of a step its fixed cost may be before more rows are put in to outweigh it."""
+DIVIDED_FIXED_COST_SHARE = 0.02
+"""The same of a long pass that words and prompts are let through: nobody waits for its end but pictures that are not in it."""
 DIVIDING_GAIN = 1.05
 """How much faster dividing must be than riding to be chosen."""
-BIT_SHARE = 0.35
-"""How much of the time between two decode steps one bit of a long pass may take."""
+BIT_SHARE = 0.2
+"""How much of the target one bit of a long pass may take."""
 MIN_WAIT_SHARE = 0.1
 """Below this share of the target, the time since the last token is not worth a decode step of its own."""
 PROMPT_PIECE = Load(1, 1, und_tokens=16, rows=1)
@@ -141,21 +143,22 @@ class Goals:
         """Return the budget of a step in which ``decodes`` ride, ``waited_s`` after the last token."""
         tokens = max(1, self._limits.max_batch_tokens - num_decodes)
         seconds = PLANNED_SHARE * (self.target_s(decodes) - waited_s) if num_decodes else math.inf
-        return StepBudget(self._cost, tokens, seconds, self._enough_tokens(), decodes)
+        return StepBudget(self._cost, tokens, seconds, self._enough_tokens(FIXED_COST_SHARE), decodes)
 
     def divided_budget(self, decodes: Load, num_decodes: int) -> StepBudget:
         """Return the budget of a long pass without decode rows, whose bits leave the target room for them."""
-        seconds = self._num_bits * BIT_SHARE * self._between_s(decodes) if num_decodes else math.inf
-        return StepBudget(self._cost, self._limits.max_batch_tokens, seconds, self._enough_tokens())
+        seconds = self._num_bits * BIT_SHARE * self.target_s(decodes) if num_decodes else math.inf
+        share = DIVIDED_FIXED_COST_SHARE if num_decodes else FIXED_COST_SHARE
+        return StepBudget(self._cost, self._limits.max_batch_tokens, seconds, self._enough_tokens(share))
 
-    def _enough_tokens(self) -> float:
-        """Return the tokens beside which a step's fixed cost does not matter."""
+    def _enough_tokens(self, fixed_share: float) -> float:
+        """Return the tokens with which a step's fixed cost is no more than a share of it."""
         if not self.has_target or self._cost.num_observed < NUM_STEPS_TRUSTED_BLINDLY:
             return math.inf
         rates = self._cost.coefficients
         fixed_s = rates.steps + rates.mixed + rates.gen_steps
         token_s = rates.gen_tokens or rates.und_tokens
-        return math.inf if token_s <= 0.0 else max(1.0, fixed_s / (FIXED_COST_SHARE * token_s))
+        return math.inf if token_s <= 0.0 else max(1.0, fixed_s / (fixed_share * token_s))
 
     def should_divide(self, first: list[Load], decodes: Load, num_decodes: int, waited_s: float) -> bool:
         """Tell whether the work that comes first, as atomic rows, had better go into a long pass of its own."""

@@ -18,7 +18,7 @@ from model.errors import CheckpointError
 from model.kv_scales import kv_scales
 from model.preview_files import load_or_fit_preview
 from model.profile import Family, FamilyProfile
-from model.stepwise import BITS_PER_LAYER
+from model.stepwise import finest_cut
 from model.tokenizer import Tokenizer
 from model.weights import load_bagel
 from server.engine.calibration import calibrate
@@ -177,7 +177,7 @@ def model_facts(model: Bagel, tokenizer: Tokenizer, profile: FamilyProfile) -> M
         vit_stride=model.config.vit.patch_size,
         max_positions=model.config.llm.max_positions,
         profile=profile,
-        num_bits=model.config.llm.num_layers * BITS_PER_LAYER,
+        num_bits=model.config.llm.num_layers * finest_cut(model.device.type).num_bits,
     )
 
 

@@ -10,7 +10,6 @@ back once the device knows what to do, and the next step can be launched before 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from kernels.attention import interleaved_attention
+from kernels.attention import attention_in_parts, interleaved_attention
 from kernels.expert_layers import ExpertStack, run_layers
 from kernels.head_norms import ExpertHeads
 from kernels.heads import rotate_and_keep, split_heads
@@ -26,16 +25,18 @@ from kernels.kv_pages import UNSCALED, KvPages, KvScales
 from kernels.pages import copy_pages, write_pages
 from kernels.plan import AttentionPlan
 from kernels.readback import Reading, begin_reading
-from kernels.sampling import Drawn, Draws, begin_draws
+from kernels.sampling import Drawn, Draws, begin_draws, find_unsound
 from model.bagel import Bagel, PackedTokens
 from model.latents import latent_position_ids, unpatchify
-from model.stepwise import BITS_PER_LAYER, BLOCKS_PER_LAYER, Steps, run_through
+from model.stepwise import UNCUT, Cut, Steps, finest_cut, run_through
 from model.transformer import Rotation
 from server.engine.batch import Batch, BatchResult, DecodeRow, DenoiseRow, DenoiseStep, DrawnToken, NewImage
+from server.engine.bit_pace import BitPace
 from server.engine.decode_graphs import Capture, CudaCapture, DecodeGraphs
 from server.engine.drawing import Drawing
 from server.engine.euler_steps import EulerSteps, RowVelocities
 from server.engine.fault_points import NO_FAULTS
+from server.engine.long_pass import Pass
 from server.engine.packer import LatentRun, Markers, PackedBatch, pack, put
 from server.engine.pictures import PictureEncoder, picture_from_pixels
 from server.engine.previews import PreviewPainter
@@ -84,6 +85,12 @@ class PagedAttend:
         write_pages(k, v, pages, self._plan)
         return interleaved_attention(q, k, v, pages, self._plan)
 
+    def attend_in_parts(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Steps[torch.Tensor]:
+        """Do what calling it does, interruptible between parts."""
+        pages = self._layers[layer]
+        write_pages(k, v, pages, self._plan)
+        return (yield from attention_in_parts(q, k, v, pages, self._plan))
+
     def attend_projections(self, layer: int, qkv: torch.Tensor, experts: ExpertHeads, rotation: Rotation) -> torch.Tensor:
         """Norm, rotate and keep the heads of both experts in one go, then attend; ``qkv`` is overwritten."""
         pages = self._layers[layer]
@@ -93,49 +100,6 @@ class PagedAttend:
     def run_layers(self, stack: ExpertStack, x: torch.Tensor, rotation: Rotation) -> torch.Tensor | None:
         """Run a few understanding tokens through every layer in one call; see `kernels.expert_layers`."""
         return run_layers(x, rotation.cos, rotation.sin, stack, self._pool, self._plan)
-
-
-class Pass:
-    """A step under way. ``result`` is there once `advance` has come to its end."""
-
-    def __init__(self, steps: Steps[BatchResult]) -> None:
-        self._steps = steps
-        self._elapsed_s = 0.0
-        self._latest_s: deque[float] = deque(maxlen=BITS_PER_LAYER)
-        self.result: BatchResult | None = None
-
-    @property
-    def next_bit_s(self) -> float:
-        """How long the next bit may take, as one of the latest did: those of a layer differ, and one layer is like the other."""
-        return max(self._latest_s, default=0.0)
-
-    def advance(self, until_s: float) -> bool:
-        """Go on, at least one bit, and stop before one that might not be over by ``until_s`` of `time.monotonic`.
-
-        Returns whether the step is done.
-
-        Raises:
-            RuntimeError: what the device raises; the step is then as if it had not been begun.
-        """
-        now_s = time.monotonic()
-        with torch.inference_mode():
-            while self.result is None:
-                self._take_one_bit()
-                before_s, now_s = now_s, time.monotonic()
-                self._latest_s.append(now_s - before_s)
-                self._elapsed_s += now_s - before_s
-                if now_s + self.next_bit_s > until_s:
-                    break
-        if self.result is None:
-            return False
-        self.result.execute_s = self._elapsed_s
-        return True
-
-    def _take_one_bit(self) -> None:
-        try:
-            next(self._steps)
-        except StopIteration as end:
-            self.result = end.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +135,8 @@ class Runner:
         self.faults = NO_FAULTS
         """Where tests break a step on purpose."""
         self._device = cache.pool.device
+        self._cut = finest_cut(self._device.type)
+        self._fine_bits = BitPace()
         self._drawings: dict[int, Drawing] = {}
         self.euler_steps = EulerSteps(painter, takes_together=cache.pool.is_cuda)
         self._encoder = PictureEncoder(model, self._device)
@@ -222,7 +188,7 @@ class Runner:
 
     def begin(self, batch: Batch) -> Pass:
         """Begin a step that is run bit by bit. No other batch may touch its sequences or their pages until it has ended."""
-        return Pass(self._steps(batch))
+        return Pass(self._steps(batch), self._fine_bits if batch.is_fine else BitPace())
 
     def _steps(self, batch: Batch) -> Steps[BatchResult]:
         return (yield from self._finish((yield from self._compute(batch))))
@@ -243,7 +209,7 @@ class Runner:
             yield
             result.num_pictures_encoded = self._encoder.num_encoded - num_encoded
             started = time.perf_counter()
-            hidden, logits = yield from self._forward(packed, embedded, BLOCKS_PER_LAYER if batch.is_fine else 1)
+            hidden, logits = yield from self._forward(packed, embedded, self._cut if batch.is_fine else UNCUT)
         result.forward_s = time.perf_counter() - started
         after = self._move_on(batch.denoises, hidden[packed.num_und :], packed.latent_runs) if batch.denoises else {}
         ending = [step for step in batch.denoises if step.is_last]
@@ -312,10 +278,10 @@ class Runner:
             noise = self._noise(new.params.seed, new.image_index, num_tokens, self._model.config.latent_dim)
             self._drawings[new.sequence_id] = Drawing(noise.to(self._device, torch.float32))
 
-    def _forward(self, packed: PackedBatch, embedded: torch.Tensor, blocks_per_layer: int) -> Steps[tuple[torch.Tensor, torch.Tensor]]:
+    def _forward(self, packed: PackedBatch, embedded: torch.Tensor, cut: Cut) -> Steps[tuple[torch.Tensor, torch.Tensor]]:
         """Run every layer, and read the logits of the rows a token is drawn from."""
         tokens = PackedTokens(embedded, packed.positions, packed.num_und)
-        hidden = yield from self._model.forward_in_steps(tokens, self._cache.attend(packed.plan), blocks_per_layer)
+        hidden = yield from self._model.forward_in_steps(tokens, self._cache.attend(packed.plan), cut)
         return hidden, self._model.logits(hidden[packed.draw_index]) if packed.draws else hidden
 
     def _embed(self, packed: PackedBatch) -> Steps[torch.Tensor]:
@@ -358,9 +324,8 @@ class Runner:
         """
         draws, columns = None, [torch.isfinite(x).all() for x in latents]
         if packed.draws:
-            is_sound = torch.isfinite(logits).all(dim=-1)
             # An unsound row is drawn from like any other, so that it spoils no neighbour's draw, and thrown away.
-            logits = torch.where(is_sound[:, None], logits, 0.0)
+            is_sound, logits = find_unsound(logits)
             draws = begin_draws(logits, [sampling_row(draw) for _, draw in packed.draws])
             columns += [is_sound, *draws.columns]
         return draws, begin_reading(columns, self._device)

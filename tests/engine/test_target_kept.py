@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from model.stepwise import BITS_PER_LAYER
+from model.stepwise import CPU_CUT
 from server.engine.batch import Batch, BatchResult
 from server.engine.cost_model import Load
 from server.engine.link import LocalLink
@@ -25,7 +25,7 @@ from server.messages import ImageParams, OutputMode, SamplingParams, StepReport,
 from tests.engine.fakes import FakeRunner, facts, make_request, refeed
 
 COSTS = Load(4.5e-3, 1e-3, 3e-3, 1e-4, 1.5e-4, 1e-8, 5e-5, 5e-8, 5e-8)
-NUM_BITS = 8 * BITS_PER_LAYER
+NUM_BITS = 8 * CPU_CUT.num_bits
 NOISE = 0.03
 NUM_CHATS, NUM_PICTURES = 4, 4
 SECONDS, WARM_SECONDS = 40.0, 10.0

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from model.bagel import PackedTokens
-from model.stepwise import BITS_PER_LAYER, BLOCKS_PER_LAYER
+from model.stepwise import CPU_CUT, GPU_CUT, Cut, blocks_of
 from model.weights import load_bagel
 from server.engine.batch import Batch, BatchResult
 from server.engine.link import LocalLink
+from server.engine.long_pass import Pass
 from server.engine.loop import Engine
 from server.engine.options import EngineOptions
 from server.engine.process import LoadedEngine, load_engine
-from server.engine.runner import Pass, Runner
+from server.engine.runner import Runner
 from server.messages import (
     Abort,
     FinishReason,
@@ -169,14 +170,15 @@ def test_an_abort_in_the_middle_of_a_pass_is_answered_at_once_and_its_pages_come
     assert bench.loaded.pool.num_used == 0
 
 
+@pytest.mark.parametrize("cut", [CPU_CUT, GPU_CUT])
 @pytest.mark.parametrize("num_und", [0, 5, 150, 800])
-def test_layers_cut_into_blocks_of_tokens_give_the_same_hidden_states(num_und: int) -> None:
+def test_layers_cut_into_blocks_of_tokens_give_the_same_hidden_states(num_und: int, cut: Cut) -> None:
     model = load_bagel(CHECKPOINT, torch.device("cpu"), torch.float32)
     tokens = PackedTokens(torch.randn(800, model.config.llm.hidden_size), torch.arange(800), num_und)
     bits = 0
     with torch.inference_mode():
         whole = model.forward(tokens, first_heads)
-        steps = model.forward_in_steps(tokens, first_heads, BLOCKS_PER_LAYER)
+        steps = model.forward_in_steps(tokens, first_heads, cut)
         while True:
             try:
                 next(steps)
@@ -185,8 +187,9 @@ def test_layers_cut_into_blocks_of_tokens_give_the_same_hidden_states(num_und: i
                 break
             bits += 1
 
-    torch.testing.assert_close(in_blocks, whole, rtol=RELATIVE_TOLERANCE, atol=1e-5)
-    assert bits >= BITS_PER_LAYER * model.config.num_layers
+    assert torch.equal(in_blocks, whole)
+    num_blocks = len(blocks_of(800 - num_und, cut.num_projected)) + len(blocks_of(800 - num_und, cut.num_finished))
+    assert bits >= num_blocks * model.config.num_layers
 
 
 def first_heads(layer_index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

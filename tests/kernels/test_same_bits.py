@@ -10,12 +10,14 @@ from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 
 from kernels.attention import interleaved_attention
 from kernels.expert import finish_layer, project_heads
 from kernels.linear import linear
+from kernels.native_kernels import native_kernels
 from kernels.plan import RowLayout, build_attention_plan
 from kernels.qk_norm_rope import qk_norm_rope
 from kernels.rms_norm import rms_norm
@@ -47,6 +49,15 @@ def test_rows_of_a_product(selection: tuple[int, list[int]], num_outputs: int, d
     bias = values(num_outputs, seed=2) if has_bias else None
     with torch.no_grad():
         assert torch.equal(linear(x, weight, bias)[chosen], linear(x[chosen], weight, bias))
+
+
+@pytest.mark.parametrize("depth", [512, 1536])
+def test_rows_of_a_product_with_a_weight_that_passes_by_the_caches(depth: int) -> None:
+    x, weight = values(40, depth), values((1 << 18) // depth + 3, depth, seed=1)
+    with torch.no_grad():
+        together = linear(x, weight)
+        for start, end in ((0, 1), (1, 6), (6, 13), (13, 37)):
+            assert torch.equal(together[start:end], linear(x[start:end], weight))
 
 
 @settings(max_examples=40, deadline=None)
@@ -87,6 +98,21 @@ def test_rows_of_attention(case: RaggedCase) -> None:
         for row in range(rounded.plan.layout.num_rows):
             tokens = rounded.tokens_of_row(row)
             assert torch.equal(interleaved_attention(*rounded.alone(row).call)[tokens], together[tokens])
+
+
+@settings(max_examples=60, deadline=None)
+@given(ragged_cases(max_segment=70), st.integers(1, 9))
+def test_parts_of_attention(case: RaggedCase, num_parts: int) -> None:
+    native, rounded = native_kernels(), case.to(torch.float32)
+    assert native is not None
+    with torch.no_grad():
+        parts = native.attention_in_parts(*rounded.call, num_parts)
+        while True:
+            try:
+                next(parts)
+            except StopIteration as end:
+                assert torch.equal(end.value, interleaved_attention(*rounded.call))
+                return
 
 
 def in_pages(case: RaggedCase, row: int, num_kept: int, page_size: int) -> RaggedCase:

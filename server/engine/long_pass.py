@@ -1,0 +1,55 @@
+"""A step under way that can be left between two bits, where other batches may be executed."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from model.stepwise import Steps
+from server.engine.batch import BatchResult
+from server.engine.bit_pace import BitPace
+
+
+class Pass:
+    """A step under way. ``result`` is there once `advance` has come to its end."""
+
+    def __init__(self, steps: Steps[BatchResult], pace: BitPace) -> None:
+        """Begin ``steps``; ``pace`` is that of passes cut like this one, and is kept up to date."""
+        self._steps = steps
+        self._elapsed_s = 0.0
+        self._pace = pace
+        self.result: BatchResult | None = None
+
+    @property
+    def next_bit_s(self) -> float:
+        """How long the next bit should take, in seconds."""
+        return self._pace.next_s
+
+    def advance(self, until_s: float) -> bool:
+        """Go on, at least one bit, and stop before one that should not be over by ``until_s`` of `time.monotonic`.
+
+        Returns whether the step is done.
+
+        Raises:
+            RuntimeError: what the device raises; the step is then as if it had not been begun.
+        """
+        now_s = time.monotonic()
+        with torch.inference_mode():
+            while self.result is None:
+                self._take_one_bit()
+                before_s, now_s = now_s, time.monotonic()
+                self._pace.note(now_s - before_s)
+                self._elapsed_s += now_s - before_s
+                if now_s + self.next_bit_s > until_s:
+                    break
+        if self.result is None:
+            return False
+        self.result.execute_s = self._elapsed_s
+        return True
+
+    def _take_one_bit(self) -> None:
+        try:
+            next(self._steps)
+        except StopIteration as end:
+            self.result = end.value
