@@ -32,6 +32,8 @@ Forward = Callable[[torch.Tensor, torch.Tensor, AttentionPlan], torch.Tensor]
 
 CAPTURE_AT = 3
 """Capturing takes a while: only what comes again is captured."""
+STEPS_UNTIL_TRIED_AGAIN = 1000
+"""Of a size that there was no memory to capture."""
 
 
 class StaticStep:
@@ -150,6 +152,10 @@ class DecodeGraphs:
         step.fill(packed)
         try:
             replay = self._capture(lambda: self._forward(step.token_ids, step.positions, step.plan))
+        except torch.OutOfMemoryError:
+            logger.warning("no memory to capture decode steps of %d rows; they are run one launch at a time for a while", size[0])
+            self._asked[size] = CAPTURE_AT - STEPS_UNTIL_TRIED_AGAIN
+            return None
         except RuntimeError as error:
             logger.warning("decode steps cannot be captured here and are run one launch at a time: %s", error)
             self._can_capture = False

@@ -13,7 +13,7 @@ from kernels.plan import AttentionPlan
 from model.bagel import PackedTokens
 from model.weights import load_bagel
 from server.engine.batch import Batch, DecodeRow, Draw, PrefillRow, TextPiece
-from server.engine.decode_graphs import CAPTURE_AT, DecodeGraphs, Replay, StaticStep, size_of
+from server.engine.decode_graphs import CAPTURE_AT, STEPS_UNTIL_TRIED_AGAIN, DecodeGraphs, Replay, StaticStep, size_of
 from server.engine.graph_sizes import CONTEXT_ROWS, MAX_GRAPHS, ROWS
 from server.engine.link import LocalLink
 from server.engine.options import EngineOptions
@@ -187,6 +187,24 @@ def test_a_capture_that_fails_leaves_steps_to_be_run_as_they_are(caplog: pytest.
     graphs = DecodeGraphs(lambda *_: torch.empty(0), fail, PAGE_SIZE, CPU)
     assert [graphs.logits(packed(decode_batch(2))) for _ in range(CAPTURE_AT + 2)] == [None] * (CAPTURE_AT + 2)
     assert len(attempts) == 1 and "cannot be captured" in caplog.text
+
+
+def test_a_size_that_there_was_no_memory_for_is_tried_again_later_and_others_at_once() -> None:
+    sizes_tried = []
+
+    def capture(work: Replay) -> Replay:
+        sizes_tried.append(len(work()))
+        if sizes_tried == [4]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return work
+
+    graphs = DecodeGraphs(lambda token_ids, *_: torch.empty(len(token_ids), 1), capture, PAGE_SIZE, CPU)
+    large, small = packed(decode_batch(3)), packed(decode_batch(1))
+    for _ in range(CAPTURE_AT + STEPS_UNTIL_TRIED_AGAIN - 1):
+        assert graphs.logits(large) is None
+    assert graphs.prepare(small)
+    assert graphs.logits(large) is not None
+    assert sizes_tried == [4, 1, 4]
 
 
 def test_a_replay_that_raises_is_not_used_again() -> None:
