@@ -15,7 +15,7 @@ from loadtests.mixed.metered import Sample, median_error
 from loadtests.mixed.replay import Watch, at_once
 from loadtests.mixed.stand import Served, Stand, Way
 from loadtests.mixed.timeline import Replayed
-from loadtests.simulate.costs import Costs, MeasuredStep, fit_costs
+from loadtests.simulate.costs import Costs, MeasuredStep, fit_costs, fit_in_time
 from loadtests.traces.arrivals import Arrivals
 from loadtests.traces.mix import Mix, make_trace
 from loadtests.traces.sessions import Trace
@@ -103,7 +103,7 @@ def measure_capacity(stand: Stand, plan: Plan, say: Say) -> Capacity:
     trace = busy_trace(plan)
     plait, staged = (stand.serve(way, trace, say(f"capacity, {way.value}")) for way in Way)
     num = len(trace.sessions)
-    return Capacity(num / plait.replayed.span_s, num / staged.replayed.span_s, costs_of([plait]))
+    return Capacity(num / plait.replayed.span_s, num / staged.replayed.span_s, costs_of(plait))
 
 
 def busy_trace(plan: Plan) -> Trace:
@@ -111,13 +111,26 @@ def busy_trace(plan: Plan) -> Trace:
     return at_once(make_trace(plan.mix, plan.arrivals, plan.num_sessions, 1.0, plan.seed + BUSY_SEEDS))
 
 
-def costs_of(parts: list[Served]) -> Costs:
-    """Fit the costs of replays; what was taken outside the runner while there was work, arrivals apart, is every step's overhead."""
-    samples = [sample for served in parts for sample in served.samples]
-    steps = [MeasuredStep(one.load, one.taken_s, one.is_cold, one.bits_s, one.is_fine) for one in samples]
-    replays = [served.replayed for served in parts]
-    busy_s = sum(replayed.span_s - replayed.idle_s for replayed in replays)
-    arrivals_s = sum(replayed.arrivals_s for replayed in replays)
-    overhead_s = (busy_s - arrivals_s - sum(step.seconds for step in steps)) / len(steps)
-    arrival_s = arrivals_s / sum(len(replayed.records) for replayed in replays)
-    return replace(fit_costs(steps, max(0.0, overhead_s)), arrival_s=arrival_s)
+def costs_of(served: Served) -> Costs:
+    """Fit the costs of a replay; what was taken outside the runner while there was work, arrivals apart, is every step's overhead."""
+    return _with_arrivals(fit_costs(_steps_of(served), _overhead_s(served)), served)
+
+
+def costs_in_time_of(served: Served) -> Costs:
+    """Do the same, and tell how the machine's speed changed meanwhile."""
+    return _with_arrivals(fit_in_time(_steps_of(served), _overhead_s(served)), served)
+
+
+def _steps_of(served: Served) -> list[MeasuredStep]:
+    began_s = served.replayed.began_s
+    return [MeasuredStep(one.load, one.taken_s, one.is_cold, one.bits_s, one.is_fine, one.at_s - began_s) for one in served.samples]
+
+
+def _overhead_s(served: Served) -> float:
+    replayed = served.replayed
+    busy_s = replayed.span_s - replayed.idle_s - replayed.arrivals_s
+    return max(0.0, (busy_s - sum(sample.taken_s for sample in served.samples)) / len(served.samples))
+
+
+def _with_arrivals(costs: Costs, served: Served) -> Costs:
+    return replace(costs, arrival_s=served.replayed.arrivals_s / len(served.replayed.records))

@@ -72,7 +72,7 @@ class Bench:
         """Build one engine for everything."""
         link = LocalLink()
         loaded = self._assemble(options, link)
-        runner = MeteredRunner(loaded.runner, loaded.scheduler.cost)
+        runner = MeteredRunner(loaded.runner, loaded.scheduler.cost, now=self._clock.now)
         return MeteredPlait(Plait(Engine(loaded.scheduler, runner, loaded.pool, link), loaded.scheduler, link), runner)
 
     def _build_staged(self) -> Staged:

@@ -22,6 +22,7 @@ class Sample:
     Attributes:
         is_cold: whether it is a step of decode rows alone right after other work, whose data it found in the caches.
         bits_s: seconds of each of its own bits, if it is a long pass; is_fine: whether those are parts of layers, not layers.
+        at_s: when it was done, on the clock of replays.
     """
 
     load: Load
@@ -30,6 +31,7 @@ class Sample:
     is_cold: bool = False
     bits_s: tuple[float, ...] = ()
     is_fine: bool = False
+    at_s: float = 0.0
 
     @property
     def error(self) -> float:
@@ -60,12 +62,13 @@ class MeteredRunner:
 
     Attributes:
         cost: the engine's model, asked before it learns of the step.
-        clock: the one that long passes are told by when to stop.
+        clock: the one that long passes are told by when to stop; now: that of replays.
     """
 
     runner: Executor
     cost: CostModel
     clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.monotonic
     samples: list[Sample] = field(default_factory=list)
     spells: list[Spell] = field(default_factory=list)
     under_way: MeteredPass | None = None
@@ -75,7 +78,7 @@ class MeteredRunner:
         doing = Doing.PICTURE if batch.denoises else Doing.PROMPT if batch.prefills else Doing.WORDS
         is_cold = doing is Doing.WORDS and bool(self.spells) and self.spells[-1].doing is not Doing.WORDS
         result = self.runner.execute(batch)
-        self.samples.append(Sample(batch.load, predicted_s, result.execute_s, is_cold))
+        self.samples.append(Sample(batch.load, predicted_s, result.execute_s, is_cold, at_s=self.now()))
         self.spells.append(Spell(doing, start_s, time.perf_counter()))
         return result
 
@@ -115,7 +118,8 @@ class MeteredPass:
         self.meter.spells.append(Spell(Doing.PICTURE, start_s, time.perf_counter()))
         self.result = self.steps.result
         if self.result is not None:
-            sample = Sample(self.batch.load, self.predicted_s, self.result.execute_s, bits_s=tuple(self.bits_s), is_fine=self.batch.is_fine)
+            bits_s, is_fine, at_s = tuple(self.bits_s), self.batch.is_fine, self.meter.now()
+            sample = Sample(self.batch.load, self.predicted_s, self.result.execute_s, bits_s=bits_s, is_fine=is_fine, at_s=at_s)
             self.meter.samples.append(sample)
         return is_done
 

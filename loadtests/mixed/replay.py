@@ -97,7 +97,7 @@ class Replay:
                 due_s = start_s + self._due[0].time_s
                 idle_s += max(0.0, due_s - self._clock.now()) if self._records else 0.0
                 self._policy.note_idle(self._clock.wait_until(due_s))
-        return Replayed(sorted(self._records.values(), key=lambda record: record.arrival_s), self._steps, idle_s, self._arrivals_s)
+        return Replayed(sorted(self._records.values(), key=lambda record: record.arrival_s), self._steps, idle_s, self._arrivals_s, start_s)
 
     @property
     def _num_finished(self) -> int:

@@ -78,12 +78,14 @@ class Replayed:
     Attributes:
         idle_s: for how long of its span there was nothing to do.
         arrivals_s: how long requests took to be made and taken in, all together.
+        began_s: when it began, on the clock of replays.
     """
 
     records: list[Record]
     steps: list[StepStats]
     idle_s: float = 0.0
     arrivals_s: float = 0.0
+    began_s: float = 0.0
 
     @property
     def span_s(self) -> float:

@@ -7,7 +7,7 @@ steps is right, since the steps that a busy machine draws out count in an hour's
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -22,6 +22,10 @@ Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 NUM_SWEEPS = 2000
 NUM_ROUNDS = 5
 NUM_SPREAD = 50
+SPELL_S = 3.0
+"""How finely a change of the machine's speed is followed: a spell holds several long passes."""
+NUM_LEVELLINGS = 8
+"""Costs and speeds are fitted in turns, since each hides in the other where one kind of step is commoner in a slow spell."""
 LARGEST_ERROR = 0.5
 """Steps further off than this after a round of fitting are left out of the next: something else had the machine."""
 
@@ -33,6 +37,7 @@ class MeasuredStep:
     Attributes:
         is_cold: whether it is a step of decode rows alone right after other work, whose data it found in the caches.
         bits_s, is_fine: the bits of a long pass, and whether they are parts of layers.
+        at_s: when it was done, in seconds since the run began.
     """
 
     load: Load
@@ -40,6 +45,7 @@ class MeasuredStep:
     is_cold: bool = False
     bits_s: tuple[float, ...] = ()
     is_fine: bool = False
+    at_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,7 @@ class Costs:
         overhead_s: what each step takes outside the runner; arrival_s: what taking in a request does.
         median_error: median relative error of the fit; num_steps: how many steps it was made from.
         cuts: how long passes were cut into bits.
+        slowness: how many times as long steps took in each ``SPELL_S`` of the run; nothing where that is not asked.
     """
 
     seconds: Load
@@ -78,10 +85,15 @@ class Costs:
     spread: Spread = Spread()
     cuts: tuple[Cut, ...] = ()
     arrival_s: float = 0.0
+    slowness: tuple[float, ...] = ()
 
     def of(self, load: Load) -> float:
         """Return the seconds of a step in the runner."""
         return sum(seconds * amount for seconds, amount in zip(self.seconds, load, strict=True))
+
+    def slowness_at(self, run_s: float) -> float:
+        """Return how many times as long a step takes ``run_s`` after the run began."""
+        return self.slowness[int(run_s / SPELL_S)] if 0.0 <= run_s < SPELL_S * len(self.slowness) else 1.0
 
 
 def fit_costs(steps: list[MeasuredStep], overhead_s: float) -> Costs:
@@ -105,6 +117,28 @@ def fit_costs(steps: list[MeasuredStep], overhead_s: float) -> Costs:
     spread = _spread(steps, loads @ seconds * scale)
     cuts = some_of_each(Cut.of(step.load, step.bits_s, is_fine=step.is_fine) for step in steps if step.bits_s)
     return Costs(Load(*by_term), overhead_s, median(errors.tolist()), len(steps), cold_s, spread, cuts)
+
+
+def fit_in_time(steps: list[MeasuredStep], overhead_s: float) -> Costs:
+    """Do the same for a machine whose speed changed during the run: its slowness in each spell is kept, and taken out of the fit."""
+    costs = fit_costs(steps, overhead_s)
+    slowness: tuple[float, ...] = ()
+    for _ in range(NUM_LEVELLINGS):
+        slowness = _slowness(steps, costs)
+        level = [replace(step, seconds=step.seconds / slowness[int(step.at_s / SPELL_S)]) for step in steps]
+        costs = fit_costs(level, overhead_s)
+    return replace(costs, slowness=slowness)
+
+
+def _slowness(steps: list[MeasuredStep], costs: Costs) -> tuple[float, ...]:
+    """Return by how much the steps of each spell took longer than they cost; 1 where there were none."""
+    num_spells = int(max(step.at_s for step in steps) / SPELL_S) + 1
+    taken_s, cost_s = [0.0] * num_spells, [0.0] * num_spells
+    for step in steps:
+        spell = int(step.at_s / SPELL_S)
+        taken_s[spell] += step.seconds
+        cost_s[spell] += costs.of(step.load)
+    return tuple(taken / cost if cost else 1.0 for taken, cost in zip(taken_s, cost_s, strict=True))
 
 
 def _spread(steps: list[MeasuredStep], fitted_s: Floats) -> Spread:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, replace
 
@@ -88,9 +89,11 @@ class Replica:
     def _serve(self, way: Way, traces: list[Trace], watch: Watch, tally: Tally) -> Served:
         """Replay traces one after the other; return the last."""
         clock = VirtualClock()
-        metered = self._plait(clock, tally) if way is Way.PLAIT else None
+        runner = self._runner(clock, tally)
+        metered = self._plait(clock, runner) if way is Way.PLAIT else None
         policy: Policy = metered.policy if metered else self._staged(clock, tally)
         for trace in traces:
+            runner.began_s = clock.now() if trace is traces[-1] else math.inf
             num_before = len(metered.runner.samples) if metered else 0
             replayed = Replay(trace, Reception(policy, clock, self.costs.arrival_s), self.config, clock, self._refeed, paint_number).run(
                 watch
@@ -104,10 +107,10 @@ class Replica:
     def _replay_one(self, session: Session) -> Replayed:
         return self.serve(Way.PLAIT, Trace(0, 0.0, (replace(session, arrival_s=0.0),)), watch_nothing).replayed
 
-    def _plait(self, clock: VirtualClock, tally: Tally) -> MeteredPlait:
+    def _plait(self, clock: VirtualClock, virtual: VirtualRunner) -> MeteredPlait:
         link, pool = LocalLink(), PagePool(self.num_pages, self.page_size)
         scheduler = self._scheduler(self.limits, pool, clock)
-        runner = MeteredRunner(self._runner(clock, tally), scheduler.cost, clock.now)
+        runner = MeteredRunner(virtual, scheduler.cost, clock.now, clock.now)
         return MeteredPlait(Plait(Engine(scheduler, runner, pool, link), scheduler, link), runner)
 
     def _staged(self, clock: VirtualClock, tally: Tally) -> Staged:

@@ -10,8 +10,9 @@ import msgspec
 
 from loadtests.charts import Panel, Series, write_chart
 from loadtests.simulate.bound import Bound, Work
+from loadtests.simulate.costs import SPELL_S
 from loadtests.simulate.plan import Fared, Router, knee
-from loadtests.simulate.validate import LARGEST_ERROR, NUM_LUCKS, Compared, Validation
+from loadtests.simulate.validate import LARGEST_ERROR, NUM_LUCKS, Compared, Validated, Validation
 
 FLEET_HEAD = (
     "| replicas | routing | busy | history found | first word mean / p99 (s) | between words (ms) | first picture mean / p99 (s)"
@@ -109,23 +110,30 @@ def write_validation(directory: Path, validation: Validation, machine: str, plan
     text = [
         f"# Simulation against the engine, one replica: {machine}",
         "",
-        f"{plan}. Simulated: the real scheduler in virtual time, mean of {NUM_LUCKS} lucks, on costs fitted to the steps of the very"
-        f" replays it is compared with. Beside it on costs of another run, just before, of {validation.before.num_steps} steps, where what"
-        " it is further off is the machine's drift. Coarse: the model that fleets are made of, on the former costs.",
+        f"{plan}. Simulated: the real scheduler in virtual time, mean of {NUM_LUCKS} lucks, on costs, and a course of the machine's speed,"
+        f" fitted to the steps of the very replays it is compared with. Beside it on costs of another run, just before, of"
+        f" {validation.before.num_steps} steps, where what it is further off is the machine's drift. Coarse: the model that fleets are made"
+        " of, on the former costs.",
     ]
     for validated in validation.loads:
-        costs = validated.costs
-        missed = [one.name for one in validated.metrics if not one.holds]
         text += ["", f"## {validated.load:.0%} load", "", VALIDATION_HEAD, *(_validation_row(one) for one in validated.metrics), ""]
-        text += [
-            f"{costs.num_steps} steps, median error of the fit {costs.median_error:.1%}. Within {LARGEST_ERROR:.0%} of the engine: "
-            + (f"all but {', '.join(missed)}." if missed else "every metric.")
-        ]
+        text += [_verdict(validated)]
     page = "\n".join(text) + "\n"
     (directory / "validate.md").write_text(page)
     figures = {str(validated.load): [asdict(one) for one in validated.metrics] for validated in validation.loads}
     _write_json(directory / "validate.json", figures)
     return page
+
+
+def _verdict(validated: Validated) -> str:
+    missed = [one.name for one in validated.metrics if not one.holds]
+    slow = [slowness for costs in validated.costs for slowness in costs.slowness]
+    num_steps, error = sum(costs.num_steps for costs in validated.costs), max(costs.median_error for costs in validated.costs)
+    found = f"all but {', '.join(missed)}" if missed else "every metric"
+    return (
+        f"{num_steps} steps; in spells of {SPELL_S:g} s they took {min(slow):.2f} to {max(slow):.2f} times as long as on average."
+        f" Median error of the fit {error:.1%}. Within {LARGEST_ERROR:.0%} of the engine: {found}."
+    )
 
 
 def _validation_row(one: Compared) -> str:

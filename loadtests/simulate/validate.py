@@ -2,7 +2,8 @@
 the coarse model that fleets are made of.
 
 A machine's speed drifts by the minute, so the costs that the simulation is judged by are fitted to the steps of the very replay that it is
-compared with: how long steps of a load take there is given, and what becomes of requests is not. Which rows share a step, how many steps
+compared with: how long steps of a load took there, and how the machine's speed changed meanwhile, is given, and what becomes of requests is
+not. Which rows share a step, how many steps
 there are, what is divided and what is let through, who waits for whom and how long follows from the scheduler and the costs alone, and is
 what this checks. Costs fitted to another run just before, in which everybody is there at once, stand beside them: what they are further
 off is drift.
@@ -17,7 +18,7 @@ import math
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from loadtests.mixed.compare import Plan, Say, busy_trace, costs_of, trace_of
+from loadtests.mixed.compare import Plan, Say, busy_trace, costs_in_time_of, costs_of, trace_of
 from loadtests.mixed.engines import Bench
 from loadtests.mixed.measures import average, first_picture_waits, first_token_waits, percentile, word_gaps
 from loadtests.mixed.stand import Served, Way
@@ -73,10 +74,10 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """All metrics of one load, and the costs the simulation ran on."""
+    """All metrics of one load, and the costs the simulation of each trace ran on."""
 
     load: float
-    costs: Costs
+    costs: list[Costs]
     metrics: list[Compared]
 
 
@@ -96,23 +97,26 @@ def validate(bench: Bench, plan: Plan, say: Say) -> Validation:
     """Replay each load of ``plan`` in every way."""
     crowd = busy_trace(plan)
     busy = bench.serve(Way.PLAIT, crowd, say("capacity"))
-    before, sessions_per_s = costs_of([busy]), plan.num_sessions / busy.replayed.span_s
+    before, sessions_per_s = costs_of(busy), plan.num_sessions / busy.replayed.span_s
     loads = []
     for load in plan.loads:
         traces = [trace_of(plan, load, number, sessions_per_s) for number in range(plan.num_rounds)]
         watch = say(f"load {load:g}, real")
         real = [bench.serve(Way.PLAIT, trace, watch) for trace in traces]
-        costs = costs_of(real)
-        fine, foreseen = (simulate(bench, one, crowd, traces) for one in (costs, before))
-        coarse = [run_coarse(bench, costs, trace) for trace in traces]
+        costs = [costs_in_time_of(served) for served in real]
+        fine, foreseen = (simulate(bench, several, crowd, traces) for several in (costs, [before] * len(traces)))
+        coarse = [run_coarse(bench, own, trace) for own, trace in zip(costs, traces, strict=True)]
         loads.append(Validated(load, costs, compared(_replays(real), fine, foreseen, coarse)))
     return Validation(before, loads)
 
 
-def simulate(bench: Bench, costs: Costs, before: Trace, traces: list[Trace]) -> list[list[Replayed]]:
-    """Serve each trace after ``before``, as the real engine did, with several lucks; return the replays of each."""
-    replicas = [replace(bench.replica(costs), luck_seed=luck) for luck in range(NUM_LUCKS)]
-    return [_replays([replica.serve_after(before, trace) for trace in traces]) for replica in replicas]
+def simulate(bench: Bench, costs: list[Costs], before: Trace, traces: list[Trace]) -> list[list[Replayed]]:
+    """Serve each trace on its costs after ``before``, as the real engine did, with several lucks; return the replays of each."""
+    replicas = [bench.replica(own) for own in costs]
+    return [
+        [replace(replica, luck_seed=luck).serve_after(before, trace).replayed for replica, trace in zip(replicas, traces, strict=True)]
+        for luck in range(NUM_LUCKS)
+    ]
 
 
 def _replays(parts: list[Served]) -> list[Replayed]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
 
@@ -69,6 +70,7 @@ class VirtualRunner:
     Attributes:
         num_bits: into how many even bits a long pass falls where none was measured.
         luck: which of the measured differences each step has.
+        began_s: when the run began whose slowness the costs tell.
         num_drawn: keeps the pictures apart in every cache.
     """
 
@@ -77,6 +79,7 @@ class VirtualRunner:
     num_bits: int
     luck: random.Random
     tally: Tally = field(default_factory=Tally)
+    began_s: float = math.inf
     num_drawn: int = 0
     caches: Caches = field(default_factory=Caches)
     fine_bits: BitPace = field(default_factory=BitPace)
@@ -103,7 +106,8 @@ class VirtualRunner:
 
     def _result(self, batch: Batch) -> BatchResult:
         self.tally.add(batch.load)
-        result = BatchResult(execute_s=self.costs.of(batch.load) * self.luck.choice(self.costs.spread.of(batch.load)))
+        slowness = self.costs.slowness_at(self.clock.now() - self.began_s)
+        result = BatchResult(execute_s=slowness * self.costs.of(batch.load) * self.luck.choice(self.costs.spread.of(batch.load)))
         for row in batch.decodes:
             result.tokens[row.sequence_id] = DrawnToken((row.sequence_id * 31 + row.draw.index) % NUM_ORDINARY_IDS)
         for prefill in batch.prefills:

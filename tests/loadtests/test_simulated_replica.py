@@ -16,7 +16,7 @@ from loadtests.mixed.replay import at_once, watch_nothing
 from loadtests.mixed.stand import Way
 from loadtests.mixed.timeline import Replayed
 from loadtests.simulate.bits import Cut, cut_like
-from loadtests.simulate.costs import Costs, MeasuredStep, Spread, fit_costs, read_costs, write_costs
+from loadtests.simulate.costs import SPELL_S, Costs, MeasuredStep, Spread, fit_costs, fit_in_time, read_costs, write_costs
 from loadtests.simulate.replica import Replica
 from loadtests.simulate.virtual_runner import VirtualRunner
 from loadtests.traces.arrivals import Arrivals
@@ -169,6 +169,28 @@ def test_idle_time_arrivals_and_steps_make_up_a_replay() -> None:
     busy_s = served.replayed.arrivals_s + sum(sample.taken_s for sample in served.samples) + COSTS.overhead_s * len(served.samples)
     assert 0.0 < served.replayed.idle_s < served.replayed.span_s
     assert served.replayed.span_s - served.replayed.idle_s == pytest.approx(busy_s)
+
+
+def test_a_machine_that_becomes_slower_is_told_from_steps_that_cost_more() -> None:
+    """Long steps come in the slow half alone: fitted as one they would be held for dearer than they are."""
+    loads = [*DECODES, *PROMPTS, *DECODES]
+    halves = [1.0] * len(DECODES) + [2.0] * (len(PROMPTS) + len(DECODES))
+    steps = [
+        MeasuredStep(load, COSTS.of(load) * factor, at_s=0.0 if factor == 1.0 else SPELL_S)
+        for load, factor in zip(loads, halves, strict=True)
+    ]
+    fit = fit_in_time(steps, overhead_s=0.0)
+    simulated = [fit.of(step.load) * fit.slowness_at(step.at_s) for step in steps]
+    assert fit.slowness[1] / fit.slowness[0] == pytest.approx(2.0, rel=0.15)
+    assert simulated == pytest.approx([step.seconds for step in steps], rel=0.15)
+    assert fit.slowness_at(-1.0) == fit.slowness_at(2 * SPELL_S) == 1.0
+
+
+def test_a_simulation_follows_the_speed_of_the_run() -> None:
+    trace = at_once(tiny_trace())
+    even, slow = (replace(COSTS, slowness=(factor,) * 10) for factor in (1.0, 2.0))
+    spans = [replace(replica(), costs=costs).serve_after(tiny_trace(seed=4), trace).replayed.span_s for costs in (even, slow)]
+    assert spans[1] == pytest.approx(2.0 * spans[0], rel=0.1)
 
 
 DECODES = [Load(und_tokens=float(index % 7 + 1)) for index in range(100)]
