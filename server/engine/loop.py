@@ -159,6 +159,7 @@ class Engine:
         ahead = self._under_way = self._begin_ahead(step)
         result = self._collect(step)
         self._num_steps += 1
+        self._num_empty_in_a_row = 0
         self._commit(step.batch, result)
         report = self._report(step.batch, result, step.started)
         if ahead is not None:

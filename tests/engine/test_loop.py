@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import cycle, repeat
+from functools import partial
+from itertools import chain, cycle, repeat
+
+import pytest
 
 from server.engine.batch import Batch
 from server.engine.link import Incoming, LocalLink
 from server.engine.loop import IDLE_WAIT_S, STUCK_WAIT_S, DividedPass, Engine
 from server.engine.options import SchedulerLimits
 from server.engine.pages import PagePool
+from server.engine.runner import LaunchedStep
 from server.engine.scheduler import Scheduler
 from server.messages import SamplingParams, Shutdown
 from tests.engine.fakes import FakeRunner, facts, make_request, refeed
@@ -48,14 +52,25 @@ class Hesitant(Scheduler):
         return Batch() if next(self.hesitations) else super().schedule()
 
 
-def waits_with(hesitations: Iterator[bool], *, has_chat: bool = True) -> list[float]:
+class AtOnce:
+    """Launches what is done by then."""
+
+    def __init__(self, runner: FakeRunner) -> None:
+        self._runner = runner
+
+    def launch(self, batch: Batch) -> LaunchedStep:
+        return LaunchedStep(partial(self._runner.execute, batch))
+
+
+def waits_with(hesitations: Iterator[bool], *, has_chat: bool = True, launches: bool = False) -> list[float]:
     """Run an engine with a chat for `NUM_ROUNDS` rounds; return how long it would wait for messages in each."""
     pool, link = PagePool(200, 4), NotingLink()
     scheduler = Hesitant(pool, facts(), SchedulerLimits(max_batch_tokens=64, max_running=8), refeed)
     scheduler.hesitations = hesitations
     if has_chat:
         link.push(make_request("chat", sampling=SamplingParams(max_tokens=NUM_TOKENS)))
-    Engine(scheduler, WholeRunner(lambda _, __: 50), pool, link).run()
+    runner = WholeRunner(lambda _, __: 50)
+    Engine(scheduler, runner, pool, link, AtOnce(runner) if launches else None).run()
     return link.waits_s
 
 
@@ -79,3 +94,11 @@ def test_an_engine_that_cannot_serve_whoever_waits_lets_messages_come_in_between
     waits_s = waits_with(repeat(True))
 
     assert waits_s == [IDLE_WAIT_S, 0.0, *[STUCK_WAIT_S] * (NUM_ROUNDS - 2)]
+
+
+@pytest.mark.parametrize("launches", [False, True])
+def test_an_engine_that_has_found_something_to_do_again_does_not_wait_any_more(launches: bool) -> None:
+    """One whose steps are launched went on waiting a millisecond before each."""
+    waits_s = waits_with(chain([True, True], repeat(False)), launches=launches)
+
+    assert waits_s == [IDLE_WAIT_S, 0.0, STUCK_WAIT_S, *[0.0] * (NUM_ROUNDS - 3)]
