@@ -253,7 +253,9 @@ class Runner:
         if self.decode_graphs is None:
             return False
         with torch.inference_mode():
-            return self.decode_graphs.prepare(pack(batch, self._cache.page_size, self._markers, self._device))
+            is_there = self.decode_graphs.prepare(pack(batch, self._cache.page_size, self._markers, self._device))
+        self._captured_s = self._capture_s
+        return is_there
 
     def _decode_logits(self, token_ids: torch.Tensor, positions: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
         tokens = PackedTokens(self._model.embed_text(token_ids), positions, len(token_ids))

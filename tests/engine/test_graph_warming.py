@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from server.engine.batch import Batch
+from server.engine.batch import Batch, DecodeRow, Draw
 from server.engine.decode_graphs import Replay
 from server.engine.graph_sizes import ROWS
 from server.engine.graph_warming import LIMIT_S, warm_graphs
@@ -96,3 +97,20 @@ def test_a_warmed_engine_captures_nothing_while_it_serves_and_says_how_far_it_is
         answers.append([token.token_id for report in link.reports for token in report.tokens])
     assert answers[0] == answers[1] and len(answers[0]) == 6 + 7 + 8
     assert num_captured == 3
+
+
+def test_the_first_step_is_not_credited_with_what_was_captured_before_it() -> None:
+    """It took less than no time, and steps of negative length turned the order of the tenants round."""
+
+    def capture(work: Replay) -> Replay:
+        deadline_s = time.perf_counter() + 0.2
+        while time.perf_counter() < deadline_s:
+            work()
+        return work
+
+    options = EngineOptions(str(CHECKPOINT), num_pages=64, num_threads=1, max_running=1)
+    loaded = load_engine(options, LocalLink())
+    loaded.runner.capture_decodes(capture)
+    capture_decodes(loaded, options, LocalLink())
+    row = DecodeRow(0, [0], 0, 0, 0, Draw(SamplingParams(), 0, ()))
+    assert loaded.runner.execute(Batch(decodes=[row])).execute_s > 0.0
