@@ -131,6 +131,7 @@ class Batch:
 
     ``load`` is what the step costs in the cost model's terms; ``is_divisible`` says that the step is long, and that decode steps of
     others shall be let through between its bits, which are layers, or with ``is_fine``, since somebody decodes, parts of layers.
+    ``copies`` are those still to be made: the runner takes each out of the list once it has.
     ``claims`` are what each sequence's rows will have added to the prefix cache: the scheduler's to settle, nothing to the runner.
     """
 
@@ -172,9 +173,11 @@ class Batch:
     def restricted_to(self, sequence_ids: set[int]) -> Batch:
         """Return the part of this batch that belongs to ``sequence_ids``, to be run again after the whole failed.
 
-        Page copies are left out: the first attempt has made them, and making them twice would undo what was written since.
+        Page copies that the first attempt has made are no longer there: making them twice would undo what was written since. Others are
+        in the same list for all parts: whichever is run first makes them.
         """
         return Batch(
+            copies=self.copies,
             new_images=[new for new in self.new_images if new.sequence_id in sequence_ids],
             decodes=[row for row in self.decodes if row.sequence_id in sequence_ids],
             denoises=[step for step in self.denoises if step.sequence_id in sequence_ids],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from server.engine.batch import Batch, BatchResult, DenoiseStep, PaintedPreview
+from dataclasses import replace
+
+from server.engine.batch import Batch, BatchResult, DecodeRow, DenoiseStep, PaintedPreview
 from server.engine.preview_steps import preview_steps
 from server.engine.roster import Roster
 from server.engine.sequence import AfterFill, Fill, Phase, Sequence
@@ -18,6 +20,21 @@ class Commit:
         self._turns = turns
         self.void: set[int] = set()
         """Sequences whose row in the step that ran ahead is of no use: their text ended before it."""
+
+    def without_void(self, batch: Batch) -> Batch:
+        """Return the part of ``batch``, the next to be committed, whose rows are still wanted, to be run again.
+
+        Its texts go on from tokens that are known by now; what the runner last drew for them may be what these very rows drew. Where
+        pages are still to be copied every row is wanted, since something must be run that copies them.
+        """
+        void = set() if batch.copies else self.void
+        wanted = batch.restricted_to(set(batch.sequence_ids()) - void)
+        wanted.decodes = [self._with_token(row) for row in wanted.decodes]
+        return wanted
+
+    def _with_token(self, row: DecodeRow) -> DecodeRow:
+        sequence = self._roster.running.get(row.sequence_id)
+        return replace(row, token_id=sequence.open_ids[-1]) if sequence is not None and sequence.open_ids else row
 
     def take_in(self, batch: Batch, result: BatchResult) -> None:
         """Take in the result of ``batch``; sequences that ended meanwhile are passed over."""

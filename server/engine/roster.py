@@ -60,6 +60,10 @@ class Roster:
         else:
             self._let_go(sequence)
 
+    def is_leaving(self, sequence_id: int) -> bool:
+        """Tell whether a sequence has ended and a pass still holds rows of it."""
+        return sequence_id in self._leaving
+
     def land(self, sequence_ids: Iterable[int]) -> None:
         """Note that a pass with rows of these sequences has ended."""
         for sequence_id in sequence_ids:

@@ -272,6 +272,7 @@ class Runner:
         if batch.copies:
             pages = np.array([[copy.source, copy.target] for copy in batch.copies], dtype=np.int64)
             copy_pages(self._cache.pool, *put(pages.T.copy(), self._device))
+            batch.copies.clear()
 
     def _start_images(self, new_images: list[NewImage]) -> None:
         stride = self._markers.latent_stride

@@ -194,8 +194,8 @@ class Scheduler:
         return self._issue(self._draft(candidates, decoding, may_divide=False))
 
     def without_void(self, batch: Batch) -> Batch:
-        """Return the part of a step that ran ahead whose rows are still wanted, now that the one before it has been committed."""
-        return batch.restricted_to(set(batch.sequence_ids()) - self._commit.void)
+        """Return the part of a step whose rows are still wanted, now that the one it ran ahead of has been committed."""
+        return self._commit.without_void(batch)
 
     def _candidates(self) -> list[Sequence]:
         return [other for other in self._roster.running.values() if other.can_be_served]
@@ -355,6 +355,7 @@ class Scheduler:
         sequence_ids = batch.sequence_ids()
         self._settle_claims(batch)
         self._roster.land(sequence_ids)
+        self._failed = {sequence_id for sequence_id in self._failed if self._roster.is_leaving(sequence_id)}
         self._account(batch, result)
         self._commit.take_in(batch, result)
         now_s = self._last_step_s = self._clock()
@@ -374,7 +375,6 @@ class Scheduler:
     def _settle_claims(self, batch: Batch) -> None:
         for sequence_id, claims in batch.claims.items():
             self.cache.settle(claims, are_filled=sequence_id not in self._failed)
-        self._failed.clear()
 
     def _account(self, batch: Batch, result: BatchResult) -> None:
         """Teach the cost model, and put the step's time on the accounts of those who had rows in it, by their tokens."""

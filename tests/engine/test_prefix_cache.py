@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from server.engine.batch import BatchResult
 from server.engine.options import SchedulerLimits
 from server.messages import FinishReason, ImageParams, OutputMode, Picture, Request, SamplingParams, Segment, TextSegment, Usage
 from server.messages import ImageSegment as Image
@@ -237,3 +238,18 @@ def test_a_step_that_failed_leaves_nothing_to_be_found(page_size: int) -> None:
 
     assert ask(target, make_request("b", first_turn())).cached_image_tokens == 0
     assert target.pool.num_used == 0
+
+
+def test_what_was_begun_ahead_of_a_step_that_failed_is_not_to_be_found_either() -> None:
+    """Its rows were computed over rows that never came to be; they went into the cache as if all had gone well."""
+    target = make_house(lambda _, index: 50 + index, limits=replace(LIMITS, max_batch_tokens=16))
+    target.scheduler.submit(make_request("first", [TextSegment([7] * 40)]))
+    under_way = target.scheduler.schedule()
+    ahead = target.scheduler.schedule_ahead(under_way)
+    assert ahead.prefills
+
+    target.scheduler.fail(under_way.sequence_ids(), "server_error", "the model failed on this request")
+    target.scheduler.commit(under_way, BatchResult())
+    target.scheduler.commit(ahead, target.runner.execute(ahead))
+
+    assert len(target.scheduler.cache) == 0

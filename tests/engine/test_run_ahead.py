@@ -229,6 +229,64 @@ def test_a_fault_in_a_step_that_ran_ahead_ends_one_request_and_no_other(tmp_path
     assert tokens_by_request(reports) == tokens_by_request(calm.run())
 
 
+class FailingDecoder(WatchedLauncher):
+    """Its pictures cannot be decoded at first: collecting their last step raises, when every token of it has been drawn."""
+
+    def launch(self, batch: Batch) -> LaunchedStep:
+        launched, is_first = super().launch(batch), any(step.is_last for step in batch.denoises)
+
+        def collect() -> BatchResult:
+            if is_first:
+                self._under_way -= 1
+                raise RuntimeError("out of memory")
+            return launched.collect()
+
+        return LaunchedStep(collect)
+
+
+class FailingCopies(WatchedLauncher):
+    """The first step that is to copy pages raises before it has."""
+
+    has_failed = False
+
+    def launch(self, batch: Batch) -> LaunchedStep:
+        if batch.copies and not self.has_failed:
+            self.has_failed = True
+            raise RuntimeError("out of memory")
+        return super().launch(batch)
+
+
+def house_launching_by(launches: type[WatchedLauncher]) -> House:
+    house = House(runs_ahead=True)
+    house.launcher = launches(house.loaded.runner)
+    house.engine = Engine(house.loaded.scheduler, house.loaded.runner, house.loaded.pool, house.link, house.launcher)
+    return house
+
+
+def test_pages_that_a_failed_step_has_not_copied_are_copied_when_it_is_run_again() -> None:
+    """They were taken for copied, and two texts went on from whatever lay in the copy."""
+    answers = []
+    for launches in (WatchedLauncher, FailingCopies):
+        house = house_launching_by(launches)
+        requests = [replace(chat("a", 12), request_id=name) for name in ("a", "b", "c")]
+        house.submit(*requests)
+        answers.append(tokens_by_request(house.run()))
+    assert isinstance(house.launcher, FailingCopies) and house.launcher.has_failed
+    assert answers[0] == answers[1]
+
+
+def test_a_text_goes_on_as_it_would_have_when_a_picture_beside_its_row_ahead_cannot_be_decoded_at_first() -> None:
+    """Run again, that row was fed the token that it had drawn itself, where it goes on from the one before."""
+    picture = make_request("p", mode=OutputMode.IMAGE, image=ImageParams(32, 32, num_timesteps=6))
+    answers = []
+    for launches in (WatchedLauncher, FailingDecoder):
+        house = house_launching_by(launches)
+        house.submit(chat("a", 20), chat("bb", 24), picture)
+        reports = house.run()
+        answers.append((tokens_by_request(reports), [image.picture for report in reports for image in report.images]))
+    assert answers[0] == answers[1]
+
+
 def test_a_text_whose_next_draw_depends_on_its_last_token_is_waited_for() -> None:
     house = House(runs_ahead=True)
     sampling = SamplingParams(max_tokens=8, frequency_penalty=1.0, ignore_eos=True)
