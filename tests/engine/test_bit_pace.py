@@ -16,9 +16,14 @@ def test_nothing_is_known_before_the_first_bit() -> None:
     assert BitPace().next_s == 0.0
 
 
-def test_the_next_bit_is_taken_to_be_as_long_as_most_not_as_the_slowest() -> None:
-    assert pace_after([1.0, 0.9, 5.0, 1.1, 3.0]).next_s == 1.1
+def test_a_few_slow_bits_do_not_make_the_next_one_look_slow() -> None:
+    assert pace_after([1.0, 1.4, 0.9, 1.1, 5.0, 1.0, 0.9, 1.0]).next_s == 1.4
+    assert pace_after([1.0, 0.8, 0.9, 1.0, 5.0, 1.0, 0.9, 1.0]).next_s == 1.0
 
 
-def test_bits_of_another_length_are_believed_after_half_of_those_kept() -> None:
+def test_where_every_other_bit_is_slow_the_next_one_is_taken_to_be() -> None:
+    assert pace_after([1.4, 0.8] * 8).next_s == 1.4
+
+
+def test_longer_bits_are_believed_once_they_are_a_good_part_of_those_kept() -> None:
     assert pace_after([1.0] * NUM_KEPT + [2.0] * (NUM_KEPT // 2 + 1)).next_s == 2.0
