@@ -216,9 +216,11 @@ class Engine:
         return self._report(batch, result, started)
 
     def _commit(self, batch: Batch, result: BatchResult) -> None:
-        """Take in what a step brought; end the sequences whose numbers are not finite, and those alone."""
+        """Take in what a step brought; end the sequences whose numbers are not finite, where anybody still wants them, and those alone."""
         if result.broken:
-            self._scheduler.fail(result.broken, "server_error", "the model's numbers for this request are not finite")
+            wanted = self._scheduler.without_void(batch).sequence_ids()
+            unsound = [sequence_id for sequence_id in result.broken if sequence_id in wanted]
+            self._scheduler.fail(unsound, "server_error", "the model's numbers for this request are not finite")
         self._scheduler.commit(batch, result)
 
     def _report(self, batch: Batch, result: BatchResult, started: float) -> StepReport | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -285,6 +286,41 @@ def test_a_text_goes_on_as_it_would_have_when_a_picture_beside_its_row_ahead_can
         reports = house.run()
         answers.append((tokens_by_request(reports), [image.picture for report in reports for image in report.images]))
     assert answers[0] == answers[1]
+
+
+class UnsoundVoid(WatchedLauncher):
+    """The numbers of rows that nobody wants any more are not finite."""
+
+    num_unsound = 0
+    without_void: Callable[[Batch], Batch]
+
+    def launch(self, batch: Batch) -> LaunchedStep:
+        launched = super().launch(batch)
+
+        def collect() -> BatchResult:
+            result = launched.collect()
+            void = set(batch.sequence_ids()) - set(self.without_void(batch).sequence_ids())
+            result.broken += void
+            self.num_unsound += len(void)
+            return result
+
+        return LaunchedStep(collect)
+
+
+def test_a_row_that_nobody_wants_any_more_ends_no_answer_by_its_numbers() -> None:
+    """Where a text had ended before it, the picture after that was given up for it."""
+    sampling = SamplingParams(max_tokens=30, temperature=1.0, logit_bias={EOS: 5.0})
+    requests = [
+        make_request(f"{k}", [TextSegment([20, 21])], OutputMode.ALTERNATE, replace(sampling, seed=k), ImageParams(32, 32, num_timesteps=3))
+        for k in range(4)
+    ]
+    house = house_launching_by(UnsoundVoid)
+    assert isinstance(house.launcher, UnsoundVoid)
+    house.launcher.without_void = house.loaded.scheduler.without_void
+    house.submit(*requests)
+    ends = ends_of(house.run())
+    assert house.launcher.num_unsound > 0
+    assert FinishReason.ERROR not in ends.values()
 
 
 def test_a_text_whose_next_draw_depends_on_its_last_token_is_waited_for() -> None:
