@@ -8,6 +8,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from server.engine import fairness
 from server.engine.pages import PagePool
+from server.engine.prefix_cache import Claim, PrefixCache
 from tests.engine.test_scheduler_machine import ROOMY_PAGES, SchedulerMachine
 
 NUM_HISTORIES = 2000
@@ -82,6 +83,18 @@ def test_the_scheduler_as_it_is_starves_nobody_in_the_same_history() -> None:
 
 def test_random_histories_find_the_starvation_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fairness, "PATIENCE_STEPS", 10**9)
+
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(SchedulerMachine, settings=SEARCH)
+
+
+def test_random_histories_find_a_cache_that_vouches_for_the_rows_of_a_step_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    settle = PrefixCache.settle
+
+    def settle_as_filled(self: PrefixCache, claims: list[Claim], *, are_filled: bool) -> None:
+        settle(self, claims, are_filled=True)
+
+    monkeypatch.setattr(PrefixCache, "settle", settle_as_filled)
 
     with pytest.raises(AssertionError):
         run_state_machine_as_test(SchedulerMachine, settings=SEARCH)

@@ -27,6 +27,7 @@ from server.engine.segments import ContextSegment
 from server.engine.sequence import Phase, Sequence
 from server.messages import FinishReason, ImageParams, OutputMode, Request, SamplingParams, Segment, TextSegment
 from tests.engine.fakes import BOI, BOS, END, EOI, EOS, FakeRunner, facts, make_request, picture_segment, refeed
+from tests.engine.written_pages import WrittenPages
 
 TOKENS = (EOS, EOS, BOI, BOS, END, EOI, 50, 51, 52, 53)
 MAX_RUNNING = 4
@@ -141,6 +142,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.limits = SchedulerLimits(max_batch_tokens, MAX_RUNNING, MAX_WAITING, target_s, has_prefix_cache)
         self.scheduler = Scheduler(self.pool, facts(), self.limits, refeed, clock=self.clock)
         self.runner = FakeRunner(drawn)
+        self.written = WrittenPages(page_size, drawn)
 
     @rule(request=requests())
     def submit(self, request: Request) -> None:
@@ -252,6 +254,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.scheduler.fail([victim], "server_error", "the model failed on this request")
             result.tokens.pop(victim, None)
             result.pictures.pop(victim, None)
+            for spoilt in (batch, self.ahead or Batch()):
+                self.written.spoil(spoilt, victim)
         self.scheduler.commit(batch, result)
         self.runner.batches.clear()
         self.collect()
@@ -266,7 +270,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     # -- what must always hold ----------------------------------------------------------------------------------------------
 
     def check_batch(self, batch: Batch) -> None:
-        """Budgets are kept; a row writes only into pages that are its context's alone and that the cache does not vouch for."""
+        """Budgets are kept; a row writes only into pages that are its context's alone and that the cache does not vouch for, and sees in
+        those before it what its context should hold."""
         atomic = [len(step.rows) * step.num_row_tokens for step in batch.denoises]
         atomic += [piece.num_rows for row in batch.prefills for piece in row.pieces]
         num_tokens = len(batch.decodes) + sum(atomic)
@@ -282,6 +287,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert pages[number] not in written
                 assert self.long is None or pages[number] not in self.long_pages
                 written.add(pages[number])
+        self.written.begin(batch, self.scheduler.running)
 
     def note_waits(self, candidates: set[int], batch: Batch) -> None:
         served = {step.sequence_id for step in batch.denoises} | {row.sequence_id for row in batch.prefills}
