@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from server.engine.batch import Batch, TextPiece
+from server.engine.batch import Batch, DecodeRow, DenoiseRow, PrefillRow, TextPiece
 from server.engine.segments import ContextSegment, DroppedImage, TextTokens
 from server.engine.sequence import Sequence
 
@@ -31,8 +31,9 @@ class WrittenPages:
             for row in range(self._page_size):
                 self._rows[copy.target * self._page_size + row] = self._rows.get(copy.source * self._page_size + row, SPOILT)
         by_id = {sequence.sequence_id: sequence for sequence in running}
-        denoises = [row for step in batch.denoises for row in step.rows]
-        for read in (*batch.decodes, *batch.prefills, *denoises):
+        readers: list[DecodeRow | PrefillRow | DenoiseRow] = [*batch.decodes, *batch.prefills]
+        readers += [row for step in batch.denoises for row in step.rows]
+        for read in readers:
             seen = [self._rows.get(self._slot(read.pages, place)) for place in range(read.kv_len)]
             assert seen == _content_of(by_id[read.sequence_id], read.pages)[: read.kv_len]
         for _, pages, start, position, pieces in self._writers(batch):
