@@ -77,6 +77,9 @@ class Commit:
     def _take_preview(self, sequence: Sequence, painted: PaintedPreview) -> None:
         image, request = sequence.image, sequence.request
         assert image is not None
+        if painted.preview < image.num_previews:
+            return  # its step failed and was run again
+        image.num_previews = painted.preview + 1
         num_steps = len(image.steps)
         step = preview_steps(num_steps, request.image.num_previews)[painted.preview]
         preview = PreviewOutput(request.request_id, image.index, painted.preview, step, num_steps, painted.picture)

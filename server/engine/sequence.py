@@ -64,7 +64,8 @@ class ImageTask:
     """The image being drawn.
 
     ``step`` counts finished Euler steps, ``num_under_way`` those after them that passes under way will finish, ``rows_done`` the rows of
-    the next one that passes have been given; latents and velocities live in the runner under the sequence's id.
+    the next one that passes have been given, ``num_previews`` the previews that have been shown; latents and velocities live in the
+    runner under the sequence's id.
     """
 
     index: int
@@ -74,6 +75,7 @@ class ImageTask:
     num_under_way: int = 0
     rows_done: int = 0
     has_noise: bool = False
+    num_previews: int = 0
 
     @property
     def num_rows_left(self) -> int:

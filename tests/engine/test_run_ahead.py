@@ -288,6 +288,14 @@ def test_a_text_goes_on_as_it_would_have_when_a_picture_beside_its_row_ahead_can
     assert answers[0] == answers[1]
 
 
+def test_a_preview_comes_once_though_its_step_is_run_again() -> None:
+    """The second picture, a step behind the first, is due one in the step that ends the first."""
+    images = [ImageParams(32, 32, num_timesteps=7), ImageParams(32, 32, num_timesteps=11, num_previews=1)]
+    house = house_launching_by(FailingDecoder)
+    house.submit(*(make_request(f"{k}", mode=OutputMode.IMAGE, image=image) for k, image in enumerate(images)))
+    assert len([preview for report in house.run() for preview in report.previews]) == 1
+
+
 class UnsoundVoid(WatchedLauncher):
     """The numbers of rows that nobody wants any more are not finite."""
 
