@@ -17,13 +17,25 @@ class Clock(Protocol):
 
 
 class WorkingClock:
-    """Time as it passes while there is work; idle time is skipped, since nothing happens in it and it would only be waited out."""
+    """Time as it passes while there is work; idle time is skipped, since nothing happens in it and it would only be waited out.
+
+    It stands still while others have the machine, between `pause` and `go_on`.
+    """
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
+        self._paused_at: float | None = None
 
     def now(self) -> float:
-        return time.perf_counter() - self._start
+        return (time.perf_counter() if self._paused_at is None else self._paused_at) - self._start
+
+    def pause(self) -> None:
+        self._paused_at = time.perf_counter()
+
+    def go_on(self) -> None:
+        if self._paused_at is not None:
+            self._start += time.perf_counter() - self._paused_at
+            self._paused_at = None
 
     def wait_until(self, time_s: float) -> float:
         skipped_s = max(0.0, time_s - self.now())

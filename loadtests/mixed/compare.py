@@ -1,8 +1,7 @@
-"""Plait and the peers' way on one trace, one after the other on the same model in the same process.
+"""Plait and the peers' way on one trace, by turns of a second on the same model in the same process, since a machine drifts.
 
 First the capacity: a trace with everybody there at once. Plait's gives the sessions per second that loads are shares of, and the step
-times that the cost of a request alone is fitted to. Then, for each load, a few traces, each served in both
-ways, which take turns in going first, since a machine drifts.
+times that the cost of a request alone is fitted to. Then, for each load, a few traces.
 """
 
 from __future__ import annotations
@@ -82,8 +81,7 @@ def compare(stand: Stand, alone: Alone, plan: Plan, capacity: Capacity, say: Say
             trace = trace_of(plan, load, number, capacity.sessions_per_s)
             traces.append(trace)
             alone_s = alone(trace)
-            for way in Way if number % 2 == 0 else reversed(Way):
-                served = stand.serve(way, trace, say(f"load {load:g}, round {number + 1}, {way.value}"))
+            for way, served in stand.serve_all(trace, say(f"load {load:g}, round {number + 1}")).items():
                 for record in served.replayed.records:
                     record.alone_s = alone_s[record.request_id]
                 replays[way, load].append(served.replayed)
@@ -101,7 +99,8 @@ def trace_of(plan: Plan, load: float, number: int, sessions_per_s: float) -> Tra
 def measure_capacity(stand: Stand, plan: Plan, say: Say) -> Capacity:
     """Serve a trace of everybody at once, as fast as either way can."""
     trace = busy_trace(plan)
-    plait, staged = (stand.serve(way, trace, say(f"capacity, {way.value}")) for way in Way)
+    served = stand.serve_all(trace, say("capacity"))
+    plait, staged = served[Way.PLAIT], served[Way.STAGED]
     num = len(trace.sessions)
     return Capacity(num / plait.replayed.span_s, num / staged.replayed.span_s, costs_of(plait))
 

@@ -12,6 +12,7 @@ from loadtests.mixed.peer_branches import PeerBranches
 from loadtests.mixed.picture_queue import PictureQueue
 from loadtests.mixed.policy import MeteredPlait, Plait, Policy
 from loadtests.mixed.replay import Replay, Watch
+from loadtests.mixed.side_by_side import run_side_by_side
 from loadtests.mixed.staged import Staged
 from loadtests.mixed.stand import Served, Way
 from loadtests.simulate.costs import Costs
@@ -50,7 +51,7 @@ class Bench:
         self.options = options
         self._facts = facts
         self._staged_pictures = staged_pictures
-        self._clock = WorkingClock()
+        self._clocks = {way: WorkingClock() for way in Way}
         self.ready: EngineReady
         """What an engine says of its limits; all of them have the same."""
         self._plait = self.plait(options)
@@ -62,17 +63,27 @@ class Bench:
 
     def serve(self, way: Way, trace: Trace, watch: Watch) -> Served:
         """Replay ``trace`` in real time but for the idle."""
-        policy: Policy = self._plait.policy if way is Way.PLAIT else self.staged
         samples = self._plait.runner.samples
         num_before = len(samples)
-        replayed = Replay(trace, policy, self.config, self._clock, self.refeed).run(watch)
+        replayed = self._replay(way, trace).run(watch)
         return Served(replayed, samples[num_before:])
+
+    def serve_all(self, trace: Trace, watch: Watch) -> dict[Way, Served]:
+        """Replay ``trace`` in every way, by turns."""
+        samples = self._plait.runner.samples
+        num_before = len(samples)
+        replayed = run_side_by_side({way: (self._replay(way, trace), self._clocks[way]) for way in Way}, watch)
+        return {way: Served(replayed[way], samples[num_before:] if way is Way.PLAIT else []) for way in Way}
+
+    def _replay(self, way: Way, trace: Trace) -> Replay:
+        policy: Policy = self._plait.policy if way is Way.PLAIT else self.staged
+        return Replay(trace, policy, self.config, self._clocks[way], self.refeed)
 
     def plait(self, options: EngineOptions) -> MeteredPlait:
         """Build one engine for everything."""
         link = LocalLink()
         loaded = self._assemble(options, link)
-        runner = MeteredRunner(loaded.runner, loaded.scheduler.cost, now=self._clock.now)
+        runner = MeteredRunner(loaded.runner, loaded.scheduler.cost, now=self._clocks[Way.PLAIT].now)
         return MeteredPlait(Plait(Engine(loaded.scheduler, runner, loaded.pool, link), loaded.scheduler, link), runner)
 
     def _build_staged(self) -> Staged:
@@ -82,7 +93,7 @@ class Bench:
             self._peer(PeerBranches),
             PictureQueue(self._staged_pictures),
             self.refeed,
-            self._clock,
+            self._clocks[Way.STAGED],
         )
 
     def refeed(self, picture: Picture) -> ImageSegment:

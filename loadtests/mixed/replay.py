@@ -16,6 +16,7 @@ from loadtests.mixed.timeline import Record, Replayed
 from loadtests.traces.requests import Conversation, Paint, build_request, noise
 from loadtests.traces.sessions import Session, Trace
 from model.config import BagelConfig
+from model.stepwise import Steps, run_through
 from server.messages import FinishedOutput, ImageSegment, Picture, Segment, StepReport, StepStats, TextSegment
 
 Watch = Callable[[float, int, int], None]
@@ -85,6 +86,10 @@ class Replay:
 
     def run(self, watch: Watch = watch_nothing) -> Replayed:
         """Replay the whole trace and return what happened."""
+        return run_through(self.steps(watch))
+
+    def steps(self, watch: Watch = watch_nothing) -> Steps[Replayed]:
+        """Do the same; interruptible between two steps while there is work, so that no pause is taken for idleness."""
         start_s = self._clock.now()
         idle_s = 0.0
         while self._due or self._policy.has_work:
@@ -93,11 +98,18 @@ class Replay:
                 reports = self._policy.step()
                 self._take_in(reports, self._clock.now() - start_s)
                 watch(self._clock.now() - start_s, self._num_finished, self._num_requests)
+                if self._policy.has_work:
+                    yield
             else:
                 due_s = start_s + self._due[0].time_s
                 idle_s += max(0.0, due_s - self._clock.now()) if self._records else 0.0
                 self._policy.note_idle(self._clock.wait_until(due_s))
         return Replayed(sorted(self._records.values(), key=lambda record: record.arrival_s), self._steps, idle_s, self._arrivals_s, start_s)
+
+    @property
+    def share_finished(self) -> float:
+        """The share of the trace's requests that have been answered."""
+        return self._num_finished / self._num_requests
 
     @property
     def _num_finished(self) -> int:

@@ -28,6 +28,6 @@ class Served:
 
 
 class Stand(Protocol):
-    """Serves a trace in one way or the other."""
+    """Serves a trace in every way."""
 
-    def serve(self, way: Way, trace: Trace, watch: Watch) -> Served: ...
+    def serve_all(self, trace: Trace, watch: Watch) -> dict[Way, Served]: ...

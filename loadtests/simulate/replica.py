@@ -76,6 +76,10 @@ class Replica:
         """Replay ``trace`` on fresh simulated engines."""
         return self._serve(way, [trace], watch, Tally())
 
+    def serve_all(self, trace: Trace, watch: Watch) -> dict[Way, Served]:
+        """Replay ``trace`` in every way, each on fresh simulated engines."""
+        return {way: self.serve(way, trace, watch) for way in Way}
+
     def serve_after(self, before: Trace, trace: Trace) -> Served:
         """Replay ``trace`` in Plait's way on an engine that has served ``before``, and has learnt from it."""
         return self._serve(Way.PLAIT, [before, trace], watch_nothing, Tally())
