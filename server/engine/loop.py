@@ -183,7 +183,8 @@ class Engine:
     def _go_on(self, long: LongPass) -> StepReport | None:
         """Let the step through that the scheduler asks for, or take the long pass further."""
         started = time.perf_counter()
-        if self._scheduler.do_words_go_first or not long.has_given_way:
+        stands_aside = bool(long.batch.denoises) and self._scheduler.do_words_go_first
+        if stands_aside or not long.has_given_way:
             between = self._scheduler.schedule_between(long.steps.next_bit_s or self._scheduler.bit_s(long.batch))
             long.has_given_way = not between.is_empty
             if long.has_given_way:

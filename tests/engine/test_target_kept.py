@@ -22,7 +22,7 @@ from server.engine.pages import PagePool
 from server.engine.scheduler import Scheduler
 from server.front import LEAST_TARGET_DECODES
 from server.messages import ImageParams, OutputMode, SamplingParams, StepReport, TextSegment
-from tests.engine.fakes import FakeRunner, facts, make_request, refeed
+from tests.engine.fakes import FakeRunner, facts, make_request, picture_segment, refeed
 
 COSTS = Load(4.5e-3, 1e-3, 3e-3, 1e-4, 1.5e-4, 1e-8, 5e-5, 5e-8, 5e-8)
 NUM_BITS = 8 * CPU_CUT.num_bits
@@ -193,3 +193,26 @@ def test_the_target_is_kept_where_a_few_decode_steps_take_twice_as_long(multiple
 
 def test_without_a_target_words_wait_for_pictures(free: Served) -> None:
     assert free.p99_s > 10 * DECODE_S
+
+
+def test_a_prompt_with_a_picture_does_not_stand_aside_with_the_pictures_that_are_drawn() -> None:
+    """It is words that somebody waits for: it takes turns with the words of others, bit by bit."""
+    clock = Clock()
+    pool = PagePool(60_000, 16)
+    limits = SchedulerLimits(max_batch_tokens=4096, max_running=32, inter_token_target_s=5 * DECODE_S)
+    scheduler = Scheduler(pool, replace(facts(), num_bits=NUM_BITS), limits, refeed, clock=clock)
+    engine = Engine(scheduler, TimedRunner(clock, Machine()), pool, LocalLink())
+    endless = SamplingParams(max_tokens=1_000_000, ignore_eos=True)
+    engine.submit(make_request("chat", [TextSegment([7] * 20)], sampling=endless))
+    engine.submit(make_request("picture", mode=OutputMode.IMAGE, image=replace(PICTURE, num_timesteps=101)))
+    while not (clock.now > 0.5 and scheduler.do_words_go_first):
+        engine.step()
+    began_s = clock.now
+    engine.submit(make_request("shown", [picture_segment(512, 512)], sampling=endless))
+
+    report = None
+    while report is None or all(token.request_id != "shown" for token in report.tokens):
+        report = engine.step()
+
+    assert clock.now - began_s < 1.0
+    assert scheduler.do_words_go_first, "the picture still stood aside"
