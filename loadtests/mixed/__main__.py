@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             _compare(bench, options, directory, progress)
         if options.what in ("target", "all"):
             crowd = Crowd(4, 4, options.side, 33, options.seconds)
-            write_sweep(directory, sweep_targets(bench, crowd, tuple(options.targets), progress.say), machine)
+            write_sweep(directory, sweep_targets(bench, crowd, tuple(options.targets), options.rounds, progress.say), machine)
         if options.what in ("second-turn", "all"):
             turns = [measure_second_turn(bench, options.side, options.chats, has_prefix_cache=is_on) for is_on in (False, True)]
             write_second_turn(directory, turns, machine)
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     replayed.add_argument("--load", type=float, action="append", help="share of Plait's capacity; may be repeated (default: 0.8 and 0.1)")
     replayed.add_argument("--arrivals", default="poisson", choices=[arrivals.value for arrivals in Arrivals])
     replayed.add_argument("--sessions", type=int, default=20, help="sessions of a trace (default: %(default)s)")
-    replayed.add_argument("--rounds", type=int, default=2, help="traces for each load (default: %(default)s)")
+    replayed.add_argument("--rounds", type=int, default=2, help="traces for each load; target: runs of each (default: %(default)s)")
     replayed.add_argument("--seed", type=int, default=1)
     replayed.add_argument("--staged-pictures", type=int, default=1, help="equal pictures the image engine may draw at once")
     crowd = parser.add_argument_group("target, second-turn")

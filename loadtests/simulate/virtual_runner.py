@@ -42,10 +42,12 @@ class VirtualPass:
 
     def advance(self, until_s: float) -> bool:
         """Go on, at least one bit, and stop before one that should not be over by ``until_s``."""
-        self.caches.hold_words = False
+        is_cold, self.caches.hold_words = self.caches.hold_words, False
         while self.bits_s:
             bit_s = self.bits_s.pop()
-            self.pace.note(bit_s)
+            if not is_cold:
+                self.pace.note(bit_s)
+            is_cold = False
             self.clock.advance(bit_s)
             if self.bits_s and self.clock.now() + self.next_bit_s > until_s:
                 return False

@@ -33,7 +33,7 @@ MIN_WAIT_SHARE = 0.1
 """Below this share of the target, the time since the last token is not worth a decode step of its own."""
 PROMPT_PIECE = Load(1, 1, und_tokens=16, rows=1)
 """The least of a prompt that is worth a place in a step."""
-PLANNED_SHARE, LATEST_SHARE = 1.1, 1.15
+PLANNED_SHARE, LATEST_SHARE = 1.05, 1.1
 """How long a gap between two tokens may be planned, as shares of the target: with a decode step as slow as few are, and with one as slow
 as they hardly ever are. What comes up to it is early by half a bit on average."""
 

@@ -10,6 +10,9 @@ from model.stepwise import Steps
 from server.engine.batch import BatchResult
 from server.engine.bit_pace import BitPace
 
+AWAY_S = 5e-4
+"""After so long others have had the device in between."""
+
 
 class Pass:
     """A step under way. ``result`` is there once `advance` has come to its end."""
@@ -19,6 +22,7 @@ class Pass:
         self._steps = steps
         self._elapsed_s = 0.0
         self._pace = pace
+        self._left_s: float | None = None
         self.result: BatchResult | None = None
 
     @property
@@ -39,7 +43,9 @@ class Pass:
             while self.result is None:
                 self._take_one_bit()
                 before_s, now_s = now_s, time.monotonic()
-                self._pace.note(now_s - before_s)
+                if self._left_s is not None and before_s - self._left_s < AWAY_S:
+                    self._pace.note(now_s - before_s)
+                self._left_s = now_s
                 self._elapsed_s += now_s - before_s
                 if now_s + self.next_bit_s > until_s:
                     break

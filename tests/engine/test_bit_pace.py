@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
+from model.stepwise import Steps
+from server.engine.batch import BatchResult
 from server.engine.bit_pace import NUM_KEPT, BitPace
+from server.engine.long_pass import AWAY_S, Pass
 
 
 def pace_after(seconds: list[float]) -> BitPace:
@@ -16,14 +21,34 @@ def test_nothing_is_known_before_the_first_bit() -> None:
     assert BitPace().next_s == 0.0
 
 
-def test_a_few_slow_bits_do_not_make_the_next_one_look_slow() -> None:
-    assert pace_after([1.0, 1.4, 0.9, 1.1, 5.0, 1.0, 0.9, 1.0]).next_s == 1.4
-    assert pace_after([1.0, 0.8, 0.9, 1.0, 5.0, 1.0, 0.9, 1.0]).next_s == 1.0
+def test_the_next_bit_is_taken_to_be_as_slow_as_any_of_the_latest_few() -> None:
+    assert pace_after([1.0, 1.4, 0.9]).next_s == 1.4
 
 
-def test_where_every_other_bit_is_slow_the_next_one_is_taken_to_be() -> None:
-    assert pace_after([1.4, 0.8] * 8).next_s == 1.4
+def test_one_slow_bit_in_a_layers_worth_is_not_waited_for_and_two_are() -> None:
+    ordinary = [1.0] * (NUM_KEPT - 2)
+    assert pace_after([*ordinary, 5.0, 1.1]).next_s == 1.1
+    assert pace_after([*ordinary, 5.0, 4.0]).next_s == 4.0
 
 
-def test_longer_bits_are_believed_once_they_are_a_good_part_of_those_kept() -> None:
-    assert pace_after([1.0] * NUM_KEPT + [2.0] * (NUM_KEPT // 2 + 1)).next_s == 2.0
+def test_old_bits_are_forgotten() -> None:
+    assert pace_after([9.0] * NUM_KEPT + [1.0] * NUM_KEPT).next_s == 1.0
+
+
+def test_the_first_bit_after_others_had_the_device_says_nothing_of_the_next() -> None:
+    """What it needs is no longer in the caches."""
+
+    def steps() -> Steps[BatchResult]:
+        for seconds in (0.02, 0.001, 0.02, 0.001):
+            time.sleep(seconds)
+            yield
+        return BatchResult()
+
+    pace = BitPace()
+    divided = Pass(steps(), pace)
+    for _ in range(2):
+        divided.advance(float("-inf"))
+        divided.advance(float("-inf"))
+        time.sleep(10 * AWAY_S)
+
+    assert 0.001 <= pace.next_s < 0.015
