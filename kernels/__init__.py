@@ -13,7 +13,8 @@
 | `interleaved_attention` | attention.py, over the plan of plan.py |
 | `guided_velocity`, `take_euler_steps` | guidance.py |
 | `begin_draws`, `sample_tokens` | sampling.py |
-| `read_together` | readback.py |
+| `upload_tensor` | upload.py |
+| `begin_reading`, `read_together` | readback.py |
 
 Import an op from its file: this package itself imports nothing, so that whoever only plans a batch pays for no kernel.
 """

@@ -18,6 +18,7 @@ import triton.language as tl
 
 from kernels.mix import GuidedStep, RenormOver
 from kernels.reference import NORM_EPS as EPS
+from kernels.upload import upload_tensor
 
 BLOCK_TOKENS = 32
 GUIDE_WARPS = 8
@@ -39,8 +40,7 @@ def take_euler_steps_with_triton(x_t: torch.Tensor, velocity: torch.Tensor, step
     """Same contract as `kernels.guidance.take_euler_steps`."""
     out = torch.empty_like(x_t)
     num_blocks = triton.cdiv(max(step.num_tokens for step in steps), BLOCK_TOKENS)
-    lines = torch.from_numpy(lines_of(steps))
-    table = (lines.pin_memory() if x_t.is_cuda else lines).to(x_t.device, non_blocking=True)
+    table = upload_tensor(torch.from_numpy(lines_of(steps)), x_t.device)
     squares = x_t.new_empty(len(steps), num_blocks, 2)
     channels = x_t.shape[1]
     block = triton.next_power_of_2(channels)

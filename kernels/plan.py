@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from kernels.upload import upload_tensor
+
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
 
@@ -137,7 +139,6 @@ def put_together(arrays: Sequence[IntArray | LongArray], device: torch.device) -
     64-bit ones come first: each part must begin at a multiple of its own width.
     """
     parts = [np.ascontiguousarray(array).view(np.uint8) for array in arrays]
-    joined = torch.from_numpy(np.concatenate(parts))
-    on_device = (joined.pin_memory() if device.type == "cuda" else joined).to(device, non_blocking=True)
+    on_device = upload_tensor(torch.from_numpy(np.concatenate(parts)), device)
     dtypes = [torch.int64 if array.itemsize == 8 else torch.int32 for array in arrays]
     return [part.view(dtype) for part, dtype in zip(on_device.split([len(part) for part in parts]), dtypes, strict=True)]

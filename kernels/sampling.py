@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from kernels.readback import read_together
+from kernels.upload import upload_tensor
 
 Ints = np.ndarray[tuple[int, int], np.dtype[np.int32]]
 _MASK_64 = (1 << 64) - 1
@@ -111,7 +112,7 @@ def begin_draws(logits: torch.Tensor, rows: list[SamplingRow]) -> Draws:
 
         adjust_with_triton(logits, changes_of(rows))
         forbid(logits, rows)
-        return wanted.of(draw_with_triton(logits, _send(settings_table(rows), logits.device)))
+        return wanted.of(draw_with_triton(logits, upload_tensor(settings_table(rows), logits.device)))
     adjust(logits, rows)
     forbid(logits, rows)
     return wanted.of(draw_by_sorting(logits, rows))
@@ -155,11 +156,7 @@ def draw_by_sorting(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.
 
 def _put(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Bring numbers to the device without waiting for it."""
-    return _send(torch.tensor(values, dtype=dtype), device)
-
-
-def _send(host: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
+    return upload_tensor(torch.tensor(values, dtype=dtype), device)
 
 
 def _argmax(logits: torch.Tensor) -> torch.Tensor:
@@ -194,7 +191,7 @@ def forbid(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> None:
         return
     num_bytes = -(-logits.shape[1] // 8)
     packed = b"".join(allowed[:num_bytes].ljust(num_bytes, b"\0") for allowed in allowed_by_row.values())
-    masks = _send(torch.frombuffer(bytearray(packed), dtype=torch.uint8), logits.device).view(-1, num_bytes, 1)
+    masks = upload_tensor(torch.frombuffer(bytearray(packed), dtype=torch.uint8), logits.device).view(-1, num_bytes, 1)
     bits = (masks >> torch.arange(8, dtype=torch.uint8, device=logits.device)) & 1
     places = _put(list(allowed_by_row), torch.int64, logits.device)
     is_allowed = bits.view(len(places), -1)[:, : logits.shape[1]].bool()

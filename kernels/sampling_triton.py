@@ -25,6 +25,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.upload import upload_tensor
+
 BLOCK, CHUNK = 4096, 1024
 """Logits, and candidates, that a program looks at at once."""
 BLOCK_WARPS, CHOOSE_WARPS = 8, 4
@@ -52,8 +54,7 @@ def adjust_with_triton(logits: torch.Tensor, changes: np.ndarray[tuple[int, int]
     """
     num = len(changes)
     if num:
-        host = torch.from_numpy(changes)
-        table = host.pin_memory().to(logits.device, non_blocking=True) if logits.is_cuda else host
+        table = upload_tensor(torch.from_numpy(changes), logits.device)
         grid = (triton.cdiv(num, CHANGES_OF_PROGRAM),)
         adjust_kernel[grid](logits, table, num, logits.stride(0), BLOCK=CHANGES_OF_PROGRAM, num_warps=CHANGE_WARPS)
 

@@ -8,6 +8,8 @@ from statistics import median
 
 import torch
 
+from server.engine.decode_graphs import CudaCapture
+
 REPEATS = 20
 CALLS = 10
 """In one graph, so that what launching the graph takes is shared."""
@@ -44,17 +46,16 @@ def _captured(work: Work) -> Work:
     Raises:
         RuntimeError: the work waits for the device, or copies from memory that is not pinned.
     """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        work()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    nothing = torch.empty(0)
+
+    def repeated() -> torch.Tensor:
         for _ in range(CALLS):
             work()
-    graph.replay()
-    return graph.replay
+        return nothing
+
+    replay = CudaCapture()(repeated)
+    replay()
+    return replay
 
 
 def _by_events(work: Work, repeats: int = REPEATS) -> float:

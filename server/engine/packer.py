@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from kernels.plan import AttentionPlan, RowLayout, build_attention_plan
+from kernels.upload import upload_tensor
 from server.engine.batch import Batch, DecodeRow, DenoiseRow, Draw, Piece, PrefillRow, TextPiece
 from server.engine.segments import NUM_MARKERS, VaeImage, VitImage
 
@@ -245,8 +246,7 @@ def _assemble(columns: _Columns, num_single_rows: int, page_size: int, device: t
 
 def put(array: Ints | npt.NDArray[np.float32], device: torch.device) -> torch.Tensor:
     """Put an array on ``device``; the host does not wait. On a CPU the tensor shares the array's memory."""
-    host = torch.from_numpy(array)
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+    return upload_tensor(torch.from_numpy(array), device)
 
 
 def _packed_numbers(is_gen: npt.NDArray[np.bool_], num_und: int) -> Ints:

@@ -30,7 +30,8 @@ class Foresight:
             return False
         running = self._roster.running
         writing = [running[row.sequence_id] for row in under_way.decodes if row.sequence_id in running]
-        has_pages = MOST_PAGES_A_ROW * len(self.decoding()) <= self._roster.pool.num_free
+        num_decoding = sum(map(self._will_decode, running.values()))
+        has_pages = MOST_PAGES_A_ROW * num_decoding <= self._roster.pool.num_free
         return has_pages and all(self._turns.is_foreseeable(sequence) for sequence in writing)
 
     def decoding(self) -> list[Sequence]:
