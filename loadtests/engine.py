@@ -72,8 +72,8 @@ class Bench:
         self.loaded.engine.submit(request(f"r{self.num_requests}"))
 
     def step(self) -> StepStats:
-        report = self.loaded.engine.step()
-        assert report is not None, "the engine has nothing to do"
+        while (report := self.loaded.engine.step()) is None:
+            assert self.loaded.scheduler.has_work, "the engine has nothing to do"
         return report.stats
 
     def round(self, num_steps: int) -> Round:

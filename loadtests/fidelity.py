@@ -56,11 +56,10 @@ Figures = dict[str, object]
 
 @dataclass(slots=True)
 class Recorder:
-    """Runs batches and keeps the latents each left behind, by the number of Euler steps taken, and the pictures."""
+    """Runs batches and keeps the latents each left behind, by the number of Euler steps taken."""
 
     loaded: LoadedEngine
     latents: dict[int, torch.Tensor] = field(default_factory=dict)
-    picture: Picture | None = None
     num_rows: int = 0
 
     def execute(self, batch: Batch) -> BatchResult:
@@ -68,7 +67,6 @@ class Recorder:
         for step in batch.denoises:
             self.num_rows += len(step.rows)
             self.latents[step.eulers[-1].number + 1] = self.loaded.runner.latents(step.sequence_id).clone()
-            self.picture = result.pictures.get(step.sequence_id, self.picture)
         return result
 
     def begin(self, batch: Batch) -> DividedPass:
@@ -191,16 +189,16 @@ def draw(loaded: LoadedEngine, prompt: TextSegment, image: ImageParams) -> Drawn
     """Draw one picture several times, which come out the same, and keep the shortest time."""
     times = []
     for _ in range(NUM_ROUNDS):
-        recorder = Recorder(loaded)
-        engine = Engine(loaded.scheduler, recorder, loaded.pool, LocalLink())
+        recorder, link = Recorder(loaded), LocalLink()
+        engine = Engine(loaded.scheduler, recorder, loaded.pool, link)
         engine.submit(Request("picture", [prompt], OutputMode.IMAGE, SamplingParams(), image))
         started = time.perf_counter()
         while loaded.scheduler.has_work:
             engine.step()
         times.append(time.perf_counter() - started)
-    assert recorder.picture is not None
+    (picture,) = (image.picture for report in link.reports for image in report.images)
     recorder.latents[0] = seeded_noise(image.seed, 0, *recorder.latents[image.num_timesteps - 1].shape)
-    return Drawn(recorder.picture, recorder.latents, recorder.num_rows, min(times))
+    return Drawn(picture, recorder.latents, recorder.num_rows, min(times))
 
 
 def summed_up(drawn: list[Drawn], whole: list[Drawn]) -> Figures:

@@ -238,7 +238,7 @@ class StepStats:
         num_preemptions, num_expired, num_refused: since the start: sequences that lost their pages, requests ended by their deadline,
             requests turned away because the queue was full.
         waiting_text, waiting_image: how many of those waiting will draw no picture, and how many will.
-        vae_s: time this step spent turning finished latents into pixels.
+        vae_s: time this step spent turning finished latents into pixels, or it took beside the steps until this one for what it brings.
         text_drain_per_s, image_drain_per_s: requests of each lane finished per second lately while others waited; 0 before the first.
     """
 

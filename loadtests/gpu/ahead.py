@@ -1,12 +1,18 @@
-"""Do steps that run ahead of the tokens and latents under way bring what steps bring that wait for them, and does launching not wait?"""
+"""Do steps that run ahead of the tokens and latents under way bring what steps bring that wait for them, and does launching not wait?
+
+Those that run ahead leave their pictures to be decoded beside, those that wait decode them themselves.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from kernels.side_stream import Arriving, SideStream
 from loadtests.gpu.part import Line, Options
+from loadtests.gpu.side import side_stream
 from loadtests.gpu.waits import counting_waits
 from server.engine.batch import Batch
 from server.engine.link import LocalLink
@@ -18,7 +24,23 @@ from server.messages import ImageParams, OutputMode, Request, SamplingParams, St
 
 NUM_CHATS = 5
 NUM_TOKENS = 60
+NUM_PICTURES = 3
 MAY_WAIT = 0.15
+
+
+class WatchedSide:
+    """A side stream, and how often the host waited to begin something there; the first builds what it needs."""
+
+    def __init__(self, side: SideStream, device: torch.device) -> None:
+        self._side = side
+        self._device = device
+        self.num_begun = self.num_waiting = 0
+
+    def begin(self, work: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Arriving:
+        arriving, num_waits = counting_waits(lambda: self._side.begin(work, x), self._device)
+        self.num_waiting += self.num_begun > 0 and num_waits > 0
+        self.num_begun += 1
+        return arriving
 
 
 class WatchedLauncher:
@@ -28,6 +50,10 @@ class WatchedLauncher:
         self._runner = runner
         self._device = device
         self.num_watched = self.num_waiting = 0
+
+    @property
+    def decodes_beside(self) -> bool:
+        return self._runner.decodes_beside
 
     def launch(self, batch: Batch) -> LaunchedStep:
         if batch.new_images or batch.prefills:
@@ -44,28 +70,33 @@ def ahead_lines(model: Path, options: Options) -> list[Line]:
     A size of decode steps is captured the third time it comes, which waits: that is all the waiting there may be.
     """
     waiting, _ = _serve(model, options, runs_ahead=False)
-    running_ahead, launcher = _serve(model, options, runs_ahead=True)
+    running_ahead, (launcher, side) = _serve(model, options, runs_ahead=True)
     answers = [[(t.request_id, t.token_id) for report in reports for t in report.tokens] for reports in (waiting, running_ahead)]
-    pictures = [[image.picture for report in reports for image in report.images] for reports in (waiting, running_ahead)]
+    pictures = [{image.request_id: image.picture for report in reports for image in report.images} for reports in (waiting, running_ahead)]
     num_wrong = sum(one != other for one, other in zip(*(sorted(answer) for answer in answers), strict=True)) + (pictures[0] != pictures[1])
-    verdict = "ok" if num_wrong == 0 and pictures[0] else "WRONG"
+    verdict = "ok" if num_wrong == 0 and len(pictures[0]) == NUM_PICTURES else "WRONG"
     same: Line = {"what": "steps that run ahead", "dtype": "torch.float32", "error": float(num_wrong), "bound": 0.0, "verdict": verdict}
     share = launcher.num_waiting / launcher.num_watched
     name = f"launches that wait, of {launcher.num_watched}"
     verdict = "ok" if share <= MAY_WAIT else "WRONG"
-    return [same, {"what": name, "dtype": "torch.float32", "error": share, "bound": MAY_WAIT, "verdict": verdict}]
+    launches: Line = {"what": name, "dtype": "torch.float32", "error": share, "bound": MAY_WAIT, "verdict": verdict}
+    name = f"pictures whose decoding is begun by waiting, of {side.num_begun}"
+    verdict = "ok" if side.num_begun == NUM_PICTURES and not side.num_waiting else "WRONG"
+    return [same, launches, {"what": name, "dtype": "torch.float32", "error": float(side.num_waiting), "bound": 0.0, "verdict": verdict}]
 
 
-def _serve(model: Path, options: Options, *, runs_ahead: bool) -> tuple[list[StepReport], WatchedLauncher]:
+def _serve(model: Path, options: Options, *, runs_ahead: bool) -> tuple[list[StepReport], tuple[WatchedLauncher, WatchedSide]]:
     link = LocalLink()
     loaded: LoadedEngine = load_engine(EngineOptions(str(model), device=options.device.type, dtype="float32", num_pages=256), link)
-    launcher = WatchedLauncher(loaded.runner, options.device)
+    launcher, side = WatchedLauncher(loaded.runner, options.device), WatchedSide(side_stream(options.device), options.device)
+    loaded.runner.decode_beside(side if runs_ahead else None)
     engine = Engine(loaded.scheduler, loaded.runner, loaded.pool, link, launcher if runs_ahead else None)
     for k in range(NUM_CHATS):
         sampling = SamplingParams(max_tokens=NUM_TOKENS - 7 * k, temperature=1.0, seed=k, ignore_eos=True)
         engine.submit(Request(f"{k}", [TextSegment([20, 21 + k])], OutputMode.TEXT, sampling, ImageParams(32, 32)))
-    image = ImageParams(64, 64, num_timesteps=12, seed=3)
-    engine.submit(Request("picture", [TextSegment([20, 21])], OutputMode.IMAGE, SamplingParams(), image))
+    for k in range(NUM_PICTURES):
+        image = ImageParams(64, 64, num_timesteps=12 + k, seed=k)
+        engine.submit(Request(f"picture {k}", [TextSegment([20, 21])], OutputMode.IMAGE, SamplingParams(), image))
     while loaded.scheduler.has_work:
         engine.step()
-    return list(link.reports), launcher
+    return list(link.reports), (launcher, side)

@@ -21,6 +21,7 @@ import torch
 
 from loadtests.costs import decode_bytes, denoise_flops
 from loadtests.gpu.part import Line, Options, Report, read_options
+from loadtests.gpu.side import side_stream
 from loadtests.machine import Machine, Rates
 from model.bagel import Bagel
 from model.config import BagelConfig
@@ -33,7 +34,7 @@ from server.engine.link import LocalLink
 from server.engine.loop import Engine
 from server.engine.options import EngineOptions
 from server.engine.process import LoadedEngine, assemble_engine, model_facts
-from server.messages import ImageParams, OutputMode, Request, SamplingParams, StepStats, TextSegment
+from server.messages import ImageParams, OutputMode, Request, SamplingParams, StepReport, StepStats, TextSegment
 
 ANY_TOKENIZER = Path(__file__).parents[2] / "tests" / "golden" / "tiny_a"
 """Only its special tokens are used: the words mean nothing here."""
@@ -59,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         drain(loaded)
     report.add("mixed", partial(measure_mixed, loaded, options))
     drain(loaded)
+    report.add("decoder", partial(measure_decoder, loaded, options))
     report.add("launches", partial(measure_launches, loaded, options, rates.read_gbps))
     return int(report.has_failed)
 
@@ -72,7 +74,7 @@ def rate_lines(rates: Rates) -> Iterator[Line]:
 def random_engine(config: BagelConfig, device: torch.device, *, is_fp8: bool = False) -> LoadedEngine:
     """Build an engine round random weights, which never touch a disk; bfloat16 on a GPU, experts and cache in 8-bit floats if so wished.
 
-    Steps run ahead and decode steps are replayed on a CPU too, where a graph runs its step again: a rehearsal takes every way.
+    Steps run ahead, decode steps are replayed and pictures decoded beside on a CPU too, all of it at once: a rehearsal takes every way.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = random_model(config, device, dtype)
@@ -86,6 +88,7 @@ def random_engine(config: BagelConfig, device: torch.device, *, is_fp8: bool = F
     loaded = assemble_engine(model, facts, engine_options, link)
     if device.type == "cpu":
         loaded.runner.capture_decodes(lambda work: work)
+        loaded.runner.decode_beside(side_stream(device))
     return replace(loaded, engine=Engine(loaded.scheduler, loaded.runner, loaded.pool, link, loaded.runner))
 
 
@@ -118,10 +121,15 @@ def chat_request(name: str, num_context: int, num_tokens: int) -> Request:
 
 
 def step(loaded: LoadedEngine) -> StepStats:
-    report = loaded.engine.step()
-    if report is None:
-        raise RuntimeError("the engine has nothing to do")
-    return report.stats
+    return next_report(loaded).stats
+
+
+def next_report(loaded: LoadedEngine) -> StepReport:
+    """Step until there is something to say: a picture that is being decoded brings nothing for a while."""
+    while (report := loaded.engine.step()) is None:
+        if not loaded.scheduler.has_work:
+            raise RuntimeError("the engine has nothing to do")
+    return report
 
 
 def drain(loaded: LoadedEngine) -> None:
@@ -207,6 +215,43 @@ def measure_mixed(loaded: LoadedEngine, options: Options) -> Line:
     line["tokens/s"] = sum(stats.num_decode_rows for stats in steps) / total_s
     line["denoise rows/s"] = sum(stats.num_denoise_rows for stats in steps) / total_s
     return line
+
+
+def measure_decoder(loaded: LoadedEngine, options: Options) -> Iterator[Line]:
+    """Time the tokens of chats while a picture is in the decoder, beside them and in the step that finishes it: then they wait for it."""
+    side, num_chats = (16, 2) if options.is_tiny else (1024, 32)
+    for number in range(num_chats):
+        loaded.engine.submit(chat_request(f"chat {number}", 10 if options.is_tiny else 500, 10_000))
+    while step(loaded).num_decode_rows < num_chats:
+        pass
+    for way, stream in (("beside", side_stream(options.device)), ("before", None)):
+        loaded.runner.decode_beside(stream)
+        for round_name in ("warm", "counts"):
+            gaps_ms, decoder_s = _gaps_until_picture(loaded, picture_request(f"{way}, {round_name}", side, 3))
+        name = f"a picture of {side} in the decoder {way} the next tokens of {num_chats} chats"
+        yield {"what": name, "unit": "ms/token", "value": median(gaps_ms), "p99": max(gaps_ms), "decoder ms": 1e3 * decoder_s}
+    loaded.runner.decode_beside(side_stream(options.device))
+    drain(loaded)
+
+
+def _gaps_until_picture(loaded: LoadedEngine, request: Request) -> tuple[list[float], float]:
+    """Draw a picture; return the milliseconds between tokens while it is in the decoder, and the decoder's seconds.
+
+    Decoded within a step there is one gap: that step, its forward pass included.
+    """
+    loaded.engine.submit(request)
+    gaps_ms: list[float] = []
+    last_s = time.perf_counter()
+    while True:
+        report = next_report(loaded)
+        now_s = time.perf_counter()
+        if report.stats.num_denoise_rows and not report.images:
+            gaps_ms.clear()
+        else:
+            gaps_ms.append(1e3 * (now_s - last_s))
+        last_s = now_s
+        if report.images:
+            return gaps_ms, report.stats.vae_s
 
 
 if __name__ == "__main__":

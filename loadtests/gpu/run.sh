@@ -27,7 +27,7 @@ part() {  # part NAME SECONDS: one module of loadtests/gpu under its limit
 }
 
 part check 80
-part engine 155
+part engine 160
 part attention 90
 part streams 30
 part savings 65

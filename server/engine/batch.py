@@ -6,6 +6,7 @@ No tensors: page tables are lists, pictures are bytes. `packer` turns a batch in
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from server.engine.context import PageCopy
 from server.engine.cost_model import NO_LOAD, Load
@@ -200,9 +201,29 @@ class PaintedPreview:
     picture: Picture
 
 
+class LatePicture(Protocol):
+    """A picture whose latents are done, decoded beside the steps once that has been begun."""
+
+    def begin(self) -> None:
+        """Begin to decode it; may be asked again where that has failed.
+
+        Raises:
+            RuntimeError: what the device raises.
+        """
+        ...
+
+    def take(self) -> Picture | None:
+        """Return it, None while it is not there; waits for nothing.
+
+        Raises:
+            RuntimeError: what the device raises.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class BatchResult:
-    """What a step brought, by sequence: drawn tokens and finished pictures.
+    """What a step brought, by sequence: drawn tokens and finished pictures; those in ``late`` are still to be decoded.
 
     ``broken`` are the sequences whose numbers are not finite: nothing of theirs is among the rest.
     ``forward_s`` is the time in the transformer itself, ``vae_s`` that of turning latents into pixels and ``execute_s`` that of the whole
@@ -211,6 +232,7 @@ class BatchResult:
 
     tokens: dict[int, DrawnToken] = field(default_factory=dict)
     pictures: dict[int, Picture] = field(default_factory=dict)
+    late: dict[int, LatePicture] = field(default_factory=dict)
     previews: list[PaintedPreview] = field(default_factory=list)
     broken: list[int] = field(default_factory=list)
     num_und_tokens: int = 0
@@ -224,6 +246,7 @@ class BatchResult:
         """Add what another part of the same step brought."""
         self.tokens.update(part.tokens)
         self.pictures.update(part.pictures)
+        self.late.update(part.late)
         self.previews += part.previews
         self.broken += part.broken
         self.num_und_tokens += part.num_und_tokens

@@ -9,7 +9,7 @@ from server.engine.preview_steps import preview_steps
 from server.engine.roster import Roster
 from server.engine.sequence import AfterFill, Fill, Phase, Sequence
 from server.engine.turns import TurnEnd, Turns
-from server.messages import ImageOutput, PreviewOutput, ProgressOutput, SilentDraw, TextClosed, TokenOutput
+from server.messages import ImageOutput, Picture, PreviewOutput, ProgressOutput, SilentDraw, TextClosed, TokenOutput
 
 
 class Commit:
@@ -93,11 +93,18 @@ class Commit:
         if request.wants_progress:
             done = [ProgressOutput(request.request_id, image.index, euler.number + 1, len(image.steps)) for euler in step.eulers]
             self._roster.outputs.progress += done
-        if step.is_last:
-            picture = result.pictures[sequence.sequence_id]
-            sequence.stood_aside_s = 0.0
-            self._roster.outputs.images.append(ImageOutput(request.request_id, image.index, picture))
-            self._apply(sequence, self._turns.on_picture(sequence, picture))
+        if step.is_last and sequence.sequence_id in result.late:
+            sequence.phase = Phase.VAE
+            sequence.num_in_flight += 1
+        elif step.is_last:
+            self.take_picture(sequence, result.pictures[sequence.sequence_id])
+
+    def take_picture(self, sequence: Sequence, picture: Picture) -> None:
+        """Take in a sequence's finished picture."""
+        assert sequence.image is not None
+        sequence.stood_aside_s = 0.0
+        self._roster.outputs.images.append(ImageOutput(sequence.request.request_id, sequence.image.index, picture))
+        self._apply(sequence, self._turns.on_picture(sequence, picture))
 
     def _apply(self, sequence: Sequence, end: TurnEnd) -> None:
         if end.closed_text:

@@ -176,20 +176,23 @@ def size_of(packed: PackedBatch) -> Size | None:
 
 
 class CudaCapture:
-    """Captures on the current CUDA device. All graphs share their memory: no two run at once, and a step's logits are read within it."""
+    """Captures on the current CUDA device. All graphs share their memory: no two run at once, and a step's logits are read within it.
+
+    Kernels keep the priority of the stream they are captured on: it has that of the one that steps are given to.
+    """
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(priority=torch.cuda.current_stream().priority)
 
     def __call__(self, work: Replay) -> Replay:
         """Run ``work`` once beside the stream, which builds what it needs, and capture it."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             work()
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             logits = work()
 
         def replay() -> torch.Tensor:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 
 from server.engine.batch import DecodeRow, Piece, TextPiece
 from server.engine.context import Context
 from server.engine.cost_model import NO_LOAD, Load
 from server.engine.segments import NUM_MARKERS, VaeImage, VitImage
+from server.engine.sequence import Sequence
 from server.messages import Picture
 
 
-def decodes_load(rows: Sequence[DecodeRow | Context]) -> Load:
+def decodes_load(rows: Collection[DecodeRow | Context]) -> Load:
     """Return the load of decode rows, or of one for each of some contexts."""
     if not rows:
         return NO_LOAD
     num, num_keys = len(rows), sum(row.kv_len for row in rows)
     return Load(und_tokens=num, pairs=num + num_keys, rows=num, keys=num_keys)
+
+
+def load_of_next_tokens(decoding: Iterable[Sequence]) -> Load:
+    """Return the load of one decode row for each of some texts."""
+    return decodes_load([text.full for text in decoding])
 
 
 def denoise_load(num_latents: int, kv_len: int) -> Load:

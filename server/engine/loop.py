@@ -4,7 +4,7 @@ A long pass is executed bit by bit. Between two bits the loop takes in messages 
 meanwhile, so that neither a token nor an abort waits for a picture.
 
 Where the device works by itself while the host goes on, the next step is begun before what this one brought is taken in, as often as it
-can be foreseen (`run_ahead`).
+can be foreseen (`run_ahead`), and finished pictures are decoded beside the steps: nobody's next token waits for that.
 
 A step that raises is run again in halves until the sequence that breaks it stands alone; that one fails, the others go on as if
 nothing had happened (the runner changes no state in a step that raised).
@@ -18,22 +18,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from server.engine.batch import Batch, BatchResult
+from server.engine.batch import Batch, BatchResult, LatePicture
 from server.engine.fault_points import NO_FAULTS
 from server.engine.link import Incoming, Link
 from server.engine.pages import PagePool
 from server.engine.phases import PhaseWatch
 from server.engine.scheduler import Scheduler
 from server.engine.step_stats import step_stats
-from server.messages import Abort, Request, Shutdown, StepReport
+from server.messages import Abort, Picture, Request, Shutdown, StepReport
 
 logger = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.5
 """How long an idle engine waits for a message before it looks again whether it should stop."""
 STUCK_WAIT_S = 0.001
-"""How long an engine waits for a message before it asks again for a step, when neither of the last two found anything to do. A single one
-such may have moved a sequence on that found all its rows in the prefix cache."""
+"""How long an engine waits for a message before it asks again for a step, when neither of the last two found anything to do: all there is
+may wait for its picture to be decoded. A single one such may have moved a sequence on that found all its rows in the prefix cache."""
 
 
 DEVICE_IS_LOST = "CUDA error"
@@ -69,7 +69,13 @@ class Launched(Protocol):
 
 
 class Launcher(Protocol):
-    """What begins steps and does not wait for them; they are collected in the order they were launched in."""
+    """What begins steps and does not wait for them; they are collected in the order they were launched in.
+
+    ``decodes_beside``: whether finished pictures are left to be decoded beside the steps; else nothing may run ahead of a picture's last.
+    """
+
+    @property
+    def decodes_beside(self) -> bool: ...
 
     def launch(self, batch: Batch) -> Launched: ...
 
@@ -81,6 +87,24 @@ class UnderWay:
     batch: Batch
     launched: Launched | Exception
     started: float
+
+
+@dataclass(slots=True)
+class Decoding:
+    """A picture that is decoded beside the steps. ``num_tries``: how often that has been begun; ``is_under_way``: it has, and gone well."""
+
+    late: LatePicture
+    started: float
+    num_tries: int = 0
+    is_under_way: bool = False
+
+    def take(self) -> Picture | None:
+        """Return the picture, None while it is not there."""
+        if not self.is_under_way:
+            self.num_tries += 1
+            self.late.begin()
+            self.is_under_way = True
+        return self.late.take()
 
 
 @dataclass(slots=True)
@@ -107,16 +131,18 @@ class Engine:
         self._phases = PhaseWatch(time.perf_counter)
         self._long: LongPass | None = None
         self._under_way: UnderWay | None = None
+        self._decoding: dict[int, Decoding] = {}
+        self._decoded_s = 0.0
         self.faults = NO_FAULTS
         """Where tests break the engine on purpose."""
 
     def run(self) -> None:
         """Serve until told to shut down."""
-        while self._take_in(self._link.receive(self._patience_s)):
+        while self._take_in(self._link.receive(self.patience_s)):
             self.step()
 
     @property
-    def _patience_s(self) -> float:
+    def patience_s(self) -> float:
         """How long to wait for a message before the next step."""
         if not self._scheduler.has_work:
             return IDLE_WAIT_S
@@ -141,6 +167,7 @@ class Engine:
     def step(self) -> StepReport | None:
         """Run one step and report it; None when nothing was done, or when a long pass goes on and there is nothing to say yet."""
         started = time.perf_counter()
+        self._look_for_pictures()
         if self._under_way is not None:
             return self._land(self._under_way)
         if self._long is not None:
@@ -168,6 +195,8 @@ class Engine:
 
     def _begin_ahead(self, step: UnderWay) -> UnderWay | None:
         if self._launcher is None or isinstance(step.launched, Exception):
+            return None
+        if any(denoise.is_last for denoise in step.batch.denoises) and not self._launcher.decodes_beside:
             return None
         batch = self._scheduler.schedule_ahead(step.batch)
         return None if batch.is_empty else _launch(self._launcher, batch, step.started)
@@ -223,13 +252,51 @@ class Engine:
             unsound = [sequence_id for sequence_id in result.broken if sequence_id in wanted]
             self._scheduler.fail(unsound, "server_error", "the model's numbers for this request are not finite")
         self._scheduler.commit(batch, result)
+        now = time.perf_counter()
+        for sequence_id, late in result.late.items():
+            if self._scheduler.in_decoder.is_awaited(sequence_id):
+                self._decoding[sequence_id] = Decoding(late, now)
+
+    def _look_for_pictures(self) -> None:
+        """Take in the pictures that have been decoded beside the steps, and begin to decode those that have been handed over."""
+        for sequence_id, decoding in list(self._decoding.items()):
+            if not decoding.is_under_way and not self._scheduler.in_decoder.is_awaited(sequence_id):
+                self._leave_decoder(sequence_id, None)
+                continue
+            try:
+                picture = decoding.take()
+            except Exception as error:
+                self._answer_decoder(error, sequence_id, decoding)
+                continue
+            if picture is not None:
+                self._decoded_s = max(self._decoded_s, time.perf_counter() - decoding.started)
+                self._leave_decoder(sequence_id, picture)
+
+    def _answer_decoder(self, error: Exception, sequence_id: int, decoding: Decoding) -> None:
+        """Answer that a picture could not be decoded: try once more in the next step, then end its sequence.
+
+        Raises:
+            Exception: the device is past all help; a new process can have it back.
+        """
+        if DEVICE_IS_LOST in str(error):
+            raise error
+        decoding.is_under_way = False
+        if decoding.num_tries > 1:
+            logger.error("a picture could not be decoded twice; its request is ended, the others go on", exc_info=error)
+            self._scheduler.fail([sequence_id], "server_error", "the model failed on this request")
+            self._leave_decoder(sequence_id, None)
+
+    def _leave_decoder(self, sequence_id: int, picture: Picture | None) -> None:
+        del self._decoding[sequence_id]
+        self._scheduler.in_decoder.take_in(sequence_id, picture)
 
     def _report(self, batch: Batch, result: BatchResult, started: float) -> StepReport | None:
         """Tell what the step brought; nothing when there was nothing to do and nothing to say."""
         self._runner.forget(self._scheduler.take_dropped())
         outputs = self._scheduler.take_outputs()
+        result.vae_s, self._decoded_s = max(result.vae_s, self._decoded_s), 0.0
         timelines = self._phases.after_step(outputs.images, outputs.finished, self._scheduler.running, result.vae_s)
-        if batch.is_empty and not outputs.finished:
+        if batch.is_empty and not (outputs.finished or outputs.images):
             return None
         if outputs.finished:
             self.faults.before_end()

@@ -15,7 +15,12 @@ from server.messages import FinishedOutput, ImageOutput, PhaseSpan, RequestPhase
 MAX_SPANS = 128
 """Spans kept of one request: a story of forty pictures has that many."""
 
-WORKING = {Phase.PREFILL: RequestPhase.PREFILL, Phase.DECODE: RequestPhase.DECODE, Phase.DENOISE: RequestPhase.DENOISE}
+WORKING = {
+    Phase.PREFILL: RequestPhase.PREFILL,
+    Phase.DECODE: RequestPhase.DECODE,
+    Phase.DENOISE: RequestPhase.DENOISE,
+    Phase.VAE: RequestPhase.VAE,
+}
 
 
 @dataclass(slots=True)

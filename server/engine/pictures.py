@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 from PIL import Image
 
+from kernels.side_stream import Arriving, SideStream
 from model.bagel import Bagel
-from model.latents import patchify, pixels_from_u8, u8_from_pixels, vit_patches, vit_position_ids
+from model.latents import patchify, pixels_from_u8, vit_patches, vit_position_ids
 from model.stepwise import Steps
 from model.transforms import HasTransforms, Pixels, vae_and_vit
 from server.engine.segments import VaeImage, VitImage
@@ -76,10 +77,27 @@ class PictureEncoder:
         return (yield from self._model.embed_vit_in_steps(patches, position_ids, cu_seqlens))
 
 
-def picture_from_pixels(pixels: torch.Tensor) -> Picture:
-    """Turn decoder output ``[1, 3, height, width]`` in about [-1, 1] into 8-bit RGB, truncating (spec 4.3). Waits for the device."""
-    u8 = u8_from_pixels(pixels).cpu().contiguous()
-    return Picture(u8.shape[0], u8.shape[1], u8.numpy().tobytes())
+class DecodedBeside:
+    """A picture whose ``latents`` are done, on its way to the host by a side stream once that has begun; see `LatePicture`."""
+
+    def __init__(self, side: SideStream, decode: Callable[[torch.Tensor], torch.Tensor], latents: torch.Tensor) -> None:
+        self._side = side
+        self._decode = decode
+        self._latents = latents
+        self._arriving: Arriving | None = None
+
+    def begin(self) -> None:
+        with torch.inference_mode():
+            self._arriving = self._side.begin(self._decode, self._latents)
+
+    def take(self) -> Picture | None:
+        u8 = None if self._arriving is None else self._arriving.take()
+        return None if u8 is None else picture_from_u8(u8)
+
+
+def picture_from_u8(u8: torch.Tensor) -> Picture:
+    """Make a picture of 8-bit pixels ``[height, width, 3]``. Waits for the device."""
+    return Picture(u8.shape[0], u8.shape[1], u8.cpu().numpy().tobytes())
 
 
 def input_picture(picture: Picture, transforms: HasTransforms) -> ImageSegment:

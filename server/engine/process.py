@@ -12,6 +12,7 @@ import torch
 
 from kernels.attention import attention_backend
 from kernels.fp8 import FP8
+from kernels.side_stream import give_steps_priority
 from kernels.triton_driver import use_prebuilt
 from model.bagel import Bagel
 from model.errors import CheckpointError
@@ -191,6 +192,7 @@ def assemble_engine(
 ) -> LoadedEngine:
     """Wire an engine round a loaded model."""
     device, dtype = model.device, model.dtype
+    give_steps_priority(device)
     num_pages = options.num_pages or _num_pages(model, options)
     llm = model.config.llm
     shape = (llm.num_layers, 2, num_pages, options.page_size, llm.num_kv_heads, llm.head_dim)

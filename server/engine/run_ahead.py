@@ -26,7 +26,7 @@ class Foresight:
 
     def covers(self, under_way: Batch) -> bool:
         """Tell whether what follows ``under_way`` can be said for all who have rows in it, and without anybody's giving up pages."""
-        if under_way.is_divisible or any(step.is_last for step in under_way.denoises):
+        if under_way.is_divisible:
             return False
         running = self._roster.running
         writing = [running[row.sequence_id] for row in under_way.decodes if row.sequence_id in running]
@@ -40,7 +40,7 @@ class Foresight:
 
     def candidates(self) -> list[Sequence]:
         """List those who could be served a denoise step or a prompt chunk."""
-        return [other for other in self._roster.running.values() if other.phase is Phase.DENOISE or other.has_prompt_left]
+        return [other for other in self._roster.running.values() if other.has_steps_left or other.has_prompt_left]
 
     def _will_decode(self, sequence: Sequence) -> bool:
         return sequence.phase is Phase.DECODE and not (sequence.awaits_token and self._turns.must_end(sequence))

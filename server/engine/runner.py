@@ -1,8 +1,8 @@
 """The runner: executes one batch on the model. Owns the KV pool, the latents and the encoded pictures; decides nothing.
 
 `_steps` is the journey of a step: copy pages, draw noise, encode pictures, pack, one forward pass over every row, then tokens are
-drawn, Euler steps taken and finished latents decoded. Drawings change only when nothing can go wrong any more, so a step that
-raised can be run again in parts.
+drawn, Euler steps taken and finished latents decoded, or handed over to be decoded beside the steps. Drawings change only when nothing
+can go wrong any more, so a step that raised can be run again in parts.
 `execute` walks it in one go; a `Pass` can be left between two bits, parts of a layer, where other batches may be executed. `launch` comes
 back once the device knows what to do, and the next step can be launched before what this one brought is collected.
 """
@@ -26,8 +26,9 @@ from kernels.pages import copy_pages, write_pages
 from kernels.plan import AttentionPlan
 from kernels.readback import Reading, begin_reading
 from kernels.sampling import Drawn, Draws, begin_draws, find_unsound
+from kernels.side_stream import CudaSideStream, SideStream
 from model.bagel import Bagel, PackedTokens
-from model.latents import latent_position_ids, unpatchify
+from model.latents import latent_position_ids, u8_from_pixels, unpatchify
 from model.stepwise import UNCUT, Cut, Steps, finest_cut, run_through
 from model.transformer import Rotation
 from server.engine.batch import Batch, BatchResult, DecodeRow, DenoiseRow, DenoiseStep, DrawnToken, NewImage
@@ -38,10 +39,10 @@ from server.engine.euler_steps import EulerSteps, RowVelocities
 from server.engine.fault_points import NO_FAULTS
 from server.engine.long_pass import Pass
 from server.engine.packer import LatentRun, Markers, PackedBatch, pack, put
-from server.engine.pictures import PictureEncoder, picture_from_pixels
+from server.engine.pictures import DecodedBeside, PictureEncoder, picture_from_u8
 from server.engine.previews import PreviewPainter
 from server.engine.sampling_rows import sampling_row
-from server.messages import Picture, TokenLogprob
+from server.messages import ImageParams, TokenLogprob
 
 NoiseSource = Callable[[int, int, int, int], torch.Tensor]
 """(seed, image index, num_tokens, channels) -> float32 ``[num_tokens, channels]`` on the CPU."""
@@ -145,8 +146,10 @@ class Runner:
         self._collected_s = 0.0
         self._captured_s = 0.0
         self.decode_graphs: DecodeGraphs | None = None
+        self._side: SideStream | None = None
         if cache.pool.is_cuda:
             self.capture_decodes(CudaCapture())
+            self.decode_beside(CudaSideStream(self._device))
 
     def latents(self, sequence_id: int) -> torch.Tensor:
         """Return the latents of the sequence's image under way: float32 ``[num_tokens, channels]``."""
@@ -216,7 +219,7 @@ class Runner:
         draws, reading = self._begin_reading(packed, logits, [after[step.sequence_id].latents for step in ending])
         if draws is not None:
             self._drawn.update({sequence_id: (draws.columns[0], k) for k, (sequence_id, _) in enumerate(packed.draws)})
-        if not ending:
+        if not ending or self._side is not None:
             self._drawings.update(after)
         return Computed(packed, after, ending, draws, reading, result)
 
@@ -229,7 +232,8 @@ class Runner:
         if ending:
             sound = [bool(is_finite) for (is_finite,) in numbers[: len(ending)]]
             yield from self._decode_sound(zip(ending, sound, strict=True), computed.after, result)
-            self._drawings.update(computed.after)
+            if self._side is None:
+                self._drawings.update(computed.after)
         result.previews = self._painter.take()
         return result
 
@@ -247,6 +251,15 @@ class Runner:
     def capture_decodes(self, capture: Capture) -> None:
         """From now on replay steps of decode rows alone, as ``capture`` captures them."""
         self.decode_graphs = DecodeGraphs(self._decode_logits, capture, self._cache.page_size, self._device)
+
+    def decode_beside(self, side: SideStream | None) -> None:
+        """From now on hand over finished latents to be decoded on ``side``; without one decode them within the step that finished them."""
+        self._side = side
+
+    @property
+    def decodes_beside(self) -> bool:
+        """Whether a step that finishes a picture leaves it to others to decode it, so that the next may begin before it has been."""
+        return self._side is not None
 
     def capture(self, batch: Batch) -> bool:
         """Capture the graph that would serve a step of decode rows alone; returns whether there is one. Writes into their pages."""
@@ -342,14 +355,18 @@ class Runner:
             result.tokens[sequence_id] = DrawnToken(token.token_id, logprob)
 
     def _decode_sound(self, ending: Iterable[tuple[DenoiseStep, bool]], after: Mapping[int, Drawing], result: BatchResult) -> Steps[None]:
-        """Decode the pictures that are done; those whose latents are not finite are broken."""
+        """Decode the pictures that are done, or have them decoded beside; those whose latents are not finite are broken."""
         started = time.perf_counter()
         for step, is_sound in ending:
-            if is_sound:
-                result.pictures[step.sequence_id] = yield from self._decode(after[step.sequence_id].latents, step)
-            else:
+            latents = after[step.sequence_id].latents
+            if not is_sound:
                 result.broken.append(step.sequence_id)
-        result.vae_s = time.perf_counter() - started
+            elif self._side is not None:
+                result.late[step.sequence_id] = DecodedBeside(self._side, partial(self._pixels, step.params), latents)
+            else:
+                result.pictures[step.sequence_id] = picture_from_u8((yield from self._decode(step.params, latents)))
+        if result.pictures:
+            result.vae_s = time.perf_counter() - started
 
     def _velocities(self, hidden: torch.Tensor, runs: list[LatentRun]) -> RowVelocities:
         """Read the velocity of each denoise row."""
@@ -357,7 +374,11 @@ class Runner:
         start, end = denoise[0].start, denoise[-1].start + denoise[-1].num_tokens
         return RowVelocities(self._model.velocity(hidden[start:end]), {id(run.source): run.start - start for run in denoise})
 
-    def _decode(self, x: torch.Tensor, step: DenoiseStep) -> Steps[Picture]:
-        grid = (step.params.height // self._markers.latent_stride, step.params.width // self._markers.latent_stride)
+    def _pixels(self, params: ImageParams, x: torch.Tensor) -> torch.Tensor:
+        return run_through(self._decode(params, x))
+
+    def _decode(self, params: ImageParams, x: torch.Tensor) -> Steps[torch.Tensor]:
+        """Decode latents ``[num_tokens, channels]`` to 8-bit pixels ``[height, width, 3]``."""
+        grid = (params.height // self._markers.latent_stride, params.width // self._markers.latent_stride)
         latent = unpatchify(x, *grid, self._model.config.latent_patch_size)
-        return picture_from_pixels((yield from self._model.vae.decode_in_steps(latent[None])))
+        return u8_from_pixels((yield from self._model.vae.decode_in_steps(latent[None])))

@@ -6,7 +6,8 @@ denoise steps and prompt chunks in the order of `fairness`, as far as the budget
 stand aside for words (`words_first`), neither holds rows of a picture. Waiting and being let in are `admission`, pages `reservations`,
 rows `rows`, results `commit`; pages found again are `prefix_cache`.
 
-No step is empty while there is work, unless it ends a sequence or lets one take over what the cache holds. Other work is held back only for
+No step is empty while there is work, unless it ends a sequence or lets one take over what the cache holds, or all that is left waits for
+pictures in the decoder. Other work is held back only for
 decode rows that are in the step themselves, and for no longer than `fairness` allows, so a step without any serves the first in its order
 that can have pages. The oldest can: whoever is younger gives them up for it (`reservations`), and alone it goes on or is ended.
 """
@@ -25,7 +26,8 @@ from server.engine.decode_pace import DecodePace
 from server.engine.drain_rate import DrainRate
 from server.engine.fairness import Shares, is_overdue
 from server.engine.grammar import NO_GRAMMARS, Grammars
-from server.engine.loads import decodes_load, piece_load
+from server.engine.in_decoder import InDecoder
+from server.engine.loads import load_of_next_tokens, piece_load
 from server.engine.options import ModelFacts, SchedulerLimits
 from server.engine.outputs import Outputs
 from server.engine.pages import PagePool
@@ -73,6 +75,7 @@ class Scheduler:
         self._rows = RowBuilder(facts, self._turns, self._reservations, self.cache)
         self._foresight = Foresight(self._roster, self._turns)
         self._commit = Commit(self._roster, self._turns)
+        self.in_decoder = InDecoder(self._roster, self._commit)
         self._latest = Batch()
         self._failed: set[int] = set()
         self._next_id = self._step = 0
@@ -210,7 +213,7 @@ class Scheduler:
         self._step += 1
         self._shares.settle(self._roster.running.values())
         candidates = self._shares.order(candidates, self._step)
-        decodes, waited_s = _load_of(decoding), self._waited_s(decoding)
+        decodes, waited_s = load_of_next_tokens(decoding), self._waited_s(decoding)
         first = self._atomic_rows(candidates[0])
         if self._goals.should_divide(first, decodes, len(decoding), waited_s):
             if not may_divide:
@@ -241,7 +244,7 @@ class Scheduler:
             self._add_decodes(decoding, draft)
             return self._issue(draft)
         prompts = [other for other in self._roster.running.values() if other.can_be_served and self._is_prompt_text(other)]
-        seconds = min(due_s - now_s, SHORT_PROMPT_SHARE * self._goals.target_s(_load_of(decoding)))
+        seconds = min(due_s - now_s, SHORT_PROMPT_SHARE * self._goals.target_s(load_of_next_tokens(decoding)))
         if prompts and self._goals.has_room_for_prompt(seconds):
             self._fill(self._shares.order(prompts, self._step), draft, self._goals.prompt_budget(seconds))
         return self._issue(draft)
@@ -259,7 +262,7 @@ class Scheduler:
         """Return when those who write should have their next step: at once while there is time and only prompts would go on meanwhile."""
         last_s = self._clock() - self._waited_s(decoding)
         has_time = self.words_first.has_time and not self._pictures()
-        return last_s if has_time else self._goals.due_s(_load_of(decoding), last_s)
+        return last_s if has_time else self._goals.due_s(load_of_next_tokens(decoding), last_s)
 
     @property
     def do_words_go_first(self) -> bool:
@@ -270,7 +273,8 @@ class Scheduler:
         return self.words_first.holds(pictures, self._admission.num_waiting(Lane.PICTURE), self._step)
 
     def _pictures(self) -> list[Sequence]:
-        return [other for other in self._roster.running.values() if other.lane is Lane.PICTURE]
+        """List those that take a picture's time, or will; one that only its decoder is still busy with takes none."""
+        return [other for other in self._roster.running.values() if other.lane is Lane.PICTURE and other.phase is not Phase.VAE]
 
     def _begin_step(self) -> None:
         """End what has expired, let in who fits, and let prompts take over what the prefix cache holds."""
@@ -391,9 +395,5 @@ class Scheduler:
                 sequence.unpaid_s += num_tokens * token_s
         pictures = self._pictures()
         if not any(picture.sequence_id in tokens for picture in pictures):
-            self.words_first.note(pictures, seconds if any(other.is_in_flight for other in self.running) or pictures else 0.0)
-
-
-def _load_of(decoding: list[Sequence]) -> Load:
-    """Return the load of one decode row each."""
-    return decodes_load([sequence.full for sequence in decoding])
+            has_long_pass = any(other.is_in_flight and other.phase is not Phase.VAE for other in self._roster.running.values())
+            self.words_first.note(pictures, seconds if has_long_pass or pictures else 0.0)

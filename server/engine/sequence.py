@@ -24,6 +24,8 @@ class Phase(Enum):
     PREFILL = auto()
     DECODE = auto()
     DENOISE = auto()
+    VAE = auto()
+    """Its picture is in the decoder, beside the steps; it has rows in none."""
     FINISHED = auto()
 
 
@@ -78,6 +80,11 @@ class ImageTask:
     num_previews: int = 0
 
     @property
+    def has_steps_left(self) -> bool:
+        """Whether there are Euler steps that passes have not been given."""
+        return self.step + self.num_under_way < len(self.steps)
+
+    @property
     def num_rows_left(self) -> int:
         """How many rows belong to steps that are not taken yet."""
         return sum(len(step.computed) for step in self.steps[self.step :])
@@ -101,7 +108,8 @@ class Sequence:
         unpaid_s: seconds of the machine it has had that are not on its tenant's account yet.
         stood_aside_s: seconds for which its picture has stood aside for words.
         times_overtaken: how often one that came later was let in before it.
-        num_in_flight: passes that have begun and not ended and hold rows of it, and so its pages: one, or two where a step runs ahead.
+        num_in_flight: passes that have begun and not ended and hold rows of it, and so its pages: one, or two where a step runs ahead;
+            or the decoder, while its picture is there.
         grammar: what the answer's text must be; canon like `text_ids`, whose function it is.
     """
 
@@ -182,6 +190,11 @@ class Sequence:
     def can_be_served(self) -> bool:
         """Whether a prompt chunk or a denoise step of it could go into the next pass."""
         return self.phase in (Phase.PREFILL, Phase.DENOISE) and not self.is_in_flight
+
+    @property
+    def has_steps_left(self) -> bool:
+        """Whether its picture has Euler steps that passes have not been given."""
+        return self.phase is Phase.DENOISE and self.image is not None and self.image.has_steps_left
 
     @property
     def has_prompt_left(self) -> bool:

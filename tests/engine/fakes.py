@@ -58,12 +58,26 @@ def make_request(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Grey:
+    """A picture that is still to be decoded, and will be grey."""
+
+    params: ImageParams
+
+    def begin(self) -> None:
+        pass
+
+    def take(self) -> Picture:
+        return grey(self.params.height, self.params.width)
+
+
 @dataclass(slots=True)
 class FakeRunner:
-    """Draws what the script says, finishes pictures as grey, and keeps every batch it was given."""
+    """Draws what the script says, finishes pictures as grey, or hands them over to be decoded, and keeps every batch it was given."""
 
     script: Script
     batches: list[Batch] = field(default_factory=list)
+    decodes_beside: bool = False
 
     def execute(self, batch: Batch) -> BatchResult:
         self.batches.append(batch)
@@ -74,7 +88,9 @@ class FakeRunner:
             if prefill.draw is not None:
                 result.tokens[prefill.sequence_id] = DrawnToken(self.script(prefill.sequence_id, prefill.draw.index))
         for step in batch.denoises:
-            if step.is_last:
+            if step.is_last and self.decodes_beside:
+                result.late[step.sequence_id] = Grey(step.params)
+            elif step.is_last:
                 result.pictures[step.sequence_id] = grey(step.params.height, step.params.width)
         return result
 

@@ -57,6 +57,7 @@ class AtOnce:
 
     def __init__(self, runner: FakeRunner) -> None:
         self._runner = runner
+        self.decodes_beside = False
 
     def launch(self, batch: Batch) -> LaunchedStep:
         return LaunchedStep(partial(self._runner.execute, batch))

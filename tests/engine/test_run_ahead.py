@@ -36,6 +36,10 @@ class WatchedLauncher:
         self.num_pictures_ahead = 0
         self.num_decode_rows = 0
 
+    @property
+    def decodes_beside(self) -> bool:
+        return self._runner.decodes_beside
+
     def launch(self, batch: Batch) -> LaunchedStep:
         assert self._under_way <= 1
         self.num_ahead += self._under_way

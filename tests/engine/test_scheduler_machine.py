@@ -1,7 +1,8 @@
 """Random histories of the scheduler, as a state machine: whatever happens in whatever order, its books balance.
 
 Requests of every kind and tenant come, are aborted, expire, run out of pages, finish; steps fail; long passes are divided, and what
-happens between their layers happens before they land. After every action nothing is owned twice, lost, or rewritten.
+happens between their layers happens before they land; pictures come with the step that finished them, or later in any order, or never.
+After every action nothing is owned twice, lost, or rewritten.
 
 CI runs a few hundred histories, the same each time; thousands of new ones:
 
@@ -26,7 +27,7 @@ from server.engine.scheduler import Scheduler
 from server.engine.segments import ContextSegment
 from server.engine.sequence import Phase, Sequence
 from server.messages import FinishReason, ImageParams, OutputMode, Request, SamplingParams, Segment, TextSegment
-from tests.engine.fakes import BOI, BOS, END, EOI, EOS, FakeRunner, facts, make_request, picture_segment, refeed
+from tests.engine.fakes import BOI, BOS, END, EOI, EOS, FakeRunner, Grey, facts, make_request, picture_segment, refeed
 from tests.engine.written_pages import WrittenPages
 
 TOKENS = (EOS, EOS, BOI, BOS, END, EOI, 50, 51, 52, 53)
@@ -37,6 +38,8 @@ MAX_STEPS_TO_DRAIN = 20_000
 MAX_EMPTY_STEPS = MAX_RUNNING
 """An empty step ends a sequence, or moves one on that misses no more rows; both come to an end."""
 NUM_HISTORIES = 200
+DECODER_STEPS = 3
+"""So often the decoder has finished the picture that it has had for longest."""
 ROOMY_PAGES = 300
 """With so many pages nobody waits for those that another holds."""
 
@@ -108,7 +111,11 @@ def pages_of(batch: Batch) -> list[list[int]]:
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """The scheduler under random treatment. ``long`` is a divided pass that has not landed, ``ahead`` a step that ran ahead of the last."""
+    """The scheduler under random treatment.
+
+    ``long`` is a divided pass that has not landed, ``ahead`` a step that ran ahead of the last, ``in_decoder`` the pictures that are
+    decoded beside the steps and whose they are.
+    """
 
     pool_type = PagePool
 
@@ -123,6 +130,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.long_pages: set[int] = set()
         self.ahead: Batch | None = None
         self.passengers: list[Sequence] = []
+        self.in_decoder: dict[int, tuple[Sequence, Grey]] = {}
+        self.num_steps = 0
         self.has_favoured = False
         self.num_empty_steps = 0
 
@@ -133,15 +142,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         target_s=st.sampled_from([None, 1e-9, 1e-9, 0.02, 1.0]),
         has_prefix_cache=st.booleans(),
         runs_ahead=st.booleans(),
+        decodes_beside=st.booleans(),
     )
     def open(
-        self, num_pages: int, page_size: int, max_batch_tokens: int, target_s: float | None, has_prefix_cache: bool, runs_ahead: bool
+        self,
+        num_pages: int,
+        page_size: int,
+        max_batch_tokens: int,
+        target_s: float | None,
+        has_prefix_cache: bool,
+        runs_ahead: bool,
+        decodes_beside: bool,
     ) -> None:
         self.runs_ahead = runs_ahead
         self.pool = self.pool_type(num_pages, page_size)
         self.limits = SchedulerLimits(max_batch_tokens, MAX_RUNNING, MAX_WAITING, target_s, has_prefix_cache)
         self.scheduler = Scheduler(self.pool, facts(), self.limits, refeed, clock=self.clock)
-        self.runner = FakeRunner(drawn)
+        self.runner = FakeRunner(drawn, decodes_beside=decodes_beside)
         self.written = WrittenPages(page_size, drawn)
 
     @rule(request=requests())
@@ -175,6 +192,19 @@ class SchedulerMachine(RuleBasedStateMachine):
     def fail_a_step(self) -> None:
         self.one_step(fails=True)
 
+    @precondition(lambda self: self.in_decoder)
+    @rule(data=st.data(), fails=st.booleans())
+    def a_picture_leaves_the_decoder(self, data: st.DataObject, fails: bool) -> None:
+        sequence_id = data.draw(st.sampled_from([*self.in_decoder]))
+        if fails:
+            self.scheduler.fail([sequence_id], "server_error", "the model failed on this request")
+        self.leave_decoder(sequence_id, fails=fails)
+        self.collect()
+
+    def leave_decoder(self, sequence_id: int, *, fails: bool) -> None:
+        _, picture = self.in_decoder.pop(sequence_id)
+        self.scheduler.in_decoder.take_in(sequence_id, None if fails else picture.take())
+
     @precondition(lambda self: self.pool.num_pages >= ROOMY_PAGES and not self.has_favoured)
     @rule()
     def keep_the_favoured_coming(self) -> None:
@@ -188,6 +218,9 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def one_step(self, *, fails: bool) -> None:
         """What `Engine.step` does: a step, or one that is let through a long pass, or the long pass's landing."""
+        self.num_steps += 1
+        if self.in_decoder and self.num_steps % DECODER_STEPS == 0:
+            self.leave_decoder(next(iter(self.in_decoder)), fails=False)
         if self.long is not None:
             between = self.scheduler.schedule_between(TOKEN_S)
             self.check_batch(between)
@@ -205,7 +238,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         elif not batch.is_empty:
             self.run_ahead(batch)
             self.land(batch, fails=fails)
-        self.num_empty_steps = self.num_empty_steps + 1 if batch.is_empty and self.scheduler.running else 0
+        is_stuck = batch.is_empty and self.scheduler.running and not self.in_decoder
+        self.num_empty_steps = self.num_empty_steps + 1 if is_stuck else 0
         assert self.num_empty_steps <= MAX_EMPTY_STEPS, "there is work, and nothing of it goes on"
         self.collect()
 
@@ -254,9 +288,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.scheduler.fail([victim], "server_error", "the model failed on this request")
             result.tokens.pop(victim, None)
             result.pictures.pop(victim, None)
+            result.late.pop(victim, None)
             for spoilt in (batch, self.ahead or Batch()):
                 self.written.spoil(spoilt, victim)
         self.scheduler.commit(batch, result)
+        for one in self.scheduler.running:
+            if self.scheduler.in_decoder.is_awaited(one.sequence_id) and one.sequence_id in result.late:
+                self.in_decoder[one.sequence_id] = (one, Grey(one.request.image))
         self.runner.batches.clear()
         self.collect()
 
@@ -272,6 +310,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def check_batch(self, batch: Batch) -> None:
         """Budgets are kept; a row writes only into pages that are its context's alone and that the cache does not vouch for, and sees in
         those before it what its context should hold."""
+        assert not self.in_decoder.keys() & set(batch.sequence_ids())
         atomic = [len(step.rows) * step.num_row_tokens for step in batch.denoises]
         atomic += [piece.num_rows for row in batch.prefills for piece in row.pieces]
         num_tokens = len(batch.decodes) + sum(atomic)
@@ -308,9 +347,12 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert len(set(context.pages)) == len(context.pages)
                 assert len(context.pages) >= self.pool.pages_for(context.kv_len)
         passengers = [] if self.long is None and self.ahead is None else self.passengers
+        passengers = [*passengers, *(sequence for sequence, _ in self.in_decoder.values())]
         in_flight = {page for one in passengers for context in (one.full, *one.branches) for page in context.pages}
         assert self.long is None or self.long_pages <= in_flight
-        assert self.pool.num_used == len(owners.keys() | in_flight), "who has rows in a pass under way keeps all pages until it has landed"
+        assert self.pool.num_used == len(owners.keys() | in_flight), (
+            "who has rows in a pass under way, or a picture in the decoder, keeps all pages until that is done"
+        )
         assert self.pool.num_used + self.pool.num_free == self.pool.num_pages
 
     @invariant()
