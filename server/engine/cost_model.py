@@ -12,6 +12,8 @@ lasting change does within a few steps.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from operator import mul
 from statistics import median
 from typing import NamedTuple
 
@@ -106,7 +108,7 @@ class CostModel:
 
     def predict(self, load: Load) -> float:
         """Return the seconds a step with ``load`` should take."""
-        return max(SHORTEST_S, sum(seconds * amount for seconds, amount in zip(self._seconds, load, strict=True)))
+        return max(SHORTEST_S, _sum_of_products(self._seconds, load))
 
     def observe(self, load: Load, seconds: float) -> None:
         """Take in that a step with ``load`` took ``seconds``."""
@@ -144,13 +146,18 @@ class CostModel:
         weight = 1.0 / (seconds * seconds)
         for i, row in enumerate(self._products):
             scaled = weight * load[i]
-            for j in range(NUM_TERMS):
-                row[j] = forgetting * row[j] + scaled * load[j]
+            row[:] = [forgetting * product + scaled * amount for product, amount in zip(row, load, strict=True)]
             self._targets[i] = forgetting * self._targets[i] + scaled * seconds
 
     def _sweep(self) -> None:
         """One round of coordinate descent; terms that have not been seen stay as assumed."""
         for i, row in enumerate(self._products):
             if row[i] > 0.0:
-                residual = self._targets[i] - sum(product * other for product, other in zip(row, self._seconds, strict=True))
+                residual = self._targets[i] - _sum_of_products(row, self._seconds)
                 self._seconds[i] = max(0.0, self._seconds[i] + residual / row[i])
+
+
+def _sum_of_products(first: Sequence[float], second: Sequence[float]) -> float:
+    """Sum them in order; half the time of a generator, and a step asks some thirty times."""
+    total: float = sum(map(mul, first, second))
+    return total
