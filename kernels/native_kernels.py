@@ -158,7 +158,7 @@ class NativeKernels:
         self._finish.argtypes, self._finish.restype = [expert, *[POINTER] * 4, LONG, INT], None
         self._layers = library.expert_layers_float32
         whole_pass, plan, writes = ctypes.POINTER(_Pass), ctypes.POINTER(_Attention), ctypes.POINTER(_PageWrite)
-        self._layers.argtypes, self._layers.restype = [expert, LONG, whole_pass, plan, writes, LONG, INT], POINTER
+        self._layers.argtypes, self._layers.restype = [expert, LONG, POINTER, whole_pass, plan, writes, LONG, INT], POINTER
         self._write_pages = library.write_pages_float32
         self._write_pages.argtypes, self._write_pages.restype = [ctypes.POINTER(_PageWrite)], None
         self._attention = library.attention_float32
@@ -235,7 +235,7 @@ class NativeKernels:
             )  # fmt: skip
 
     def expert_layers(
-        self, x: torch.Tensor, angles: Angles, stack: ExpertArray, kv_pool: torch.Tensor, plan: AttentionPlan
+        self, x: torch.Tensor, angles: Angles, stack: ExpertArray, last_norm: torch.Tensor, kv_pool: torch.Tensor, plan: AttentionPlan
     ) -> torch.Tensor:
         """`kernels.expert_layers.run_layers`; ``stack`` comes from `expert_array`."""
         first = stack[0]
@@ -256,7 +256,7 @@ class NativeKernels:
             plan.layout.num_rows, heads, kv_heads, d, kv_pool.shape[3],
         )  # fmt: skip
         writes = _PageWrite(None, None, None, None, plan.write_tokens.data_ptr(), plan.write_slots.data_ptr(), len(plan.write_tokens))
-        result = self._layers(stack, len(stack), step, attention, writes, num_tokens, native_threads())
+        result = self._layers(stack, len(stack), last_norm.data_ptr(), step, attention, writes, num_tokens, native_threads())
         return out[0] if result == start else out[1]
 
     def _scratch_of(self, num_values: int) -> torch.Tensor:

@@ -84,8 +84,9 @@ def find_unsound(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     if logits.device.type == "cpu" and logits.dtype == torch.float32:
         # As in `_argmax`: numpy takes 4 us for 4 rows of 8,192 where torch takes 56, and to copy them once more takes 18.
-        is_sound = torch.from_numpy(np.isfinite(logits.numpy()).all(axis=-1))
-        return is_sound, logits if is_sound.all() else torch.where(is_sound[:, None], logits, 0.0)
+        finite = np.isfinite(logits.numpy()).all(axis=-1)
+        is_sound = torch.from_numpy(finite)
+        return is_sound, logits if finite.all() else torch.where(is_sound[:, None], logits, 0.0)
     is_sound = torch.isfinite(logits).all(dim=-1)
     return is_sound, torch.where(is_sound[:, None], logits, 0.0)
 

@@ -80,7 +80,7 @@ class Bagel(nn.Module):
         if tokens.num_und == len(tokens.hidden) and isinstance(attend, AttendsStacks):
             hidden = attend.run_layers(self.und_stack, tokens.hidden, rotation)
             if hidden is not None:
-                return rms_norm(hidden, self.und_norm, self.config.llm.rms_norm_eps)
+                return hidden
         rotations = rotation.split(tokens.num_und)
         streams = Streams.split(tokens.hidden, tokens.num_und)
         for layer_index, layer in enumerate(self.mot_layers):
@@ -93,8 +93,8 @@ class Bagel(nn.Module):
 
     @cached_property
     def und_stack(self) -> ExpertStack:
-        """The understanding expert's weights, layer by layer."""
-        return ExpertStack([layer.und.weights for layer in self.mot_layers])
+        """The understanding expert's weights, layer by layer, and its final norm."""
+        return ExpertStack([layer.und.weights for layer in self.mot_layers], self.und_norm)
 
     @property
     def experts(self) -> list[Expert]:

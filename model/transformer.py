@@ -41,7 +41,7 @@ class AttendsStacks(Protocol):
     """An `Attend` that may also run all layers of one expert by itself, where it knows a faster way."""
 
     def run_layers(self, stack: ExpertStack, x: Tensor, rotation: Rotation) -> Tensor | None:
-        """Return the residual stream ``[T, hidden]`` after the last layer, or None to be called layer by layer."""
+        """Return the residual stream ``[T, hidden]`` after the last layer and the norm behind it, or None to be called layer by layer."""
         ...
 
 

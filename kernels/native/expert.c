@@ -45,10 +45,10 @@ typedef struct {
     long layer_values, values_offset;
 } Pass;
 
-/* Every layer of one expert over a few tokens that see pages and each other: project, keep, attend, finish. The attention and page
-   structs come with the plan's columns filled in. Returns the buffer that holds the result. */
-EXPORT float *expert_layers_float32(const Expert *experts, long num_layers, Pass *p, Attention *a, PageWrite *w, long num_tokens,
-                                    int num_threads) {
+/* Every layer of one expert over a few tokens that see pages and each other: project, keep, attend, finish; then the norm after the last.
+   The attention and page structs come with the plan's columns filled in. Returns the buffer that holds the result. */
+EXPORT float *expert_layers_float32(const Expert *experts, long num_layers, const float *last_norm, Pass *p, Attention *a, PageWrite *w,
+                                    long num_tokens, int num_threads) {
     const long d = experts->head_dim, rows = (experts->num_heads + 2 * experts->num_kv_heads) * d;
     a->q = p->q;
     a->k = w->k = p->k;
@@ -72,5 +72,6 @@ EXPORT float *expert_layers_float32(const Expert *experts, long num_layers, Pass
         p->x = p->next;
         p->next = x;
     }
-    return p->x;
+    rms_norm_float32(p->x, last_norm, p->next, num_tokens, experts->hidden, experts->eps, num_threads);
+    return p->next;
 }

@@ -298,7 +298,10 @@ class Runner:
         """Run every layer, and read the logits of the rows a token is drawn from."""
         tokens = PackedTokens(embedded, packed.positions, packed.num_und)
         hidden = yield from self._model.forward_in_steps(tokens, self._cache.attend(packed.plan), cut)
-        return hidden, self._model.logits(hidden[packed.draw_index]) if packed.draws else hidden
+        if not packed.draws:
+            return hidden, hidden
+        # Every token drawn from is every row of one token, in order: nothing to gather.
+        return hidden, self._model.logits(hidden if len(packed.draws) == len(hidden) else hidden[packed.draw_index])
 
     def _embed(self, packed: PackedBatch) -> Steps[torch.Tensor]:
         und = self._model.embed_text(packed.und_token_ids)
