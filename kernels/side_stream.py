@@ -1,4 +1,4 @@
-"""Work beside the steps: on a stream of its own, whose results come to the host by themselves.
+"""Work beside the steps: on a stream of its own.
 
 What goes on there takes the processors that the steps leave free: the device begins work of higher priority first, whenever it has both.
 """
@@ -15,10 +15,10 @@ STEPS_PRIORITY = -1
 
 
 class Arriving(Protocol):
-    """A tensor on its way to the host."""
+    """A tensor that is being made."""
 
     def take(self) -> torch.Tensor | None:
-        """Return it, None while it is not there; waits for nothing."""
+        """Return it, None while it is not complete; waits for nothing."""
         ...
 
 
@@ -26,7 +26,7 @@ class SideStream(Protocol):
     """Does one work after the other, and lets the host and the steps go on."""
 
     def begin(self, work: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Arriving:
-        """Begin to compute ``work(x)``; the host has seen that ``x`` is complete.
+        """Begin to compute ``work(x)``; ``x`` is one of the host's, or the host has seen that it is complete.
 
         Raises:
             RuntimeError: what the device raises.
@@ -41,25 +41,39 @@ class CudaSideStream:
         self._stream = torch.cuda.Stream(device)
 
     def begin(self, work: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Arriving:
-        x.record_stream(self._stream)
+        if x.is_cuda:
+            x.record_stream(self._stream)
         with torch.cuda.stream(self._stream):
             made = work(x)
-            on_host = torch.empty(made.shape, dtype=made.dtype, pin_memory=True)
-            on_host.copy_(made, non_blocking=True)
-            has_come = torch.cuda.Event()
-            has_come.record()
-        return _Copied(on_host, has_come)
+            is_made = torch.cuda.Event()
+            is_made.record()
+        return _Arriving(made, is_made)
 
 
-class _Copied:
-    """What is in ``on_host`` once ``has_come`` has happened."""
+class _Arriving:
+    """What ``made`` holds once ``is_made`` has happened."""
 
-    def __init__(self, on_host: torch.Tensor, has_come: torch.cuda.Event) -> None:
-        self._on_host = on_host
-        self._has_come = has_come
+    def __init__(self, made: torch.Tensor, is_made: torch.cuda.Event) -> None:
+        self._made = made
+        self._is_made = is_made
 
     def take(self) -> torch.Tensor | None:
-        return self._on_host if self._has_come.query() else None
+        if not self._is_made.query():
+            return None
+        if self._made.is_cuda:
+            # Whoever takes it reads it on the stream of the steps; its memory is free again only when they are done.
+            with torch.inference_mode():
+                self._made.record_stream(torch.cuda.current_stream())
+        return self._made
+
+
+def send_to_host(x: torch.Tensor) -> torch.Tensor:
+    """Return a copy of ``x`` on the host, complete once the work is that its stream has been given so far; on a CPU it is ``x`` itself."""
+    if not x.is_cuda:
+        return x
+    on_host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+    on_host.copy_(x, non_blocking=True)
+    return on_host
 
 
 def give_steps_priority(device: torch.device) -> None:

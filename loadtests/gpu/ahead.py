@@ -1,6 +1,6 @@
 """Do steps that run ahead of the tokens and latents under way bring what steps bring that wait for them, and does launching not wait?
 
-Those that run ahead leave their pictures to be decoded beside, those that wait decode them themselves.
+Those that run ahead leave their pictures to be decoded and encoded beside, those that wait do it themselves.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from server.engine.loop import Engine
 from server.engine.options import EngineOptions
 from server.engine.process import LoadedEngine, load_engine
 from server.engine.runner import LaunchedStep, Runner
-from server.messages import ImageParams, OutputMode, Request, SamplingParams, StepReport, TextSegment
+from server.messages import ImageParams, ImageSegment, OutputMode, Picture, Request, SamplingParams, StepReport, TextSegment
 
 NUM_CHATS = 5
 NUM_TOKENS = 60
 NUM_PICTURES = 3
+WAYS_OF_A_PICTURE = 3
+"""Through both encoders and, another one, through the decoder."""
 MAY_WAIT = 0.15
 
 
 class WatchedSide:
-    """A side stream, and how often the host waited to begin something there; the first builds what it needs."""
+    """A side stream, and how often the host waited to begin something there; the first few build what they need."""
 
     def __init__(self, side: SideStream, device: torch.device) -> None:
         self._side = side
@@ -38,7 +40,7 @@ class WatchedSide:
 
     def begin(self, work: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Arriving:
         arriving, num_waits = counting_waits(lambda: self._side.begin(work, x), self._device)
-        self.num_waiting += self.num_begun > 0 and num_waits > 0
+        self.num_waiting += self.num_begun >= WAYS_OF_A_PICTURE and num_waits > 0
         self.num_begun += 1
         return arriving
 
@@ -80,8 +82,8 @@ def ahead_lines(model: Path, options: Options) -> list[Line]:
     name = f"launches that wait, of {launcher.num_watched}"
     verdict = "ok" if share <= MAY_WAIT else "WRONG"
     launches: Line = {"what": name, "dtype": "torch.float32", "error": share, "bound": MAY_WAIT, "verdict": verdict}
-    name = f"pictures whose decoding is begun by waiting, of {side.num_begun}"
-    verdict = "ok" if side.num_begun == NUM_PICTURES and not side.num_waiting else "WRONG"
+    name = f"pictures in and out that are begun by waiting, of {side.num_begun}"
+    verdict = "ok" if side.num_begun == NUM_PICTURES * WAYS_OF_A_PICTURE and not side.num_waiting else "WRONG"
     return [same, launches, {"what": name, "dtype": "torch.float32", "error": float(side.num_waiting), "bound": 0.0, "verdict": verdict}]
 
 
@@ -90,13 +92,19 @@ def _serve(model: Path, options: Options, *, runs_ahead: bool) -> tuple[list[Ste
     loaded: LoadedEngine = load_engine(EngineOptions(str(model), device=options.device.type, dtype="float32", num_pages=256), link)
     launcher, side = WatchedLauncher(loaded.runner, options.device), WatchedSide(side_stream(options.device), options.device)
     loaded.runner.decode_beside(side if runs_ahead else None)
+    loaded.scheduler.encodings.encoder = loaded.runner if runs_ahead else None
     engine = Engine(loaded.scheduler, loaded.runner, loaded.pool, link, launcher if runs_ahead else None)
     for k in range(NUM_CHATS):
         sampling = SamplingParams(max_tokens=NUM_TOKENS - 7 * k, temperature=1.0, seed=k, ignore_eos=True)
         engine.submit(Request(f"{k}", [TextSegment([20, 21 + k])], OutputMode.TEXT, sampling, ImageParams(32, 32)))
     for k in range(NUM_PICTURES):
         image = ImageParams(64, 64, num_timesteps=12 + k, seed=k)
-        engine.submit(Request(f"picture {k}", [TextSegment([20, 21])], OutputMode.IMAGE, SamplingParams(), image))
+        engine.submit(Request(f"picture {k}", [_picture(k), TextSegment([20, 21])], OutputMode.IMAGE, SamplingParams(), image))
     while loaded.scheduler.has_work:
         engine.step()
     return list(link.reports), (launcher, side)
+
+
+def _picture(number: int) -> ImageSegment:
+    """Return a picture of some colour for both encoders."""
+    return ImageSegment(*(Picture(side, side, bytes([40 * number]) * (3 * side * side)) for side in (56, 64)))

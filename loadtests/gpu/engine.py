@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -34,7 +35,7 @@ from server.engine.link import LocalLink
 from server.engine.loop import Engine
 from server.engine.options import EngineOptions
 from server.engine.process import LoadedEngine, assemble_engine, model_facts
-from server.messages import ImageParams, OutputMode, Request, SamplingParams, StepReport, StepStats, TextSegment
+from server.messages import ImageParams, ImageSegment, OutputMode, Picture, Request, SamplingParams, StepReport, StepStats, TextSegment
 
 ANY_TOKENIZER = Path(__file__).parents[2] / "tests" / "golden" / "tiny_a"
 """Only its special tokens are used: the words mean nothing here."""
@@ -89,6 +90,7 @@ def random_engine(config: BagelConfig, device: torch.device, *, is_fp8: bool = F
     if device.type == "cpu":
         loaded.runner.capture_decodes(lambda work: work)
         loaded.runner.decode_beside(side_stream(device))
+        loaded.scheduler.encodings.encoder = loaded.runner
     return replace(loaded, engine=Engine(loaded.scheduler, loaded.runner, loaded.pool, link, loaded.runner))
 
 
@@ -218,7 +220,7 @@ def measure_mixed(loaded: LoadedEngine, options: Options) -> Line:
 
 
 def measure_decoder(loaded: LoadedEngine, options: Options) -> Iterator[Line]:
-    """Time the tokens of chats while a picture is in the decoder, beside them and in the step that finishes it: then they wait for it."""
+    """Time the tokens of chats while a picture is in the decoder or the encoders, beside them and within a step: then they wait for it."""
     side, num_chats = (16, 2) if options.is_tiny else (1024, 32)
     for number in range(num_chats):
         loaded.engine.submit(chat_request(f"chat {number}", 10 if options.is_tiny else 500, 10_000))
@@ -226,16 +228,31 @@ def measure_decoder(loaded: LoadedEngine, options: Options) -> Iterator[Line]:
         pass
     for way, stream in (("beside", side_stream(options.device)), ("before", None)):
         loaded.runner.decode_beside(stream)
-        for round_name in ("warm", "counts"):
-            gaps_ms, decoder_s = _gaps_until_picture(loaded, picture_request(f"{way}, {round_name}", side, 3))
-        name = f"a picture of {side} in the decoder {way} the next tokens of {num_chats} chats"
-        yield {"what": name, "unit": "ms/token", "value": median(gaps_ms), "p99": max(gaps_ms), "decoder ms": 1e3 * decoder_s}
+        loaded.scheduler.encodings.encoder = loaded.runner if stream is not None else None
+        for round_number in range(2):
+            drawing = picture_request(f"drawn {way}, {round_number}", side, 3)
+            gaps_ms, decoder_s = _gaps_until_it_is_there(loaded, drawing)
+            looking_ms, _ = _gaps_until_it_is_there(loaded, looking_request(f"read {way}, {round_number}", side, loaded.model.config))
+        whose = f"{way} the next tokens of {num_chats} chats"
+        line: Line = {"what": f"a picture of {side} in the decoder {whose}", "unit": "ms/token", "value": median(gaps_ms)}
+        yield line | {"p99": max(gaps_ms), "decoder ms": 1e3 * decoder_s}
+        line = {"what": f"a picture of {side} in the encoders {whose}", "unit": "ms/token", "value": median(looking_ms)}
+        yield line | {"p99": max(looking_ms)}
     loaded.runner.decode_beside(side_stream(options.device))
+    loaded.scheduler.encodings.encoder = loaded.runner
     drain(loaded)
 
 
-def _gaps_until_picture(loaded: LoadedEngine, request: Request) -> tuple[list[float], float]:
-    """Draw a picture; return the milliseconds between tokens while it is in the decoder, and the decoder's seconds.
+def looking_request(name: str, side: int, config: BagelConfig) -> Request:
+    """Ask for a word about a picture, which both encoders read; no two names have the same."""
+    vit_side = max(1, min(side, config.vit_transform.max_size) // config.vit.patch_size) * config.vit.patch_size
+    rgb = zlib.crc32(name.encode()).to_bytes(4, "little")[:3]
+    picture = ImageSegment(*(Picture(length, length, rgb * (length * length)) for length in (vit_side, side)))
+    return replace(chat_request(name, PROMPT_TOKENS, 1), segments=[picture, TextSegment(list(range(PROMPT_TOKENS)))])
+
+
+def _gaps_until_it_is_there(loaded: LoadedEngine, request: Request) -> tuple[list[float], float]:
+    """Answer a request; return the milliseconds between others' tokens, those of denoise steps left out, and the decoder's seconds.
 
     Decoded within a step there is one gap: that step, its forward pass included.
     """
@@ -250,7 +267,7 @@ def _gaps_until_picture(loaded: LoadedEngine, request: Request) -> tuple[list[fl
         else:
             gaps_ms.append(1e3 * (now_s - last_s))
         last_s = now_s
-        if report.images:
+        if any(end.request_id == request.request_id for end in report.finished):
             return gaps_ms, report.stats.vae_s
 
 

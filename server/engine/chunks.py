@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from server.engine.batch import Draw, Piece, PrefillRow, TextPiece
-from server.engine.segments import DroppedImage, TextTokens
+from server.engine.segments import DroppedImage, TextTokens, VaeImage, VitImage
 from server.engine.sequence import Fill
 
 
@@ -37,13 +38,14 @@ class Chunk:
         return PrefillRow(sequence_id, context.pages, start_len, start_pos, self.pieces, draw)
 
 
-def take_chunk(fill: Fill, budget: int, *, may_exceed: bool) -> Chunk:
+def take_chunk(fill: Fill, budget: int, *, may_exceed: bool, is_ready: Callable[[VitImage | VaeImage], bool]) -> Chunk:
     """Take as much of what ``fill`` misses as ``budget`` query tokens allow.
 
     Args:
         fill: an unfinished fill.
         budget: query tokens; may be zero or negative, then only positions without rows are taken.
         may_exceed: whether a single image segment larger than the budget may be taken if it comes first.
+        is_ready: whether an image segment may be taken at all.
     """
     chunk = Chunk()
     start = len(fill.context.marks)
@@ -61,7 +63,7 @@ def take_chunk(fill: Fill, budget: int, *, may_exceed: bool) -> Chunk:
             if offset + len(taken) < segment.num_rows:
                 return chunk
             offset = 0
-        elif segment.num_rows <= left or (may_exceed and not chunk.num_rows):
+        elif is_ready(segment) and (segment.num_rows <= left or (may_exceed and not chunk.num_rows)):
             chunk.pieces.append(segment)
             chunk.num_rows += segment.num_rows
         else:

@@ -4,7 +4,8 @@ A long pass is executed bit by bit. Between two bits the loop takes in messages 
 meanwhile, so that neither a token nor an abort waits for a picture.
 
 Where the device works by itself while the host goes on, the next step is begun before what this one brought is taken in, as often as it
-can be foreseen (`run_ahead`), and finished pictures are decoded beside the steps: nobody's next token waits for that.
+can be foreseen (`run_ahead`), and finished pictures are decoded beside the steps: nobody's next token waits for that. (Those of prompts
+are encoded there too, when the scheduler asks for it: `encodings`.)
 
 A step that raises is run again in halves until the sequence that breaks it stands alone; that one fails, the others go on as if
 nothing had happened (the runner changes no state in a step that raised).

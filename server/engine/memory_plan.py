@@ -42,9 +42,8 @@ def working_bytes(config: BagelConfig, max_batch_tokens: int, element_bytes: int
 
     Of a token a layer holds the residual stream, its norm, attention's heads and result, the gate and what it gates, and their product.
     At full size a resblock of the VAE holds its input, that normed, and that activated, in as many channels as the size before had, and
-    what that size left. Pictures are decoded one after the other, beside the steps where a device does both: so both are counted. A step
-    that encodes a picture meanwhile, which takes less than decoding, has the decoder's memory when that is done: PyTorch takes what one
-    stream keeps unused for another where there is none left.
+    what that size left. Pictures go through the VAE one after the other, and beside the steps where a device does both: so both are
+    counted.
     """
     side = config.vae_transform.max_size
     num_tokens = max_batch_tokens + (side // config.latent_stride) ** 2 + NUM_MARKERS

@@ -6,21 +6,27 @@ just taken in.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from PIL import Image
 
-from kernels.side_stream import Arriving, SideStream
+from kernels.side_stream import Arriving, SideStream, send_to_host
+from kernels.upload import upload_tensor
 from model.bagel import Bagel
 from model.latents import patchify, pixels_from_u8, vit_patches, vit_position_ids
-from model.stepwise import Steps
+from model.stepwise import Steps, run_through
 from model.transforms import HasTransforms, Pixels, vae_and_vit
 from server.engine.segments import VaeImage, VitImage
 from server.messages import ImageSegment, Picture
 
+logger = logging.getLogger(__name__)
+
 MAX_KEPT_BYTES = 256 << 20
+Key = tuple[type[VaeImage | VitImage], bytes]
 
 
 class PictureEncoder:
@@ -30,51 +36,91 @@ class PictureEncoder:
         self._model = model
         self._device = device
         self._max_kept_bytes = max_kept_bytes
-        self._kept: OrderedDict[tuple[str, bytes], torch.Tensor] = OrderedDict()
+        self._kept: OrderedDict[Key, torch.Tensor] = OrderedDict()
         self._kept_bytes = 0
-        self.num_encoded = 0
+        self._num_encoded = 0
+
+    def take_num_encoded(self) -> int:
+        """Return how many pictures have been encoded since the last call."""
+        num, self._num_encoded = self._num_encoded, 0
+        return num
 
     def clean_latents(self, image: VaeImage) -> Steps[torch.Tensor]:
         """Return the scaled mean latents of a picture: float32 ``[num_tokens, channels]``."""
-        return self._remember("vae", image, self._encode_vae)
+        return self._remember(image)
 
     def vit_embeddings(self, images: list[VitImage]) -> Steps[torch.Tensor]:
         """Return the understanding expert's embeddings of the pictures' patches, joined: ``[num_patches, hidden]``."""
         embedded = []
         for image in images:
-            embedded.append((yield from self._remember("vit", image, self._encode_vit)))
+            embedded.append((yield from self._remember(image)))
         return torch.cat(embedded)
 
-    def _remember(self, kind: str, image: VaeImage | VitImage, encode: Callable[[Picture], Steps[torch.Tensor]]) -> Steps[torch.Tensor]:
-        key = (kind, image.digest)
+    def begin(self, image: VaeImage | VitImage, side: SideStream) -> Callable[[], bool]:
+        """Begin to encode a picture on ``side``; return what tells whether it is kept by now, or could not be begun.
+
+        Then the step that needs it encodes it, and meets whatever was the matter.
+        """
+        if _key(image) in self._kept:
+            return lambda: True
+        try:
+            with torch.inference_mode():
+                arriving = side.begin(lambda u8: run_through(self._encode(image, u8)), _u8_of(image.picture))
+        except RuntimeError:
+            logger.warning("a picture could not be encoded beside the steps", exc_info=True)
+            return lambda: True
+        return partial(self._has_arrived, _key(image), arriving)
+
+    def _has_arrived(self, key: Key, arriving: Arriving) -> bool:
+        encoded = arriving.take()
+        if encoded is None:
+            return False
+        self._keep(key, encoded)
+        return True
+
+    def _remember(self, image: VaeImage | VitImage) -> Steps[torch.Tensor]:
+        key = _key(image)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        encoded = yield from encode(image.picture)
-        self.num_encoded += 1
+        encoded = yield from self._encode(image, _u8_of(image.picture))
+        self._keep(key, encoded)
+        return encoded
+
+    def _keep(self, key: Key, encoded: torch.Tensor) -> None:
+        self._num_encoded += 1
         if key not in self._kept:
             self._kept[key] = encoded
             self._kept_bytes += encoded.nbytes
         while self._kept_bytes > self._max_kept_bytes and len(self._kept) > 1:
             _, dropped = self._kept.popitem(last=False)
             self._kept_bytes -= dropped.nbytes
-        return encoded
 
-    def _pixels(self, picture: Picture) -> torch.Tensor:
-        u8 = torch.frombuffer(bytearray(picture.rgb), dtype=torch.uint8).view(picture.height, picture.width, 3)
-        return pixels_from_u8(u8.to(self._device))
+    def _encode(self, image: VaeImage | VitImage, u8: torch.Tensor) -> Steps[torch.Tensor]:
+        """Encode a picture's 8-bit pixels ``[height, width, 3]``, which are on the host."""
+        pixels = pixels_from_u8(upload_tensor(u8, self._device))
+        return (yield from self._encode_vae(pixels) if isinstance(image, VaeImage) else self._encode_vit(pixels))
 
-    def _encode_vae(self, picture: Picture) -> Steps[torch.Tensor]:
-        latent = yield from self._model.vae.encode_in_steps(self._pixels(picture))
+    def _encode_vae(self, pixels: torch.Tensor) -> Steps[torch.Tensor]:
+        latent = yield from self._model.vae.encode_in_steps(pixels)
         return patchify(latent[0], self._model.config.latent_patch_size).float()
 
-    def _encode_vit(self, picture: Picture) -> Steps[torch.Tensor]:
+    def _encode_vit(self, pixels: torch.Tensor) -> Steps[torch.Tensor]:
         config = self._model.config
-        patches = vit_patches(self._pixels(picture), config.vit.patch_size)
-        grid = (picture.height // config.vit.patch_size, picture.width // config.vit.patch_size)
-        position_ids = vit_position_ids(*grid, config.vit.table_side).to(self._device)
+        patches = vit_patches(pixels, config.vit.patch_size)
+        grid = (pixels.shape[2] // config.vit.patch_size, pixels.shape[3] // config.vit.patch_size)
+        position_ids = upload_tensor(vit_position_ids(*grid, config.vit.table_side), self._device)
         cu_seqlens = torch.tensor([0, len(patches)], dtype=torch.int32)
         return (yield from self._model.embed_vit_in_steps(patches, position_ids, cu_seqlens))
+
+
+def _key(image: VaeImage | VitImage) -> Key:
+    return type(image), image.digest
+
+
+def _u8_of(picture: Picture) -> torch.Tensor:
+    """Return a picture's pixels ``[height, width, 3]`` on the host."""
+    return torch.frombuffer(bytearray(picture.rgb), dtype=torch.uint8).view(picture.height, picture.width, 3)
 
 
 class DecodedBeside:
@@ -88,7 +134,7 @@ class DecodedBeside:
 
     def begin(self) -> None:
         with torch.inference_mode():
-            self._arriving = self._side.begin(self._decode, self._latents)
+            self._arriving = self._side.begin(lambda latents: send_to_host(self._decode(latents)), self._latents)
 
     def take(self) -> Picture | None:
         u8 = None if self._arriving is None else self._arriving.take()
@@ -96,7 +142,7 @@ class DecodedBeside:
 
 
 def picture_from_u8(u8: torch.Tensor) -> Picture:
-    """Make a picture of 8-bit pixels ``[height, width, 3]``. Waits for the device."""
+    """Make a picture of 8-bit pixels ``[height, width, 3]``. Waits for the device where they are there."""
     return Picture(u8.shape[0], u8.shape[1], u8.cpu().numpy().tobytes())
 
 

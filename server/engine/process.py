@@ -219,6 +219,8 @@ def assemble_engine(
     )
     facts = replace(facts, model_id=options.model_path)
     scheduler = Scheduler(pool, facts, limits, lambda picture: input_picture(picture, model.config), grammars)
+    if runner.decodes_beside:
+        scheduler.encodings.encoder = runner
     ready = EngineReady(
         max_context_rows=num_pages * options.page_size,
         max_positions=facts.max_positions,

@@ -6,7 +6,7 @@ such pass lands: nobody else may be given pages that are being written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from server.engine.drain_rate import DrainRate
@@ -73,6 +73,13 @@ class Roster:
             sequence.num_in_flight -= 1
             if sequence_id in self._leaving and not sequence.is_in_flight:
                 self._let_go(self._leaving.pop(sequence_id))
+
+    def charge(self, tokens: Mapping[int, int], seconds: float) -> None:
+        """Put a step's time on the accounts of those who had rows in it, by their tokens."""
+        token_s = seconds / max(1, sum(tokens.values()))
+        for sequence_id, num_tokens in tokens.items():
+            if sequence_id in self.running:
+                self.running[sequence_id].unpaid_s += num_tokens * token_s
 
     def _let_go(self, sequence: Sequence) -> None:
         sequence.release(self.pool)

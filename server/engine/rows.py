@@ -12,6 +12,7 @@ from server.engine.batch import Batch, DecodeRow, DenoiseRow, DenoiseStep, NewIm
 from server.engine.budget import StepBudget
 from server.engine.chunks import Chunk, take_chunk
 from server.engine.cost_model import Load
+from server.engine.encodings import Encodings
 from server.engine.image_steps import EulerStep, run_from
 from server.engine.loads import chunk_load, decoder_load, decodes_load, denoise_load
 from server.engine.options import ModelFacts
@@ -44,11 +45,12 @@ class DenoisePlan:
 class RowBuilder:
     """Makes rows. Whether they fit is the budget's word, whether there are pages the reservations'."""
 
-    def __init__(self, facts: ModelFacts, turns: Turns, reservations: Reservations, cache: PrefixCache) -> None:
+    def __init__(self, facts: ModelFacts, turns: Turns, reservations: Reservations, cache: PrefixCache, encodings: Encodings) -> None:
         self._facts = facts
         self._turns = turns
         self._reservations = reservations
         self._cache = cache
+        self._encodings = encodings
 
     # -- decode -------------------------------------------------------------------------------------------------------------
 
@@ -131,7 +133,7 @@ class RowBuilder:
                 continue
             if self._cache.is_under_way(fill.context, held_by(sequence, fill), sequence.sequence_id):
                 break
-            chunk = _fitting_chunk(fill, budget)
+            chunk = self._fitting_chunk(fill, budget)
             if not chunk.pieces and chunk.num_segments == 0:
                 break
             if not self._reservations.reserve(sequence, fill.context, chunk.num_rows, draft.batch, draft.served):
@@ -141,6 +143,16 @@ class RowBuilder:
             if not fill.is_done:
                 break
         return has_rows
+
+    def _fitting_chunk(self, fill: Fill, budget: StepBudget) -> Chunk:
+        """Take as much as the budget allows: tokens by its rates, a picture among them only if the step's time allows it too."""
+        kv_len, is_ready = fill.context.kv_len, self._encodings.is_ready
+        chunk = take_chunk(fill, budget.tokens_for_text(kv_len), may_exceed=budget.is_untouched, is_ready=is_ready)
+        first_image = next((k for k, piece in enumerate(chunk.pieces) if isinstance(piece, VitImage | VaeImage)), None)
+        if first_image is None or budget.fits(chunk_load(chunk.pieces, kv_len)):
+            return chunk
+        num_rows_before = sum(piece.num_rows for piece in chunk.pieces[:first_image])
+        return take_chunk(fill, num_rows_before, may_exceed=budget.is_untouched, is_ready=is_ready)
 
     def _apply(self, sequence: Sequence, fill: Fill, chunk: Chunk, draft: Draft, budget: StepBudget) -> None:
         is_end = chunk.completes and fill is sequence.fills[-1]
@@ -170,17 +182,6 @@ class RowBuilder:
 def _denoise_row(sequence: Sequence, index: int) -> DenoiseRow:
     context = sequence.context(index)
     return DenoiseRow(sequence.sequence_id, index, context.pages, context.kv_len, context.rope_pos)
-
-
-def _fitting_chunk(fill: Fill, budget: StepBudget) -> Chunk:
-    """Take as much as the budget allows: tokens by its rates, a picture among them only if the step's time allows it too."""
-    kv_len = fill.context.kv_len
-    chunk = take_chunk(fill, budget.tokens_for_text(kv_len), may_exceed=budget.is_untouched)
-    first_image = next((k for k, piece in enumerate(chunk.pieces) if isinstance(piece, VitImage | VaeImage)), None)
-    if first_image is None or budget.fits(chunk_load(chunk.pieces, kv_len)):
-        return chunk
-    num_rows_before = sum(piece.num_rows for piece in chunk.pieces[:first_image])
-    return take_chunk(fill, num_rows_before, may_exceed=budget.is_untouched)
 
 
 def held_by(sequence: Sequence, fill: Fill) -> Held:

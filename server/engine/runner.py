@@ -42,6 +42,7 @@ from server.engine.packer import LatentRun, Markers, PackedBatch, pack, put
 from server.engine.pictures import DecodedBeside, PictureEncoder, picture_from_u8
 from server.engine.previews import PreviewPainter
 from server.engine.sampling_rows import sampling_row
+from server.engine.segments import VaeImage, VitImage
 from server.messages import ImageParams, TokenLogprob
 
 NoiseSource = Callable[[int, int, int, int], torch.Tensor]
@@ -197,7 +198,6 @@ class Runner:
         return (yield from self._finish((yield from self._compute(batch))))
 
     def _compute(self, batch: Batch) -> Steps[Computed]:
-        num_encoded = self._encoder.num_encoded
         self._copy_pages(batch)
         self._start_images(batch.new_images)
         self.faults.in_step(batch)
@@ -210,7 +210,7 @@ class Runner:
         else:
             embedded = yield from self._embed(packed)
             yield
-            result.num_pictures_encoded = self._encoder.num_encoded - num_encoded
+            result.num_pictures_encoded = self._encoder.take_num_encoded()
             started = time.perf_counter()
             hidden, logits = yield from self._forward(packed, embedded, self._cut if batch.is_fine else UNCUT)
         result.forward_s = time.perf_counter() - started
@@ -255,6 +255,10 @@ class Runner:
     def decode_beside(self, side: SideStream | None) -> None:
         """From now on hand over finished latents to be decoded on ``side``; without one decode them within the step that finished them."""
         self._side = side
+
+    def begin_encoding(self, image: VaeImage | VitImage) -> Callable[[], bool]:
+        """Begin to encode a picture beside the steps; return what tells whether that is done, or left to the step that needs it."""
+        return (lambda: True) if self._side is None else self._encoder.begin(image, self._side)
 
     @property
     def decodes_beside(self) -> bool:

@@ -7,7 +7,7 @@ stand aside for words (`words_first`), neither holds rows of a picture. Waiting 
 rows `rows`, results `commit`; pages found again are `prefix_cache`.
 
 No step is empty while there is work, unless it ends a sequence or lets one take over what the cache holds, or all that is left waits for
-pictures in the decoder. Other work is held back only for
+pictures in the decoder or an encoder beside the steps. Other work is held back only for
 decode rows that are in the step themselves, and for no longer than `fairness` allows, so a step without any serves the first in its order
 that can have pages. The oldest can: whoever is younger gives them up for it (`reservations`), and alone it goes on or is ended.
 """
@@ -24,6 +24,7 @@ from server.engine.commit import Commit
 from server.engine.cost_model import NO_LOAD, CostModel, Load
 from server.engine.decode_pace import DecodePace
 from server.engine.drain_rate import DrainRate
+from server.engine.encodings import Encodings
 from server.engine.fairness import Shares, is_overdue
 from server.engine.grammar import NO_GRAMMARS, Grammars
 from server.engine.in_decoder import InDecoder
@@ -72,7 +73,8 @@ class Scheduler:
         self.words_first = WordsFirst(self.cost)
         self._admission = Admission(self._roster, facts, limits)
         self._reservations = Reservations(self._roster)
-        self._rows = RowBuilder(facts, self._turns, self._reservations, self.cache)
+        self.encodings = Encodings()
+        self._rows = RowBuilder(facts, self._turns, self._reservations, self.cache, self.encodings)
         self._foresight = Foresight(self._roster, self._turns)
         self._commit = Commit(self._roster, self._turns)
         self.in_decoder = InDecoder(self._roster, self._commit)
@@ -191,7 +193,8 @@ class Scheduler:
         self._begin_step()
         self._began_s = began_s
         self._commit.move_on_ahead(under_way)
-        candidates, decoding = self._foresight.candidates(), self._foresight.decoding()
+        candidates = [other for other in self._foresight.candidates() if not self.encodings.is_awaited(other)]
+        decoding = self._foresight.decoding()
         if self.do_words_go_first and any(other.lane is Lane.TEXT for other in [*candidates, *decoding]):
             candidates = [other for other in candidates if other.lane is Lane.TEXT]
         return self._issue(self._draft(candidates, decoding, may_divide=False))
@@ -201,7 +204,7 @@ class Scheduler:
         return self._commit.without_void(batch)
 
     def _candidates(self) -> list[Sequence]:
-        return [other for other in self._roster.running.values() if other.can_be_served]
+        return [other for other in self.running if other.can_be_served and not self.encodings.is_awaited(other)]
 
     def _draft(self, candidates: list[Sequence], decoding: list[Sequence], *, may_divide: bool = True) -> Draft:
         """Choose rows for everyone who decodes, and for those of the candidates whose turn it is; nothing where that calls for a long
@@ -279,6 +282,7 @@ class Scheduler:
     def _begin_step(self) -> None:
         """End what has expired, let in who fits, and let prompts take over what the prefix cache holds."""
         now_s = self._began_s = self._clock()
+        self.encodings.look()
         self._admission.expire(now_s)
         for sequence in self._admission.admit(self._step):
             sequence.last_result_s = now_s
@@ -290,6 +294,7 @@ class Scheduler:
         for sequence in list(self._roster.running.values()):
             if sequence.phase is Phase.PREFILL and not sequence.is_in_flight:
                 self._catch_up(sequence)
+                self.encodings.ask(sequence)
 
     def _catch_up(self, sequence: Sequence) -> None:
         """Let a sequence take over from the prefix cache what it can, also for the branches that this lets it begin."""
@@ -381,19 +386,15 @@ class Scheduler:
             self.cache.settle(claims, are_filled=sequence_id not in self._failed)
 
     def _account(self, batch: Batch, result: BatchResult) -> None:
-        """Teach the cost model, and put the step's time on the accounts of those who had rows in it, by their tokens."""
+        """Teach the cost model, and put the step's time on the accounts of those who had rows in it."""
         self.predicted_s = self.cost.predict(batch.load)
         self.cost.observe(batch.load, result.execute_s)
         seconds = result.execute_s or self.predicted_s
         if batch.load.mixed:
             self._shares.note_step(seconds)
         tokens = batch.query_tokens()
-        token_s = seconds / max(1, sum(tokens.values()))
-        for sequence_id, num_tokens in tokens.items():
-            sequence = self._roster.running.get(sequence_id)
-            if sequence is not None:
-                sequence.unpaid_s += num_tokens * token_s
+        self._roster.charge(tokens, seconds)
         pictures = self._pictures()
         if not any(picture.sequence_id in tokens for picture in pictures):
-            has_long_pass = any(other.is_in_flight and other.phase is not Phase.VAE for other in self._roster.running.values())
+            has_long_pass = any(other.is_in_flight and other.phase is not Phase.VAE for other in self.running)
             self.words_first.note(pictures, seconds if has_long_pass or pictures else 0.0)

@@ -19,13 +19,13 @@ def fill(*segments: ContextSegment, open_ids: tuple[int, ...] = ()) -> Fill:
 
 
 def apply(target: Fill, budget: int, *, may_exceed: bool = False) -> int:
-    chunk = take_chunk(target, budget, may_exceed=may_exceed)
+    chunk = take_chunk(target, budget, may_exceed=may_exceed, is_ready=lambda _: True)
     chunk.apply(target, 0, None)
     return chunk.num_rows
 
 
 def test_several_segments_share_a_chunk() -> None:
-    chunk = take_chunk(fill(TEXT, IMAGE, AFTER), 64, may_exceed=False)
+    chunk = take_chunk(fill(TEXT, IMAGE, AFTER), 64, may_exceed=False, is_ready=lambda _: True)
 
     assert chunk.pieces == [TextPiece(TEXT.token_ids), IMAGE, TextPiece(AFTER.token_ids)]
     assert (chunk.num_rows, chunk.completes) == (14, True)
@@ -35,7 +35,7 @@ def test_text_is_cut_at_the_budget_and_goes_on_where_it_was_cut() -> None:
     target = fill(TEXT, AFTER)
 
     assert apply(target, 3) == 3
-    chunk = take_chunk(target, 64, may_exceed=False)
+    chunk = take_chunk(target, 64, may_exceed=False, is_ready=lambda _: True)
 
     assert chunk.pieces == [TextPiece((12, 2)), TextPiece(AFTER.token_ids)]
     assert not target.is_done
@@ -84,6 +84,6 @@ def test_rows_of_an_open_text_count_when_it_is_closed() -> None:
     apply(target, 64)
     closing = Fill(target.context, [TEXT, TextTokens(4, (1, 30, 31, 2))])
 
-    chunk = take_chunk(closing, 64, may_exceed=False)
+    chunk = take_chunk(closing, 64, may_exceed=False, is_ready=lambda _: True)
 
     assert chunk.pieces == [TextPiece((31, 2))]

@@ -28,6 +28,7 @@ class LateHouse(House):
         super().__init__(runs_ahead=runs_ahead, num_pages=num_pages, target_s=target_s, max_batch_tokens=max_batch_tokens)
         self.side = HeldSide()
         self.loaded.runner.decode_beside(self.side)
+        self.loaded.scheduler.encodings.encoder = self.loaded.runner
 
     def step_until_held(self, num: int = 1) -> None:
         while len(self.side.held) < num:

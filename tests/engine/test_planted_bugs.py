@@ -73,6 +73,7 @@ def crowd_out_the_plain() -> None:
         has_prefix_cache=False,
         runs_ahead=False,
         decodes_beside=False,
+        encodes_beside=False,
     )
     machine.keep_the_favoured_coming()
     machine.teardown()

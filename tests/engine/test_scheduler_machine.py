@@ -1,8 +1,8 @@
 """Random histories of the scheduler, as a state machine: whatever happens in whatever order, its books balance.
 
 Requests of every kind and tenant come, are aborted, expire, run out of pages, finish; steps fail; long passes are divided, and what
-happens between their layers happens before they land; pictures come with the step that finished them, or later in any order, or never.
-After every action nothing is owned twice, lost, or rewritten.
+happens between their layers happens before they land; pictures come with the step that finished them, or later in any order, or never,
+and are encoded in the step that takes them in, or before it. After every action nothing is owned twice, lost, or rewritten.
 
 CI runs a few hundred histories, the same each time; thousands of new ones:
 
@@ -24,10 +24,10 @@ from server.engine.fairness import PATIENCE_STEPS
 from server.engine.options import SchedulerLimits
 from server.engine.pages import PagePool
 from server.engine.scheduler import Scheduler
-from server.engine.segments import ContextSegment
+from server.engine.segments import ContextSegment, VaeImage, VitImage
 from server.engine.sequence import Phase, Sequence
 from server.messages import FinishReason, ImageParams, OutputMode, Request, SamplingParams, Segment, TextSegment
-from tests.engine.fakes import BOI, BOS, END, EOI, EOS, FakeRunner, Grey, facts, make_request, picture_segment, refeed
+from tests.engine.fakes import BOI, BOS, END, EOI, EOS, FakeEncoder, FakeRunner, Grey, facts, key_of, make_request, picture_segment, refeed
 from tests.engine.written_pages import WrittenPages
 
 TOKENS = (EOS, EOS, BOI, BOS, END, EOI, 50, 51, 52, 53)
@@ -40,6 +40,8 @@ MAX_EMPTY_STEPS = MAX_RUNNING
 NUM_HISTORIES = 200
 DECODER_STEPS = 3
 """So often the decoder has finished the picture that it has had for longest."""
+ENCODER_STEPS = 2
+"""So often an encoder has."""
 ROOMY_PAGES = 300
 """With so many pages nobody waits for those that another holds."""
 
@@ -131,6 +133,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.ahead: Batch | None = None
         self.passengers: list[Sequence] = []
         self.in_decoder: dict[int, tuple[Sequence, Grey]] = {}
+        self.encoder = FakeEncoder()
         self.num_steps = 0
         self.has_favoured = False
         self.num_empty_steps = 0
@@ -143,6 +146,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         has_prefix_cache=st.booleans(),
         runs_ahead=st.booleans(),
         decodes_beside=st.booleans(),
+        encodes_beside=st.booleans(),
     )
     def open(
         self,
@@ -153,11 +157,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         has_prefix_cache: bool,
         runs_ahead: bool,
         decodes_beside: bool,
+        encodes_beside: bool,
     ) -> None:
         self.runs_ahead = runs_ahead
         self.pool = self.pool_type(num_pages, page_size)
         self.limits = SchedulerLimits(max_batch_tokens, MAX_RUNNING, MAX_WAITING, target_s, has_prefix_cache)
         self.scheduler = Scheduler(self.pool, facts(), self.limits, refeed, clock=self.clock)
+        self.scheduler.encodings.encoder = self.encoder if encodes_beside else None
         self.runner = FakeRunner(drawn, decodes_beside=decodes_beside)
         self.written = WrittenPages(page_size, drawn)
 
@@ -201,6 +207,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.leave_decoder(sequence_id, fails=fails)
         self.collect()
 
+    @precondition(lambda self: self.encoder.under_way)
+    @rule(data=st.data())
+    def a_picture_is_encoded(self, data: st.DataObject) -> None:
+        self.encoder.finish(data.draw(st.sampled_from([*self.encoder.under_way])))
+
     def leave_decoder(self, sequence_id: int, *, fails: bool) -> None:
         _, picture = self.in_decoder.pop(sequence_id)
         self.scheduler.in_decoder.take_in(sequence_id, None if fails else picture.take())
@@ -219,6 +230,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def one_step(self, *, fails: bool) -> None:
         """What `Engine.step` does: a step, or one that is let through a long pass, or the long pass's landing."""
         self.num_steps += 1
+        if self.encoder.under_way and self.num_steps % ENCODER_STEPS == 0:
+            self.encoder.finish(next(iter(self.encoder.under_way)))
         if self.in_decoder and self.num_steps % DECODER_STEPS == 0:
             self.leave_decoder(next(iter(self.in_decoder)), fails=False)
         if self.long is not None:
@@ -238,7 +251,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         elif not batch.is_empty:
             self.run_ahead(batch)
             self.land(batch, fails=fails)
-        is_stuck = batch.is_empty and self.scheduler.running and not self.in_decoder
+        is_stuck = batch.is_empty and self.scheduler.running and not self.in_decoder and not self.encoder.under_way
         self.num_empty_steps = self.num_empty_steps + 1 if is_stuck else 0
         assert self.num_empty_steps <= MAX_EMPTY_STEPS, "there is work, and nothing of it goes on"
         self.collect()
@@ -311,6 +324,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Budgets are kept; a row writes only into pages that are its context's alone and that the cache does not vouch for, and sees in
         those before it what its context should hold."""
         assert not self.in_decoder.keys() & set(batch.sequence_ids())
+        taken_in = [piece for row in batch.prefills for piece in row.pieces if isinstance(piece, VitImage | VaeImage)]
+        assert self.scheduler.encodings.encoder is None or all(key_of(piece) in self.encoder.encoded for piece in taken_in)
         atomic = [len(step.rows) * step.num_row_tokens for step in batch.denoises]
         atomic += [piece.num_rows for row in batch.prefills for piece in row.pieces]
         num_tokens = len(batch.decodes) + sum(atomic)
