@@ -2,9 +2,10 @@
 
    The caller takes tasks as well. A helper that has no processor just then, because somebody else computes there, takes none, and the
    caller does them all. OpenMP ends a loop when every thread has come to its end, also those that had no turn to begin it, and a
-   forward pass has hundreds of loops. A helper that loses its processor in the middle of a task is waited for; after such a wait the
-   caller does without helpers for a while, longer each time it happens again. So beside busy neighbours, or under a quota, a pass takes
-   about as long as on one thread, and not many times that.
+   forward pass has hundreds of loops. A helper that loses its processor in the middle of a task is waited for; when such waits come to
+   more than half of what helpers save, the caller does without them for a while, longer each time it happens again. So beside busy
+   neighbours, or under a quota, a pass takes about as long as on one thread, and not many times that; and where somebody has a processor
+   only now and then, that costs no more than the wait.
 
    `turn` is odd while an operation is open. A helper enters (`inside`), looks whether it is still open, takes tasks, and leaves. The
    caller closes it, then waits until nobody is inside: either the helper saw it closed or the caller sees the helper (both orders are
@@ -24,6 +25,8 @@ enum {
                                  waking up takes long on a virtual machine; then the helper sleeps, and costs nobody anything */
     CALLER_LOOKS_NS = 20000, /* then the last helper may need this very processor */
     LATE_NS = 1000000,      /* after two tasks' time and this a helper that is at one has lost its processor */
+    SAVED_FOR_WAITED = 2,   /* so many times what they are waited for helpers must save */
+    MOST_CREDIT_NS = 10000000, /* of what they have saved counts: two waits of a scheduler's slice */
     LEAST_PAUSE_NS = 10000000,
     MOST_PAUSE_NS = 160000000
 };
@@ -37,6 +40,7 @@ static struct {
     const void *work;
     long num_tasks;
     int num_wanted, num_helpers;
+    long credit_ns;              /* what late helpers may be waited for, because they have saved more */
     long pause_ns, pause_end_ns; /* how long helpers are left out, and until when */
     ON_ITS_OWN_LINE atomic_ulong turn;
     ON_ITS_OWN_LINE atomic_long next;
@@ -148,9 +152,14 @@ static void have_helpers(int num) {
     pthread_sigmask(SIG_SETMASK, &before, 0);
 }
 
-/* Leave helpers out for a while if they came late, and forget about it when they have been in time for as long again. */
-static void judge_helpers(long task_ns, long waited_ns, long now) {
-    if (waited_ns > 2 * task_ns + LATE_NS) {
+/* Leave helpers, who have done `num_helped` tasks, out for a while if they come late for more than they save, and forget about it when
+   they have not for as long again. */
+static void judge_helpers(long task_ns, long num_helped, long waited_ns, long now) {
+    pool.credit_ns += num_helped * task_ns / SAVED_FOR_WAITED;
+    if (pool.credit_ns > MOST_CREDIT_NS) pool.credit_ns = MOST_CREDIT_NS;
+    if (waited_ns > 2 * task_ns + LATE_NS) pool.credit_ns -= waited_ns;
+    if (pool.credit_ns < 0) {
+        pool.credit_ns = 0;
         pool.pause_ns *= 2;
         if (pool.pause_ns < LEAST_PAUSE_NS) pool.pause_ns = LEAST_PAUSE_NS;
         if (pool.pause_ns > MOST_PAUSE_NS) pool.pause_ns = MOST_PAUSE_NS;
@@ -180,7 +189,7 @@ static void share_tasks(Task task, const void *work, long num_tasks, int num_thr
     atomic_fetch_add(&pool.turn, 1);
     wait_until_left(end_ns);
     const long now = now_ns();
-    judge_helpers((end_ns - start_ns) / (num_taken ? num_taken : 1), now - end_ns, now);
+    judge_helpers((end_ns - start_ns) / (num_taken ? num_taken : 1), num_tasks - num_taken, now - end_ns, now);
 }
 
 void run_tasks(Task task, const void *work, long num_tasks, int num_threads) {
