@@ -25,8 +25,9 @@ from server.engine.turns import Turns
 
 @dataclass(slots=True)
 class Draft:
-    """A batch being filled, and who has rows in it."""
+    """A batch being filled, and who has rows in it. ``step``: its number among those in which somebody could be passed over."""
 
+    step: int
     batch: Batch = field(default_factory=Batch)
     served: set[int] = field(default_factory=set)
 

@@ -209,13 +209,12 @@ class Scheduler:
     def _draft(self, candidates: list[Sequence], decoding: list[Sequence], *, may_divide: bool = True) -> Draft:
         """Choose rows for everyone who decodes, and for those of the candidates whose turn it is; nothing where that calls for a long
         pass and none may begin."""
-        draft = Draft()
+        draft = Draft(self._step + bool(candidates))
         if not candidates:
             self._add_decodes(decoding, draft)
             return draft
-        self._step += 1
         self._shares.settle(self._roster.running.values())
-        candidates = self._shares.order(candidates, self._step)
+        candidates = self._shares.order(candidates, draft.step)
         decodes, waited_s = load_of_next_tokens(decoding), self._waited_s(decoding)
         first = self._atomic_rows(candidates[0])
         if self._goals.should_divide(first, decodes, len(decoding), waited_s):
@@ -225,11 +224,11 @@ class Scheduler:
             self._fill(candidates, draft, self._goals.divided_budget(decodes, len(decoding)))
             if not draft.batch.is_empty:
                 return draft
-            draft = Draft()
+            draft = Draft(draft.step)
         # Words that wait for pages set no pace: the work that would be held up for them may hold those very pages.
         riding = self._add_decodes(decoding, draft)
         waited_s = self._waited_s(riding)
-        must_wait = riding and not is_overdue(candidates[0], self._step) and self._goals.must_wait(first, draft.batch.load, waited_s)
+        must_wait = riding and not is_overdue(candidates[0], draft.step) and self._goals.must_wait(first, draft.batch.load, waited_s)
         if not must_wait:
             self._fill(candidates, draft, self._goals.budget(draft.batch.load, len(riding), waited_s))
         return draft
@@ -240,7 +239,7 @@ class Scheduler:
         Decode rows when they would be late after that bit or words go first anyway, else short prompts, else nothing.
         """
         self._begin_step()
-        draft = Draft()
+        draft = Draft(self._step)
         decoding, now_s = self._decoding(), self._clock()
         due_s = self._due_s(decoding) if decoding else now_s + self._goals.target_s(NO_LOAD)
         if decoding and (now_s + next_bit_s > due_s or self.do_words_go_first):
@@ -347,13 +346,15 @@ class Scheduler:
                 continue
             add = self._rows.add_denoise if sequence.phase is Phase.DENOISE else self._rows.add_prefill
             if add(sequence, draft, budget):
-                sequence.last_served_step = self._step
+                sequence.last_served_step = draft.step
         draft.batch.load = budget.load
 
     def _issue(self, draft: Draft) -> Batch:
-        """Mark everyone with rows in the batch as in flight until `commit`."""
+        """Mark everyone with rows in the batch as in flight until `commit`. Only steps that are made count against patience."""
         for sequence_id in draft.served:
             self._roster.running[sequence_id].num_in_flight += 1
+        if not draft.batch.is_empty:
+            self._step = draft.step
         self._latest = draft.batch
         return draft.batch
 

@@ -14,11 +14,11 @@ from server.engine.batch import Batch, BatchResult
 from server.engine.fault_points import FaultPoints
 from server.engine.link import LocalLink
 from server.engine.loop import Engine
-from server.engine.options import EngineOptions
+from server.engine.options import EngineOptions, SchedulerLimits
 from server.engine.process import LoadedEngine, load_engine
 from server.engine.runner import LaunchedStep, Runner
 from server.messages import Abort, FinishReason, ImageParams, OutputMode, Request, SamplingParams, StepReport, TextSegment, TokenOutput
-from tests.engine.fakes import make_request
+from tests.engine.fakes import make_house, make_request
 from tests.engine.test_batch_invariance import TOKENIZER, random_request
 from tests.engine.test_decode_graphs import Rerun
 
@@ -341,3 +341,19 @@ def test_a_text_whose_next_draw_depends_on_its_last_token_is_waited_for() -> Non
     house.submit(make_request("a", sampling=sampling), chat("b", 8))
     house.run()
     assert house.launcher.num_ahead <= 1, "the row of its first token, which follows its prompt"
+
+
+def test_a_step_ahead_that_comes_to_nothing_is_none_that_anybody_is_passed_over_in() -> None:
+    """It counted, and was then made after all, so that patience ran out twice as fast."""
+    house = make_house(lambda *_: 50, limits=SchedulerLimits(max_batch_tokens=8, max_running=4, inter_token_target_s=1e-9))
+    house.scheduler.submit(make_request("picture", [TextSegment([7] * 20)], OutputMode.IMAGE))
+    num_steps, num_refused = 1, 0
+    while not (batch := house.scheduler.schedule()).is_divisible:
+        ahead = house.scheduler.schedule_ahead(batch)
+        num_steps += 2 - ahead.is_empty
+        num_refused += ahead.is_empty
+        for step in (batch, ahead):
+            if not step.is_empty:
+                house.scheduler.commit(step, house.runner.execute(step))
+    assert num_refused > 0, "what follows is a long pass"
+    assert house.scheduler.running[0].last_served_step == num_steps
