@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from kernels.logit_changes import Changes, Ints
 from kernels.readback import read_together
 from kernels.upload import upload_tensor
 
-Ints = np.ndarray[tuple[int, int], np.dtype[np.int32]]
 _MASK_64 = (1 << 64) - 1
 
 
@@ -28,7 +29,7 @@ class SamplingRow:
     Attributes:
         seed: the request's seed; index: which draw of the request this is.
         suppressed: token ids that may not be drawn; bias: added to logits, by token id.
-        text_ids: tokens the penalties count.
+        text_ids: tokens the penalties count; counts_fed: whether they also count the one the row was fed, which the device alone knows.
         num_logprobs: None for no log-probability, else how many alternatives to return beside the drawn token.
         allowed: which tokens may be drawn, one bit per id, lowest bit first; ids beyond it may not. None allows all.
     """
@@ -45,6 +46,7 @@ class SamplingRow:
     suppressed: tuple[int, ...] = ()
     bias: dict[int, float] = field(default_factory=dict)
     text_ids: tuple[int, ...] = ()
+    counts_fed: bool = False
     num_logprobs: int | None = None
     allowed: bytes | None = None
 
@@ -91,18 +93,19 @@ def find_unsound(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return is_sound, torch.where(is_sound[:, None], logits, 0.0)
 
 
-def sample_tokens(logits: torch.Tensor, rows: list[SamplingRow]) -> list[Drawn]:
+def sample_tokens(logits: torch.Tensor, rows: list[SamplingRow], fed: torch.Tensor | None = None) -> list[Drawn]:
     """Draw one token per row and wait for the device, once; see `begin_draws`."""
-    draws = begin_draws(logits, rows)
+    draws = begin_draws(logits, rows, fed)
     return draws.drawn(read_together(draws.columns))
 
 
-def begin_draws(logits: torch.Tensor, rows: list[SamplingRow]) -> Draws:
+def begin_draws(logits: torch.Tensor, rows: list[SamplingRow], fed: torch.Tensor | None = None) -> Draws:
     """Draw one token per row, without waiting for the device.
 
     Args:
         logits: ``[num_rows, vocab]``, any float dtype. Penalties, biases and suppressions are applied to it in place.
         rows: settings of each row; every id in them must be below ``vocab``.
+        fed: int64 ``[num_rows]``, the token that each row was fed; where no row counts it, None will do.
 
     Returns:
         The draws, in row order, still on the device.
@@ -111,29 +114,64 @@ def begin_draws(logits: torch.Tensor, rows: list[SamplingRow]) -> Draws:
     if logits.is_cuda:
         from kernels.sampling_triton import adjust_with_triton, draw_with_triton  # a machine without CUDA need not have Triton
 
-        adjust_with_triton(logits, changes_of(rows))
+        adjust_with_triton(logits, changes_of(rows), fed)
         forbid(logits, rows)
         return wanted.of(draw_with_triton(logits, upload_tensor(settings_table(rows), logits.device)))
+    if fed is not None:
+        rows = with_fed(rows, fed.tolist())
     adjust(logits, rows)
     forbid(logits, rows)
     return wanted.of(draw_by_sorting(logits, rows))
 
 
-def changes_of(rows: Sequence[SamplingRow]) -> Ints:
-    """Return which logits `adjust` changes and how, as `kernels.sampling_triton.adjust_with_triton` takes it: int32 ``[num, 5]``."""
-    places: list[tuple[int, int]] = []
-    amounts: list[tuple[float, float, float]] = []
-    for k, row in enumerate(rows):
+def with_fed(rows: Sequence[SamplingRow], fed_ids: Sequence[int]) -> list[SamplingRow]:
+    """Return the rows as they are once it is known which tokens they were fed."""
+    counted = zip(rows, fed_ids, strict=True)
+    return [replace(row, text_ids=(*row.text_ids, fed), counts_fed=False) if row.counts_fed else row for row, fed in counted]
+
+
+def changes_of(rows: Sequence[SamplingRow]) -> Changes:
+    """Return which logits `adjust` changes and how; no logit is named twice."""
+    tokens: list[int] = []
+    num_written: list[int] = []
+    added: list[float] = []
+    starts: list[int] = []
+    for row in rows:
+        starts.append(len(tokens))
         raised = row.bias | dict.fromkeys(row.suppressed, -math.inf)
         written = Counter(row.text_ids)
-        for token in written.keys() | raised.keys():
-            penalty, lowered = 1.0, 0.0
-            if token in written:
-                penalty, lowered = row.repetition_penalty, written[token] * row.frequency_penalty + row.presence_penalty
-            places.append((k, token))
-            amounts.append((penalty, lowered, raised.get(token, 0.0)))
-    bits = np.array(amounts, dtype=np.float32).reshape(-1, 3).view(np.int32)
-    return np.concatenate([np.array(places, dtype=np.int32).reshape(-1, 2), bits], axis=1)
+        changed = [*(written.keys() | raised.keys())]
+        tokens += changed
+        num_written += [written[token] for token in changed]
+        added += [raised.get(token, 0.0) for token in changed]
+        if row.counts_fed:
+            tokens.append(-1)
+            num_written.append(0)
+            added.append(0.0)
+    return _changes(rows, [*starts, len(tokens)], np.array(tokens, dtype=np.int32), np.array(num_written), np.array(added))
+
+
+def _changes(
+    rows: Sequence[SamplingRow], starts: list[int], tokens: Ints, num_written: npt.NDArray[np.int64], added: npt.NDArray[np.float64]
+) -> Changes:
+    lengths = np.diff(starts)
+    settings = np.array([[row.repetition_penalty, row.frequency_penalty, row.presence_penalty] for row in rows])
+    repetition, frequency, presence = settings.repeat(lengths, axis=0).T
+    is_written = num_written > 0
+    penalty = np.where(is_written, repetition, 1.0)
+    lowered = np.where(is_written, num_written * frequency + presence, 0.0)
+    amounts = np.stack([penalty, lowered, added, (num_written + 1) * frequency + presence], axis=1)
+    places = np.stack([np.arange(len(rows), dtype=np.int32).repeat(lengths), tokens], axis=1)
+    counting = [k for k, row in enumerate(rows) if row.counts_fed]
+    spans = [[k, starts[k], starts[k + 1] - 1] for k in counting]
+    return Changes(
+        np.concatenate([places, _bits(amounts)], axis=1),
+        np.concatenate([np.array(spans, dtype=np.int32).reshape(-1, 3), _bits(settings[counting, :1])], axis=1),
+    )
+
+
+def _bits(numbers: npt.NDArray[np.float64]) -> Ints:
+    return np.ascontiguousarray(numbers, dtype=np.float32).view(np.int32)
 
 
 def settings_table(rows: Sequence[SamplingRow]) -> torch.Tensor:

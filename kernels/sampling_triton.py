@@ -1,6 +1,7 @@
 """Draws tokens in Triton without sorting: the same tokens as `kernels.sampling` draws on a CPU, from the same uniform numbers.
 
-One launch changes the logits that penalties, biases and suppressions name. Four more, none of which the host waits for:
+One launch changes the logits that penalties, biases and suppressions name; one before it counts the tokens that only the device knows yet
+among those that penalties lower. Four more, none of which the host waits for:
 
     max     a program a block of a row   largest logit
     mass    a program a block of a row   sum of the weights exp((x - max) / temperature), below min-p none
@@ -20,11 +21,11 @@ an edge may fall on its other side. A vocabulary of 152,064 in bfloat16 is read 
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
 
+from kernels.logit_changes import Changes
 from kernels.upload import upload_tensor
 
 BLOCK, CHUNK = 4096, 1024
@@ -34,27 +35,35 @@ BLOCK_WARPS, CHOOSE_WARPS = 8, 4
 NUM_SETTINGS = 5
 """Of a row, float64: temperature, top-k, top-p, min-p, the uniform number."""
 
-CHANGE_FIELDS = 5
-"""Of a change, 32 bits each: row, token, then float32 repetition penalty, what is taken off, what is added."""
+CHANGE_FIELDS, SPAN_FIELDS = 6, 4
+"""Of a change and of a row's span of them, 32 bits each: see `kernels.logit_changes.Changes`."""
 CHANGES_OF_PROGRAM = 128
 CHANGE_WARPS = 4
+FED_BLOCK = 512
+"""Changes of a row among which the token it was fed is looked for at once."""
 
 LINE = tl.constexpr(NUM_SETTINGS)
 CHANGE = tl.constexpr(CHANGE_FIELDS)
+SPAN = tl.constexpr(SPAN_FIELDS)
 FIRST_STRIDE = tl.constexpr(1 << 16)
 """In units of the last place: an eighth of a unit for logits between 16 and 32."""
 LAST_STRIDE = tl.constexpr(1 << 33)
 """From any float32 beyond the smallest."""
 
 
-def adjust_with_triton(logits: torch.Tensor, changes: np.ndarray[tuple[int, int], np.dtype[np.int32]]) -> None:
-    """Change single logits of ``[num_rows, vocab]`` in place: ``changes[n, CHANGE_FIELDS]``, no two of one logit.
+def adjust_with_triton(logits: torch.Tensor, changes: Changes, fed: torch.Tensor | None = None) -> None:
+    """Change single logits of ``[num_rows, vocab]`` in place.
 
     A logit is divided by its penalty, or multiplied where it is negative, then lowered, then raised; rounded to its dtype after each.
+    ``fed``, int64 ``[num_rows]``, are the tokens that the rows were fed; None where no row counts its own.
     """
-    num = len(changes)
+    num = len(changes.table)
     if num:
-        table = upload_tensor(torch.from_numpy(changes), logits.device)
+        table = upload_tensor(torch.from_numpy(changes.table), logits.device)
+        if len(changes.spans):
+            assert fed is not None
+            spans = upload_tensor(torch.from_numpy(changes.spans), logits.device)
+            count_fed_kernel[(len(changes.spans),)](table, spans, fed, BLOCK=FED_BLOCK, num_warps=CHANGE_WARPS)
         grid = (triton.cdiv(num, CHANGES_OF_PROGRAM),)
         adjust_kernel[grid](logits, table, num, logits.stride(0), BLOCK=CHANGES_OF_PROGRAM, num_warps=CHANGE_WARPS)
 
@@ -111,13 +120,31 @@ def weights_of(x, largest, temperature, min_p):
     return tl.where(weight >= min_p, weight, 0.0)
 
 
+@triton.jit
+def count_fed_kernel(changes, spans, fed_ptr, BLOCK: tl.constexpr):
+    """Count the token that a row was fed once more: in the change it has, or else in the row's spare one."""
+    span = spans + tl.program_id(0) * SPAN
+    start, spare = tl.load(span + 1), tl.load(span + 2)
+    token = tl.load(fed_ptr + tl.load(span)).to(tl.int32)
+    place = spare
+    for first in range(start, spare, BLOCK):
+        i = first + tl.arange(0, BLOCK)
+        tokens = tl.load(changes + i * CHANGE + 1, mask=i < spare, other=-1)
+        place = tl.minimum(place, tl.min(tl.where(tokens == token, i, spare), 0))
+    line = changes + place * CHANGE
+    tl.store(line + 1, token)
+    tl.store(line + 2, tl.load(span + 3))
+    tl.store(line + 3, tl.load(line + 5))
+
+
 # The number of changes differs from step to step: no kernel of its own for 1, or for 16.
 @triton.jit(do_not_specialize=["num"])
 def adjust_kernel(logits_ptr, changes, num, stride, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    is_there = i < num
     line = changes + i * CHANGE
-    place = logits_ptr + tl.load(line, mask=is_there, other=0).to(tl.int64) * stride + tl.load(line + 1, mask=is_there, other=0)
+    token = tl.load(line + 1, mask=i < num, other=-1)
+    is_there = token >= 0
+    place = logits_ptr + tl.load(line, mask=is_there, other=0).to(tl.int64) * stride + token
     penalty = tl.load(line + 2, mask=is_there, other=0x3F800000).to(tl.float32, bitcast=True)
     lowered = tl.load(line + 3, mask=is_there, other=0).to(tl.float32, bitcast=True)
     raised = tl.load(line + 4, mask=is_there, other=0).to(tl.float32, bitcast=True)

@@ -82,6 +82,11 @@ class SamplingParams:
     logprobs: int | None = None
     grammar: str | None = None
 
+    @property
+    def has_penalty(self) -> bool:
+        """Whether what has been written already is less, or more, likely to be written again."""
+        return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
+
 
 @dataclass(frozen=True, slots=True)
 class ImageParams:

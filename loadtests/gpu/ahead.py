@@ -6,6 +6,7 @@ Those that run ahead leave their pictures to be decoded and encoded beside, thos
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,13 +14,18 @@ import torch
 from kernels.side_stream import Arriving, SideStream
 from loadtests.gpu.part import Line, Options
 from loadtests.gpu.side import side_stream
+from loadtests.gpu.sum_grammars import SumGrammars
 from loadtests.gpu.waits import counting_waits
-from server.engine.batch import Batch
+from model.profile import Family, FamilyProfile
+from model.tokenizer import Tokenizer
+from model.weights import load_bagel
+from server.engine.batch import Batch, BatchResult
+from server.engine.launched_step import LaunchedStep
 from server.engine.link import LocalLink
 from server.engine.loop import Engine
 from server.engine.options import EngineOptions
-from server.engine.process import LoadedEngine, load_engine
-from server.engine.runner import LaunchedStep, Runner
+from server.engine.process import LoadedEngine, assemble_engine, model_facts
+from server.engine.runner import Runner
 from server.messages import ImageParams, ImageSegment, OutputMode, Picture, Request, SamplingParams, StepReport, TextSegment
 
 NUM_CHATS = 5
@@ -28,6 +34,8 @@ NUM_PICTURES = 3
 WAYS_OF_A_PICTURE = 3
 """Through both encoders and, another one, through the decoder."""
 MAY_WAIT = 0.15
+LEAST_AHEAD = 0.8
+"""Of the steps of the longest chat: those that begin something, or end a picture, may be waited for."""
 
 
 class WatchedSide:
@@ -46,28 +54,45 @@ class WatchedSide:
 
 
 class WatchedLauncher:
-    """Launches, and counts the launches in which the host waited: of steps that neither begin nor end a picture."""
+    """Launches, and counts the launches in which the host waited: of steps that neither begin nor end a picture.
+
+    Where draws follow later, they are watched with the launch. ``num_ahead`` counts the steps launched while another was under way.
+    """
 
     def __init__(self, runner: Runner, device: torch.device) -> None:
         self._runner = runner
         self._device = device
-        self.num_watched = self.num_waiting = 0
+        self.num_watched = self.num_waiting = self.num_ahead = self._num_under_way = 0
 
     @property
     def decodes_beside(self) -> bool:
         return self._runner.decodes_beside
 
     def launch(self, batch: Batch) -> LaunchedStep:
-        if batch.new_images or batch.prefills:
-            return self._runner.launch(batch)
+        self.num_ahead += self._num_under_way
+        launched = self._runner.launch(batch) if batch.new_images or batch.prefills else self._watched(batch)
+        self._num_under_way += 1
+
+        def collect() -> BatchResult:
+            self._num_under_way -= 1
+            return launched.collect()
+
+        return LaunchedStep(launched.draw, collect)
+
+    def _watched(self, batch: Batch) -> LaunchedStep:
         launched, num_waits = counting_waits(lambda: self._runner.launch(batch), self._device)
         self.num_watched += 1
         self.num_waiting += num_waits > 0
-        return launched
+
+        def draw() -> None:
+            _, num_waits = counting_waits(launched.draw, self._device)
+            self.num_waiting += num_waits > 0
+
+        return LaunchedStep(draw, launched.collect)
 
 
 def ahead_lines(model: Path, options: Options) -> list[Line]:
-    """Serve chats and a picture both ways; count what differs, and how often a launch waited.
+    """Serve chats, of penalties and of a grammar too, and a picture both ways; count what differs, and how often a launch waited.
 
     A size of decode steps is captured the third time it comes, which waits: that is all the waiting there may be.
     """
@@ -76,8 +101,9 @@ def ahead_lines(model: Path, options: Options) -> list[Line]:
     answers = [[(t.request_id, t.token_id) for report in reports for t in report.tokens] for reports in (waiting, running_ahead)]
     pictures = [{image.request_id: image.picture for report in reports for image in report.images} for reports in (waiting, running_ahead)]
     num_wrong = sum(one != other for one, other in zip(*(sorted(answer) for answer in answers), strict=True)) + (pictures[0] != pictures[1])
-    verdict = "ok" if num_wrong == 0 and len(pictures[0]) == NUM_PICTURES else "WRONG"
-    same: Line = {"what": "steps that run ahead", "dtype": "torch.float32", "error": float(num_wrong), "bound": 0.0, "verdict": verdict}
+    verdict = "ok" if num_wrong == 0 and len(pictures[0]) == NUM_PICTURES and launcher.num_ahead >= LEAST_AHEAD * NUM_TOKENS else "WRONG"
+    name = f"steps that run ahead, {launcher.num_ahead} times"
+    same: Line = {"what": name, "dtype": "torch.float32", "error": float(num_wrong), "bound": 0.0, "verdict": verdict}
     share = launcher.num_waiting / launcher.num_watched
     name = f"launches that wait, of {launcher.num_watched}"
     verdict = "ok" if share <= MAY_WAIT else "WRONG"
@@ -87,15 +113,14 @@ def ahead_lines(model: Path, options: Options) -> list[Line]:
     return [same, launches, {"what": name, "dtype": "torch.float32", "error": float(side.num_waiting), "bound": 0.0, "verdict": verdict}]
 
 
-def _serve(model: Path, options: Options, *, runs_ahead: bool) -> tuple[list[StepReport], tuple[WatchedLauncher, WatchedSide]]:
+def _serve(directory: Path, options: Options, *, runs_ahead: bool) -> tuple[list[StepReport], tuple[WatchedLauncher, WatchedSide]]:
     link = LocalLink()
-    loaded: LoadedEngine = load_engine(EngineOptions(str(model), device=options.device.type, dtype="float32", num_pages=256), link)
+    loaded = _load(directory, options, link)
     launcher, side = WatchedLauncher(loaded.runner, options.device), WatchedSide(side_stream(options.device), options.device)
     loaded.runner.decode_beside(side if runs_ahead else None)
     loaded.scheduler.encodings.encoder = loaded.runner if runs_ahead else None
     engine = Engine(loaded.scheduler, loaded.runner, loaded.pool, link, launcher if runs_ahead else None)
-    for k in range(NUM_CHATS):
-        sampling = SamplingParams(max_tokens=NUM_TOKENS - 7 * k, temperature=1.0, seed=k, ignore_eos=True)
+    for k, sampling in enumerate(_samplings()):
         engine.submit(Request(f"{k}", [TextSegment([20, 21 + k])], OutputMode.TEXT, sampling, ImageParams(32, 32)))
     for k in range(NUM_PICTURES):
         image = ImageParams(64, 64, num_timesteps=12 + k, seed=k)
@@ -108,3 +133,18 @@ def _serve(model: Path, options: Options, *, runs_ahead: bool) -> tuple[list[Ste
 def _picture(number: int) -> ImageSegment:
     """Return a picture of some colour for both encoders."""
     return ImageSegment(*(Picture(side, side, bytes([40 * number]) * (3 * side * side)) for side in (56, 64)))
+
+
+def _samplings() -> list[SamplingParams]:
+    """The settings of each chat: the longest and the shortest depend on the token before in all they draw."""
+    plain = [SamplingParams(max_tokens=NUM_TOKENS - 7 * k, temperature=1.0, seed=k, ignore_eos=True) for k in range(NUM_CHATS)]
+    penalised = replace(plain[0], frequency_penalty=0.4, presence_penalty=0.2, repetition_penalty=1.3)
+    return [penalised, *plain[1:-1], replace(plain[-1], grammar=str(NUM_TOKENS))]
+
+
+def _load(directory: Path, options: Options, link: LocalLink) -> LoadedEngine:
+    model = load_bagel(directory, options.device, torch.float32)
+    profile = FamilyProfile.of_family(Family.INTERLEAVED, model.config)
+    facts = model_facts(model, Tokenizer.from_directory(directory, profile), profile)
+    engine_options = EngineOptions(str(directory), device=options.device.type, dtype="float32", num_pages=256)
+    return assemble_engine(model, facts, engine_options, link, grammars=SumGrammars(model.config.llm.vocab_size))

@@ -17,7 +17,7 @@ from kernels.fp8_triton import BLOCK as QUANTIZE_BLOCK
 from kernels.guidance_triton import BLOCK_TOKENS
 from kernels.heads_triton import HEADS_OF_PROGRAM
 from kernels.sampling_triton import BLOCK as DRAW_BLOCK
-from kernels.sampling_triton import CHANGE_FIELDS, CHANGES_OF_PROGRAM, CHUNK
+from kernels.sampling_triton import CHANGE_FIELDS, CHANGES_OF_PROGRAM, CHUNK, FED_BLOCK
 from kernels.silu_mul_triton import BLOCK as SILU_BLOCK
 from kernels.tiles import Kind, tile_shape
 from loadtests.kernels.shapes import BAGEL, SHAPES, Shape, layout_of
@@ -166,6 +166,8 @@ def _draws() -> Iterator[MemoryCall]:
     padded = triton.cdiv(changes, CHANGES_OF_PROGRAM)
     read = changes * (WIDE * CHANGE_FIELDS + SECTOR)  # a logit alone costs the sector it is in
     yield MemoryCall("draw: adjust", of_answers, padded, read, changes * SECTOR, padded * CHANGES_OF_PROGRAM, changes)
+    looked_at = num_rows * triton.cdiv(WRITTEN, FED_BLOCK) * FED_BLOCK
+    yield MemoryCall("draw: count fed", of_answers, num_rows, changes * WIDE * CHANGE_FIELDS, num_rows * SECTOR, looked_at, changes)
     yield MemoryCall("draw: max", what, num_rows * blocks, logits * NARROW, num_rows * blocks * WIDE, *sizes)
     yield MemoryCall("draw: mass", what, num_rows * blocks, logits * NARROW, num_rows * blocks * 2 * WIDE, *sizes)
     yield MemoryCall("draw: gather", what, num_rows, logits * NARROW, num_rows * CHUNK * WIDE, *sizes)

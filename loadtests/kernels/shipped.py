@@ -23,8 +23,10 @@ from kernels.sampling_triton import (
     CHANGES_OF_PROGRAM,
     CHOOSE_WARPS,
     CHUNK,
+    FED_BLOCK,
     adjust_kernel,
     choose_kernel,
+    count_fed_kernel,
     gather_kernel,
     mass_kernel,
     max_kernel,
@@ -150,6 +152,8 @@ def sampling_specs() -> Iterator[KernelSpec]:
     constants = {"BLOCK": CHANGES_OF_PROGRAM}
     stride = frozenset({"stride"})
     yield KernelSpec("draw: adjust bf16", adjust_kernel, run_time, constants, stride, num_warps=CHANGE_WARPS, num_stages=3)
+    run_time, constants = {"changes": "*i32", "spans": "*i32", "fed_ptr": "*i64"}, {"BLOCK": FED_BLOCK}
+    yield KernelSpec("draw: count fed bf16", count_fed_kernel, run_time, constants, frozenset(), num_warps=CHANGE_WARPS, num_stages=3)
 
 
 def fp8_specs() -> Iterator[KernelSpec]:

@@ -28,6 +28,8 @@ class Draw:
         text_ids: what the answer holds so far, for penalties; empty when the request has none.
         wants_logprob: whether the request asked for log-probabilities.
         grammar: says, once the model has run, which tokens may be drawn; None allows all.
+        is_ahead: whether the row feeds a token that was under way when this was made: ``text_ids`` are without it, and the grammar takes it
+            in when the step that draws it is committed.
     """
 
     params: SamplingParams
@@ -36,6 +38,17 @@ class Draw:
     text_ids: tuple[int, ...] = ()
     wants_logprob: bool = False
     grammar: Grammar | None = None
+    is_ahead: bool = False
+
+    @property
+    def counts_fed(self) -> bool:
+        """Whether penalties must count the token that the row feeds beside ``text_ids``."""
+        return self.is_ahead and self.params.has_penalty
+
+    @property
+    def waits_for_commit(self) -> bool:
+        """Whether the grammar cannot say what may be drawn before the step under way has been committed."""
+        return self.is_ahead and self.grammar is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +167,11 @@ class Batch:
     @property
     def is_empty(self) -> bool:
         return not (self.decodes or self.denoises or self.prefills)
+
+    @property
+    def waits_for_commit(self) -> bool:
+        """Whether it cannot be said of all its draws what may be drawn before the step under way has been committed."""
+        return any(row.draw.waits_for_commit for row in self.decodes)
 
     def sequence_ids(self) -> list[int]:
         """List the sequences with work in this batch, each once, in order."""

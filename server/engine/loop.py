@@ -5,7 +5,8 @@ meanwhile, so that neither a token nor an abort waits for a picture.
 
 Where the device works by itself while the host goes on, the next step is begun before what this one brought is taken in, as often as it
 can be foreseen (`run_ahead`), and finished pictures are decoded beside the steps: nobody's next token waits for that. (Those of prompts
-are encoded there too, when the scheduler asks for it: `encodings`.)
+are encoded there too, when the scheduler asks for it: `encodings`.) What of a step cannot be begun so early, draws that a grammar has a say
+in, is begun when the one before has been taken in.
 
 A step that raises is run again in halves until the sequence that breaks it stands alone; that one fails, the others go on as if
 nothing had happened (the runner changes no state in a step that raised).
@@ -63,7 +64,10 @@ class Executor(Protocol):
 
 
 class Launched(Protocol):
-    """A step the device is at, or has done."""
+    """A step the device is at, or has done; ``draw`` gives it the draws, where those had to wait for the step before to be taken in."""
+
+    @property
+    def draw(self) -> Callable[[], None]: ...
 
     @property
     def collect(self) -> Callable[[], BatchResult]: ...
@@ -184,6 +188,7 @@ class Engine:
 
     def _land(self, step: UnderWay) -> StepReport | None:
         """Begin the step after ``step`` if that can be foreseen; then collect, commit and report this one."""
+        _draw(step)
         ahead = self._under_way = self._begin_ahead(step)
         result = self._collect(step)
         self._num_steps += 1
@@ -356,3 +361,13 @@ def _launch(launcher: Launcher, batch: Batch, started: float) -> UnderWay:
         return UnderWay(batch, launcher.launch(batch), started)
     except Exception as error:
         return UnderWay(batch, error, started)
+
+
+def _draw(step: UnderWay) -> None:
+    """Let the draws of ``step`` begin; what is wrong with them is wrong with the step."""
+    if isinstance(step.launched, Exception):
+        return
+    try:
+        step.launched.draw()
+    except Exception as error:
+        step.launched = error

@@ -61,7 +61,7 @@ class RowBuilder:
             return
         context, is_ahead = sequence.full, sequence.awaits_token
         token_id = None if is_ahead else sequence.open_ids[context.open_rows]
-        draw = self._turns.draw_for(sequence, num_ahead=int(is_ahead))
+        draw = self._turns.draw_for(sequence, is_ahead=is_ahead)
         draft.batch.decodes.append(DecodeRow(sequence.sequence_id, context.pages, context.kv_len, context.rope_pos, token_id, draw))
         context.advance(1, 1)
         draft.served.add(sequence.sequence_id)

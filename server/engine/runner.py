@@ -4,14 +4,14 @@
 drawn, Euler steps taken and finished latents decoded, or handed over to be decoded beside the steps. Drawings change only when nothing
 can go wrong any more, so a step that raised can be run again in parts.
 `execute` walks it in one go; a `Pass` can be left between two bits, parts of a layer, where other batches may be executed. `launch` comes
-back once the device knows what to do, and the next step can be launched before what this one brought is collected.
+back once the device knows what to do, and the next step can be launched before what this one brought is collected. Where a draw has to
+wait for what the step before brings, the device is told of the draws later, of the forward pass at once.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -24,8 +24,8 @@ from kernels.heads import rotate_and_keep, split_heads
 from kernels.kv_pages import UNSCALED, KvPages, KvScales
 from kernels.pages import copy_pages, write_pages
 from kernels.plan import AttentionPlan
-from kernels.readback import Reading, begin_reading
-from kernels.sampling import Drawn, Draws, begin_draws, find_unsound
+from kernels.readback import begin_reading
+from kernels.sampling import Drawn, begin_draws, find_unsound
 from kernels.side_stream import CudaSideStream, SideStream
 from model.bagel import Bagel, PackedTokens
 from model.latents import latent_position_ids, u8_from_pixels, unpatchify
@@ -37,6 +37,7 @@ from server.engine.decode_graphs import Capture, CudaCapture, DecodeGraphs
 from server.engine.drawing import Drawing
 from server.engine.euler_steps import EulerSteps, RowVelocities
 from server.engine.fault_points import NO_FAULTS
+from server.engine.launched_step import Computed, LaunchedStep
 from server.engine.long_pass import Pass
 from server.engine.packer import LatentRun, Markers, PackedBatch, pack, put
 from server.engine.pictures import DecodedBeside, PictureEncoder, picture_from_u8
@@ -104,25 +105,6 @@ class PagedAttend:
         return run_layers(x, rotation.cos, rotation.sin, stack, self._pool, self._plan)
 
 
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """A step whose forward pass the device has been given. ``after`` are the drawings as it leaves them."""
-
-    packed: PackedBatch
-    after: dict[int, Drawing]
-    ending: list[DenoiseStep]
-    draws: Draws | None
-    reading: Reading
-    result: BatchResult
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchedStep:
-    """A step that has been launched; `collect` waits for it, once."""
-
-    collect: Callable[[], BatchResult]
-
-
 class Runner:
     """Runs batches on one model and one device."""
 
@@ -179,9 +161,12 @@ class Runner:
         launched_s = time.perf_counter()
         with torch.inference_mode():
             computed = run_through(self._compute(batch))
-        return LaunchedStep(partial(self._collect, computed, launched_s))
+        if not batch.waits_for_commit:
+            self._draw(computed)
+        return LaunchedStep(partial(self._draw, computed), partial(self._collect, computed, launched_s))
 
     def _collect(self, computed: Computed, launched_s: float) -> BatchResult:
+        self._draw(computed)
         with torch.inference_mode():
             result = run_through(self._finish(computed))
         # What a step costs is learnt from this: capturing it, which happens once, is no part of that.
@@ -195,7 +180,9 @@ class Runner:
         return Pass(self._steps(batch), self._fine_bits if batch.is_fine else BitPace())
 
     def _steps(self, batch: Batch) -> Steps[BatchResult]:
-        return (yield from self._finish((yield from self._compute(batch))))
+        computed = yield from self._compute(batch)
+        self._draw(computed)
+        return (yield from self._finish(computed))
 
     def _compute(self, batch: Batch) -> Steps[Computed]:
         self._copy_pages(batch)
@@ -206,7 +193,8 @@ class Runner:
         result = BatchResult(num_und_tokens=packed.num_und, num_gen_tokens=packed.num_gen)
         started = time.perf_counter()
         if (replayed := self._replayed(packed)) is not None:
-            hidden = logits = replayed
+            # The next replay writes over its logits; where drawing waits, a step may be run again meanwhile.
+            hidden = logits = replayed.clone() if batch.waits_for_commit else replayed
         else:
             embedded = yield from self._embed(packed)
             yield
@@ -215,16 +203,23 @@ class Runner:
             hidden, logits = yield from self._forward(packed, embedded, self._cut if batch.is_fine else UNCUT)
         result.forward_s = time.perf_counter() - started
         after = self._move_on(batch.denoises, hidden[packed.num_und :], packed.latent_runs) if batch.denoises else {}
-        ending = [step for step in batch.denoises if step.is_last]
-        draws, reading = self._begin_reading(packed, logits, [after[step.sequence_id].latents for step in ending])
-        if draws is not None:
-            self._drawn.update({sequence_id: (draws.columns[0], k) for k, (sequence_id, _) in enumerate(packed.draws)})
-        if not ending or self._side is not None:
-            self._drawings.update(after)
-        return Computed(packed, after, ending, draws, reading, result)
+        return Computed(packed, logits, after, [step for step in batch.denoises if step.is_last], result)
+
+    def _draw(self, computed: Computed) -> None:
+        """Tell the device to draw the step's tokens, unless it has been told; from here on nothing can go wrong any more but with pictures
+        that are done."""
+        if computed.reading is not None:
+            return
+        with torch.inference_mode():
+            self._begin_reading(computed)
+        if (draws := computed.draws) is not None:
+            self._drawn.update({sequence_id: (draws.columns[0], k) for k, (sequence_id, _) in enumerate(computed.packed.draws)})
+        if not computed.ending or self._side is not None:
+            self._drawings.update(computed.after)
 
     def _finish(self, computed: Computed) -> Steps[BatchResult]:
         result, ending = computed.result, computed.ending
+        assert computed.reading is not None
         numbers = computed.reading.numbers()
         if computed.draws is not None:
             rows_are_sound, *drawn = numbers[len(ending) :]
@@ -340,18 +335,20 @@ class Runner:
         """Take the Euler steps of every image whose rows are all in: x <- x - v dt (spec 6.1)."""
         return self.euler_steps.take(steps, self._drawings, self._velocities(hidden, runs))
 
-    def _begin_reading(self, packed: PackedBatch, logits: torch.Tensor, latents: list[torch.Tensor]) -> tuple[Draws | None, Reading]:
-        """Draw the step's tokens, and begin to read whether each of ``latents`` is finite, and the tokens: the one wait in a step.
+    def _begin_reading(self, computed: Computed) -> None:
+        """Draw the step's tokens, and begin to read whether finished latents are finite, and the tokens: the one wait in a step.
 
         A number that was not finite at any step of a picture has spread by its last; once a picture is early enough to ask.
         """
-        draws, columns = None, [torch.isfinite(x).all() for x in latents]
+        packed = computed.packed
+        columns = [torch.isfinite(computed.after[step.sequence_id].latents).all() for step in computed.ending]
         if packed.draws:
             # An unsound row is drawn from like any other, so that it spoils no neighbour's draw, and thrown away.
-            is_sound, logits = find_unsound(logits)
-            draws = begin_draws(logits, [sampling_row(draw) for _, draw in packed.draws])
-            columns += [is_sound, *draws.columns]
-        return draws, begin_reading(columns, self._device)
+            is_sound, logits = find_unsound(computed.logits)
+            fed = packed.und_token_ids[packed.draw_index] if any(draw.counts_fed for _, draw in packed.draws) else None
+            computed.draws = begin_draws(logits, [sampling_row(draw) for _, draw in packed.draws], fed)
+            columns += [is_sound, *computed.draws.columns]
+        computed.reading = begin_reading(columns, self._device)
 
     def _take_tokens(self, packed: PackedBatch, is_sound: list[float], drawn: list[Drawn], result: BatchResult) -> None:
         for (sequence_id, _), token, sound in zip(packed.draws, drawn, is_sound, strict=True):

@@ -22,6 +22,7 @@ def sampling_row(draw: Draw) -> SamplingRow:
         suppressed=draw.suppressed,
         bias=params.logit_bias,
         text_ids=draw.text_ids,
+        counts_fed=draw.counts_fed,
         num_logprobs=params.logprobs if draw.wants_logprob else None,
         allowed=None if draw.grammar is None else draw.grammar.allowed(),
     )

@@ -353,8 +353,7 @@ class Scheduler:
         """Mark everyone with rows in the batch as in flight until `commit`. Only steps that are made count against patience."""
         for sequence_id in draft.served:
             self._roster.running[sequence_id].num_in_flight += 1
-        if not draft.batch.is_empty:
-            self._step = draft.step
+        self._step = self._step if draft.batch.is_empty else draft.step
         self._latest = draft.batch
         return draft.batch
 

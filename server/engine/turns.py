@@ -18,7 +18,7 @@ from server.engine.image_steps import plan_steps
 from server.engine.options import ModelFacts
 from server.engine.segments import TextTokens, VaeImage, VitImage
 from server.engine.sequence import AfterFill, ImageTask, Phase, Sequence
-from server.messages import FinishReason, ImageSegment, OutputMode, Picture, Request, SamplingParams, TextSegment, Usage
+from server.messages import FinishReason, ImageSegment, OutputMode, Picture, Request, TextSegment, Usage
 
 Refeed = Callable[[Picture], ImageSegment]
 """Makes a drawn picture an input picture: the resizes of spec 3.3."""
@@ -116,28 +116,25 @@ class Turns:
         plan = plan_branches(sequence.history, params, timesteps, negative, counts_dropped_images=counts_dropped)
         sequence.image = ImageTask(sequence.num_images, plan_steps(params, timesteps, [float(dt) for dt in dts], plan), plan)
 
-    def is_foreseeable(self, sequence: Sequence) -> bool:
-        """Tell whether how a text's next token is drawn can be said before the one under way is known, should the text go on."""
-        return sequence.grammar is None and not _has_penalty(sequence.request.sampling)
-
     def must_end(self, sequence: Sequence) -> bool:
         """Tell whether the token under way is the last of its text, whichever it is."""
         return len(sequence.text_ids) + 1 >= sequence.turn_limit or sequence.full.rope_pos >= self._facts.max_positions
 
-    def draw_for(self, sequence: Sequence, num_ahead: int = 0) -> Draw:
+    def draw_for(self, sequence: Sequence, *, is_ahead: bool = False) -> Draw:
         """Say how the token after the sequence's next row is drawn, in a text or at a decision between turns.
 
-        ``num_ahead`` tokens of a text are under way before it, which `is_foreseeable`.
+        Where it ``is_ahead``, the token that the row feeds is under way, and will be one more of the text's.
         """
         request = sequence.request
         sampling = request.sampling
-        is_text = sequence.phase is Phase.DECODE
+        is_text, num_ahead = sequence.phase is Phase.DECODE, int(is_ahead)
         suppressed: tuple[int, ...] = () if self._may_begin_image(sequence, in_text=is_text) else (self._facts.boi_id,)
         if is_text and (sampling.ignore_eos or len(sequence.text_ids) + num_ahead < sampling.min_tokens):
             suppressed = (*suppressed, *self._facts.end_ids, self._facts.eos_id)
-        text_ids = tuple(sequence.text_ids) if is_text and _has_penalty(sampling) else ()
+        text_ids = tuple(sequence.text_ids) if is_text and sampling.has_penalty else ()
         grammar = sequence.grammar if is_text else None
-        return Draw(sampling, sequence.num_draws + num_ahead, suppressed, text_ids, sampling.logprobs is not None, grammar)
+        index, wants_logprob = sequence.num_draws + num_ahead, sampling.logprobs is not None
+        return Draw(sampling, index, suppressed, text_ids, wants_logprob, grammar, is_ahead)
 
     def _may_begin_image(self, sequence: Sequence, *, in_text: bool) -> bool:
         if sequence.request.mode is not OutputMode.INTERLEAVED or sequence.images_left <= 0:
@@ -229,10 +226,6 @@ class Turns:
                 return AfterFill.BEGIN_TEXT
             case AfterImage.MODEL_DECIDES:
                 return AfterFill.DECIDE
-
-
-def _has_penalty(sampling: SamplingParams) -> bool:
-    return bool(sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0)
 
 
 def _is_second_empty_text(sequence: Sequence) -> bool:

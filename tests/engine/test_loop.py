@@ -10,11 +10,11 @@ from itertools import chain, cycle, repeat
 import pytest
 
 from server.engine.batch import Batch
+from server.engine.launched_step import LaunchedStep
 from server.engine.link import Incoming, LocalLink
 from server.engine.loop import IDLE_WAIT_S, STUCK_WAIT_S, DividedPass, Engine
 from server.engine.options import SchedulerLimits
 from server.engine.pages import PagePool
-from server.engine.runner import LaunchedStep
 from server.engine.scheduler import Scheduler
 from server.messages import SamplingParams, Shutdown
 from tests.engine.fakes import FakeRunner, facts, make_request, refeed
@@ -60,7 +60,7 @@ class AtOnce:
         self.decodes_beside = False
 
     def launch(self, batch: Batch) -> LaunchedStep:
-        return LaunchedStep(partial(self._runner.execute, batch))
+        return LaunchedStep(lambda: None, partial(self._runner.execute, batch))
 
 
 def waits_with(hesitations: Iterator[bool], *, has_chat: bool = True, launches: bool = False) -> list[float]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from server.engine import fairness
+from server.engine.batch import Draw
 from server.engine.pages import PagePool
 from server.engine.prefix_cache import Claim, PrefixCache
+from server.engine.sequence import Sequence
+from server.engine.turns import Turns
 from tests.engine.test_scheduler_machine import ROOMY_PAGES, SchedulerMachine
 
 NUM_HISTORIES = 2000
@@ -106,4 +111,17 @@ def test_random_histories_find_a_cache_that_vouches_for_the_rows_of_a_step_that_
     monkeypatch.setattr(PrefixCache, "settle", settle_as_filled)
 
     with pytest.raises(AssertionError):
+        run_state_machine_as_test(SchedulerMachine, settings=SEARCH)
+
+
+def test_random_histories_find_draws_ahead_that_do_not_count_the_token_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_for = Turns.draw_for
+
+    def draw_for_what_is_known(self: Turns, sequence: Sequence, *, is_ahead: bool = False) -> Draw:
+        return replace(draw_for(self, sequence, is_ahead=is_ahead), is_ahead=False)
+
+    monkeypatch.setattr(Turns, "draw_for", draw_for_what_is_known)
+
+    # A step that is found wrong is not committed, and winding up goes on from there as best it can.
+    with pytest.raises((AssertionError, IndexError)):
         run_state_machine_as_test(SchedulerMachine, settings=SEARCH)

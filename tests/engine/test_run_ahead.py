@@ -12,11 +12,12 @@ import pytest
 from model.step_cache_rules import StepCache
 from server.engine.batch import Batch, BatchResult
 from server.engine.fault_points import FaultPoints
+from server.engine.launched_step import LaunchedStep
 from server.engine.link import LocalLink
 from server.engine.loop import Engine
 from server.engine.options import EngineOptions, SchedulerLimits
 from server.engine.process import LoadedEngine, load_engine
-from server.engine.runner import LaunchedStep, Runner
+from server.engine.runner import Runner
 from server.messages import Abort, FinishReason, ImageParams, OutputMode, Request, SamplingParams, StepReport, TextSegment, TokenOutput
 from tests.engine.fakes import make_house, make_request
 from tests.engine.test_batch_invariance import TOKENIZER, random_request
@@ -52,7 +53,7 @@ class WatchedLauncher:
             self._under_way -= 1
             return launched.collect()
 
-        return LaunchedStep(collect)
+        return LaunchedStep(launched.draw, collect)
 
 
 class House:
@@ -96,6 +97,13 @@ def chat(name: str, num_tokens: int) -> Request:
 def chat_that_may_end(name: str) -> Request:
     sampling = SamplingParams(max_tokens=30, temperature=1.0, seed=int(name[1:]), logit_bias={EOS: 4.0})
     return make_request(name, [TextSegment([20, 21])], sampling=sampling)
+
+
+def chat_in_words(name: str) -> Request:
+    """Held to a grammar, under which it may end or be cut off, and with a penalty."""
+    request = chat_that_may_end(name)
+    grammar = "start: /[a-z ]{3,40}/"
+    return replace(request, sampling=replace(request.sampling, grammar=grammar, frequency_penalty=0.3))
 
 
 def tokens_by_request(reports: list[StepReport]) -> dict[str, list[TokenOutput]]:
@@ -143,9 +151,8 @@ def test_answers_are_the_same_whatever_comes_and_goes(seed: int) -> None:
     """Chats that end by their own token, pictures in between, aborts, pages that run out: what is answered stays the same."""
     rng = random.Random(seed)
     requests = [random_request(rng, f"r{k}") for k in range(16)]
-    # Without a penalty texts can be foreseen; but some end by a token of their own, which cannot.
-    requests = [replace(one, sampling=replace(one.sampling, repetition_penalty=1.0)) for one in requests]
     requests += [chat_that_may_end(f"c{k}") for k in range(12)]
+    requests += [chat_in_words(f"w{k}") for k in range(4)]
     victims = {one.request_id for one in rng.sample(requests, 3)}
     waiting, ahead = (
         House(runs_ahead=False),
@@ -246,7 +253,7 @@ class FailingDecoder(WatchedLauncher):
                 raise RuntimeError("out of memory")
             return launched.collect()
 
-        return LaunchedStep(collect)
+        return LaunchedStep(launched.draw, collect)
 
 
 class FailingCopies(WatchedLauncher):
@@ -286,7 +293,9 @@ def test_a_text_goes_on_as_it_would_have_when_a_picture_beside_its_row_ahead_can
     answers = []
     for launches in (WatchedLauncher, FailingDecoder):
         house = house_launching_by(launches)
-        house.submit(chat("a", 20), chat("bb", 24), picture)
+        penalised = replace(chat("a", 22), request_id="penalised")
+        penalised = replace(penalised, sampling=replace(penalised.sampling, frequency_penalty=0.5))
+        house.submit(chat("a", 20), chat("bb", 24), penalised, picture)
         reports = house.run()
         answers.append((tokens_by_request(reports), [image.picture for report in reports for image in report.images]))
     assert answers[0] == answers[1]
@@ -316,7 +325,7 @@ class UnsoundVoid(WatchedLauncher):
             self.num_unsound += len(void)
             return result
 
-        return LaunchedStep(collect)
+        return LaunchedStep(launched.draw, collect)
 
 
 def test_a_row_that_nobody_wants_any_more_ends_no_answer_by_its_numbers() -> None:
@@ -333,14 +342,6 @@ def test_a_row_that_nobody_wants_any_more_ends_no_answer_by_its_numbers() -> Non
     ends = ends_of(house.run())
     assert house.launcher.num_unsound > 0
     assert FinishReason.ERROR not in ends.values()
-
-
-def test_a_text_whose_next_draw_depends_on_its_last_token_is_waited_for() -> None:
-    house = House(runs_ahead=True)
-    sampling = SamplingParams(max_tokens=8, frequency_penalty=1.0, ignore_eos=True)
-    house.submit(make_request("a", sampling=sampling), chat("b", 8))
-    house.run()
-    assert house.launcher.num_ahead <= 1, "the row of its first token, which follows its prompt"
 
 
 def test_a_step_ahead_that_comes_to_nothing_is_none_that_anybody_is_passed_over_in() -> None:

@@ -18,19 +18,19 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from model.step_cache_rules import StepCache
-from server.engine.batch import Batch
+from loadtests.gpu.sum_grammars import SumGrammar, SumGrammars
+from server.engine.batch import Batch, DecodeRow
 from server.engine.fairness import PATIENCE_STEPS
 from server.engine.options import SchedulerLimits
 from server.engine.pages import PagePool
 from server.engine.scheduler import Scheduler
 from server.engine.segments import ContextSegment, VaeImage, VitImage
 from server.engine.sequence import Phase, Sequence
-from server.messages import FinishReason, ImageParams, OutputMode, Request, SamplingParams, Segment, TextSegment
-from tests.engine.fakes import BOI, BOS, END, EOI, EOS, FakeEncoder, FakeRunner, Grey, facts, key_of, make_request, picture_segment, refeed
+from server.messages import FinishReason, Request
+from tests.engine.any_requests import FAVOURED, PLAIN, drawn, requests
+from tests.engine.fakes import EOS, FakeEncoder, FakeRunner, Grey, facts, key_of, refeed
 from tests.engine.written_pages import WrittenPages
 
-TOKENS = (EOS, EOS, BOI, BOS, END, EOI, 50, 51, 52, 53)
 MAX_RUNNING = 4
 MAX_WAITING = 6
 TOKEN_S = 1e-3
@@ -44,44 +44,6 @@ ENCODER_STEPS = 2
 """So often an encoder has."""
 ROOMY_PAGES = 300
 """With so many pages nobody waits for those that another holds."""
-
-
-def drawn(sequence_id: int, index: int) -> int:
-    """A token that looks random and depends on nothing else, as the engine's own."""
-    return TOKENS[(sequence_id * 7919 + index * 104_729 + (sequence_id * index) % 31) % len(TOKENS)]
-
-
-texts = st.integers(0, 9).map(lambda length: TextSegment([7] * length))
-pictures = st.integers(1, 3).map(lambda height: picture_segment(16 * height, 32))
-images = st.builds(
-    ImageParams,
-    height=st.sampled_from([16, 32, 48]),
-    width=st.sampled_from([16, 32, 48]),
-    num_timesteps=st.integers(2, 5),
-    text_scale=st.sampled_from([1.0, 4.0]),
-    image_scale=st.sampled_from([1.0, 2.0]),
-    interval=st.sampled_from([(0.0, 1.0), (0.4, 1.0)]),
-    max_images=st.integers(1, 2),
-    step_cache=st.sampled_from([None, StepCache(2, num_first=1)]),
-)
-
-
-@st.composite
-def requests(draw: st.DrawFn) -> Request:
-    segments: list[Segment] = draw(st.lists(st.one_of(texts, pictures), min_size=1, max_size=4))
-    sampling = SamplingParams(max_tokens=draw(st.integers(1, 10)))
-    request = make_request("", segments, draw(st.sampled_from(OutputMode)), sampling, draw(images), is_thought=draw(st.booleans()))
-    return replace(
-        request,
-        tenant=draw(st.sampled_from(["a", "b"])),
-        weight=draw(st.sampled_from([0.5, 1.0, 4.0])),
-        priority=draw(st.sampled_from([0, 0, 0, 1])),
-        deadline_s=draw(st.sampled_from([None, None, None, 0.2, 5.0])),
-    )
-
-
-PLAIN = make_request("", mode=OutputMode.IMAGE, image=ImageParams(48, 48, num_timesteps=5))
-FAVOURED = replace(make_request("", mode=OutputMode.IMAGE, image=ImageParams(16, 16, num_timesteps=2)), priority=1)
 
 
 @dataclass(slots=True)
@@ -162,7 +124,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.runs_ahead = runs_ahead
         self.pool = self.pool_type(num_pages, page_size)
         self.limits = SchedulerLimits(max_batch_tokens, MAX_RUNNING, MAX_WAITING, target_s, has_prefix_cache)
-        self.scheduler = Scheduler(self.pool, facts(), self.limits, refeed, clock=self.clock)
+        self.scheduler = Scheduler(self.pool, facts(), self.limits, refeed, SumGrammars(vocab=60), self.clock)
         self.scheduler.encodings.encoder = self.encoder if encodes_beside else None
         self.runner = FakeRunner(drawn, decodes_beside=decodes_beside)
         self.written = WrittenPages(page_size, drawn)
@@ -289,6 +251,16 @@ class SchedulerMachine(RuleBasedStateMachine):
             if sequence is not None and sequence.phase is Phase.DECODE:
                 assert row.draw.index == sequence.num_draws
                 assert row.kv_len + 1 + int(row.sequence_id in later) == sequence.full.kv_len
+                self.check_what_is_counted(row, sequence)
+
+    def check_what_is_counted(self, row: DecodeRow, sequence: Sequence) -> None:
+        """Whoever has penalties counts all tokens before the draw, the one being fed included; so does a grammar by then."""
+        draw, params = row.draw, sequence.request.sampling
+        fed = [drawn(sequence.sequence_id, draw.index - 1)] if draw.counts_fed else []
+        assert [*draw.text_ids, *fed] == (sequence.text_ids if params.has_penalty else [])
+        assert (EOS in draw.suppressed) == (len(sequence.text_ids) < params.min_tokens)
+        assert (draw.grammar is None) == (params.grammar is None)
+        assert not isinstance(draw.grammar, SumGrammar) or draw.grammar.accepted == sequence.text_ids
 
     def land(self, batch: Batch, *, fails: bool) -> None:
         self.check_draws(batch)

@@ -136,6 +136,14 @@ def test_repetition_penalty_lowers_negative_logits_too() -> None:
     assert draw(logits, SamplingRow(repetition_penalty=2.0, text_ids=(3,))) == 4
 
 
+def test_a_token_that_the_row_was_fed_is_counted_where_the_row_says_so() -> None:
+    logits = torch.zeros(2, VOCAB)
+    logits[:, 3], logits[:, 4] = 2.0, 1.5
+    counting = SamplingRow(frequency_penalty=0.3, text_ids=(3,), counts_fed=True)
+    drawn = sample_tokens(logits, [counting, replace(counting, counts_fed=False)], torch.tensor([3, 3]))
+    assert [token.token_id for token in drawn] == [4, 3]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logprobs_are_the_models_own(dtype: torch.dtype) -> None:
     logits = random_logits(2, dtype=dtype)

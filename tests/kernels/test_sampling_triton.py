@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.sampling import SamplingRow, adjust, changes_of, draw_by_sorting, settings_table
-from kernels.sampling_triton import BLOCK, FIRST_STRIDE, adjust_with_triton, draw_with_triton
+from kernels.sampling import SamplingRow, adjust, changes_of, draw_by_sorting, settings_table, with_fed
+from kernels.sampling_triton import BLOCK, FED_BLOCK, FIRST_STRIDE, adjust_with_triton, draw_with_triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -97,21 +97,44 @@ penalised_rows = st.builds(
     text_ids=st.lists(st.integers(0, 39), max_size=20).map(tuple),
     suppressed=st.lists(st.integers(0, 39), max_size=4, unique=True).map(tuple),
     bias=st.dictionaries(st.integers(0, 39), st.floats(-5.0, 5.0, width=16), max_size=4),
+    counts_fed=st.booleans(),
 )
 
 
-@settings(max_examples=40)
-@given(st.lists(penalised_rows, min_size=1, max_size=4), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+def adjusted_on_device(logits: torch.Tensor, rows: list[SamplingRow], fed_ids: list[int]) -> torch.Tensor:
+    found = logits.to(DEVICE, copy=True)
+    adjust_with_triton(found, changes_of(rows), torch.tensor(fed_ids, device=DEVICE))
+    return found.cpu()
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(penalised_rows, st.integers(0, 39)), min_size=1, max_size=4),
+    st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+)
 def test_penalties_biases_and_suppressions_change_a_logit_to_the_bit_as_one_after_the_other(
-    rows: list[SamplingRow], dtype: torch.dtype
+    rows_and_fed: list[tuple[SamplingRow, int]], dtype: torch.dtype
 ) -> None:
+    """Also where penalties count a token that only the device knows, as where the host has told them of it."""
+    rows, fed_ids = [row for row, _ in rows_and_fed], [fed for _, fed in rows_and_fed]
     logits = random_logits(len(rows), 40, 3.0).to(dtype)
-    expected, found = logits.clone(), logits.to(DEVICE)
-    adjust(expected, rows)
-    adjust_with_triton(found, changes_of(rows))
+    expected = logits.clone()
+    adjust(expected, with_fed(rows, fed_ids))
+    found = adjusted_on_device(logits, rows, fed_ids)
     # The interpreter cuts bfloat16 off where it should round, each of three times: a unit of the last place of numbers below 32.
     is_cut_off = DEVICE == "cpu" and dtype is torch.bfloat16
-    torch.testing.assert_close(found.cpu(), expected, rtol=0.0, atol=3 * 2.0**-3 if is_cut_off else 0.0)
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=3 * 2.0**-3 if is_cut_off else 0.0)
+
+
+@pytest.mark.parametrize("fed", [0, FED_BLOCK - 1, FED_BLOCK, 2 * FED_BLOCK + 6, 2 * FED_BLOCK + 7, 3 * FED_BLOCK])
+def test_a_token_is_counted_wherever_it_stands_among_the_many_of_a_long_answer(fed: int) -> None:
+    """The answer holds tokens 0 up to 2 x FED_BLOCK + 6, three of each but the last."""
+    text_ids = tuple(k // 3 for k in range(3 * 2 * FED_BLOCK + 19))
+    rows = [SamplingRow(frequency_penalty=0.1, repetition_penalty=1.2, text_ids=text_ids, counts_fed=True), SamplingRow()]
+    logits = random_logits(2, 4 * FED_BLOCK, 3.0)
+    expected = logits.clone()
+    adjust(expected, with_fed(rows, [fed, 5]))
+    assert torch.equal(adjusted_on_device(logits, rows, [fed, 5]), expected)
 
 
 def test_a_row_is_drawn_alike_in_any_company() -> None:
