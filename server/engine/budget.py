@@ -15,10 +15,12 @@ model chooses the one that gets more done:
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from server.engine.cost_model import NO_LOAD, NUM_STEPS_TRUSTED_BLINDLY, CostModel, Load
 from server.engine.decode_pace import DecodePace
+from server.engine.loads import row_load, text_load
 from server.engine.options import SchedulerLimits
 
 FIXED_COST_SHARE = 0.05
@@ -88,14 +90,18 @@ class StepBudget:
         return count
 
     def tokens_for_text(self, kv_len: int) -> int:
-        """Return how many tokens of a prompt that stands at ``kv_len`` rows fit."""
+        """Return how many tokens of a prompt that stands at ``kv_len`` rows fit, by what is foreseen of a step with them in it."""
         if math.isinf(self.seconds):
             return self.tokens
-        left_s = self.seconds - self.cost.predict(self.load.joined(Load(1, 1, rows=1)))
-        rates = self.cost.coefficients
-        token_s = rates.und_tokens + rates.pairs * (kv_len + 1)
-        fitting = self.tokens if token_s <= 0.0 else int(min(self.tokens, left_s / token_s))
-        return max(fitting, 1) if self.is_untouched else max(fitting, 0)
+        row, most = self.load.joined(row_load(kv_len)), max(self.tokens, 0)
+
+        def step_s(num: int) -> float:
+            return self.cost.predict(row.joined(text_load(num, kv_len)))
+
+        # Most prompts fit whole or not at all: those two are asked first.
+        if step_s(1) > self.seconds:
+            return int(self.is_untouched)
+        return most if step_s(most) <= self.seconds else bisect_right(range(1, most), self.seconds, key=step_s)
 
 
 class Goals:

@@ -38,11 +38,21 @@ def decoder_load(height: int, width: int) -> Load:
 
 def chunk_load(pieces: list[Piece], kv_len: int) -> Load:
     """Return the load of a prefill row that starts after ``kv_len`` rows."""
-    load = Load(1, 1, rows=1, keys=kv_len)
+    load = row_load(kv_len)
     for piece in pieces:
         load = load.joined(piece_load(piece, kv_len))
         kv_len += piece.num_rows
     return load
+
+
+def row_load(kv_len: int) -> Load:
+    """Return the load of a prefill row that starts after ``kv_len`` rows, but for its pieces."""
+    return Load(1, 1, rows=1, keys=kv_len)
+
+
+def text_load(num_tokens: int, kv_len: int) -> Load:
+    """Return the load of so many tokens of a text after ``kv_len`` rows."""
+    return Load(1, 1, und_tokens=num_tokens, pairs=num_tokens * kv_len + num_tokens * (num_tokens + 1) / 2)
 
 
 def piece_load(piece: Piece, kv_len: int) -> Load:
@@ -50,7 +60,7 @@ def piece_load(piece: Piece, kv_len: int) -> Load:
     num = piece.num_rows
     match piece:
         case TextPiece():
-            return Load(1, 1, und_tokens=num, pairs=num * kv_len + num * (num + 1) / 2)
+            return text_load(num, kv_len)
         case VitImage():
             return Load(1, 1, und_tokens=num, pairs=num * (kv_len + num), encoded_pixels=_num_pixels(piece.picture))
         case VaeImage():
