@@ -1,8 +1,8 @@
 """How much goes into a step: goals instead of constants.
 
 While somebody decodes, a step should not take longer than what is left of the inter-token target since the last token; when nobody does,
-it should be just long enough that the fixed cost of a step does not matter, so that what is nearly done is done soon. Without a target a
-step is filled to ``max_batch_tokens``.
+or in a long pass, it should be just long enough that the fixed cost of a step does not matter, so that what is nearly done is done soon.
+Without a target a step is filled to ``max_batch_tokens``.
 
 A denoise step or a picture of the prompt cannot be cut along its tokens. When it does not fit the target there are two ways, and the cost
 model chooses the one that gets more done:
@@ -23,10 +23,9 @@ from server.engine.decode_pace import DecodePace
 from server.engine.loads import row_load, text_load
 from server.engine.options import SchedulerLimits
 
-FIXED_COST_SHARE = 0.05
-"""What share of a step its fixed cost may be before more rows are put in to outweigh it."""
-DIVIDED_FIXED_COST_SHARE = 0.02
-"""The same of a long pass that words and prompts are let through: nobody waits for its end but pictures that are not in it."""
+FIXED_COST_SHARE = 0.1
+"""What share of a step its fixed cost may be before more rows are put in to outweigh it. Pictures that share their passes are all done when
+the last is; one after the other they are done sooner on average, for at most so much of their pace."""
 DIVIDING_GAIN = 1.05
 """How much faster dividing must be than riding to be chosen."""
 BIT_SHARE = 0.2
@@ -47,26 +46,32 @@ class StepBudget:
     Attributes:
         tokens: query tokens left; one atomic piece may exceed them in a step that holds nothing yet.
         seconds: when the step must be over; infinite without a target.
-        enough_tokens: with so many the step is long enough.
+        fixed_share: the step is long enough where its fixed cost is no more than this share of it; 0 where it never is.
+        is_shared: what is in it already is another's, so that a prompt that joins makes it no longer than it must be.
         load: what is in the step.
     """
 
     cost: CostModel
     tokens: int
     seconds: float
-    enough_tokens: float
+    fixed_share: float
     load: Load = NO_LOAD
     is_untouched: bool = True
+    is_shared: bool = False
 
     @property
     def is_spent(self) -> bool:
-        return self.tokens <= 0 or self.enough_tokens <= 0
+        return self.tokens <= 0 or not (self.is_untouched or self.cost.predict(self.load) < self._enough_s)
+
+    @property
+    def _enough_s(self) -> float:
+        """How long a step with as much fixed cost as this one should be, in seconds."""
+        return self.cost.fixed_s(self.load) / self.fixed_share if self.fixed_share else math.inf
 
     def take(self, load: Load, num_tokens: int) -> None:
         """Count ``load`` into the step."""
         self.load = self.load.joined(load)
         self.tokens -= num_tokens
-        self.enough_tokens -= num_tokens
         self.is_untouched = False
 
     def fits(self, load: Load) -> bool:
@@ -91,7 +96,8 @@ class StepBudget:
 
     def tokens_for_text(self, kv_len: int) -> int:
         """Return how many tokens of a prompt that stands at ``kv_len`` rows fit, by what is foreseen of a step with them in it."""
-        if math.isinf(self.seconds):
+        seconds = min(self.seconds, self._enough_s) if self.is_shared else self.seconds
+        if math.isinf(seconds):
             return self.tokens
         row, most = self.load.joined(row_load(kv_len)), max(self.tokens, 0)
 
@@ -99,9 +105,9 @@ class StepBudget:
             return self.cost.predict(row.joined(text_load(num, kv_len)))
 
         # Most prompts fit whole or not at all: those two are asked first.
-        if step_s(1) > self.seconds:
+        if step_s(1) > seconds:
             return int(self.is_untouched)
-        return most if step_s(most) <= self.seconds else bisect_right(range(1, most), self.seconds, key=step_s)
+        return most if step_s(most) <= seconds else bisect_right(range(1, most), seconds, key=step_s)
 
 
 class Goals:
@@ -135,7 +141,7 @@ class Goals:
 
     def prompt_budget(self, seconds: float) -> StepBudget:
         """Return the budget of a step of prompt chunks alone that is over in ``seconds``."""
-        return StepBudget(self._cost, self._limits.max_batch_tokens, seconds, math.inf)
+        return StepBudget(self._cost, self._limits.max_batch_tokens, seconds, 0.0)
 
     def has_room_for_prompt(self, seconds: float) -> bool:
         """Tell whether a piece of a prompt worth its step fits into ``seconds``."""
@@ -149,22 +155,17 @@ class Goals:
         """Return the budget of a step in which ``decodes`` ride, ``waited_s`` after the last token."""
         tokens = max(1, self._limits.max_batch_tokens - num_decodes)
         seconds = PLANNED_SHARE * (self.target_s(decodes) - waited_s) if num_decodes else math.inf
-        return StepBudget(self._cost, tokens, seconds, self._enough_tokens(FIXED_COST_SHARE), decodes)
+        return StepBudget(self._cost, tokens, seconds, self._fixed_share, decodes)
 
     def divided_budget(self, decodes: Load, num_decodes: int) -> StepBudget:
         """Return the budget of a long pass without decode rows, whose bits leave the target room for them."""
         seconds = self._num_bits * BIT_SHARE * self.target_s(decodes) if num_decodes else math.inf
-        share = DIVIDED_FIXED_COST_SHARE if num_decodes else FIXED_COST_SHARE
-        return StepBudget(self._cost, self._limits.max_batch_tokens, seconds, self._enough_tokens(share))
+        return StepBudget(self._cost, self._limits.max_batch_tokens, seconds, self._fixed_share)
 
-    def _enough_tokens(self, fixed_share: float) -> float:
-        """Return the tokens with which a step's fixed cost is no more than a share of it."""
-        if not self.has_target or self._cost.num_observed < NUM_STEPS_TRUSTED_BLINDLY:
-            return math.inf
-        rates = self._cost.coefficients
-        fixed_s = rates.steps + rates.mixed + rates.gen_steps
-        token_s = rates.gen_tokens or rates.und_tokens
-        return math.inf if token_s <= 0.0 else max(1.0, fixed_s / (fixed_share * token_s))
+    @property
+    def _fixed_share(self) -> float:
+        is_foreseen = self.has_target and self._cost.num_observed >= NUM_STEPS_TRUSTED_BLINDLY
+        return FIXED_COST_SHARE if is_foreseen else 0.0
 
     def should_divide(self, first: list[Load], decodes: Load, num_decodes: int, waited_s: float) -> bool:
         """Tell whether the work that comes first, as atomic rows, had better go into a long pass of its own."""

@@ -110,6 +110,10 @@ class CostModel:
         """Return the seconds a step with ``load`` should take."""
         return max(SHORTEST_S, _sum_of_products(self._seconds, load))
 
+    def fixed_s(self, load: Load) -> float:
+        """Return what of that is the same for any number of rows of these kinds."""
+        return self.predict(Load(load.steps, load.mixed, load.gen_steps))
+
     def observe(self, load: Load, seconds: float) -> None:
         """Take in that a step with ``load`` took ``seconds``."""
         if seconds <= 0.0:

@@ -1,15 +1,14 @@
 """The scheduler: which rows share the next step, and what the last step's results mean for each sequence.
 
 Pure Python: `schedule` makes a `Batch`, the runner executes it, `commit` takes in the result. Each step takes the decode rows, then
-denoise steps and prompt chunks in the order of `fairness`, as far as the budget of `budget` goes. A long pass may be `is_divisible`: then
-`schedule_between` makes the decode steps that are let through between its bits, before the pass itself is committed. Where pictures
-stand aside for words (`words_first`), neither holds rows of a picture. Waiting and being let in are `admission`, pages `reservations`,
-rows `rows`, results `commit`; pages found again are `prefix_cache`.
+denoise steps and prompt chunks in the order of `fairness`, as far as `budget` goes. A long pass may be `is_divisible`: then
+`schedule_between` makes the decode steps that are let through between its bits, before it is committed. Where pictures stand aside for
+words (`words_first`), neither holds rows of a picture. Being let in is `admission`, pages `reservations`, results `commit`.
 
 No step is empty while there is work, unless it ends a sequence or lets one take over what the cache holds, or all that is left waits for
-pictures in the decoder or an encoder beside the steps. Other work is held back only for
-decode rows that are in the step themselves, and for no longer than `fairness` allows, so a step without any serves the first in its order
-that can have pages. The oldest can: whoever is younger gives them up for it (`reservations`), and alone it goes on or is ended.
+pictures in the decoder or an encoder beside the steps. Other work is held back only for decode rows that are in the step themselves, and
+for no longer than `fairness` allows, so a step without any serves the first in its order that can have pages. The oldest can:
+whoever is younger gives them up for it (`reservations`), and alone it goes on or ends.
 """
 
 from __future__ import annotations
@@ -344,6 +343,7 @@ class Scheduler:
                 break
             if sequence.sequence_id not in self._roster.running:
                 continue
+            budget.is_shared = not budget.is_untouched
             add = self._rows.add_denoise if sequence.phase is Phase.DENOISE else self._rows.add_prefill
             if add(sequence, draft, budget):
                 sequence.last_served_step = draft.step
