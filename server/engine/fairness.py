@@ -1,10 +1,12 @@
 """Who goes first: weighted least attained service over tenants and lanes, then the shortest remaining work.
 
-Every tenant has an account of the seconds its sequences have had, divided by its weight, and below it one for each lane (text, picture),
-divided by the lane's. Accounts are compared in coarse steps: within one step two tenants, or two lanes, count as equals, and the sequence
-with least left to do goes first, so that a short job does not wait behind a long one. A tenant that comes back starts level with the one
-that has had least, so that nobody saves up for a monopoly; and once nobody was there all start level, since what is taken while nobody
-else wants it is no debt.
+Every tenant has an account of the seconds its sequences have had, divided by its weight, and below it one for each lane (text, picture).
+Accounts are compared in coarse steps: within one step two tenants, or two lanes, count as equals, and the sequence with least left to do
+goes first, so that a short job does not wait behind a long one. A tenant that comes back starts level with the one that has had least, so
+that nobody saves up for a monopoly; and once nobody was there all start level, since what is taken while nobody else wants it is no debt.
+
+Lanes weigh the same. Three to one for pictures, measured where people show pictures and ask about them, made pictures come no sooner than
+separate engines make them, and first words as late as there: prompts waited until their patience was at an end.
 
 The bound on starvation: a sequence passed over ``PATIENCE_STEPS`` times goes before all that have been served since, whatever their
 priority. Every step serves the first in order, so among R running sequences each one that can be served gets work at least once in
@@ -28,12 +30,6 @@ MAX_LANE_CREDIT_QUANTA = 2.0
 """So far a lane without work can fall behind the other: it does not save up either."""
 MAX_IDLE_ACCOUNTS = 1024
 TYPICAL_STEP_MEMORY = 0.95
-LANE_WEIGHTS = {Lane.TEXT: 1.0, Lane.PICTURE: 3.0}
-"""How the lanes of a tenant share the machine where both want all of it. Words being written keep their pace in any case, so a text waits
-there for the reading of its prompt alone, and a picture at every step. By even shares, where people show pictures and ask about them, a
-first word came after 0.26 of the time that separate engines take, a first picture after 0.78, and words at 1.6 times the distance; by
-these after 0.50, 0.70 and at 0.9 (in virtual time, 80 % load).
-"""
 
 
 @dataclass(slots=True)
@@ -91,7 +87,7 @@ class Shares:
         account = self._accounts[sequence.request.tenant]
         cost, sequence.unpaid_s = sequence.unpaid_s / sequence.request.weight, 0.0
         account.service += cost
-        account.lanes[sequence.lane] += cost / LANE_WEIGHTS[sequence.lane]
+        account.lanes[sequence.lane] += cost
         floor = account.lanes[sequence.lane] - MAX_LANE_CREDIT_QUANTA * QUANTUM_STEPS * self._step_s
         for lane, service in account.lanes.items():
             account.lanes[lane] = max(service, floor)
