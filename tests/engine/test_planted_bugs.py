@@ -14,7 +14,7 @@ from server.engine.pages import PagePool
 from server.engine.prefix_cache import Claim, PrefixCache
 from server.engine.sequence import Sequence
 from server.engine.turns import Turns
-from tests.engine.test_scheduler_machine import ROOMY_PAGES, SchedulerMachine
+from tests.engine.test_scheduler_machine import IN_STEP, ROOMY_PAGES, SchedulerMachine
 
 NUM_HISTORIES = 2000
 """At most: a search ends where it finds something, which for the rarest of these bugs takes some 50 histories, 200 at times."""
@@ -70,16 +70,7 @@ def test_random_histories_find_a_pool_that_loses_a_page_or_gives_one_twice(machi
 def crowd_out_the_plain() -> None:
     """One picture of no priority, and others of high priority that come for longer than it may be passed over."""
     machine = SchedulerMachine()
-    machine.open(
-        num_pages=ROOMY_PAGES,
-        page_size=4,
-        max_batch_tokens=8,
-        target_s=None,
-        has_prefix_cache=False,
-        runs_ahead=False,
-        decodes_beside=False,
-        encodes_beside=False,
-    )
+    machine.open(num_pages=ROOMY_PAGES, page_size=4, max_batch_tokens=8, target_s=None, has_prefix_cache=False, device=IN_STEP)
     machine.keep_the_favoured_coming()
     machine.teardown()
 

@@ -11,7 +11,7 @@ import pytest
 
 from server.messages import ImageParams, OutputMode, Request, SamplingParams, TextSegment
 from tests.engine.fakes import FakeRunner, make_request
-from tests.engine.test_scheduler_machine import SchedulerMachine
+from tests.engine.test_scheduler_machine import IN_STEP, SchedulerMachine
 
 ORDINARY_ID = 50
 LONG = SamplingParams(max_tokens=40)
@@ -23,16 +23,7 @@ TARGETS_S = [1e-9, 0.02, 1.0]
 def open_machine(target_s: float, num_pages: int) -> SchedulerMachine:
     """Return a machine with pages of one row, whose texts end by their length alone."""
     machine = SchedulerMachine()
-    machine.open(
-        num_pages=num_pages,
-        page_size=1,
-        max_batch_tokens=8,
-        target_s=target_s,
-        has_prefix_cache=False,
-        runs_ahead=False,
-        decodes_beside=False,
-        encodes_beside=False,
-    )
+    machine.open(num_pages=num_pages, page_size=1, max_batch_tokens=8, target_s=target_s, has_prefix_cache=False, device=IN_STEP)
     machine.runner = FakeRunner(lambda _, __: ORDINARY_ID)
     return machine
 

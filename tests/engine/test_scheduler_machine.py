@@ -54,6 +54,18 @@ class Clock:
         return self.now
 
 
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What goes on by itself while the host goes on: steps, the decoder of finished pictures, the encoders of prompts' pictures."""
+
+    runs_ahead: bool = False
+    decodes_beside: bool = False
+    encodes_beside: bool = False
+
+
+IN_STEP = Device()
+
+
 @dataclass(slots=True)
 class Waits:
     """How many main steps in a row a sequence could have been served and was not."""
@@ -106,9 +118,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_batch_tokens=st.sampled_from([8, 40, 200]),
         target_s=st.sampled_from([None, 1e-9, 1e-9, 0.02, 1.0]),
         has_prefix_cache=st.booleans(),
-        runs_ahead=st.booleans(),
-        decodes_beside=st.booleans(),
-        encodes_beside=st.booleans(),
+        device=st.builds(Device, st.booleans(), st.booleans(), st.booleans()),
     )
     def open(
         self,
@@ -117,16 +127,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_batch_tokens: int,
         target_s: float | None,
         has_prefix_cache: bool,
-        runs_ahead: bool,
-        decodes_beside: bool,
-        encodes_beside: bool,
+        device: Device,
     ) -> None:
-        self.runs_ahead = runs_ahead
+        self.runs_ahead = device.runs_ahead
         self.pool = self.pool_type(num_pages, page_size)
         self.limits = SchedulerLimits(max_batch_tokens, MAX_RUNNING, MAX_WAITING, target_s, has_prefix_cache)
         self.scheduler = Scheduler(self.pool, facts(), self.limits, refeed, SumGrammars(vocab=60), self.clock)
-        self.scheduler.encodings.encoder = self.encoder if encodes_beside else None
-        self.runner = FakeRunner(drawn, decodes_beside=decodes_beside)
+        self.scheduler.encodings.encoder = self.encoder if device.encodes_beside else None
+        self.runner = FakeRunner(drawn, decodes_beside=device.decodes_beside)
         self.written = WrittenPages(page_size, drawn)
 
     @rule(request=requests())
