@@ -46,3 +46,12 @@ def begin_reading(columns: Sequence[torch.Tensor], device: torch.device) -> Read
 def read_together(columns: Sequence[torch.Tensor]) -> list[list[float]]:
     """Return the numbers of each tensor, flattened; see `begin_reading`. The host waits for the device once."""
     return begin_reading(columns, columns[0].device).numbers() if columns else []
+
+
+def send_to_host(x: torch.Tensor) -> torch.Tensor:
+    """Return a copy of ``x`` on the host, complete once the work is that its stream has been given so far; on a CPU it is ``x`` itself."""
+    if not x.is_cuda:
+        return x
+    on_host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+    on_host.copy_(x, non_blocking=True)
+    return on_host

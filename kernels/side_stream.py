@@ -67,15 +67,6 @@ class _Arriving:
         return self._made
 
 
-def send_to_host(x: torch.Tensor) -> torch.Tensor:
-    """Return a copy of ``x`` on the host, complete once the work is that its stream has been given so far; on a CPU it is ``x`` itself."""
-    if not x.is_cuda:
-        return x
-    on_host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
-    on_host.copy_(x, non_blocking=True)
-    return on_host
-
-
 def give_steps_priority(device: torch.device) -> None:
     """Let what this thread gives ``device`` from now on go before what side streams do. Waits for the device; a CPU has no streams."""
     if device.type != "cuda" or torch.cuda.current_stream(device).priority <= STEPS_PRIORITY:

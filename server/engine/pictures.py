@@ -14,7 +14,8 @@ from functools import partial
 import torch
 from PIL import Image
 
-from kernels.side_stream import Arriving, SideStream, send_to_host
+from kernels.readback import send_to_host
+from kernels.side_stream import Arriving, SideStream
 from kernels.upload import upload_tensor
 from model.bagel import Bagel
 from model.latents import patchify, pixels_from_u8, vit_patches, vit_position_ids

@@ -1,7 +1,7 @@
 """Rough pictures of images under way, painted beside the step without making it wait.
 
 On a GPU a preview is copied to the host behind the step's own work and handed over with the results of the step that finds it there,
-at the latest the one that finishes the image: decoding that waits for the device anyway.
+at the latest the one that finishes the image, whose latents are waited for anyway.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from kernels.readback import send_to_host
 from model.preview import GridPreview, LatentPreview
 from server.engine.batch import DenoiseStep, PaintedPreview
 from server.engine.image_steps import EulerStep
@@ -66,10 +67,9 @@ class PreviewPainter:
 
 def _to_host(u8: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
     """Begin the copy; on a CPU there is none to make."""
-    if u8.device.type != "cuda":
-        return u8, None
-    host = torch.empty(u8.shape, dtype=u8.dtype, pin_memory=True)
-    host.copy_(u8, non_blocking=True)
+    host = send_to_host(u8)
+    if not u8.is_cuda:
+        return host, None
     copied = torch.cuda.Event()
     copied.record()
     return host, copied
