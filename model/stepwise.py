@@ -5,6 +5,7 @@ What they compute does not depend on whether anybody does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -28,6 +29,11 @@ class Cut:
     def num_bits(self) -> int:
         """Into how many bits of about equal length it is cut."""
         return 2 * self.num_projected + self.num_finished
+
+    def into(self, num_bits: int) -> Cut:
+        """Return one like this of about ``num_bits`` bits, no finer than this."""
+        share = min(1.0, num_bits / self.num_bits)
+        return Cut(math.ceil(share * self.num_projected), math.ceil(share * self.num_finished))
 
 
 GPU_CUT = Cut(1, 6)

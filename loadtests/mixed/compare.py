@@ -122,7 +122,7 @@ def costs_in_time_of(served: Served) -> Costs:
 
 def _steps_of(served: Served) -> list[MeasuredStep]:
     began_s = served.replayed.began_s
-    return [MeasuredStep(one.load, one.taken_s, one.is_cold, one.bits_s, one.is_fine, one.at_s - began_s) for one in served.samples]
+    return [MeasuredStep(one.load, one.taken_s, one.is_cold, one.bits_s, one.bits_per_layer, one.at_s - began_s) for one in served.samples]
 
 
 def _overhead_s(served: Served) -> float:

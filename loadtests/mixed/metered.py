@@ -21,7 +21,7 @@ class Sample:
 
     Attributes:
         is_cold: whether it is a step of decode rows alone right after other work, whose data it found in the caches.
-        bits_s: seconds of each of its own bits, if it is a long pass; is_fine: whether those are parts of layers, not layers.
+        bits_s: seconds of each of its own bits, if it is a long pass; bits_per_layer: how many of each layer were asked for.
         at_s: when it was done, on the clock of replays.
     """
 
@@ -30,7 +30,7 @@ class Sample:
     taken_s: float
     is_cold: bool = False
     bits_s: tuple[float, ...] = ()
-    is_fine: bool = False
+    bits_per_layer: int = 1
     at_s: float = 0.0
 
     @property
@@ -118,8 +118,8 @@ class MeteredPass:
         self.meter.spells.append(Spell(Doing.PICTURE, start_s, time.perf_counter()))
         self.result = self.steps.result
         if self.result is not None:
-            bits_s, is_fine, at_s = tuple(self.bits_s), self.batch.is_fine, self.meter.now()
-            sample = Sample(self.batch.load, self.predicted_s, self.result.execute_s, bits_s=bits_s, is_fine=is_fine, at_s=at_s)
+            batch, bits_s = self.batch, tuple(self.bits_s)
+            sample = Sample(batch.load, self.predicted_s, self.result.execute_s, False, bits_s, batch.bits_per_layer, self.meter.now())
             self.meter.samples.append(sample)
         return is_done
 

@@ -36,7 +36,7 @@ class MeasuredStep:
 
     Attributes:
         is_cold: whether it is a step of decode rows alone right after other work, whose data it found in the caches.
-        bits_s, is_fine: the bits of a long pass, and whether they are parts of layers.
+        bits_s: the bits of a long pass; bits_per_layer: how many of each layer were asked for.
         at_s: when it was done, in seconds since the run began.
     """
 
@@ -44,7 +44,7 @@ class MeasuredStep:
     seconds: float
     is_cold: bool = False
     bits_s: tuple[float, ...] = ()
-    is_fine: bool = False
+    bits_per_layer: int = 1
     at_s: float = 0.0
 
 
@@ -115,7 +115,7 @@ def fit_costs(steps: list[MeasuredStep], overhead_s: float) -> Costs:
     scale = float(taken.sum() / max((loads @ seconds).sum(), 1e-12))
     *by_term, cold_s = (float(value) * scale for value in seconds)
     spread = _spread(steps, loads @ seconds * scale)
-    cuts = some_of_each(Cut.of(step.load, step.bits_s, is_fine=step.is_fine) for step in steps if step.bits_s)
+    cuts = some_of_each(Cut.of(step.load, step.bits_s, step.bits_per_layer) for step in steps if step.bits_s)
     return Costs(Load(*by_term), overhead_s, median(errors.tolist()), len(steps), cold_s, spread, cuts)
 
 

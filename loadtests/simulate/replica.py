@@ -135,7 +135,7 @@ class Replica:
         return scheduler
 
     def _runner(self, clock: VirtualClock, tally: Tally) -> VirtualRunner:
-        return VirtualRunner(clock, self.costs, self.config.num_layers * CPU_CUT.num_bits, random.Random(self.luck_seed), tally)
+        return VirtualRunner(clock, self.costs, self.config.num_layers, random.Random(self.luck_seed), tally)
 
     def _refeed(self, picture: Picture) -> ImageSegment:
         """Make a drawn picture an input picture of the sizes that the real resizes would give."""
@@ -169,7 +169,8 @@ def facts_of(config: BagelConfig) -> ModelFacts:
         vit_stride=config.vit.patch_size,
         max_positions=config.llm.max_positions,
         profile=FamilyProfile.of_family(Family.BAGEL, config),
-        num_bits=config.num_layers * CPU_CUT.num_bits,
+        num_layers=config.num_layers,
+        most_bits=CPU_CUT.num_bits,
     )
 
 

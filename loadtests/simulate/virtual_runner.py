@@ -70,7 +70,7 @@ class VirtualRunner:
     """Draws tokens of no meaning and pictures of no pixels.
 
     Attributes:
-        num_bits: into how many even bits a long pass falls where none was measured.
+        num_layers: into so many even bits, or so many times those asked for of a layer, a long pass falls where none was measured.
         luck: which of the measured differences each step has.
         began_s: when the run began whose slowness the costs tell.
         num_drawn: keeps the pictures apart in every cache.
@@ -78,7 +78,7 @@ class VirtualRunner:
 
     clock: VirtualClock
     costs: Costs
-    num_bits: int
+    num_layers: int
     luck: random.Random
     tally: Tally = field(default_factory=Tally)
     began_s: float = math.inf
@@ -98,9 +98,9 @@ class VirtualRunner:
     def begin(self, batch: Batch) -> VirtualPass:
         result = self._result(batch)
         self.clock.advance(self.costs.overhead_s)
-        even = (1.0 / self.num_bits,) * self.num_bits
-        shares = cut_like(self.costs.cuts, batch.load, self.costs.seconds, is_fine=batch.is_fine) or even
-        pace = self.fine_bits if batch.is_fine else BitPace()
+        num_bits = self.num_layers * batch.bits_per_layer
+        shares = cut_like(self.costs.cuts, batch.load, self.costs.seconds, batch.bits_per_layer) or (1.0 / num_bits,) * num_bits
+        pace = self.fine_bits if batch.bits_per_layer > 1 else BitPace()
         return VirtualPass(self.clock, self.caches, result, [share * result.execute_s for share in reversed(shares)], pace)
 
     def forget(self, sequence_ids: list[int]) -> None:

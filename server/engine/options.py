@@ -73,7 +73,7 @@ class ModelFacts:
     Attributes:
         end_ids: tokens that end the answer.
         latent_stride: pixels per latent token side; vit_stride: pixels per patch side.
-        num_bits: into how many bits of about equal length a long pass is divided.
+        num_layers: of the transformer. most_bits: into how many bits of about equal length each may be divided in a long pass.
         model_id: what tells the pages of this model from another's.
     """
 
@@ -86,5 +86,6 @@ class ModelFacts:
     vit_stride: int
     max_positions: int
     profile: FamilyProfile
-    num_bits: int = 1
+    num_layers: int = 1
+    most_bits: int = 1
     model_id: str = ""

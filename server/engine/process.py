@@ -184,7 +184,8 @@ def model_facts(model: Bagel, tokenizer: Tokenizer, profile: FamilyProfile) -> M
         vit_stride=model.config.vit.patch_size,
         max_positions=model.config.llm.max_positions,
         profile=profile,
-        num_bits=model.config.llm.num_layers * finest_cut(model.device.type).num_bits,
+        num_layers=model.config.llm.num_layers,
+        most_bits=finest_cut(model.device.type).num_bits,
     )
 
 

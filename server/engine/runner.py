@@ -29,7 +29,7 @@ from kernels.sampling import Drawn, begin_draws, find_unsound
 from kernels.side_stream import CudaSideStream, SideStream
 from model.bagel import Bagel, PackedTokens
 from model.latents import latent_position_ids, u8_from_pixels, unpatchify
-from model.stepwise import UNCUT, Cut, Steps, finest_cut, run_through
+from model.stepwise import Cut, Steps, finest_cut, run_through
 from model.transformer import Rotation
 from server.engine.batch import Batch, BatchResult, DecodeRow, DenoiseRow, DenoiseStep, DrawnToken, NewImage
 from server.engine.bit_pace import BitPace
@@ -119,7 +119,7 @@ class Runner:
         self.faults = NO_FAULTS
         """Where tests break a step on purpose."""
         self._device = cache.pool.device
-        self._cut = finest_cut(self._device.type)
+        self._finest_cut = finest_cut(self._device.type)
         self._fine_bits = BitPace()
         self._drawings: dict[int, Drawing] = {}
         self.euler_steps = EulerSteps(painter, takes_together=cache.pool.is_cuda)
@@ -177,7 +177,7 @@ class Runner:
 
     def begin(self, batch: Batch) -> Pass:
         """Begin a step that is run bit by bit. No other batch may touch its sequences or their pages until it has ended."""
-        return Pass(self._steps(batch), self._fine_bits if batch.is_fine else BitPace())
+        return Pass(self._steps(batch), self._fine_bits if batch.bits_per_layer > 1 else BitPace())
 
     def _steps(self, batch: Batch) -> Steps[BatchResult]:
         computed = yield from self._compute(batch)
@@ -200,7 +200,7 @@ class Runner:
             yield
             result.num_pictures_encoded = self._encoder.take_num_encoded()
             started = time.perf_counter()
-            hidden, logits = yield from self._forward(packed, embedded, self._cut if batch.is_fine else UNCUT)
+            hidden, logits = yield from self._forward(packed, embedded, self._finest_cut.into(batch.bits_per_layer))
         result.forward_s = time.perf_counter() - started
         after = self._move_on(batch.denoises, hidden[packed.num_und :], packed.latent_runs) if batch.denoises else {}
         return Computed(packed, logits, after, [step for step in batch.denoises if step.is_last], result)

@@ -68,7 +68,7 @@ class Scheduler:
         self._roster = Roster(pool, self.cache, self._shares, self.drain_rate, clock)
         self._turns = Turns(facts, refeed, grammars)
         self._pace = DecodePace(self.cost)
-        self._goals = Goals(limits, self.cost, self._pace, facts.num_bits)
+        self._goals = Goals(limits, self.cost, self._pace, facts)
         self.words_first = WordsFirst(self.cost)
         self._admission = Admission(self._roster, facts, limits)
         self._reservations = Reservations(self._roster)
@@ -219,9 +219,10 @@ class Scheduler:
         if self._goals.should_divide(first, decodes, len(decoding), waited_s):
             if not may_divide:
                 return draft
-            draft.batch.is_divisible, draft.batch.is_fine = True, bool(decoding)
+            draft.batch.is_divisible = True
             self._fill(candidates, draft, self._goals.divided_budget(decodes, len(decoding)))
             if not draft.batch.is_empty:
+                draft.batch.bits_per_layer = self._goals.bits_per_layer(draft.batch.load, decodes, len(decoding))
                 return draft
             draft = Draft(draft.step)
         # Words that wait for pages set no pace: the work that would be held up for them may hold those very pages.
@@ -252,7 +253,7 @@ class Scheduler:
 
     def bit_s(self, batch: Batch) -> float:
         """Return how long one bit of ``batch``, a long pass, should take."""
-        return self._goals.bit_s(batch.load)
+        return self._goals.bit_s(batch.load, batch.bits_per_layer)
 
     def next_pause_s(self) -> float:
         """Return until when a long pass may run on before `schedule_between` should be asked again."""

@@ -25,7 +25,7 @@ from server.messages import ImageParams, OutputMode, SamplingParams, StepReport,
 from tests.engine.fakes import FakeRunner, facts, make_request, picture_segment, refeed
 
 COSTS = Load(4.5e-3, 1e-3, 3e-3, 1e-4, 1.5e-4, 1e-8, 5e-5, 5e-8, 5e-8)
-NUM_BITS = 8 * CPU_CUT.num_bits
+NUM_LAYERS = 8
 NOISE = 0.03
 NUM_CHATS, NUM_PICTURES = 4, 4
 SECONDS, WARM_SECONDS = 40.0, 10.0
@@ -78,7 +78,7 @@ class TimedRunner:
         return result
 
     def begin(self, batch: Batch) -> TimedPass:
-        self._under_way = TimedPass(self._clock, self.result_of(batch))
+        self._under_way = TimedPass(self._clock, self.result_of(batch), NUM_LAYERS * batch.bits_per_layer)
         return self._under_way
 
     def forget(self, sequence_ids: list[int]) -> None:
@@ -88,20 +88,20 @@ class TimedRunner:
 class TimedPass:
     """A pass of equal bits."""
 
-    def __init__(self, clock: Clock, result: BatchResult) -> None:
+    def __init__(self, clock: Clock, result: BatchResult, num_bits: int) -> None:
         self._clock = clock
         self._outcome = result
-        self._bits_left = NUM_BITS
+        self._bit_s = result.execute_s / num_bits
+        self._bits_left = num_bits
         self.result: BatchResult | None = None
         self.next_bit_s = 0.0
 
     def advance(self, until_s: float) -> bool:
-        bit_s = self._outcome.execute_s / NUM_BITS
         while self._bits_left:
-            self._clock.now += bit_s
+            self._clock.now += self._bit_s
             self._bits_left -= 1
-            self.next_bit_s = bit_s
-            if self._bits_left and self._clock.now + bit_s > until_s:
+            self.next_bit_s = self._bit_s
+            if self._bits_left and self._clock.now + self._bit_s > until_s:
                 return False
         self.result = self._outcome
         return True
@@ -124,7 +124,7 @@ class Crowd:
         limits = SchedulerLimits(
             max_batch_tokens=4096, max_running=32, inter_token_target_s=target_s, min_target_decodes=LEAST_TARGET_DECODES
         )
-        scheduler = Scheduler(pool, replace(facts(), num_bits=NUM_BITS), limits, refeed, clock=self.clock)
+        scheduler = Scheduler(pool, replace(facts(), num_layers=NUM_LAYERS, most_bits=CPU_CUT.num_bits), limits, refeed, clock=self.clock)
         self._engine = Engine(scheduler, TimedRunner(self.clock, machine), pool, LocalLink())
         self._num_pictures = 0
         for number in range(NUM_CHATS):
@@ -200,7 +200,7 @@ def test_a_prompt_with_a_picture_does_not_stand_aside_with_the_pictures_that_are
     clock = Clock()
     pool = PagePool(60_000, 16)
     limits = SchedulerLimits(max_batch_tokens=4096, max_running=32, inter_token_target_s=5 * DECODE_S)
-    scheduler = Scheduler(pool, replace(facts(), num_bits=NUM_BITS), limits, refeed, clock=clock)
+    scheduler = Scheduler(pool, replace(facts(), num_layers=NUM_LAYERS, most_bits=CPU_CUT.num_bits), limits, refeed, clock=clock)
     engine = Engine(scheduler, TimedRunner(clock, Machine()), pool, LocalLink())
     endless = SamplingParams(max_tokens=1_000_000, ignore_eos=True)
     engine.submit(make_request("chat", [TextSegment([7] * 20)], sampling=endless))

@@ -132,23 +132,24 @@ def test_a_long_pass_is_cut_like_the_measured_one_most_like_it() -> None:
     """A word is let through between two bits: the longest bit says how long it may have to wait."""
     even = tuple([1e-3] * 10)
     steps = [
-        MeasuredStep(Load(1, 1, 1, 2, 64, 66 * 66, 1), 0.01, bits_s=even, is_fine=True),
-        MeasuredStep(Load(1, 1, 1, 2, 256, 258 * 258, 1), 0.04, bits_s=(3e-2, 1e-2), is_fine=True),
-        MeasuredStep(Load(1, 1, 1, 2, 256, 258 * 258, 1), 0.04, bits_s=(4e-2,), is_fine=False),
+        MeasuredStep(Load(1, 1, 1, 2, 64, 66 * 66, 1), 0.01, bits_s=even, bits_per_layer=5),
+        MeasuredStep(Load(1, 1, 1, 2, 256, 258 * 258, 1), 0.04, bits_s=(3e-2, 1e-2), bits_per_layer=2),
+        MeasuredStep(Load(1, 1, 1, 2, 256, 258 * 258, 1), 0.04, bits_s=(4e-2,), bits_per_layer=1),
     ]
     cuts = fit_costs(steps, overhead_s=0.0).cuts
     asked = Load(1, 1, 1, 2, 240, 242 * 242, 1)
-    assert cut_like(cuts, asked, COSTS.seconds, is_fine=True) == pytest.approx((0.75, 0.25))
-    assert cut_like(cuts, asked, COSTS.seconds, is_fine=False) == (1.0,)
-    assert cut_like((), asked, COSTS.seconds, is_fine=True) is None
+    assert cut_like(cuts, asked, COSTS.seconds, bits_per_layer=3) == pytest.approx((0.75, 0.25))
+    assert cut_like(cuts, asked, COSTS.seconds, bits_per_layer=5) == pytest.approx((0.1,) * 10)
+    assert cut_like(cuts, asked, COSTS.seconds, bits_per_layer=1) == (1.0,)
+    assert cut_like((), asked, COSTS.seconds, bits_per_layer=3) is None
 
 
 def test_the_bits_of_a_pass_take_its_time_in_all_and_in_order() -> None:
-    cut = Cut(Load(1, 1, 1, 2, 64, 66 * 66, 1), True, (0.5, 0.2, 0.3))
+    cut = Cut(Load(1, 1, 1, 2, 64, 66 * 66, 1), 3, (0.5, 0.2, 0.3))
     clock = VirtualClock()
     runner = VirtualRunner(clock, replace(COSTS, overhead_s=0.0, cuts=(cut,)), 4, random.Random(0))
     whole_s = COSTS.of(cut.load)
-    steps = runner.begin(Batch(load=cut.load, is_divisible=True, is_fine=True))
+    steps = runner.begin(Batch(load=cut.load, is_divisible=True, bits_per_layer=3))
     ends = []
     while not steps.advance(-math.inf):
         ends.append(clock.now())
@@ -204,7 +205,7 @@ def test_costs_cannot_be_fitted_to_nothing() -> None:
 
 def test_costs_survive_their_file(tmp_path: Path) -> None:
     costs = Costs(
-        Load(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 0.5, 0.01, 100, 0.2, Spread((0.9, 1.1), (1.0,), (1.0,)), (Cut(Load(), True, (1.0,)),)
+        Load(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 0.5, 0.01, 100, 0.2, Spread((0.9, 1.1), (1.0,), (1.0,)), (Cut(Load(), 3, (1.0,)),)
     )
     write_costs(tmp_path / "costs.json", costs)
     assert read_costs(tmp_path / "costs.json") == costs
