@@ -87,7 +87,7 @@ class Settings(BaseSettings):
         default=None,
         gt=0,
         le=60_000,
-        description="milliseconds between two tokens to stay below while pictures are drawn; default: 40, or five decode steps",
+        description="milliseconds between two tokens to stay below while pictures are drawn; default: 40, or six decode steps",
     )
     prefix_cache: bool = Field(default=True, description="compute every prompt anew, even what was computed before")
     num_threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of the forward pass; default: PyTorch's choice")

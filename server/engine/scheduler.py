@@ -272,7 +272,7 @@ class Scheduler:
         pictures = self._pictures()
         if not (pictures and self._goals.has_target and any(other.lane is Lane.TEXT for other in self._roster.running.values())):
             return False
-        return self.words_first.holds(pictures, self._admission.num_waiting(Lane.PICTURE), self._step)
+        return self.words_first.holds(pictures, self._step)
 
     def _pictures(self) -> list[Sequence]:
         """List those that take a picture's time, or will; one that only its decoder is still busy with takes none."""

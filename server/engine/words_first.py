@@ -1,13 +1,11 @@
 """When pictures stand aside for words.
 
-Words are short and somebody reads them as they come; a picture is long and of use when it is done. So words go first, at their full
-pace, as long as that costs pictures less than an even share of the machine would: a picture stands aside for at most 0.7 times as long as
-it still has work of its own to do. (With an even share, where people show pictures and few draw, a first picture came after 0.78 of the
-time that separate engines take; so it comes after 0.73.) Where pictures queue the machine may be short of time, and they stand aside for
-less: two for half as long, three or more not at all. Then words come as seldom as the inter-token target allows. But a machine that has
-been idle is not short of time: what it was idle for lately it may give to words, whoever queues, as long as no picture takes more than
-twice as long as alone. Out of the same time words are let through after every bit of a prompt's long pass: a prompt waits for as many
-decode steps as it has bits, at most.
+Words are short and somebody reads them as they come; a picture is long and of use when it is done. A machine that has been idle is not
+short of time: what it was idle for lately it gives to words at their full pace, as long as no picture takes more than twice as long as
+alone. Out of the same time words are let through after every bit of a prompt's long pass: a prompt waits for as many decode steps as it
+has bits, at most. On a machine that is never idle nothing stands aside, and words come as seldom as the inter-token target allows: what
+pictures would wait for words there, they would wait for each other too. (Standing aside for up to 0.7 of their remaining work made first
+pictures a quarter later at 80 % load where people show pictures and ask about them, and words an eighth faster.)
 """
 
 from __future__ import annotations
@@ -16,12 +14,9 @@ from collections import Counter
 
 from server.engine.cost_model import NO_LOAD, CostModel
 from server.engine.fairness import is_overdue, picture_tokens
-from server.engine.image_steps import EulerStep
 from server.engine.loads import denoise_load
 from server.engine.sequence import Sequence
 
-SHARE_OF_REST = {1: 0.7, 2: 0.35}
-"""How much of its remaining work a picture may stand aside for, by the number of pictures there are."""
 MAX_IDLE_S = 5.0
 """So much idleness is remembered."""
 
@@ -42,14 +37,9 @@ class WordsFirst:
         """Whether the machine was idle lately, for longer than words have taken since."""
         return self._idle_s > 0.0
 
-    def holds(self, pictures: list[Sequence], num_waiting: int, step: int) -> bool:
-        """Tell whether all of ``pictures`` stand aside in step ``step``, while ``num_waiting`` others have not even begun."""
-        if any(is_overdue(one, step) for one in pictures):
-            return False
-        if self.has_time:
-            return all(one.stood_aside_s < self._whole_s(one) for one in pictures)
-        share = SHARE_OF_REST.get(len(pictures) + num_waiting, 0.0)
-        return all(one.stood_aside_s < share * self._rest_s(one) for one in pictures)
+    def holds(self, pictures: list[Sequence], step: int) -> bool:
+        """Tell whether all of ``pictures`` stand aside in step ``step``."""
+        return self.has_time and all(not is_overdue(one, step) and one.stood_aside_s < self._whole_s(one) for one in pictures)
 
     def note(self, pictures: list[Sequence], seconds: float) -> None:
         """Take in that ``pictures``, or prompts, have stood aside for a step."""
@@ -59,18 +49,9 @@ class WordsFirst:
 
     def _whole_s(self, picture: Sequence) -> float:
         """Estimate the seconds of work that a picture is, what it has had included."""
-        image = picture.image
-        return self._rest_s(picture) if image is None else self._steps_s(picture, image.steps)
-
-    def _rest_s(self, picture: Sequence) -> float:
-        """Estimate the seconds of work that a picture still needs, with a machine to itself."""
-        image = picture.image
-        if image is not None:
-            return self._steps_s(picture, image.steps[image.step :])
-        return (picture.request.image.num_timesteps - 1) * self._step_s(picture, 1)
-
-    def _steps_s(self, picture: Sequence, steps: list[EulerStep]) -> float:
-        by_num_rows = Counter(len(step.computed) for step in steps)
+        if picture.image is None:
+            return (picture.request.image.num_timesteps - 1) * self._step_s(picture, 1)
+        by_num_rows = Counter(len(step.computed) for step in picture.image.steps)
         return sum(num_steps * self._step_s(picture, num_rows) for num_rows, num_steps in by_num_rows.items())
 
     def _step_s(self, picture: Sequence, num_rows: int) -> float:

@@ -205,8 +205,10 @@ def test_a_prompt_with_a_picture_does_not_stand_aside_with_the_pictures_that_are
     endless = SamplingParams(max_tokens=1_000_000, ignore_eos=True)
     engine.submit(make_request("chat", [TextSegment([7] * 20)], sampling=endless))
     engine.submit(make_request("picture", mode=OutputMode.IMAGE, image=replace(PICTURE, num_timesteps=101)))
-    while not (clock.now > 0.5 and scheduler.do_words_go_first):
+    scheduler.words_first.note_idle(5.0)
+    while clock.now < 0.5:
         engine.step()
+    assert scheduler.do_words_go_first
     began_s = clock.now
     engine.submit(make_request("shown", [picture_segment(512, 512)], sampling=endless))
 

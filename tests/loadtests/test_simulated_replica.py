@@ -204,9 +204,7 @@ def test_costs_cannot_be_fitted_to_nothing() -> None:
 
 
 def test_costs_survive_their_file(tmp_path: Path) -> None:
-    costs = Costs(
-        Load(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 0.5, 0.01, 100, 0.2, Spread((0.9, 1.1), (1.0,), (1.0,)), (Cut(Load(), 3, (1.0,)),)
-    )
+    costs = Costs(Load(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 0.5, 0.01, 100, 0.2, Spread((0.9, 1.1), (1.0,), (1.0,)), (Cut(Load(), 3, (1.0,)),))
     write_costs(tmp_path / "costs.json", costs)
     assert read_costs(tmp_path / "costs.json") == costs
 
