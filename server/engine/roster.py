@@ -14,7 +14,7 @@ from server.engine.fairness import Shares
 from server.engine.outputs import Outputs
 from server.engine.pages import PagePool
 from server.engine.prefix_cache import Held, PrefixCache
-from server.engine.sequence import Phase, Sequence
+from server.engine.sequence import Lane, Phase, Sequence
 from server.messages import FinishedOutput, FinishReason
 
 
@@ -40,6 +40,10 @@ class Roster:
     def sequences(self) -> list[Sequence]:
         """List everyone who has not been answered in full, those waiting first."""
         return [*self.waiting, *self.running.values()]
+
+    def pictures(self) -> list[Sequence]:
+        """List those that take a picture's time, or will; one that only its decoder is still busy with takes none."""
+        return [other for other in self.running.values() if other.lane is Lane.PICTURE and other.phase is not Phase.VAE]
 
     def finish(self, sequence: Sequence, reason: FinishReason, code: str | None = None, message: str | None = None) -> None:
         """End a sequence: make its terminal output and give back its place, its latents and its pages."""

@@ -263,20 +263,16 @@ class Scheduler:
     def _due_s(self, decoding: list[Sequence]) -> float:
         """Return when those who write should have their next step: at once while there is time and only prompts would go on meanwhile."""
         last_s = self._clock() - self._waited_s(decoding)
-        has_time = self.words_first.has_time and not self._pictures()
+        has_time = self.words_first.has_time and not self._roster.pictures()
         return last_s if has_time else self._goals.due_s(load_of_next_tokens(decoding), last_s)
 
     @property
     def do_words_go_first(self) -> bool:
         """Whether there are pictures and they stand aside, for words or for prompts of words."""
-        pictures = self._pictures()
+        pictures = self._roster.pictures()
         if not (pictures and self._goals.has_target and any(other.lane is Lane.TEXT for other in self._roster.running.values())):
             return False
         return self.words_first.holds(pictures, self._step)
-
-    def _pictures(self) -> list[Sequence]:
-        """List those that take a picture's time, or will; one that only its decoder is still busy with takes none."""
-        return [other for other in self._roster.running.values() if other.lane is Lane.PICTURE and other.phase is not Phase.VAE]
 
     def _begin_step(self) -> None:
         """End what has expired, let in who fits, and let prompts take over what the prefix cache holds."""
@@ -395,7 +391,7 @@ class Scheduler:
             self._shares.note_step(seconds)
         tokens = batch.query_tokens()
         self._roster.charge(tokens, seconds)
-        pictures = self._pictures()
+        pictures = self._roster.pictures()
         if not any(picture.sequence_id in tokens for picture in pictures):
             has_long_pass = any(other.is_in_flight and other.phase is not Phase.VAE for other in self.running)
             self.words_first.note(pictures, seconds if has_long_pass or pictures else 0.0)
