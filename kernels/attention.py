@@ -14,7 +14,7 @@ from kernels.native_kernels import attention_fits, native_kernels
 from kernels.plan import AttentionPlan
 
 PART_PRODUCTS = 1 << 25
-"""Products of queries and keys in a part of attention that is done in parts: about a millisecond on two cores."""
+"""Products of queries and keys that are worth a part of their own: about a millisecond on two cores."""
 
 
 def attention_backend(device: torch.device) -> str:
@@ -54,10 +54,11 @@ def _widened(pages: KvPages, plan: AttentionPlan, dtype: torch.dtype) -> tuple[K
 
 
 def attention_in_parts(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pages: KvPages, plan: AttentionPlan
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pages: KvPages, plan: AttentionPlan, most_parts: int
 ) -> Generator[None, None, torch.Tensor]:
-    """Do the same, and yield where somebody else may have the processor for a while: on a CPU, between parts of about equal work."""
+    """Do the same, and yield where somebody else may have the processor for a while: on a CPU, between up to ``most_parts`` parts of about
+    equal work."""
     if q.is_cuda or pages.is_fp8 or not attention_fits(q, k, v, pages) or (native := native_kernels()) is None:
         return interleaved_attention(q, k, v, pages, plan)
-    num_parts = max(1, round(plan.layout.num_pairs * q.shape[1] * q.shape[2] / PART_PRODUCTS))
+    num_parts = min(most_parts, max(1, round(plan.layout.num_pairs * q.shape[1] * q.shape[2] / PART_PRODUCTS)))
     return (yield from native.attention_in_parts(q, k, v, pages, plan, num_parts))

@@ -84,7 +84,7 @@ class Bagel(nn.Module):
         rotations = rotation.split(tokens.num_und)
         streams = Streams.split(tokens.hidden, tokens.num_und)
         for layer_index, layer in enumerate(self.mot_layers):
-            if cut is UNCUT:
+            if cut == UNCUT:
                 streams = layer(layer_index, streams, rotations, attend)
             else:
                 streams = yield from layer.forward_in_steps(layer_index, streams, rotations, attend, cut)

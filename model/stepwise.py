@@ -27,7 +27,7 @@ class Cut:
 
     @property
     def num_bits(self) -> int:
-        """Into how many bits of about equal length it is cut."""
+        """Into how many bits of about equal length it is cut, and into how many parts attention may be at most."""
         return 2 * self.num_projected + self.num_finished
 
     def into(self, num_bits: int) -> Cut:
@@ -39,7 +39,7 @@ class Cut:
 GPU_CUT = Cut(1, 6)
 """A GPU reads the weights again for every block."""
 CPU_CUT = Cut(8, 64)
-"""A CPU has them in its caches: 64 tokens together take as long as they would among 512."""
+"""A CPU has them in its caches: 64 tokens together take hardly longer than they would among 512 (`server.engine.budget.CUT_SHARE`)."""
 UNCUT = Cut(1, 1)
 
 

@@ -61,8 +61,8 @@ class AttendsProjections(Protocol):
 class AttendsInParts(Protocol):
     """An `Attend` that can also be left between parts of its work."""
 
-    def attend_in_parts(self, layer_index: int, q: Tensor, k: Tensor, v: Tensor) -> Steps[Tensor]:
-        """Do what calling it does, interruptible between parts of its work."""
+    def attend_in_parts(self, layer_index: int, q: Tensor, k: Tensor, v: Tensor, most_parts: int) -> Steps[Tensor]:
+        """Do what calling it does, interruptible between up to ``most_parts`` parts of its work."""
         ...
 
 
@@ -153,7 +153,7 @@ class MotLayer(nn.Module):
         heads = yield from self._project_in_steps(streams, rotations, cut)
         yield
         if isinstance(attend, AttendsInParts):
-            return (yield from attend.attend_in_parts(layer_index, *heads))
+            return (yield from attend.attend_in_parts(layer_index, *heads, cut.num_bits))
         return attend(layer_index, *heads)
 
     def _project(self, streams: Streams, rotations: Rotations) -> Heads:

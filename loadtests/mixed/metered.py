@@ -119,8 +119,16 @@ class MeteredPass:
         self.result = self.steps.result
         if self.result is not None:
             batch, bits_s = self.batch, tuple(self.bits_s)
-            sample = Sample(batch.load, self.predicted_s, self.result.execute_s, False, bits_s, batch.bits_per_layer, self.meter.now())
-            self.meter.samples.append(sample)
+            self.meter.samples.append(
+                Sample(
+                    batch.load,
+                    self.predicted_s,
+                    self.result.execute_s,
+                    bits_s=bits_s,
+                    bits_per_layer=batch.bits_per_layer,
+                    at_s=self.meter.now(),
+                )
+            )
         return is_done
 
 

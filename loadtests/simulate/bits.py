@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -32,13 +33,21 @@ def some_of_each(cuts: Iterable[Cut]) -> tuple[Cut, ...]:
     return tuple(ordered[index * len(ordered) // num] for index in range(num))
 
 
-def cut_like(cuts: tuple[Cut, ...], load: Load, seconds: Load, bits_per_layer: int) -> tuple[float, ...] | None:
-    """Return the shares of the cut whose load is most like ``load``, each term weighing what it costs, of those cut most nearly into so
-    many bits; None where none is cut at all, but was to be, or the other way round."""
-    alike = [cut for cut in cuts if (cut.bits_per_layer > 1) == (bits_per_layer > 1)]
+def cut_like(cuts: tuple[Cut, ...], load: Load, seconds: Load, *, bits_per_layer: int) -> tuple[float, ...] | None:
+    """Return the shares of the cut that is most like a pass of ``load`` and so many bits a layer.
 
-    def difference(cut: Cut) -> tuple[int, float]:
+    It has work of the same kinds: pictures to denoise, to encode, to decode. Among those its layers fall into about as many bits, and its
+    load is most like, each term weighing what it costs. None where no pass of these kinds was cut within its layers, but this one is, or
+    the other way round.
+    """
+    alike = [cut for cut in cuts if _kinds(cut.load) == _kinds(load) and (cut.bits_per_layer > 1) == (bits_per_layer > 1)]
+
+    def difference(cut: Cut) -> tuple[float, float]:
         load_s = sum(cost * abs(one - other) for cost, one, other in zip(seconds, cut.load, load, strict=True))
-        return abs(cut.bits_per_layer - bits_per_layer), load_s
+        return abs(math.log(cut.bits_per_layer / bits_per_layer)), load_s
 
     return min(alike, key=difference).shares if alike else None
+
+
+def _kinds(load: Load) -> tuple[bool, bool, bool]:
+    return load.gen_tokens > 0, load.encoded_pixels > 0, load.decoded_pixels > 0

@@ -10,7 +10,7 @@ from loadtests.mixed.clock import VirtualClock
 from loadtests.simulate.bits import cut_like
 from loadtests.simulate.costs import Costs
 from server.engine.batch import Batch, BatchResult, DrawnToken
-from server.engine.bit_pace import BitPace
+from server.engine.bit_pace import BitPace, BitPaces
 from server.engine.cost_model import NO_LOAD, Load
 from server.messages import Picture
 
@@ -70,7 +70,7 @@ class VirtualRunner:
     """Draws tokens of no meaning and pictures of no pixels.
 
     Attributes:
-        num_layers: into so many even bits, or so many times those asked for of a layer, a long pass falls where none was measured.
+        num_layers: a long pass that none was measured of falls into so many even bits for each bit of a layer asked for.
         luck: which of the measured differences each step has.
         began_s: when the run began whose slowness the costs tell.
         num_drawn: keeps the pictures apart in every cache.
@@ -84,7 +84,7 @@ class VirtualRunner:
     began_s: float = math.inf
     num_drawn: int = 0
     caches: Caches = field(default_factory=Caches)
-    fine_bits: BitPace = field(default_factory=BitPace)
+    bit_paces: BitPaces = field(default_factory=BitPaces)
 
     def execute(self, batch: Batch) -> BatchResult:
         result = self._result(batch)
@@ -99,8 +99,9 @@ class VirtualRunner:
         result = self._result(batch)
         self.clock.advance(self.costs.overhead_s)
         num_bits = self.num_layers * batch.bits_per_layer
-        shares = cut_like(self.costs.cuts, batch.load, self.costs.seconds, batch.bits_per_layer) or (1.0 / num_bits,) * num_bits
-        pace = self.fine_bits if batch.bits_per_layer > 1 else BitPace()
+        shares = cut_like(self.costs.cuts, batch.load, self.costs.seconds, bits_per_layer=batch.bits_per_layer)
+        shares = shares or (1.0 / num_bits,) * num_bits
+        pace = self.bit_paces.of(batch.bits_per_layer)
         return VirtualPass(self.clock, self.caches, result, [share * result.execute_s for share in reversed(shares)], pace)
 
     def forget(self, sequence_ids: list[int]) -> None:

@@ -144,7 +144,7 @@ class Batch:
     """Everything the runner does in one step, in the order of the fields.
 
     ``load`` is what the step costs in the cost model's terms; ``is_divisible`` says that the step is long, and that decode steps of
-    others shall be let through between its bits: ``bits_per_layer`` says how many those shall be, more than one where somebody decodes.
+    others shall be let through between its bits; ``bits_per_layer`` says into how many each layer is cut, 1 where nobody decodes.
     ``copies`` are those still to be made: the runner takes each out of the list once it has.
     ``claims`` are what each sequence's rows will have added to the prefix cache: the scheduler's to settle, nothing to the runner.
     """

@@ -29,7 +29,7 @@ the last is; one after the other they are done sooner on average, for at most so
 DIVIDING_GAIN = 1.05
 """How much faster dividing must be than riding to be chosen."""
 BIT_SHARE = 0.2
-"""How much of the target one bit of a long pass may take."""
+"""How much of the target one bit of the longest passes takes, cut as finely as can be: no pass is made longer than that."""
 CUT_SHARE = 0.2
 """What a cut within a layer costs, of that layer's share of a step's fixed cost: weights are read again, if from nearer by. Blocks of 64,
 128 and 256 tokens make a pass of 512 latents 12, 5 and 3 % longer, on two CPU cores."""
@@ -159,13 +159,17 @@ class Goals:
         """
         if not num_decodes:
             return 1
-        layer_s, cut_s = self._cost.predict(load) / self._num_layers, CUT_SHARE * self._cost.fixed_s(decodes) / self._num_layers
+        cut_s = CUT_SHARE * self._cost.fixed_s(decodes) / self._num_layers
         free_s = max(SHORTEST_S, self.target_s(decodes) - self._cost.predict(decodes))
-        return min(self._most_bits, math.ceil(layer_s / math.sqrt(2.0 * cut_s * free_s)))
+        return max(1, min(self._most_bits, math.ceil(self._layer_s(load) / math.sqrt(2.0 * cut_s * free_s))))
 
     def bit_s(self, load: Load, bits_per_layer: int) -> float:
         """Return how long one bit of a divided pass with ``load`` should take."""
-        return self._cost.predict(load) / (self._num_layers * bits_per_layer)
+        return self._layer_s(load) / bits_per_layer
+
+    def _layer_s(self, load: Load) -> float:
+        """Return how long a layer of a pass with ``load`` should take; encoders and the decoder are no part of any."""
+        return self._cost.predict(load._replace(encoded_pixels=0.0, decoded_pixels=0.0)) / self._num_layers
 
     def budget(self, decodes: Load, num_decodes: int, waited_s: float) -> StepBudget:
         """Return the budget of a step in which ``decodes`` ride, ``waited_s`` after the last token."""

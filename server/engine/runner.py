@@ -32,7 +32,7 @@ from model.latents import latent_position_ids, u8_from_pixels, unpatchify
 from model.stepwise import Cut, Steps, finest_cut, run_through
 from model.transformer import Rotation
 from server.engine.batch import Batch, BatchResult, DecodeRow, DenoiseRow, DenoiseStep, DrawnToken, NewImage
-from server.engine.bit_pace import BitPace
+from server.engine.bit_pace import BitPaces
 from server.engine.decode_graphs import Capture, CudaCapture, DecodeGraphs
 from server.engine.drawing import Drawing
 from server.engine.euler_steps import EulerSteps, RowVelocities
@@ -88,11 +88,11 @@ class PagedAttend:
         write_pages(k, v, pages, self._plan)
         return interleaved_attention(q, k, v, pages, self._plan)
 
-    def attend_in_parts(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Steps[torch.Tensor]:
-        """Do what calling it does, interruptible between parts."""
+    def attend_in_parts(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, most_parts: int) -> Steps[torch.Tensor]:
+        """Do what calling it does, interruptible between up to ``most_parts`` parts."""
         pages = self._layers[layer]
         write_pages(k, v, pages, self._plan)
-        return (yield from attention_in_parts(q, k, v, pages, self._plan))
+        return (yield from attention_in_parts(q, k, v, pages, self._plan, most_parts))
 
     def attend_projections(self, layer: int, qkv: torch.Tensor, experts: ExpertHeads, rotation: Rotation) -> torch.Tensor:
         """Norm, rotate and keep the heads of both experts in one go, then attend; ``qkv`` is overwritten."""
@@ -120,7 +120,7 @@ class Runner:
         """Where tests break a step on purpose."""
         self._device = cache.pool.device
         self._finest_cut = finest_cut(self._device.type)
-        self._fine_bits = BitPace()
+        self._bit_paces = BitPaces()
         self._drawings: dict[int, Drawing] = {}
         self.euler_steps = EulerSteps(painter, takes_together=cache.pool.is_cuda)
         self._encoder = PictureEncoder(model, self._device)
@@ -177,7 +177,7 @@ class Runner:
 
     def begin(self, batch: Batch) -> Pass:
         """Begin a step that is run bit by bit. No other batch may touch its sequences or their pages until it has ended."""
-        return Pass(self._steps(batch), self._fine_bits if batch.bits_per_layer > 1 else BitPace())
+        return Pass(self._steps(batch), self._bit_paces.of(batch.bits_per_layer))
 
     def _steps(self, batch: Batch) -> Steps[BatchResult]:
         computed = yield from self._compute(batch)

@@ -133,7 +133,8 @@ class Scheduler:
         """Queue a request; one that is refused is answered at once, by a FinishedOutput with reason ERROR."""
         if self._roster.is_empty:
             self.drain_rate.begin_stretch()
-            self.words_first.note_idle(self._clock() - self._last_step_s)
+            idle_since_s, self._last_step_s = self._last_step_s, self._clock()
+            self.words_first.note_idle(self._last_step_s - idle_since_s)
         sequence = self._turns.start(self._next_id, request)
         self._next_id += 1
         finish = self._turns.replay(sequence)

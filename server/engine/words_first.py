@@ -1,11 +1,10 @@
 """When pictures stand aside for words.
 
 Words are short and somebody reads them as they come; a picture is long and of use when it is done. A machine that has been idle is not
-short of time: what it was idle for lately it gives to words at their full pace, as long as no picture takes more than twice as long as
-alone. Out of the same time words are let through after every bit of a prompt's long pass: a prompt waits for as many decode steps as it
-has bits, at most. On a machine that is never idle nothing stands aside, and words come as seldom as the inter-token target allows: what
-pictures would wait for words there, they would wait for each other too. (Standing aside for up to 0.7 of their remaining work made first
-pictures a quarter later at 80 % load where people show pictures and ask about them, and words an eighth faster.)
+short of time: what it was idle for, some seconds of it, it gives to words at their full pace, as long as no picture takes more than twice
+as long as alone. Out of the same time words are let through after every bit of a prompt's long pass: a prompt waits for as many decode
+steps as it has bits, at most. Once that is spent nothing stands aside, and words come as seldom as the inter-token target allows: what
+pictures would wait for words on a busy machine, they would wait for each other too (`loadtests/results/mixed`).
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class WordsFirst:
 
     @property
     def has_time(self) -> bool:
-        """Whether the machine was idle lately, for longer than words have taken since."""
+        """Whether the machine has been idle for longer than words have taken since."""
         return self._idle_s > 0.0
 
     def holds(self, pictures: list[Sequence], step: int) -> bool:

@@ -6,7 +6,7 @@ import time
 
 from model.stepwise import Steps
 from server.engine.batch import BatchResult
-from server.engine.bit_pace import NUM_KEPT, BitPace
+from server.engine.bit_pace import NUM_KEPT, BitPace, BitPaces
 from server.engine.long_pass import AWAY_S, Pass
 
 
@@ -29,6 +29,23 @@ def test_one_slow_bit_in_a_layers_worth_is_not_waited_for_and_two_are() -> None:
     ordinary = [1.0] * (NUM_KEPT - 2)
     assert pace_after([*ordinary, 5.0, 1.1]).next_s == 1.1
     assert pace_after([*ordinary, 5.0, 4.0]).next_s == 4.0
+
+
+def test_passes_cut_differently_have_paces_of_their_own_that_last() -> None:
+    paces = BitPaces()
+    paces.of(4).note(1.0)
+    paces.of(40).note(0.1)
+
+    assert (paces.of(4).next_s, paces.of(40).next_s, paces.of(5).next_s) == (1.0, 0.1, 0.0)
+
+
+def test_a_layer_of_many_bits_is_remembered_whole() -> None:
+    """Its few long bits come after many short ones, and before the next layer's."""
+    pace = BitPace(bits_per_layer=60)
+    for one in ([1.0] * 8 + [0.1] * 52) * 2:
+        pace.note(one)
+
+    assert pace.next_s == 1.0
 
 
 def test_old_bits_are_forgotten() -> None:

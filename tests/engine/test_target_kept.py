@@ -1,6 +1,6 @@
 """The inter-token target on a virtual clock, with pictures saturating a machine of known speed: kept, and at what price to the pictures.
 
-A decode step takes 5 ms, a picture's Euler step with its two rows about 80 ms in eight layers of four bits, as on a small CPU; every
+A decode step takes 5 ms, a picture's Euler step with its two rows about 80 ms in eight layers, as on a small CPU; every
 duration is off by a few percent at random. A decode step every target's time takes its share of the machine, whatever the scheduler does:
 the price is what pictures lose beyond it.
 """

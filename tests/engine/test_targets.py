@@ -192,6 +192,15 @@ def test_layers_cut_into_blocks_of_tokens_give_the_same_hidden_states(num_und: i
     assert bits >= num_blocks * model.config.num_layers
 
 
+def test_a_pass_cut_as_coarsely_as_can_be_is_left_once_a_layer() -> None:
+    model = load_bagel(CHECKPOINT, torch.device("cpu"), torch.float32)
+    tokens = PackedTokens(torch.randn(300, model.config.llm.hidden_size), torch.arange(300), 100)
+    with torch.inference_mode():
+        bits = sum(1 for _ in model.forward_in_steps(tokens, first_heads, CPU_CUT.into(1)))
+
+    assert bits == model.config.num_layers
+
+
 def first_heads(layer_index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Attention's shapes without its work."""
     return q

@@ -134,6 +134,7 @@ def test_a_tenant_owes_nothing_for_what_it_took_while_nobody_else_was_there() ->
 
 def test_a_picture_that_holds_the_pages_words_want_goes_on() -> None:
     house = KnownCosts(num_pages=6)
+    house.clock.now += 1.0
     house.picture("p")
     for _ in range(3):
         house.step()

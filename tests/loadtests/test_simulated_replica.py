@@ -142,6 +142,8 @@ def test_a_long_pass_is_cut_like_the_measured_one_most_like_it() -> None:
     assert cut_like(cuts, asked, COSTS.seconds, bits_per_layer=5) == pytest.approx((0.1,) * 10)
     assert cut_like(cuts, asked, COSTS.seconds, bits_per_layer=1) == (1.0,)
     assert cut_like((), asked, COSTS.seconds, bits_per_layer=3) is None
+    encodes = asked._replace(encoded_pixels=1e5)
+    assert cut_like(cuts, encodes, COSTS.seconds, bits_per_layer=2) is None, "an encoder's bits are unlike a layer's"
 
 
 def test_the_bits_of_a_pass_take_its_time_in_all_and_in_order() -> None:
