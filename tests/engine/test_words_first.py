@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.engine.known_costs import COSTS, EULER_S, PICTURE, TARGET_S, KnownCosts, cost_of
 
 
@@ -65,6 +67,36 @@ def test_a_picture_stands_aside_as_long_whether_its_tokens_or_their_pairs_cost_i
         seconds.append(house.seconds_until_drawn("p"))
 
     assert abs(seconds[0] / seconds[1] - 1.0) < 0.1
+
+
+@pytest.mark.parametrize("idle_s", [0.0, 1.0])
+def test_a_step_that_begins_ahead_holds_a_picture_only_where_that_does_not_stand_aside(idle_s: float) -> None:
+    house = KnownCosts()
+    house.clock.now += idle_s
+    house.picture("p")
+    for _ in range(3):
+        house.step()
+    house.chat("a")
+    house.step()
+
+    ahead = house.scheduler.schedule_ahead(house.scheduler.schedule())
+
+    assert ahead.decodes
+    assert bool(ahead.denoises) is not bool(idle_s)
+
+
+def test_idleness_counts_once_however_many_requests_come_to_nothing_in_it() -> None:
+    house = KnownCosts(num_pages=50)
+    house.clock.now += 0.1
+    for number in range(20):
+        house.chat(f"too long {number}", prompt_tokens=2000)
+    house.chat("a")
+    house.picture("p")
+    seconds = 0.0
+    while not (batch := house.step()).denoises:
+        seconds += cost_of(batch.load)
+
+    assert 0.1 <= seconds < 0.12
 
 
 def test_an_idle_machine_has_time_for_words_whoever_queues() -> None:
