@@ -217,3 +217,11 @@ def test_no_two_traces_of_a_plan_share_a_session() -> None:
     traces = [trace_of(plan, load, number, 1.0) for load in plan.loads for number in range(plan.num_rounds)]
     seeds = [session.seed for trace in [*traces, busy_trace(plan)] for session in trace.sessions]
     assert len(set(seeds)) == len(seeds)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "loadtests" / "results" / "mixed").rglob("costs.json")), ids=str)
+def test_the_costs_that_have_been_measured_can_be_read(path: Path) -> None:
+    costs = read_costs(path)
+
+    assert costs.of(Load(und_tokens=1, rows=1)) > 0.0
+    assert any(cut.bits_per_layer > 1 for cut in costs.cuts)
