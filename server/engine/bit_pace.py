@@ -7,6 +7,7 @@ from collections import deque
 NUM_KEPT = 16
 """More than a layer's where that falls into few bits."""
 LAYERS_KEPT = 2
+"""The same where it falls into many."""
 NUM_SLOWER = 1
 """So many of them may have taken longer than the next one is taken to: what else the machine does now and then is not waited for."""
 
