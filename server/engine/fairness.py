@@ -24,7 +24,7 @@ from server.engine.segments import total_rows
 from server.engine.sequence import Lane, Phase, Sequence
 
 PATIENCE_STEPS = 32
-"""Against 64, the slowest first words of a crowded machine come a quarter sooner, and nothing later (`loadtests/results/mixed`)."""
+"""With 64 the slowest first words of a crowded machine come later in most traffic (`loadtests/results/mixed`)."""
 QUANTUM_STEPS = 8.0
 """Within so many typical steps' time, accounts count as equal."""
 MAX_LANE_CREDIT_QUANTA = 2.0
