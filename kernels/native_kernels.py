@@ -16,8 +16,10 @@ from typing import Protocol
 import torch
 
 from kernels.kv_pages import KvPages
+from kernels.native_beside import NativeBeside
 from kernels.native_conv import NativeConv
 from kernels.native_library import NativeBuildError, open_native_library
+from kernels.native_scratch import Scratch
 from kernels.native_threads import native_threads
 from kernels.plan import AttentionPlan
 
@@ -136,7 +138,8 @@ class NativeKernels:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.conv = NativeConv(library)
-        self._scratch = torch.empty(0, dtype=torch.float32)
+        self.beside = NativeBeside(library)
+        self._scratch = Scratch()
         product = (POINTER, LONG, POINTER, POINTER, POINTER, LONG, LONG, LONG, INT)
         self._linear_float32 = library.linear_float32
         self._linear_float32.argtypes, self._linear_float32.restype = product, None
@@ -216,7 +219,7 @@ class NativeKernels:
 
     def project_heads(self, x: torch.Tensor, angles: Angles, weights: Expert, room: Room) -> None:
         """`kernels.expert.project_heads` for float32 into contiguous ``room``, see `expert_fits`."""
-        normed, (cos, sin), (q, k, qkv) = self._scratch_of(x.numel()), angles, room
+        normed, (cos, sin), (q, k, qkv) = self._scratch.of(x.numel()), angles, room
         self._project(
             _expert(weights), x.data_ptr(), cos.data_ptr(), sin.data_ptr(), normed.data_ptr(), qkv.data_ptr(), q.data_ptr(), k.data_ptr(),
             len(x), native_threads(),
@@ -225,7 +228,7 @@ class NativeKernels:
     def finish_layer(self, x: torch.Tensor, attended: torch.Tensor, weights: Expert, out: torch.Tensor) -> None:
         """`kernels.expert.finish_layer` for float32 into contiguous ``out [T, hidden]``, see `expert_fits`."""
         num_tokens, hidden = x.shape
-        scratch = self._scratch_of(min(num_tokens, FINISHED_TOGETHER) * (hidden + 3 * weights.down_weight.shape[1]))
+        scratch = self._scratch.of(min(num_tokens, FINISHED_TOGETHER) * (hidden + 3 * weights.down_weight.shape[1]))
         expert, num_threads = _expert(weights), native_threads()
         x_row, attended_row = 4 * hidden, 4 * weights.o_weight.shape[1]
         for start in range(0, num_tokens, FINISHED_TOGETHER):
@@ -244,7 +247,7 @@ class NativeKernels:
         out = torch.empty((2, num_tokens, hidden), dtype=torch.float32)
         out[0].copy_(x)
         parts = [hidden, (heads + 2 * kv_heads) * d, heads * d, kv_heads * d, heads * d, hidden + 3 * first.wide]
-        scratch = self._scratch_of(num_tokens * sum(parts)).data_ptr()
+        scratch = self._scratch.of(num_tokens * sum(parts)).data_ptr()
         starts = [scratch + 4 * num_tokens * sum(parts[:index]) for index in range(len(parts))]
         start, half = out.data_ptr(), 4 * num_tokens * hidden
         cos, sin = angles
@@ -258,12 +261,6 @@ class NativeKernels:
         writes = _PageWrite(None, None, None, None, plan.write_tokens.data_ptr(), plan.write_slots.data_ptr(), len(plan.write_tokens))
         result = self._layers(stack, len(stack), last_norm.data_ptr(), step, attention, writes, num_tokens, native_threads())
         return out[0] if result == start else out[1]
-
-    def _scratch_of(self, num_values: int) -> torch.Tensor:
-        """Return float32 memory of at least so many values, good until the next call; grown when too small, never given back."""
-        if self._scratch.shape[0] < num_values:
-            self._scratch = torch.empty(num_values, dtype=torch.float32)
-        return self._scratch
 
     def write_pages(self, k: torch.Tensor, v: torch.Tensor, pages: KvPages, plan: AttentionPlan) -> None:
         """`kernels.pages.write_pages` for float32, see `write_pages_fits`."""

@@ -40,8 +40,9 @@ from server.engine.batch import Batch, BatchResult
 from server.engine.link import LocalLink
 from server.engine.loop import DividedPass, Engine
 from server.engine.options import EngineOptions
+from server.engine.paged_attention import PagedAttend, PagedKeysValues
 from server.engine.process import LoadedEngine, load_engine
-from server.engine.runner import PagedAttend, PagedKeysValues, seeded_noise
+from server.engine.runner import seeded_noise
 from server.messages import ImageParams, OutputMode, Picture, Request, SamplingParams, TextSegment
 
 PAGE_SIZE = 16

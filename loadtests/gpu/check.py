@@ -43,7 +43,7 @@ from model.weights import load_bagel
 from server.engine.batch import Batch, DecodeRow, Draw
 from server.engine.decode_graphs import CudaCapture, DecodeGraphs
 from server.engine.packer import Markers, pack
-from server.engine.runner import PagedKeysValues
+from server.engine.paged_attention import PagedKeysValues
 from server.messages import SamplingParams
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "tiny_a"

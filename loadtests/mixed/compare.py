@@ -112,24 +112,31 @@ def busy_trace(plan: Plan) -> Trace:
 
 def costs_of(served: Served) -> Costs:
     """Fit the costs of a replay; what was taken outside the runner while there was work, arrivals apart, is every step's overhead."""
-    return _with_arrivals(fit_costs(_steps_of(served), _overhead_s(served)), served)
+    return _completed(fit_costs(_steps_of(served), _overhead_s(served)), served)
 
 
 def costs_in_time_of(served: Served) -> Costs:
     """Do the same, and tell how the machine's speed changed meanwhile."""
-    return _with_arrivals(fit_in_time(_steps_of(served), _overhead_s(served)), served)
+    return _completed(fit_in_time(_steps_of(served), _overhead_s(served)), served)
 
 
 def _steps_of(served: Served) -> list[MeasuredStep]:
     began_s = served.replayed.began_s
-    return [MeasuredStep(one.load, one.taken_s, one.is_cold, one.bits_s, one.bits_per_layer, one.at_s - began_s) for one in served.samples]
+    return [
+        MeasuredStep(one.load, one.taken_s, one.is_cold, one.is_beside, one.bits_s, one.bits_per_layer, one.at_s - began_s)
+        for one in served.samples
+    ]
 
 
 def _overhead_s(served: Served) -> float:
     replayed = served.replayed
     busy_s = replayed.span_s - replayed.idle_s - replayed.arrivals_s
-    return max(0.0, (busy_s - sum(sample.taken_s for sample in served.samples)) / len(served.samples))
+    # Beside a pass a step, and what goes with it, takes its share of the machine; the pass has taken the rest.
+    shares = [served.share_of_steps if sample.is_beside else 1.0 for sample in served.samples]
+    taken_s = sum(share * sample.taken_s for share, sample in zip(shares, served.samples, strict=True))
+    return max(0.0, (busy_s - taken_s) / sum(shares))
 
 
-def _with_arrivals(costs: Costs, served: Served) -> Costs:
-    return replace(costs, arrival_s=served.replayed.arrivals_s / len(served.replayed.records))
+def _completed(costs: Costs, served: Served) -> Costs:
+    arrival_s = served.replayed.arrivals_s / len(served.replayed.records)
+    return replace(costs, arrival_s=arrival_s, share_of_steps=served.share_of_steps)

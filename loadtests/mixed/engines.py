@@ -66,14 +66,18 @@ class Bench:
         samples = self._plait.runner.samples
         num_before = len(samples)
         replayed = self._replay(way, trace).run(watch)
-        return Served(replayed, samples[num_before:])
+        return Served(replayed, samples[num_before:], self._share_of_steps)
 
     def serve_all(self, trace: Trace, watch: Watch) -> dict[Way, Served]:
         """Replay ``trace`` in every way, by turns."""
         samples = self._plait.runner.samples
         num_before = len(samples)
         replayed = run_side_by_side({way: (self._replay(way, trace), self._clocks[way]) for way in Way}, watch)
-        return {way: Served(replayed[way], samples[num_before:] if way is Way.PLAIT else []) for way in Way}
+        return {way: Served(replayed[way], samples[num_before:] if way is Way.PLAIT else [], self._share_of_steps) for way in Way}
+
+    @property
+    def _share_of_steps(self) -> float:
+        return self._plait.policy.scheduler.costs.share_of_steps
 
     def _replay(self, way: Way, trace: Trace) -> Replay:
         policy: Policy = self._plait.policy if way is Way.PLAIT else self.staged
@@ -83,8 +87,9 @@ class Bench:
         """Build one engine for everything."""
         link = LocalLink()
         loaded = self._assemble(options, link)
-        runner = MeteredRunner(loaded.runner, loaded.scheduler.cost, now=self._clocks[Way.PLAIT].now)
-        return MeteredPlait(Plait(Engine(loaded.scheduler, runner, loaded.pool, link), loaded.scheduler, link), runner)
+        runner = MeteredRunner(loaded.runner, loaded.scheduler.costs, now=self._clocks[Way.PLAIT].now)
+        engine = Engine(loaded.scheduler, runner, loaded.pool, link)
+        return MeteredPlait(Plait(engine, loaded.scheduler, link, loaded.runner), runner)
 
     def _build_staged(self) -> Staged:
         """Build a text engine and an image engine, as the peers'; see `staged`."""

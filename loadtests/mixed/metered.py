@@ -11,7 +11,8 @@ from enum import Enum
 from statistics import median
 
 from server.engine.batch import Batch, BatchResult
-from server.engine.cost_model import CostModel, Load
+from server.engine.beside_cost import StepCosts
+from server.engine.cost_model import Load
 from server.engine.loop import DividedPass, Executor
 
 
@@ -21,6 +22,7 @@ class Sample:
 
     Attributes:
         is_cold: whether it is a step of decode rows alone right after other work, whose data it found in the caches.
+        is_beside: whether it was made beside a long pass; then it is not cold.
         bits_s: seconds of each of its own bits, if it is a long pass; bits_per_layer: how many of each layer were asked for.
         at_s: when it was done, on the clock of replays.
     """
@@ -29,6 +31,7 @@ class Sample:
     predicted_s: float
     taken_s: float
     is_cold: bool = False
+    is_beside: bool = False
     bits_s: tuple[float, ...] = ()
     bits_per_layer: int = 1
     at_s: float = 0.0
@@ -61,12 +64,12 @@ class MeteredRunner:
     """Passes batches on to a runner and keeps a sample of each.
 
     Attributes:
-        cost: the engine's model, asked before it learns of the step.
+        costs: the engine's models, asked before they learn of the step.
         clock: the one that long passes are told by when to stop; now: that of replays.
     """
 
     runner: Executor
-    cost: CostModel
+    costs: StepCosts
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.monotonic
     samples: list[Sample] = field(default_factory=list)
@@ -74,16 +77,17 @@ class MeteredRunner:
     under_way: MeteredPass | None = None
 
     def execute(self, batch: Batch) -> BatchResult:
-        predicted_s, start_s = self.cost.predict(batch.load), time.perf_counter()
+        predicted_s, start_s = self.costs.foreseen_s(batch), time.perf_counter()
         doing = Doing.PICTURE if batch.denoises else Doing.PROMPT if batch.prefills else Doing.WORDS
-        is_cold = doing is Doing.WORDS and bool(self.spells) and self.spells[-1].doing is not Doing.WORDS
+        is_after_other = bool(self.spells) and self.spells[-1].doing is not Doing.WORDS
+        is_cold = doing is Doing.WORDS and is_after_other and not batch.is_beside
         result = self.runner.execute(batch)
-        self.samples.append(Sample(batch.load, predicted_s, result.execute_s, is_cold, at_s=self.now()))
+        self.samples.append(Sample(batch.load, predicted_s, result.execute_s, is_cold, batch.is_beside, at_s=self.now()))
         self.spells.append(Spell(doing, start_s, time.perf_counter()))
         return result
 
     def begin(self, batch: Batch) -> DividedPass:
-        self.under_way = MeteredPass(self, self.runner.begin(batch), batch, self.cost.predict(batch.load))
+        self.under_way = MeteredPass(self, self.runner.begin(batch), batch, self.costs.foreseen_s(batch))
         return self.under_way
 
     def forget(self, sequence_ids: list[int]) -> None:
@@ -92,7 +96,7 @@ class MeteredRunner:
 
 @dataclass(slots=True)
 class MeteredPass:
-    """A long pass that is taken bit by bit, and leaves a sample when it is done."""
+    """A long pass that is taken bit by bit, or as far as it comes beside the steps, and leaves a sample when it is done."""
 
     meter: MeteredRunner
     steps: DividedPass
@@ -106,15 +110,9 @@ class MeteredPass:
         return self.steps.next_bit_s
 
     def advance(self, until_s: float) -> bool:
-        """Go on, at least one bit, and stop before one that might not be over by ``until_s`` of the meter's clock."""
-        start_s, clock = time.perf_counter(), self.meter.clock
-        is_done, now_s = False, clock()
-        while not is_done:
-            is_done = self.steps.advance(-math.inf)
-            before_s, now_s = now_s, clock()
-            self.bits_s.append(now_s - before_s)
-            if now_s + self.next_bit_s > until_s:
-                break
+        """Go on, at least one bit where there are any, and stop before one that might not be over by ``until_s`` of the meter's clock."""
+        start_s = time.perf_counter()
+        is_done = self.steps.advance(until_s) if self.meter.costs.are_beside else self._advance_by_bits(until_s)
         self.meter.spells.append(Spell(Doing.PICTURE, start_s, time.perf_counter()))
         self.result = self.steps.result
         if self.result is not None:
@@ -129,6 +127,17 @@ class MeteredPass:
                     at_s=self.meter.now(),
                 )
             )
+        return is_done
+
+    def _advance_by_bits(self, until_s: float) -> bool:
+        clock = self.meter.clock
+        is_done, now_s = False, clock()
+        while not is_done:
+            is_done = self.steps.advance(-math.inf)
+            before_s, now_s = now_s, clock()
+            self.bits_s.append(now_s - before_s)
+            if now_s + self.next_bit_s > until_s:
+                break
         return is_done
 
 

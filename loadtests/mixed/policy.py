@@ -28,6 +28,16 @@ class Policy(Protocol):
         """Make one step; return what came out, under the ids of the requests submitted."""
         ...
 
+    def stand_still(self) -> None:
+        """Let nothing go on before the next step."""
+        ...
+
+
+class StandsStill(Protocol):
+    """A runner that computes in the background, and can be told not to."""
+
+    def stand_still(self) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Plait:
@@ -36,6 +46,8 @@ class Plait:
     engine: Engine
     scheduler: Scheduler
     link: LocalLink
+    runner: StandsStill | None = None
+    """What may have a pass under way beside the steps."""
 
     @property
     def has_work(self) -> bool:
@@ -52,6 +64,10 @@ class Plait:
         reports = list(self.link.reports)
         self.link.reports.clear()
         return reports
+
+    def stand_still(self) -> None:
+        if self.runner is not None:
+            self.runner.stand_still()
 
 
 @dataclass(frozen=True, slots=True)

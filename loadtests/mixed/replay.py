@@ -106,6 +106,10 @@ class Replay:
                 self._policy.note_idle(self._clock.wait_until(due_s))
         return Replayed(sorted(self._records.values(), key=lambda record: record.arrival_s), self._steps, idle_s, self._arrivals_s, start_s)
 
+    def stand_still(self) -> None:
+        """Let the policy do nothing between two steps: others have the machine."""
+        self._policy.stand_still()
+
     @property
     def share_finished(self) -> float:
         """The share of the trace's requests that have been answered."""

@@ -137,12 +137,12 @@ def write_sweep(directory: Path, sweep: list[Kept], machine: str) -> None:
         f"# The inter-token target, with pictures saturating the machine: {machine}",
         "",
         "| target (decode steps) | target (ms) | between words p50 (ms) | p95 (ms) | p99 (ms) | p99 / target |"
-        " Euler steps/s, without a target | loss | least loss possible | loss for the same words |",
+        " Euler steps/s, without a target | loss | words by themselves | loss for the same words |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         *(_sweep_row(kept) for kept in sweep),
         "",
-        "Loss: against the same load without a target, where a word comes with every pass of all pictures. Least loss possible: words a"
-        " second of each chat x a decode step alone, which is what they take of the machine whatever the scheduler does."
+        "Loss: against the same load without a target, where a word comes with every pass of all pictures. Words by themselves: words a"
+        " second of each chat x a decode step alone, what they would take of the machine one after the other with the pictures."
         " Loss for the same words:"
         " against a server that writes as many words in the same time with no picture under way and draws in the time that is left.",
         "",
@@ -162,9 +162,9 @@ def write_sweep(directory: Path, sweep: list[Kept], machine: str) -> None:
     _write_json(directory / "target.json", [asdict(kept) for kept in sweep])
     ratios = [(kept.multiple, kept.p99_over_target) for kept in sweep]
     losses = [(kept.multiple, kept.loss) for kept in sweep]
-    least = [(kept.multiple, kept.least_loss) for kept in sweep]
+    words = [(kept.multiple, kept.words_share) for kept in sweep]
     for_words = [(kept.multiple, kept.loss_for_the_same_words) for kept in sweep]
-    lost = [Series("loss", losses), Series("least possible", least), Series("for the same words", for_words)]
+    lost = [Series("loss", losses), Series("words by themselves", words), Series("for the same words", for_words)]
     panels = [
         Panel("p99 over target", "target in decode steps", "ratio", [Series("p99 / target", ratios)]),
         Panel("lost pace", "target in decode steps", "share", lost),
@@ -176,7 +176,7 @@ def _sweep_row(kept: Kept) -> str:
     gaps = " | ".join(f"{seconds * 1000:.1f}" for seconds in (kept.gap_p50_s, kept.gap_p95_s, kept.gap_p99_s))
     return (
         f"| {kept.multiple:g} | {kept.target_s * 1000:.1f} | {gaps} | {kept.p99_over_target:.2f} |"
-        f" {kept.euler_steps_per_s:.2f}, {kept.free_steps_per_s:.2f} | {kept.loss:.1%} | {kept.least_loss:.1%} |"
+        f" {kept.euler_steps_per_s:.2f}, {kept.free_steps_per_s:.2f} | {kept.loss:.1%} | {kept.words_share:.1%} |"
         f" {kept.loss_for_the_same_words:.1%} |"
     )
 

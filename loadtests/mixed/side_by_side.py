@@ -34,6 +34,7 @@ class Runner:
                 next(self.steps)
         except StopIteration as end:
             self.replayed = end.value
+        self.replay.stand_still()
         self.clock.pause()
 
 

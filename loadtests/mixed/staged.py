@@ -132,6 +132,9 @@ class Staged:
     def note_idle(self, seconds: float) -> None:
         """Forget it: engines without a goal for words have no use for idleness."""
 
+    def stand_still(self) -> None:
+        """Nothing goes on between two steps: no pass is beside others."""
+
     def step(self) -> list[StepReport]:
         """Give the device to the engine that has had less of it."""
         for request in self._queue.take():

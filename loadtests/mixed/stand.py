@@ -21,10 +21,14 @@ class Way(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a replay was, and a sample of each step of Plait's engine; none of the peers'."""
+    """What a replay was, and a sample of each step of Plait's engine; none of the peers'.
+
+    ``share_of_steps`` is the share of the processors that its steps had beside a long pass, 0 where they were let through between its bits.
+    """
 
     replayed: Replayed
     samples: list[Sample]
+    share_of_steps: float = 0.0
 
 
 class Stand(Protocol):

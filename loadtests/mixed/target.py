@@ -1,16 +1,17 @@
 """Is the inter-token target kept? Chats decode without end while pictures saturate the machine, once for each target.
 
-Targets are multiples of a decode step of the same chats alone. What pictures lose is counted in Euler steps per second, and read in two
-ways, since a target has more words written than there would be without one:
+Targets are multiples of a decode step of as many chats alone, over contexts as long as those of the run in its middle: a fast machine
+writes a thousand words in its course, and reading their keys takes time. What pictures lose is counted in Euler steps per second, and read
+in two ways, since a target has more words written than there would be without one:
 
-    loss               against the same load without a target, where a word comes with every pass of all pictures: next to none. The least
-                       possible is what the words written take of the machine, words a second x a decode step alone
-    for the same words against a server that writes as many words in the same time as cheaply as it can, with no picture under way, and
-                       draws in the time that is left; this is what keeping the target costs beyond the words themselves
+    loss               against the same load without a target, where a word comes with every pass of all pictures: next to none. Beside it
+                       stands what the words written take by themselves, words a second x a decode step alone; what overlaps takes less
+    for the same words against a server that writes as many words in the same time with no picture under way, and draws in the time that is
+                       left; less than nothing where words and pictures beside each other take less time than one after the other
 
 A machine drifts: the chats alone and the crowd without a target are measured before and after each target, which is a multiple of the
-decode step just before. Each word more than 1.2 targets after the one before is put down to
-the work that took longer than usual in between.
+decode step just before. Each word more than 1.2 targets after the one before is put down to the work that took longer than usual in
+between.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ class Kept:
         return 1.0 - self.euler_steps_per_s / self.free_steps_per_s
 
     @property
-    def least_loss(self) -> float:
-        """The least that any scheduler would lose with as many words: their decode steps, none longer than alone."""
+    def words_share(self) -> float:
+        """What the words take of the machine by themselves: their decode steps, none longer than alone."""
         return self.words_per_s * (self.before.decode_s + self.after.decode_s) / 2
 
     @property
@@ -178,15 +179,16 @@ def sweep_targets(bench: Bench, crowd: Crowd, multiples: tuple[float, ...], num_
 
 def _sweep(bench: Bench, crowd: Crowd, multiples: tuple[float, ...], say: Callable[[str], None]) -> list[Kept]:
     kept: list[Kept] = []
-    before = _untargeted(bench, crowd, say)
+    decode_s, _ = _chats_alone(_engine(bench, None).policy, crowd, PROMPT_TOKENS)
     for multiple in multiples:
+        num_tokens = PROMPT_TOKENS + int(crowd.seconds / (multiple * decode_s)) // 2
+        before = _untargeted(bench, crowd, num_tokens, say)
         say(f"a target of {multiple:g} decode steps")
         target_s = multiple * before.decode_s
         metered = _engine(bench, target_s)
         watch = _serve(metered.policy, crowd)
-        after = _untargeted(bench, crowd, say)
+        after = _untargeted(bench, crowd, num_tokens, say)
         kept.append(_kept(multiple, target_s, watch, metered.runner.spells, (before, after)))
-        before = after
     return kept
 
 
@@ -194,18 +196,19 @@ def _engine(bench: Bench, target_s: float | None) -> MeteredPlait:
     return bench.plait(replace(bench.options, inter_token_target_s=target_s, min_target_decodes=LEAST_TARGET_DECODES))
 
 
-def _untargeted(bench: Bench, crowd: Crowd, say: Callable[[str], None]) -> Untargeted:
+def _untargeted(bench: Bench, crowd: Crowd, num_tokens: int, say: Callable[[str], None]) -> Untargeted:
+    """Measure the machine without a target, the chats alone over contexts of about ``num_tokens``."""
     say("no target")
-    decode_s, alone = _chats_alone(_engine(bench, None).policy, crowd)
+    decode_s, alone = _chats_alone(_engine(bench, None).policy, crowd, num_tokens)
     free = _serve(_engine(bench, None).policy, replace(crowd, seconds=FREE_SHARE * crowd.seconds))
     return Untargeted(decode_s, alone.gap_mean_s, alone.percentile_s(99), free.pace.per_second, free.percentile_s(50))
 
 
-def _chats_alone(policy: Plait, crowd: Crowd) -> tuple[float, Watch]:
+def _chats_alone(policy: Plait, crowd: Crowd, num_tokens: int) -> tuple[float, Watch]:
     """Let the chats write without pictures; return the seconds of a decode step, and what came out."""
     watch = Watch()
     for number in range(crowd.num_chats):
-        policy.submit(_chat(number))
+        policy.submit(_chat(number, max(PROMPT_TOKENS, num_tokens - NUM_DECODE_STEPS // 2)))
     seconds: list[float] = []
     for _ in range(NUM_DECODE_STEPS):
         for report in policy.step():
@@ -245,12 +248,13 @@ def _serve(policy: Plait, crowd: Crowd) -> Watch:
             for _ in report.finished:
                 policy.submit(_picture(num_submitted, crowd))
                 num_submitted += 1
+    policy.stand_still()
     return watch
 
 
-def _chat(number: int) -> Request:
+def _chat(number: int, num_tokens: int = PROMPT_TOKENS) -> Request:
     sampling = SamplingParams(max_tokens=ENDLESS_TOKENS, ignore_eos=True, seed=number)
-    prompt = TextSegment([(number + index) % 256 for index in range(PROMPT_TOKENS)])
+    prompt = TextSegment([(number + index) % 256 for index in range(num_tokens)])
     return Request(f"chat-{number}", [prompt], OutputMode.TEXT, sampling, ImageParams(16, 16))
 
 

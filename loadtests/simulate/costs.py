@@ -36,6 +36,7 @@ class MeasuredStep:
 
     Attributes:
         is_cold: whether it is a step of decode rows alone right after other work, whose data it found in the caches.
+        is_beside: whether it was made beside a long pass.
         bits_s: the bits of a long pass; bits_per_layer: how many of each layer were asked for.
         at_s: when it was done, in seconds since the run began.
     """
@@ -43,6 +44,7 @@ class MeasuredStep:
     load: Load
     seconds: float
     is_cold: bool = False
+    is_beside: bool = False
     bits_s: tuple[float, ...] = ()
     bits_per_layer: int = 1
     at_s: float = 0.0
@@ -70,7 +72,8 @@ class Costs:
     Attributes:
         seconds: for one of each term of a load.
         cold_s: what a step of decode rows alone takes more right after other work.
-        spread: how they differ from that.
+        spread: how they differ from that; beside: how those made beside a long pass do.
+        share_of_steps: the share of the processors that those have; 0 where steps are let through between a pass's bits.
         overhead_s: what each step takes outside the runner; arrival_s: what taking in a request does.
         median_error: median relative error of the fit; num_steps: how many steps it was made from.
         cuts: how long passes were cut into bits.
@@ -85,6 +88,8 @@ class Costs:
     spread: Spread = Spread()
     cuts: tuple[Cut, ...] = ()
     arrival_s: float = 0.0
+    beside: Spread = Spread()
+    share_of_steps: float = 0.0
     slowness: tuple[float, ...] = ()
 
     def of(self, load: Load) -> float:
@@ -100,11 +105,12 @@ def fit_costs(steps: list[MeasuredStep], overhead_s: float) -> Costs:
     """Fit to the loads of steps and their seconds.
 
     Raises:
-        ValueError: there are no steps.
+        ValueError: there are no steps but those made beside a long pass.
     """
-    if not steps:
+    if all(step.is_beside for step in steps):
         raise ValueError("costs cannot be fitted to no steps")
-    loads = np.array([(*step.load, float(step.is_cold)) for step in steps], dtype=np.float64)
+    beside, steps = [step for step in steps if step.is_beside], [step for step in steps if not step.is_beside]
+    loads = _rows(steps)
     taken = np.array([step.seconds for step in steps])
     kept = np.ones(len(taken), dtype=np.bool_)
     seconds, errors = np.zeros(len(NO_LOAD) + 1), np.zeros(len(taken))
@@ -116,7 +122,12 @@ def fit_costs(steps: list[MeasuredStep], overhead_s: float) -> Costs:
     *by_term, cold_s = (float(value) * scale for value in seconds)
     spread = _spread(steps, loads @ seconds * scale)
     cuts = some_of_each(Cut.of(step.load, step.bits_s, step.bits_per_layer) for step in steps if step.bits_s)
-    return Costs(Load(*by_term), overhead_s, median(errors.tolist()), len(steps), cold_s, spread, cuts)
+    costs = Costs(Load(*by_term), overhead_s, median(errors.tolist()), len(steps), cold_s, spread, cuts)
+    return replace(costs, beside=_spread(beside, _rows(beside) @ seconds * scale))
+
+
+def _rows(steps: list[MeasuredStep]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    return np.array([(*step.load, float(step.is_cold)) for step in steps], dtype=np.float64).reshape(len(steps), len(NO_LOAD) + 1)
 
 
 def fit_in_time(steps: list[MeasuredStep], overhead_s: float) -> Costs:
@@ -131,10 +142,12 @@ def fit_in_time(steps: list[MeasuredStep], overhead_s: float) -> Costs:
 
 
 def _slowness(steps: list[MeasuredStep], costs: Costs) -> tuple[float, ...]:
-    """Return by how much the steps of each spell took longer than they cost; 1 where there were none."""
+    """Return by how much the steps of each spell took longer than they cost; 1 where there were none but beside a long pass."""
     num_spells = int(max(step.at_s for step in steps) / SPELL_S) + 1
     taken_s, cost_s = [0.0] * num_spells, [0.0] * num_spells
     for step in steps:
+        if step.is_beside:
+            continue
         spell = int(step.at_s / SPELL_S)
         taken_s[spell] += step.seconds
         cost_s[spell] += costs.of(step.load)
@@ -144,8 +157,8 @@ def _slowness(steps: list[MeasuredStep], costs: Costs) -> tuple[float, ...]:
 def _spread(steps: list[MeasuredStep], fitted_s: Floats) -> Spread:
     """Return how the steps of each kind differ from ``fitted_s``."""
     taken_s = np.array([step.seconds for step in steps])
-    is_mixed = np.array([step.load.mixed > 0 for step in steps])
-    has_pictures = np.array([step.load.gen_steps > 0 for step in steps])
+    is_mixed = np.array([step.load.mixed > 0 for step in steps], dtype=np.bool_)
+    has_pictures = np.array([step.load.gen_steps > 0 for step in steps], dtype=np.bool_)
     kinds = (~is_mixed, is_mixed & ~has_pictures, is_mixed & has_pictures)
     return Spread(*(_factors(taken_s[kind], fitted_s[kind]) for kind in kinds))
 
@@ -182,13 +195,15 @@ class CostsFile(msgspec.Struct):
     spread: Spread
     cuts: tuple[Cut, ...]
     arrival_s: float
+    beside: Spread
+    share_of_steps: float
 
 
 def write_costs(path: Path, costs: Costs) -> None:
     """Write ``costs`` as JSON."""
     seconds = costs.seconds._asdict()
     others = (costs.overhead_s, costs.median_error, costs.num_steps, costs.cold_s, costs.spread, costs.cuts, costs.arrival_s)
-    document = CostsFile(seconds, *others)
+    document = CostsFile(seconds, *others, costs.beside, costs.share_of_steps)
     path.write_bytes(msgspec.json.encode(document) + b"\n")
 
 

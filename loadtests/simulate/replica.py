@@ -59,6 +59,9 @@ class Reception:
     def step(self) -> list[StepReport]:
         return self.policy.step()
 
+    def stand_still(self) -> None:
+        self.policy.stand_still()
+
 
 @dataclass(frozen=True, slots=True)
 class Replica:
@@ -102,7 +105,7 @@ class Replica:
             replayed = Replay(trace, Reception(policy, clock, self.costs.arrival_s), self.config, clock, self._refeed, paint_number).run(
                 watch
             )
-        return Served(replayed, metered.runner.samples[num_before:] if metered else [])
+        return Served(replayed, metered.runner.samples[num_before:] if metered else [], self.costs.share_of_steps)
 
     def alone(self, trace: Trace) -> dict[str, float]:
         """Return how long each request of ``trace`` takes when its session has a replica to itself."""
@@ -114,7 +117,7 @@ class Replica:
     def _plait(self, clock: VirtualClock, virtual: VirtualRunner) -> MeteredPlait:
         link, pool = LocalLink(), PagePool(self.num_pages, self.page_size)
         scheduler = self._scheduler(self.limits, pool, clock)
-        runner = MeteredRunner(virtual, scheduler.cost, clock.now, clock.now)
+        runner = MeteredRunner(virtual, scheduler.costs, clock.now, clock.now)
         return MeteredPlait(Plait(Engine(scheduler, runner, pool, link), scheduler, link), runner)
 
     def _staged(self, clock: VirtualClock, tally: Tally) -> Staged:
@@ -130,7 +133,8 @@ class Replica:
 
     def _scheduler(self, limits: SchedulerLimits, pool: PagePool, clock: VirtualClock) -> Scheduler:
         """Make a scheduler and calibrate it as a server does before its first client."""
-        scheduler = Scheduler(pool, facts_of(self.config), limits, self._refeed, clock=clock.now)
+        facts = replace(facts_of(self.config), share_of_steps=self.costs.share_of_steps)
+        scheduler = Scheduler(pool, facts, limits, self._refeed, clock=clock.now)
         calibrate(scheduler, self._runner(clock, Tally()), pool, self.config, clock.now)
         return scheduler
 

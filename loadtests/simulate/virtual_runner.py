@@ -56,6 +56,33 @@ class VirtualPass:
 
 
 @dataclass(slots=True)
+class VirtualPassBeside:
+    """A long pass in virtual time that goes on beside the steps; ``left_s`` is what is left of it, in seconds of the whole machine."""
+
+    clock: VirtualClock
+    outcome: BatchResult
+    left_s: float
+    result: BatchResult | None = None
+
+    @property
+    def next_bit_s(self) -> float:
+        return 0.0
+
+    def advance(self, until_s: float) -> bool:
+        """Have the machine whole until ``until_s`` or the end."""
+        seconds = max(0.0, min(self.left_s, until_s - self.clock.now()))
+        self.clock.advance(seconds)
+        self.left_s -= seconds
+        if self.left_s <= 0.0:
+            self.result = self.outcome
+        return self.result is not None
+
+    def go_on(self, seconds: float) -> None:
+        """Take in that it has had so many seconds of the machine beside a step."""
+        self.left_s = max(0.0, self.left_s - seconds)
+
+
+@dataclass(slots=True)
 class Tally:
     """The loads of all steps, added up."""
 
@@ -85,9 +112,15 @@ class VirtualRunner:
     num_drawn: int = 0
     caches: Caches = field(default_factory=Caches)
     bit_paces: BitPaces = field(default_factory=BitPaces)
+    under_way: VirtualPassBeside | None = None
 
     def execute(self, batch: Batch) -> BatchResult:
         result = self._result(batch)
+        if batch.is_beside and self.under_way is not None:
+            seconds = result.execute_s + self.costs.overhead_s
+            self.under_way.go_on((1.0 - self.costs.share_of_steps) * seconds)
+            self.clock.advance(seconds)
+            return result
         is_words = not batch.load.mixed
         if is_words and not self.caches.hold_words:
             result.execute_s += self.costs.cold_s
@@ -95,9 +128,12 @@ class VirtualRunner:
         self.clock.advance(result.execute_s + self.costs.overhead_s)
         return result
 
-    def begin(self, batch: Batch) -> VirtualPass:
+    def begin(self, batch: Batch) -> VirtualPass | VirtualPassBeside:
         result = self._result(batch)
         self.clock.advance(self.costs.overhead_s)
+        if self.costs.share_of_steps:
+            self.under_way = VirtualPassBeside(self.clock, result, result.execute_s)
+            return self.under_way
         num_bits = self.num_layers * batch.bits_per_layer
         shares = cut_like(self.costs.cuts, batch.load, self.costs.seconds, bits_per_layer=batch.bits_per_layer)
         shares = shares or (1.0 / num_bits,) * num_bits
@@ -110,7 +146,8 @@ class VirtualRunner:
     def _result(self, batch: Batch) -> BatchResult:
         self.tally.add(batch.load)
         slowness = self.costs.slowness_at(self.clock.now() - self.began_s)
-        result = BatchResult(execute_s=slowness * self.costs.of(batch.load) * self.luck.choice(self.costs.spread.of(batch.load)))
+        spread = self.costs.beside if batch.is_beside else self.costs.spread
+        result = BatchResult(execute_s=slowness * self.costs.of(batch.load) * self.luck.choice(spread.of(batch.load)))
         for row in batch.decodes:
             result.tokens[row.sequence_id] = DrawnToken((row.sequence_id * 31 + row.draw.index) % NUM_ORDINARY_IDS)
         for prefill in batch.prefills:

@@ -144,7 +144,8 @@ class Batch:
     """Everything the runner does in one step, in the order of the fields.
 
     ``load`` is what the step costs in the cost model's terms; ``is_divisible`` says that the step is long, and that decode steps of
-    others shall be let through between its bits; ``bits_per_layer`` says into how many each layer is cut, 1 where nobody decodes.
+    others shall be let through between its bits, or made beside it; ``bits_per_layer`` says into how many each layer is cut, 1 where
+    nobody decodes; ``is_beside`` says that it is one of those made beside a long pass.
     ``copies`` are those still to be made: the runner takes each out of the list once it has.
     ``claims`` are what each sequence's rows will have added to the prefix cache: the scheduler's to settle, nothing to the runner.
     """
@@ -157,6 +158,7 @@ class Batch:
     load: Load = NO_LOAD
     is_divisible: bool = False
     bits_per_layer: int = 1
+    is_beside: bool = False
     claims: dict[int, list[Claim]] = field(default_factory=dict)
 
     def claim(self, sequence_id: int, claims: list[Claim]) -> None:

@@ -8,8 +8,8 @@ A denoise step or a picture of the prompt cannot be cut along its tokens. When i
 model chooses the one that gets more done:
 
     ride     rows of one Euler step in several passes, each within the target, decode rows riding along in every one
-    divide   all rows in one long pass without decode rows; between its bits, parts of a layer, decode steps are let through as the
-             target demands
+    divide   all rows in one long pass without decode rows; decode steps are let through as the target demands: between its bits, parts
+             of a layer, or on some of the processors, beside it
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
+from server.engine.beside_cost import BesideCost, StepCosts
 from server.engine.cost_model import NO_LOAD, NUM_STEPS_TRUSTED_BLINDLY, SHORTEST_S, CostModel, Load
 from server.engine.decode_pace import DecodePace
 from server.engine.loads import row_load, text_load
@@ -54,7 +55,7 @@ class StepBudget:
         load: what is in the step.
     """
 
-    cost: CostModel
+    cost: CostModel | BesideCost
     tokens: int
     seconds: float
     fixed_share: float
@@ -116,12 +117,15 @@ class StepBudget:
 class Goals:
     """Sets the budget of each step from the target and the cost model."""
 
-    def __init__(self, limits: SchedulerLimits, cost: CostModel, pace: DecodePace, facts: ModelFacts) -> None:
+    def __init__(self, limits: SchedulerLimits, costs: StepCosts, pace: DecodePace, facts: ModelFacts) -> None:
         self._limits = limits
-        self._cost = cost
+        self._cost = costs.alone
+        self._beside = costs.beside
+        self._are_beside = costs.are_beside
         self._pace = pace
         self._num_layers = facts.num_layers
         self._most_bits = facts.most_bits
+        self._share_of_steps = facts.share_of_steps
 
     @property
     def has_target(self) -> bool:
@@ -144,12 +148,12 @@ class Goals:
         return min(PLANNED_SHARE * target_s - self._pace.planned_s(decodes), LATEST_SHARE * target_s - self._pace.slowest_s(decodes))
 
     def prompt_budget(self, seconds: float) -> StepBudget:
-        """Return the budget of a step of prompt chunks alone that is over in ``seconds``."""
-        return StepBudget(self._cost, self._limits.max_batch_tokens, seconds, 0.0)
+        """Return the budget of a step of prompt chunks alone that is let through a long pass and over in ``seconds``."""
+        return StepBudget(self._beside, self._limits.max_batch_tokens, seconds, 0.0)
 
     def has_room_for_prompt(self, seconds: float) -> bool:
-        """Tell whether a piece of a prompt worth its step fits into ``seconds``."""
-        return self._cost.predict(PROMPT_PIECE) <= seconds
+        """Tell whether a piece of a prompt worth its step, let through a long pass, fits into ``seconds``."""
+        return self._beside.predict(PROMPT_PIECE) <= seconds
 
     def bits_per_layer(self, load: Load, decodes: Load, num_decodes: int) -> int:
         """Return into how many bits each layer of a divided pass is cut, so that the least time is lost.
@@ -157,15 +161,15 @@ class Goals:
         A decode step that is let through before a bit comes half a bit early on average, and what it is early is lost to the pass; each
         cut costs something too. Of a time ``free`` between two decode steps, bits of ``bit`` lose ``bit / (2 free) + cut / bit``.
         """
-        if not num_decodes:
+        if not num_decodes or self._are_beside:
             return 1
         cut_s = CUT_SHARE * self._cost.fixed_s(decodes) / self._num_layers
         free_s = max(SHORTEST_S, self.target_s(decodes) - self._cost.predict(decodes))
         return max(1, min(self._most_bits, math.ceil(self._layer_s(load) / math.sqrt(2.0 * cut_s * free_s))))
 
     def bit_s(self, load: Load, bits_per_layer: int) -> float:
-        """Return how long one bit of a divided pass with ``load`` should take."""
-        return self._layer_s(load) / bits_per_layer
+        """Return how long one bit of a divided pass with ``load`` should take: no time where steps are made beside it."""
+        return 0.0 if self._are_beside else self._layer_s(load) / bits_per_layer
 
     def _layer_s(self, load: Load) -> float:
         """Return how long a layer of a pass with ``load`` should take; encoders and the decoder are no part of any."""
@@ -211,7 +215,8 @@ class Goals:
         if not num_riding:
             return True
         riding_rate = num_riding / predict(riding)
-        dividing_rate = len(first) / predict(whole) * (1.0 - predict(decodes) / target_s)
+        taken_share = min(1.0, self._beside.predict(decodes) / target_s) * (self._share_of_steps or 1.0)
+        dividing_rate = len(first) / predict(whole) * (1.0 - taken_share)
         return dividing_rate > DIVIDING_GAIN * riding_rate
 
     def must_wait(self, first: list[Load], decodes: Load, waited_s: float) -> bool:

@@ -32,7 +32,7 @@ def calibrate(
 ) -> None:
     """Run requests of growing size until the time is up or all have been run; a step that is under way then is taken to its end."""
     engine = Engine(scheduler, runner, pool, LocalLink())
-    scheduler.cost.forget()
+    scheduler.costs.alone.forget()
     ends_s = clock() + LIMIT_S
     for requests in _rounds(config, pool.num_pages * pool.page_size // 2):
         for request in requests:

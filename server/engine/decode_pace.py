@@ -1,6 +1,6 @@
 """How long a decode step should be planned to take: as long as slow ones lately took, not as long as they take on average.
 
-Between the bits of a long pass a decode step that is slower than foreseen makes every reader wait beyond the target, and one that is
+Let through a long pass, a decode step that is slower than foreseen makes every reader wait beyond the target, and one that is
 faster makes nobody happier. So it is planned by high quantiles of what the latest took from the choice of their rows to the taking in of
 their tokens, each against what the cost model says of its load: most steps shall be in time, and all but a few no more than a little late.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from server.engine.beside_cost import BesideCost
 from server.engine.cost_model import CostModel, Load
 
 NUM_KEPT = 128
@@ -16,9 +17,9 @@ MOST, ALL_BUT_FEW = 0.9, 0.99
 
 
 class DecodePace:
-    """The latest decode steps, as ratios of the cost model's seconds."""
+    """The latest decode steps let through a long pass, as ratios of the seconds foreseen."""
 
-    def __init__(self, cost: CostModel) -> None:
+    def __init__(self, cost: CostModel | BesideCost) -> None:
         self._cost = cost
         self._ratios: deque[float] = deque(maxlen=NUM_KEPT)
         self._slow = self._slowest = 1.0

@@ -1,4 +1,4 @@
-"""A step under way that can be left between two bits, where other batches may be executed."""
+"""A step under way that others are let through: it is left for them between two bits, or goes on beside them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,39 @@ import torch
 from model.stepwise import Steps
 from server.engine.batch import BatchResult
 from server.engine.bit_pace import BitPace
+from server.engine.thread_beside import Beside
 
 AWAY_S = 5e-4
 """After so long others have had the device in between."""
 
 
+class PassBeside:
+    """A step that goes on while others are executed. ``result`` is there once `advance` has come to its end.
+
+    It can be left at any time: ``next_bit_s`` is 0.
+    """
+
+    next_bit_s = 0.0
+
+    def __init__(self, beside: Beside[BatchResult]) -> None:
+        self._beside = beside
+        self.result: BatchResult | None = None
+
+    def advance(self, until_s: float) -> bool:
+        """Let it have the processors whole until ``until_s`` of `time.monotonic`. Returns whether the step is done.
+
+        Raises:
+            RuntimeError: what the device raises; the step is then as if it had not been begun.
+        """
+        if not self._beside.help(until_s):
+            return False
+        self.result = self._beside.result()
+        self.result.execute_s = self._beside.seconds
+        return True
+
+
 class Pass:
-    """A step under way. ``result`` is there once `advance` has come to its end."""
+    """A step that is left between its bits. ``result`` is there once `advance` has come to its end."""
 
     def __init__(self, steps: Steps[BatchResult], pace: BitPace) -> None:
         """Begin ``steps``; ``pace`` is that of passes cut like this one, and is kept up to date."""

@@ -74,6 +74,7 @@ class ModelFacts:
         end_ids: tokens that end the answer.
         latent_stride: pixels per latent token side; vit_stride: pixels per patch side.
         num_layers: of the transformer. most_bits: into how many bits of about equal length each may be divided in a long pass.
+        share_of_steps: what share of the processors steps have beside a long pass; 0 where they are let through between its bits.
         model_id: what tells the pages of this model from another's.
     """
 
@@ -88,4 +89,5 @@ class ModelFacts:
     profile: FamilyProfile
     num_layers: int = 1
     most_bits: int = 1
+    share_of_steps: float = 0.0
     model_id: str = ""

@@ -10,6 +10,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from threading import Lock
 
 import torch
 from PIL import Image
@@ -40,10 +41,13 @@ class PictureEncoder:
         self._kept: OrderedDict[Key, torch.Tensor] = OrderedDict()
         self._kept_bytes = 0
         self._num_encoded = 0
+        self._lock = Lock()
+        """Steps and a pass beside them may encode at the same time."""
 
     def take_num_encoded(self) -> int:
         """Return how many pictures have been encoded since the last call."""
-        num, self._num_encoded = self._num_encoded, 0
+        with self._lock:
+            num, self._num_encoded = self._num_encoded, 0
         return num
 
     def clean_latents(self, image: VaeImage) -> Steps[torch.Tensor]:
@@ -81,21 +85,23 @@ class PictureEncoder:
 
     def _remember(self, image: VaeImage | VitImage) -> Steps[torch.Tensor]:
         key = _key(image)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
         encoded = yield from self._encode(image, _u8_of(image.picture))
         self._keep(key, encoded)
         return encoded
 
     def _keep(self, key: Key, encoded: torch.Tensor) -> None:
-        self._num_encoded += 1
-        if key not in self._kept:
-            self._kept[key] = encoded
-            self._kept_bytes += encoded.nbytes
-        while self._kept_bytes > self._max_kept_bytes and len(self._kept) > 1:
-            _, dropped = self._kept.popitem(last=False)
-            self._kept_bytes -= dropped.nbytes
+        with self._lock:
+            self._num_encoded += 1
+            if key not in self._kept:
+                self._kept[key] = encoded
+                self._kept_bytes += encoded.nbytes
+            while self._kept_bytes > self._max_kept_bytes and len(self._kept) > 1:
+                _, dropped = self._kept.popitem(last=False)
+                self._kept_bytes -= dropped.nbytes
 
     def _encode(self, image: VaeImage | VitImage, u8: torch.Tensor) -> Steps[torch.Tensor]:
         """Encode a picture's 8-bit pixels ``[height, width, 3]``, which are on the host."""

@@ -7,6 +7,7 @@ at the latest the one that finishes the image, whose latents are waited for anyw
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 
@@ -37,6 +38,8 @@ class PreviewPainter:
         self._patch_size = latent_patch_size
         self._by_grid: dict[tuple[int, int], GridPreview] = {}
         self._pending: list[_Pending] = []
+        self._lock = Lock()
+        """Steps and a pass beside them may both look for what has arrived."""
 
     def watch(self, step: DenoiseStep, euler: EulerStep, x_t: torch.Tensor, velocity: torch.Tensor) -> None:
         """Begin the preview due after ``euler``, one of the steps of ``step``, if there is one.
@@ -52,10 +55,11 @@ class PreviewPainter:
     def take(self) -> list[PaintedPreview]:
         """Return the previews that have arrived, in the order they were begun."""
         painted: list[PaintedPreview] = []
-        while self._pending and (self._pending[0].copied is None or self._pending[0].copied.query()):
-            done = self._pending.pop(0)
-            height, width, _ = done.u8.shape
-            painted.append(PaintedPreview(done.sequence_id, done.preview, Picture(height, width, done.u8.numpy().tobytes())))
+        with self._lock:
+            while self._pending and (self._pending[0].copied is None or self._pending[0].copied.query()):
+                done = self._pending.pop(0)
+                height, width, _ = done.u8.shape
+                painted.append(PaintedPreview(done.sequence_id, done.preview, Picture(height, width, done.u8.numpy().tobytes())))
         return painted
 
     def _map_for(self, params: ImageParams, device: torch.device) -> GridPreview:

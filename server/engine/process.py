@@ -32,12 +32,13 @@ from server.engine.loop import Engine
 from server.engine.memory_plan import graph_bytes, page_bytes, pages_on_cpu, pages_on_gpu, working_bytes
 from server.engine.options import LEAST_FP8_CAPABILITY, EngineOptions, ModelFacts, SchedulerLimits
 from server.engine.packer import Markers
+from server.engine.paged_attention import PagedKeysValues
 from server.engine.pages import PagePool
 from server.engine.pictures import input_picture
 from server.engine.previews import PreviewPainter
-from server.engine.runner import NoiseSource, PagedKeysValues, Runner, seeded_noise
+from server.engine.runner import NoiseSource, Runner, seeded_noise
 from server.engine.scheduler import Scheduler
-from server.engine.threads import share_threads
+from server.engine.threads import share_threads, thread_beside
 from server.messages import (
     EngineReady,
     FinishReason,
@@ -82,7 +83,10 @@ def run_engine(options: EngineOptions, link: Link) -> None:
     gc.collect()
     gc.freeze()
     link.send_ready(loaded.ready)
-    loaded.engine.run()
+    try:
+        loaded.engine.run()
+    finally:
+        loaded.runner.close()
 
 
 def load_engine(options: EngineOptions, link: Link, noise: NoiseSource = seeded_noise) -> LoadedEngine:
@@ -218,7 +222,9 @@ def assemble_engine(
         options.has_prefix_cache,
         options.min_target_decodes,
     )
-    facts = replace(facts, model_id=options.model_path)
+    if (thread := thread_beside(device, dtype)) is not None:
+        runner.pass_beside(thread)
+    facts = replace(facts, model_id=options.model_path, share_of_steps=runner.share_of_steps)
     scheduler = Scheduler(pool, facts, limits, lambda picture: input_picture(picture, model.config), grammars)
     if runner.decodes_beside:
         scheduler.encodings.encoder = runner

@@ -3,7 +3,8 @@
 `_steps` is the journey of a step: copy pages, draw noise, encode pictures, pack, one forward pass over every row, then tokens are
 drawn, Euler steps taken and finished latents decoded, or handed over to be decoded beside the steps. Drawings change only when nothing
 can go wrong any more, so a step that raised can be run again in parts.
-`execute` walks it in one go; a `Pass` can be left between two bits, parts of a layer, where other batches may be executed. `launch` comes
+`execute` walks it in one go; a `Pass` can be left between two bits, parts of a layer, where other batches may be executed; a `PassBeside`
+goes on meanwhile, on a thread of its own: what steps share is kept in dicts by sequence, or locks itself. `launch` comes
 back once the device knows what to do, and the next step can be launched before what this one brought is collected. Where a draw has to
 wait for what the step before brings, the device is told of the draws later, of the forward pass at once.
 """
@@ -11,18 +12,13 @@ wait for what the step before brings, the device is told of the draws later, of 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import numpy as np
 import torch
 
-from kernels.attention import attention_in_parts, interleaved_attention
-from kernels.expert_layers import ExpertStack, run_layers
-from kernels.head_norms import ExpertHeads
-from kernels.heads import rotate_and_keep, split_heads
-from kernels.kv_pages import UNSCALED, KvPages, KvScales
-from kernels.pages import copy_pages, write_pages
+from kernels.pages import copy_pages
 from kernels.plan import AttentionPlan
 from kernels.readback import begin_reading
 from kernels.sampling import Drawn, begin_draws, find_unsound
@@ -30,7 +26,6 @@ from kernels.side_stream import CudaSideStream, SideStream
 from model.bagel import Bagel, PackedTokens
 from model.latents import latent_position_ids, u8_from_pixels, unpatchify
 from model.stepwise import Cut, Steps, finest_cut, run_through
-from model.transformer import Rotation
 from server.engine.batch import Batch, BatchResult, DecodeRow, DenoiseRow, DenoiseStep, DrawnToken, NewImage
 from server.engine.bit_pace import BitPaces
 from server.engine.decode_graphs import Capture, CudaCapture, DecodeGraphs
@@ -38,12 +33,14 @@ from server.engine.drawing import Drawing
 from server.engine.euler_steps import EulerSteps, RowVelocities
 from server.engine.fault_points import NO_FAULTS
 from server.engine.launched_step import Computed, LaunchedStep
-from server.engine.long_pass import Pass
+from server.engine.long_pass import Pass, PassBeside
 from server.engine.packer import LatentRun, Markers, PackedBatch, pack, put
+from server.engine.paged_attention import PagedKeysValues
 from server.engine.pictures import DecodedBeside, PictureEncoder, picture_from_u8
 from server.engine.previews import PreviewPainter
 from server.engine.sampling_rows import sampling_row
 from server.engine.segments import VaeImage, VitImage
+from server.engine.thread_beside import ThreadBeside
 from server.messages import ImageParams, TokenLogprob
 
 NoiseSource = Callable[[int, int, int, int], torch.Tensor]
@@ -54,55 +51,6 @@ def seeded_noise(seed: int, image_index: int, num_tokens: int, channels: int) ->
     """Draw unit Gaussian noise that depends only on the request's seed and the image's number."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + image_index) & 0x7FFF_FFFF_FFFF_FFFF)
     return torch.randn(num_tokens, channels, generator=generator)
-
-
-class PagedKeysValues:
-    """The KV pool ``[num_layers, 2, num_pages, page_size, num_kv_heads, head_dim]`` and attention over it.
-
-    ``scales`` are those of each layer where the pool holds 8-bit floats.
-    """
-
-    def __init__(self, pool: torch.Tensor, scales: Sequence[KvScales] | None = None) -> None:
-        self.pool = pool
-        self.page_size = pool.shape[3]
-        scales = [UNSCALED] * len(pool) if scales is None else scales
-        self._layers = [KvPages(layer[0], layer[1], of_layer) for layer, of_layer in zip(pool, scales, strict=True)]
-
-    def attend(self, plan: AttentionPlan) -> PagedAttend:
-        """Return attention over one step's plan."""
-        return PagedAttend(self.pool, self._layers, plan)
-
-
-class PagedAttend:
-    """Attention of one step: keeps new keys and values, then attends over past and present ones."""
-
-    def __init__(self, pool: torch.Tensor, layers: list[KvPages], plan: AttentionPlan) -> None:
-        self._pool = pool
-        self._layers = layers
-        self._plan = plan
-        self.takes_projections = pool.is_cuda
-        """On a GPU launches cost more than the sums in them; tests set it on a CPU too."""
-
-    def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        pages = self._layers[layer]
-        write_pages(k, v, pages, self._plan)
-        return interleaved_attention(q, k, v, pages, self._plan)
-
-    def attend_in_parts(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, most_parts: int) -> Steps[torch.Tensor]:
-        """Do what calling it does, interruptible between up to ``most_parts`` parts."""
-        pages = self._layers[layer]
-        write_pages(k, v, pages, self._plan)
-        return (yield from attention_in_parts(q, k, v, pages, self._plan, most_parts))
-
-    def attend_projections(self, layer: int, qkv: torch.Tensor, experts: ExpertHeads, rotation: Rotation) -> torch.Tensor:
-        """Norm, rotate and keep the heads of both experts in one go, then attend; ``qkv`` is overwritten."""
-        pages = self._layers[layer]
-        rotate_and_keep(qkv, experts, (rotation.cos, rotation.sin), pages, self._plan)
-        return interleaved_attention(*split_heads(qkv, pages.num_kv_heads), pages, self._plan)
-
-    def run_layers(self, stack: ExpertStack, x: torch.Tensor, rotation: Rotation) -> torch.Tensor | None:
-        """Run a few understanding tokens through every layer in one call; see `kernels.expert_layers`."""
-        return run_layers(x, rotation.cos, rotation.sin, stack, self._pool, self._plan)
 
 
 class Runner:
@@ -130,6 +78,7 @@ class Runner:
         self._captured_s = 0.0
         self.decode_graphs: DecodeGraphs | None = None
         self._side: SideStream | None = None
+        self._thread: ThreadBeside | None = None
         if cache.pool.is_cuda:
             self.capture_decodes(CudaCapture())
             self.decode_beside(CudaSideStream(self._device))
@@ -175,8 +124,10 @@ class Runner:
         self._collected_s, self._captured_s = now_s, capture_s
         return result
 
-    def begin(self, batch: Batch) -> Pass:
-        """Begin a step that is run bit by bit. No other batch may touch its sequences or their pages until it has ended."""
+    def begin(self, batch: Batch) -> Pass | PassBeside:
+        """Begin a step that others are let through. No other batch may touch its sequences or their pages until it has ended."""
+        if self._thread is not None:
+            return PassBeside(self._thread.begin(self._steps(batch)))
         return Pass(self._steps(batch), self._bit_paces.of(batch.bits_per_layer))
 
     def _steps(self, batch: Batch) -> Steps[BatchResult]:
@@ -250,6 +201,25 @@ class Runner:
     def decode_beside(self, side: SideStream | None) -> None:
         """From now on hand over finished latents to be decoded on ``side``; without one decode them within the step that finished them."""
         self._side = side
+
+    def pass_beside(self, thread: ThreadBeside) -> None:
+        """From now on take long passes on ``thread``, beside the steps."""
+        self._thread = thread
+
+    @property
+    def share_of_steps(self) -> float:
+        """What share of the processors steps have beside a long pass; 0 where they are let through between its bits."""
+        return 0.0 if self._thread is None else self._thread.share_of_steps
+
+    def stand_still(self) -> None:
+        """Let the pass under way beside the steps, if there is one, stand still until it is advanced again."""
+        if self._thread is not None:
+            self._thread.stand_still()
+
+    def close(self) -> None:
+        """Give up the pass under way beside the steps, if there is one."""
+        if self._thread is not None:
+            self._thread.close()
 
     def begin_encoding(self, image: VaeImage | VitImage) -> Callable[[], bool]:
         """Begin to encode a picture beside the steps; return what tells whether that is done, or left to the step that needs it."""

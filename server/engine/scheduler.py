@@ -18,9 +18,10 @@ from collections.abc import Callable
 
 from server.engine.admission import Admission
 from server.engine.batch import Batch, BatchResult
+from server.engine.beside_cost import StepCosts
 from server.engine.budget import Goals, StepBudget
 from server.engine.commit import Commit
-from server.engine.cost_model import NO_LOAD, CostModel, Load
+from server.engine.cost_model import NO_LOAD, Load
 from server.engine.decode_pace import DecodePace
 from server.engine.drain_rate import DrainRate
 from server.engine.encodings import Encodings
@@ -60,16 +61,16 @@ class Scheduler:
         grammars: Grammars = NO_GRAMMARS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.cost = CostModel()
+        self.costs = StepCosts(facts.share_of_steps)
         self.drain_rate = DrainRate()
         self.cache = PrefixCache(pool, facts.model_id, is_enabled=limits.has_prefix_cache)
         self._clock = clock
         self._shares = Shares()
         self._roster = Roster(pool, self.cache, self._shares, self.drain_rate, clock)
         self._turns = Turns(facts, refeed, grammars)
-        self._pace = DecodePace(self.cost)
-        self._goals = Goals(limits, self.cost, self._pace, facts)
-        self.words_first = WordsFirst(self.cost)
+        self._pace = DecodePace(self.costs.beside)
+        self._goals = Goals(limits, self.costs, self._pace, facts)
+        self.words_first = WordsFirst(self.costs.alone)
         self._admission = Admission(self._roster, facts, limits)
         self._reservations = Reservations(self._roster)
         self.encodings = Encodings()
@@ -241,6 +242,7 @@ class Scheduler:
         """
         self._begin_step()
         draft = Draft(self._step)
+        draft.batch.is_beside = self.costs.are_beside
         decoding, now_s = self._decoding(), self._clock()
         due_s = self._due_s(decoding) if decoding else now_s + self._goals.target_s(NO_LOAD)
         if decoding and (now_s + next_bit_s > due_s or self.do_words_go_first):
@@ -366,7 +368,7 @@ class Scheduler:
         self._account(batch, result)
         self._commit.take_in(batch, result)
         now_s = self._last_step_s = self._clock()
-        if not batch.load.mixed:
+        if not batch.load.mixed and batch.is_beside is self.costs.are_beside:
             self._pace.note(batch.load, now_s - self._began_s)
         self._began_s = now_s
         for sequence_id in sequence_ids:
@@ -385,9 +387,9 @@ class Scheduler:
 
     def _account(self, batch: Batch, result: BatchResult) -> None:
         """Teach the cost model, and put the step's time on the accounts of those who had rows in it."""
-        self.predicted_s = self.cost.predict(batch.load)
-        self.cost.observe(batch.load, result.execute_s)
-        seconds = result.execute_s or self.predicted_s
+        self.predicted_s = self.costs.foreseen_s(batch)
+        self.costs.observe(batch, result.execute_s)
+        seconds = self.costs.machine_s(batch, result.execute_s or self.predicted_s)
         if batch.load.mixed:
             self._shares.note_step(seconds)
         tokens = batch.query_tokens()

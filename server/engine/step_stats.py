@@ -37,7 +37,7 @@ def step_stats(step: int, step_s: float, batch: Batch, result: BatchResult, sche
         num_pairs=int(batch.load.pairs),
         num_rows=int(batch.load.rows),
         predicted_s=scheduler.predicted_s if not batch.is_empty else 0.0,
-        cost_error=scheduler.cost.error,
+        cost_error=scheduler.costs.alone.error,
         num_prefix_queries=num_queries,
         num_prefix_hits=num_hits,
         num_pictures_encoded=result.num_pictures_encoded,

@@ -39,7 +39,7 @@ class KnownCosts:
         self._runner = FakeRunner(lambda _, __: ORDINARY_ID)
         for size in range(1, 40):
             load = Load(1, size % 2, size % 2, size % 7 + 1, 10 * (size % 5), 100 * size, size % 3 + 1, 64 * (size % 4), 64 * (size % 6))
-            self.scheduler.cost.observe(load, cost_of(load, costs))
+            self.scheduler.costs.alone.observe(load, cost_of(load, costs))
 
     def shown(self, name: str) -> None:
         """Submit a chat about a picture of 400 tokens, whose prompt takes longer than the target allows a step."""

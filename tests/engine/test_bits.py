@@ -21,9 +21,9 @@ PASS = denoise_load(1024, 200).joined(denoise_load(1024, 200))
 
 
 def bits_per_layer(target_s: float, load: Load = PASS, num_decodes: int = 4) -> int:
-    cost = KnownCosts().scheduler.cost
+    costs = KnownCosts().scheduler.costs
     limits = SchedulerLimits(4096, 16, inter_token_target_s=target_s, min_target_decodes=1.5)
-    goals = Goals(limits, cost, DecodePace(cost), replace(facts(), num_layers=NUM_LAYERS, most_bits=CPU_CUT.num_bits))
+    goals = Goals(limits, costs, DecodePace(costs.beside), replace(facts(), num_layers=NUM_LAYERS, most_bits=CPU_CUT.num_bits))
     return goals.bits_per_layer(load, DECODES, num_decodes)
 
 

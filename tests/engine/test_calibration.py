@@ -28,7 +28,7 @@ def test_it_teaches_every_kind_of_step_within_its_time_and_leaves_nothing_runnin
 
     calibrate(loaded.scheduler, loaded.runner, loaded.pool, loaded.model.config)
 
-    cost = loaded.scheduler.cost
+    cost = loaded.scheduler.costs.alone
     assert time.monotonic() - started < LIMIT_S + LONGEST_STEP_S
     assert cost.num_observed > NUM_STEPS_TRUSTED_BLINDLY
     assert cost.coefficients.steps > 0.0
@@ -53,7 +53,7 @@ def test_what_reading_and_drawing_a_picture_take_is_foreseen_before_the_first_cl
     """Calibration once read no pictures: what a start's very first step took, kernels built, was held for the price of its few pixels."""
     link = LocalLink()
     loaded = load_engine(EngineOptions(str(CHECKPOINT), num_pages=512), link)
-    loaded.scheduler.cost.observe(FIRST_STEP, FIRST_STEP_S)
+    loaded.scheduler.costs.alone.observe(FIRST_STEP, FIRST_STEP_S)
     calibrate(loaded.scheduler, loaded.runner, loaded.pool, loaded.model.config)
     vit, vae = (Picture(side, side, bytes(3 * side * side)) for side in (56, 64))
     segments: list[Segment] = [ImageSegment(vit, vae), TextSegment([1])]

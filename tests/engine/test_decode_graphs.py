@@ -18,8 +18,8 @@ from server.engine.graph_sizes import CONTEXT_ROWS, MAX_GRAPHS, ROWS
 from server.engine.link import LocalLink
 from server.engine.options import EngineOptions
 from server.engine.packer import Markers, PackedBatch, pack
+from server.engine.paged_attention import PagedKeysValues
 from server.engine.process import load_engine
-from server.engine.runner import PagedKeysValues
 from server.messages import SamplingParams, TextSegment
 from tests.engine.fakes import make_request
 

@@ -11,7 +11,7 @@ import torch
 from kernels.plan import AttentionPlan, build_attention_plan
 from model.bagel import Attend, PackedTokens
 from model.weights import load_bagel
-from server.engine.runner import PagedAttend, PagedKeysValues
+from server.engine.paged_attention import PagedAttend, PagedKeysValues
 from tests.kernels.ragged import Row, Segment, SegmentKind, build_layout, decode
 
 MODEL = load_bagel(Path(__file__).parents[1] / "golden" / "tiny_a", torch.device("cpu"), torch.float32)

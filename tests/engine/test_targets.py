@@ -13,8 +13,7 @@ from model.stepwise import CPU_CUT, GPU_CUT, Cut, blocks_of
 from model.weights import load_bagel
 from server.engine.batch import Batch, BatchResult
 from server.engine.link import LocalLink
-from server.engine.long_pass import Pass
-from server.engine.loop import Engine
+from server.engine.loop import DividedPass, Engine
 from server.engine.options import EngineOptions
 from server.engine.process import LoadedEngine, load_engine
 from server.engine.runner import Runner
@@ -42,7 +41,7 @@ class CountingRunner:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._under_way: Pass | None = None
+        self._under_way: DividedPass | None = None
         self.num_divided = 0
         self.num_between = 0
 
@@ -50,7 +49,7 @@ class CountingRunner:
         self.num_between += self._under_way is not None and self._under_way.result is None
         return self._runner.execute(batch)
 
-    def begin(self, batch: Batch) -> Pass:
+    def begin(self, batch: Batch) -> DividedPass:
         assert not batch.decodes
         self.num_divided += 1
         self._under_way = self._runner.begin(batch)

@@ -38,6 +38,9 @@ class SlowPolicy:
     def note_idle(self, seconds: float) -> None:
         pass
 
+    def stand_still(self) -> None:
+        pass
+
     def step(self) -> list[StepReport]:
         time.sleep(STEP_S)
         self._log.append(self._name)

@@ -62,6 +62,9 @@ class ScriptedEngine:
     def note_idle(self, seconds: float) -> None:
         """Idleness means nothing to it."""
 
+    def stand_still(self) -> None:
+        pass
+
     def step(self) -> list[StepReport]:
         self.clock.advance(self.step_s)
         done = self.waiting.pop(0)

@@ -19,7 +19,7 @@ def test_pictures_drawn_at_full_pace_beside_words_lose_no_less_than_is_possible(
     words_per_s = 100.0
     found = kept(words_per_s, FREE_STEPS_PER_S * (1.0 - words_per_s * DECODE_S))
 
-    assert found.loss == pytest.approx(found.least_loss) == pytest.approx(0.4)
+    assert found.loss == pytest.approx(found.words_share) == pytest.approx(0.4)
 
 
 def test_pictures_drawn_in_the_time_that_words_leave_lose_nothing_for_the_same_words() -> None:

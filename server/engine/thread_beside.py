@@ -1,0 +1,183 @@
+"""A thread that takes a long pass to its end while steps are made beside it, on the CPU's processors that those leave it.
+
+A decode step is bound by memory and a picture's pass by arithmetic, so that beside each other they take less than one after the other;
+and nobody waits for a place where a pass can be left, since every operation can be, within a fraction of a millisecond.
+
+Steps have half of the threads, where there are two or more. With one they have it whole, and the pass stands still meanwhile.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Generic, TypeVar
+
+import torch
+
+from kernels.native_beside import NativeBeside
+from model.stepwise import Steps
+
+EVERY_THREAD = 1 << 10
+LEAST_TURN_S = 1e-3
+"""So long at least a pass goes on after each step, where it stands still beside them."""
+T = TypeVar("T")
+
+_threads: weakref.WeakSet[ThreadBeside] = weakref.WeakSet()
+"""Those whose work is given up before the interpreter ends: nothing may be computed while it is taken down."""
+
+
+class ThreadBeside:
+    """The thread, and who has how many threads of the C kernels."""
+
+    def __init__(self, native: NativeBeside, num_threads: int) -> None:
+        self._native = native
+        self._num_threads = num_threads
+        self._num_for_steps = max(1, num_threads // 2)
+        self._under_way: _Progress | None = None
+        self._works: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        Thread(target=_work_off, args=(native, self._works), name="beside", daemon=True).start()
+        weakref.finalize(self, self._works.put, None).atexit = False
+        _threads.add(self)
+
+    @property
+    def share_of_steps(self) -> float:
+        """What share of the processors steps have."""
+        return self._num_for_steps / self._num_threads
+
+    def begin(self, steps: Steps[T]) -> Beside[T]:
+        """Begin to run ``steps`` to their end on the thread; one work at a time."""
+        progress = self._under_way = _Progress(self._num_threads)
+        self.leave_to_steps()
+        future: Future[T] = Future()
+        self._works.put(partial(_run, steps, progress, future))
+        return Beside(self, progress, future)
+
+    def help(self, progress: _Progress, until_s: float) -> None:
+        """Give the work every thread, this one too, until ``until_s`` of `time.monotonic` or its end."""
+        num_left = self._num_threads - self._num_for_steps
+        until_s = until_s if num_left else max(until_s, time.monotonic() + LEAST_TURN_S)
+        self._share(1, self._num_threads)
+        if self._num_threads > 1:
+            self._native.help_beside(until_s, progress.is_done)
+        else:
+            progress.has_ended.wait(max(0.0, until_s - time.monotonic()))
+        self.leave_to_steps()
+
+    def leave_to_steps(self) -> None:
+        """Give the steps their threads."""
+        self._share(self._num_for_steps, self._num_threads - self._num_for_steps)
+
+    def stand_still(self) -> None:
+        """Let the work under way stand still until it is helped again."""
+        if self._under_way is not None:
+            self._share(EVERY_THREAD, 0)
+
+    def end(self, progress: _Progress) -> None:
+        """Give the steps every thread again, unless other work is under way by now."""
+        if self._under_way is progress:
+            self._share(EVERY_THREAD, self._num_threads)
+            self._under_way = None
+
+    def close(self) -> None:
+        """Have the work under way given up, and wait for that."""
+        if (progress := self._under_way) is not None:
+            progress.is_given_up = True
+            self.end(progress)
+            progress.has_ended.wait()
+
+    def _share(self, num_for_steps: int, num_beside: int) -> None:
+        if self._under_way is not None:
+            self._under_way.note_share(num_beside)
+        self._native.share_processors(num_for_steps, num_beside)
+
+
+class _Progress:
+    """How far a work is: shared by who waits for it and the thread that does it."""
+
+    def __init__(self, num_threads: int) -> None:
+        self.is_done = ctypes.c_int(0)
+        self.has_ended = Event()
+        self.is_given_up = False
+        self.seconds = 0.0
+        self._num_threads = num_threads
+        self._share, self._since_s = 0.0, time.monotonic()
+        self._ended_s = float("inf")
+
+    def note_share(self, num_threads: int) -> None:
+        """Take in that the work has so many threads from now on."""
+        now_s = min(time.monotonic(), self._ended_s)
+        self.seconds += self._share * (now_s - self._since_s)
+        self._share, self._since_s = num_threads / self._num_threads, now_s
+
+    def note_end(self) -> None:
+        self._ended_s = time.monotonic()
+        self.is_done.value = 1
+        self.has_ended.set()
+
+
+class Beside(Generic[T]):
+    """A work that is done beside the steps."""
+
+    def __init__(self, thread: ThreadBeside, progress: _Progress, future: Future[T]) -> None:
+        self._thread = thread
+        self._progress = progress
+        self._future = future
+        weakref.finalize(self, _give_up, thread, progress).atexit = False
+
+    @property
+    def seconds(self) -> float:
+        """How long it took so far, counted as if it had had every thread."""
+        return self._progress.seconds
+
+    def help(self, until_s: float) -> bool:
+        """Give it every thread until ``until_s`` of `time.monotonic` or its end; return whether it has ended."""
+        if not self._progress.is_done.value:
+            self._thread.help(self._progress, until_s)
+        return bool(self._progress.is_done.value)
+
+    def result(self) -> T:
+        """Return what it has come to.
+
+        Raises:
+            RuntimeError: what the device raised.
+        """
+        self._thread.end(self._progress)
+        return self._future.result()
+
+
+def _work_off(native: NativeBeside, works: SimpleQueue[Callable[[], None] | None]) -> None:
+    torch.set_num_threads(1)
+    native.compute_beside()
+    while (work := works.get()) is not None:
+        work()
+
+
+def _run(steps: Steps[T], progress: _Progress, future: Future[T]) -> None:
+    """Run ``steps`` to their end, whatever that is, and say so; whoever waits for the result is who it matters to."""
+    try:
+        with torch.inference_mode():
+            while not progress.is_given_up:
+                next(steps)
+    except StopIteration as end:
+        future.set_result(end.value)
+    except BaseException as error:
+        future.set_exception(error)
+    progress.note_end()
+
+
+def _give_up(thread: ThreadBeside, progress: _Progress) -> None:
+    progress.is_given_up = True
+    thread.end(progress)
+
+
+@atexit.register
+def _close_all() -> None:
+    for thread in list(_threads):
+        thread.close()
