@@ -1,7 +1,7 @@
 """Who has the processors while a thread computes beside the steps: see `kernels/native/pool.c`.
 
-The C kernels' operations of that thread leave a processor when it is wanted for the steps, after the task they are at, a fraction of a
-millisecond. What torch computes by itself leaves none, so there has to be little of it.
+The C kernels' operations of that thread leave a processor when it is wanted for the steps, after the task they are at. What torch computes
+by itself leaves none, so there has to be little of it.
 """
 
 from __future__ import annotations
@@ -33,4 +33,4 @@ class NativeBeside:
 
     def help_beside(self, until_s: float, is_done: ctypes.c_int) -> None:
         """Take a share in what is computed beside the steps until ``until_s`` of `time.monotonic`, or until ``is_done`` is not 0."""
-        self._help_beside(int(min(until_s, LATEST_S) * 1e9), is_done)
+        self._help_beside(int(max(0.0, min(until_s, LATEST_S)) * 1e9), is_done)

@@ -243,8 +243,7 @@ DEFAULT_TARGET_MS, DEFAULT_TARGET_DECODES = 40.0, 6.0
 """Between two tokens, where no target is set: faster than anybody reads, and pictures keep five sixths of a slow machine. What five, six
 and seven decode steps make of mixed traffic is in `loadtests/results/mixed`."""
 LEAST_TARGET_DECODES = 1.5
-"""A target below one and a half decode steps' time cannot be kept beside any other work. The steps are those between the bits of a
-picture, which find the caches cold: on a CPU this is about two of them with nothing in between."""
+"""A target below one and a half decode steps' time cannot be kept beside any other work."""
 
 
 def _url(listener: socket.socket) -> str:

@@ -13,8 +13,8 @@
 
    There are two pools: one for the steps, and one for what a thread computes beside them (`compute_beside`), a long pass. Each says how
    many threads may be at its tasks (`share_processors`); who is one too many leaves after the task it is at, so that a step has its
-   processors a fraction of a millisecond after it asked for them, and a pass need not be cut anywhere. With no thread left to it what is
-   beside stands still, and goes on later where it was. */
+   processors soon after it asked for them, and a pass need not be cut anywhere. With no thread left to it what is beside stands still, and
+   goes on later where it was. */
 #define _GNU_SOURCE
 #include "pool.h"
 

@@ -29,14 +29,22 @@ class Policy(Protocol):
         ...
 
     def stand_still(self) -> None:
-        """Let nothing go on before the next step."""
+        """Let nothing go on until `go_on`."""
+        ...
+
+    def go_on(self) -> None:
+        """Let go on what stood still."""
         ...
 
 
-class StandsStill(Protocol):
-    """A runner that computes in the background, and can be told not to."""
+class RunsBeside(Protocol):
+    """A runner that may compute beside the steps, and can be told not to, for a while or for good."""
 
     def stand_still(self) -> None: ...
+
+    def go_on(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,7 @@ class Plait:
     engine: Engine
     scheduler: Scheduler
     link: LocalLink
-    runner: StandsStill | None = None
+    runner: RunsBeside | None = None
     """What may have a pass under way beside the steps."""
 
     @property
@@ -68,6 +76,15 @@ class Plait:
     def stand_still(self) -> None:
         if self.runner is not None:
             self.runner.stand_still()
+
+    def go_on(self) -> None:
+        if self.runner is not None:
+            self.runner.go_on()
+
+    def close(self) -> None:
+        """End it: no step may follow."""
+        if self.runner is not None:
+            self.runner.close()
 
 
 @dataclass(frozen=True, slots=True)

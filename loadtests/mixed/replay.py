@@ -110,6 +110,10 @@ class Replay:
         """Let the policy do nothing between two steps: others have the machine."""
         self._policy.stand_still()
 
+    def go_on(self) -> None:
+        """Let it have the machine again."""
+        self._policy.go_on()
+
     @property
     def share_finished(self) -> float:
         """The share of the trace's requests that have been answered."""

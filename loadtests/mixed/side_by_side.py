@@ -28,6 +28,7 @@ class Runner:
     def take_turn(self, seconds: float) -> None:
         """Go on for ``seconds``, or to the end."""
         self.clock.go_on()
+        self.replay.go_on()
         until_s = self.clock.now() + seconds
         try:
             while self.clock.now() < until_s:

@@ -135,6 +135,9 @@ class Staged:
     def stand_still(self) -> None:
         """Nothing goes on between two steps: no pass is beside others."""
 
+    def go_on(self) -> None:
+        """Nothing stood still."""
+
     def step(self) -> list[StepReport]:
         """Give the device to the engine that has had less of it."""
         for request in self._queue.take():

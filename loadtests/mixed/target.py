@@ -234,7 +234,7 @@ def _kept(multiple: float, target_s: float, watch: Watch, spells: list[Spell], a
 
 
 def _serve(policy: Plait, crowd: Crowd) -> Watch:
-    """Keep the crowd busy; return what came out once it was warm."""
+    """Keep the crowd busy, and close the engine; return what came out once it was warm."""
     for number in range(crowd.num_chats):
         policy.submit(_chat(number))
     for number in range(crowd.num_pictures):
@@ -248,7 +248,7 @@ def _serve(policy: Plait, crowd: Crowd) -> Watch:
             for _ in report.finished:
                 policy.submit(_picture(num_submitted, crowd))
                 num_submitted += 1
-    policy.stand_still()
+    policy.close()
     return watch
 
 

@@ -62,6 +62,9 @@ class Reception:
     def stand_still(self) -> None:
         self.policy.stand_still()
 
+    def go_on(self) -> None:
+        self.policy.go_on()
+
 
 @dataclass(frozen=True, slots=True)
 class Replica:

@@ -132,6 +132,7 @@ class VirtualRunner:
         result = self._result(batch)
         self.clock.advance(self.costs.overhead_s)
         if self.costs.share_of_steps:
+            self.caches.hold_words = False
             self.under_way = VirtualPassBeside(self.clock, result, result.execute_s)
             return self.under_way
         num_bits = self.num_layers * batch.bits_per_layer

@@ -1,7 +1,8 @@
 """How long a step takes beside a long pass: so many times longer than alone as the latest of its kind did.
 
 It has some of the processors alone, and the memory and the caches with the pass. Where passes are left for it, it takes what it takes
-alone.
+alone. A step with a prompt, which is bound by processors, is never taken to be slower than by their number: one that once was would not be
+tried again.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class BesideCost:
             return
         latest = self._latest[bool(load.mixed)]
         latest.append(seconds / self._cost.predict(load))
-        self._ratios[bool(load.mixed)] = median(latest)
+        ratio = median(latest)
+        self._ratios[bool(load.mixed)] = min(ratio, self._unknown) if load.mixed else ratio
 
 
 class StepCosts:

@@ -6,14 +6,15 @@ Every term costs something or nothing, never less. Weighted least squares with e
 coefficients follow by a few rounds of non-negative coordinate descent after each step, starting from where they were. Errors count
 relative to the step's length, so that a decode step of a millisecond weighs as much as a denoise step of a second; a measurement far off
 its prediction is moved to the edge of what has been usual before it is taken in, so that a hiccup of the machine teaches nothing and a
-lasting change does within a few steps.
+lasting change does within a few steps. Steps of decode rows alone and others are forgotten each for newer ones of their kind: while
+pictures are drawn without a pause no decode step may be seen alone for hours, and what one costs is still asked.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from operator import mul
+from operator import add, mul
 from statistics import median
 from typing import NamedTuple
 
@@ -90,8 +91,7 @@ class CostModel:
     def forget(self) -> None:
         """Start anew from the assumption."""
         self._seconds = list(PRIOR_SECONDS)
-        self._products = [[0.0] * NUM_TERMS for _ in range(NUM_TERMS)]
-        self._targets = [0.0] * NUM_TERMS
+        self._sums = {is_mixed: _Sums() for is_mixed in (False, True)}
         self._errors: deque[float] = deque(maxlen=NUM_ERRORS_KEPT)
         self._biases: deque[float] = deque(maxlen=NUM_BIAS_STEPS)
         self.num_observed = 0
@@ -126,9 +126,12 @@ class CostModel:
         self.num_observed += 1
         if self._teaches_nothing(load, seconds, predicted):
             return
-        self._add(load, taken, self._forgetting())
+        self._sums[load.mixed > 0.0].add(load, taken, self._forgetting())
+        words, others = self._sums.values()
+        targets = [one + other for one, other in zip(words.targets, others.targets, strict=True)]
+        products = [list(map(add, one, other)) for one, other in zip(words.products, others.products, strict=True)]
         for _ in range(NUM_SWEEPS):
-            self._sweep()
+            self._sweep(products, targets)
 
     def _teaches_nothing(self, load: Load, seconds: float, predicted: float) -> bool:
         """Tell whether a decode step, the commonest and the shortest, went as foreseen: most of those are not worth their arithmetic."""
@@ -146,19 +149,28 @@ class CostModel:
             return HURRIED_FORGETTING
         return FORGETTING
 
-    def _add(self, load: Load, seconds: float, forgetting: float) -> None:
+    def _sweep(self, products: list[list[float]], targets: list[float]) -> None:
+        """One round of coordinate descent; terms that have not been seen stay as assumed."""
+        for i, row in enumerate(products):
+            if row[i] > 0.0:
+                residual = targets[i] - _sum_of_products(row, self._seconds)
+                self._seconds[i] = max(0.0, self._seconds[i] + residual / row[i])
+
+
+class _Sums:
+    """The sums of least squares over steps of one kind: of ``load load^T`` and of ``load seconds``, each step by its weight."""
+
+    def __init__(self) -> None:
+        self.products = [[0.0] * NUM_TERMS for _ in range(NUM_TERMS)]
+        self.targets = [0.0] * NUM_TERMS
+
+    def add(self, load: Load, seconds: float, forgetting: float) -> None:
+        """Add a step; those before count ``forgetting`` times as much from now on."""
         weight = 1.0 / (seconds * seconds)
-        for i, row in enumerate(self._products):
+        for i, row in enumerate(self.products):
             scaled = weight * load[i]
             row[:] = [forgetting * product + scaled * amount for product, amount in zip(row, load, strict=True)]
-            self._targets[i] = forgetting * self._targets[i] + scaled * seconds
-
-    def _sweep(self) -> None:
-        """One round of coordinate descent; terms that have not been seen stay as assumed."""
-        for i, row in enumerate(self._products):
-            if row[i] > 0.0:
-                residual = self._targets[i] - _sum_of_products(row, self._seconds)
-                self._seconds[i] = max(0.0, self._seconds[i] + residual / row[i])
+            self.targets[i] = forgetting * self.targets[i] + scaled * seconds
 
 
 def _sum_of_products(first: Sequence[float], second: Sequence[float]) -> float:

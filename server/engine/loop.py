@@ -1,7 +1,7 @@
 """The engine loop: take in messages, schedule, execute, commit, report; once round is one step.
 
-A long pass is executed bit by bit. Between two bits the loop takes in messages and lets through the steps the scheduler asks for
-meanwhile, so that neither a token nor an abort waits for a picture.
+A long pass is executed bit by bit, or goes on beside the steps. Between two bits, or whenever it is time, the loop takes in messages and
+lets through the steps the scheduler asks for meanwhile, so that neither a token nor an abort waits for a picture.
 
 Where the device works by itself while the host goes on, the next step is begun before what this one brought is taken in, as often as it
 can be foreseen (`run_ahead`), and finished pictures are decoded beside the steps: nobody's next token waits for that. (Those of prompts
@@ -43,7 +43,8 @@ DEVICE_IS_LOST = "CUDA error"
 
 
 class DividedPass(Protocol):
-    """A step that is executed bit by bit. ``next_bit_s``: how long the next one may take, in seconds; 0 before the first."""
+    """A step that others are let through. ``next_bit_s``: how long the next bit of it may take, in seconds; 0 before the first, and where
+    it has none because it goes on beside the others."""
 
     result: BatchResult | None
 
@@ -218,7 +219,7 @@ class Engine:
     def _go_on(self, long: LongPass) -> StepReport | None:
         """Let the step through that the scheduler asks for, or take the long pass further."""
         started = time.perf_counter()
-        stands_aside = bool(long.batch.denoises) and self._scheduler.do_words_go_first
+        stands_aside = bool(long.batch.denoises) and self._scheduler.are_pictures_held
         if stands_aside or not long.has_given_way:
             between = self._scheduler.schedule_between(long.steps.next_bit_s or self._scheduler.bit_s(long.batch))
             long.has_given_way = not between.is_empty

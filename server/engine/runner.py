@@ -127,6 +127,7 @@ class Runner:
     def begin(self, batch: Batch) -> Pass | PassBeside:
         """Begin a step that others are let through. No other batch may touch its sequences or their pages until it has ended."""
         if self._thread is not None:
+            self._copy_pages(batch)  # before steps beside it may be given the pages it copies from
             return PassBeside(self._thread.begin(self._steps(batch)))
         return Pass(self._steps(batch), self._bit_paces.of(batch.bits_per_layer))
 
@@ -215,6 +216,11 @@ class Runner:
         """Let the pass under way beside the steps, if there is one, stand still until it is advanced again."""
         if self._thread is not None:
             self._thread.stand_still()
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        if self._thread is not None:
+            self._thread.go_on()
 
     def close(self) -> None:
         """Give up the pass under way beside the steps, if there is one."""

@@ -2,7 +2,7 @@
 
 Pure Python: `schedule` makes a `Batch`, the runner executes it, `commit` takes in the result. Each step takes the decode rows, then
 denoise steps and prompt chunks in the order of `fairness`, as far as `budget` goes. A long pass may be `is_divisible`: then
-`schedule_between` makes the decode steps that are let through between its bits, before it is committed. Where pictures stand aside for
+`schedule_between` makes the decode steps that are let through it, or made beside it, before it is committed. Where pictures stand aside for
 words (`words_first`), neither holds rows of a picture. Being let in is `admission`, pages `reservations`, results `commit`.
 
 No step is empty while there is work, unless it ends a sequence or lets one take over what the cache holds, or all that is left waits for
@@ -44,7 +44,9 @@ from server.engine.words_first import WordsFirst
 from server.messages import FinishReason, Request, TextClosed
 
 SHORT_PROMPT_SHARE = 0.5
-"""How much of the target a prompt chunk let through between the bits of a long pass may take."""
+"""How much of the target a prompt chunk let through a long pass may take."""
+LEAST_TURN_S = 1e-3
+"""How long a long pass runs on at least where there was nothing to let through it: words may be due that wait for pages."""
 POLL_S = 0.05
 """How long a long pass runs on before new messages are looked at, while nobody decodes."""
 
@@ -71,7 +73,7 @@ class Scheduler:
         self._pace = DecodePace(self.costs.beside)
         self._goals = Goals(limits, self.costs, self._pace, facts)
         self.words_first = WordsFirst(self.costs.alone)
-        self._admission = Admission(self._roster, facts, limits)
+        self.admission = Admission(self._roster, facts, limits)
         self._reservations = Reservations(self._roster)
         self.encodings = Encodings()
         self._rows = RowBuilder(facts, self._turns, self._reservations, self.cache, self.encodings)
@@ -105,9 +107,6 @@ class Scheduler:
     def num_waiting(self) -> int:
         return len(self._roster.waiting)
 
-    def num_waiting_in(self, lane: Lane) -> int:
-        return self._admission.num_waiting(lane)
-
     def num_running(self, *, drawing: bool) -> int:
         """Count the running sequences that are (or are not) drawing a picture."""
         return sum((sequence.image is not None) is drawing for sequence in self._roster.running.values())
@@ -115,14 +114,6 @@ class Scheduler:
     @property
     def num_preemptions(self) -> int:
         return self._reservations.num_preemptions
-
-    @property
-    def num_expired(self) -> int:
-        return self._admission.num_expired
-
-    @property
-    def num_refused(self) -> int:
-        return self._admission.num_refused
 
     def take_prefix_counts(self) -> tuple[int, int]:
         """Return the prompt rows looked up in the prefix cache since the last call, and those found."""
@@ -139,7 +130,7 @@ class Scheduler:
         sequence = self._turns.start(self._next_id, request)
         self._next_id += 1
         finish = self._turns.replay(sequence)
-        self._admission.take_in(sequence, self._clock())
+        self.admission.take_in(sequence, self._clock())
         if finish is not None:
             self._roster.finish(sequence, finish)
         elif request.canon and not sequence.open_ids:
@@ -236,7 +227,7 @@ class Scheduler:
         return draft
 
     def schedule_between(self, next_bit_s: float) -> Batch:
-        """Make the step that is let through before the next bit of a long pass, which takes about ``next_bit_s`` seconds.
+        """Make the step that is let through a long pass before its next bit, which takes about ``next_bit_s`` seconds, or beside it now.
 
         Decode rows when they would be late after that bit or words go first anyway, else short prompts, else nothing.
         """
@@ -245,7 +236,7 @@ class Scheduler:
         draft.batch.is_beside = self.costs.are_beside
         decoding, now_s = self._decoding(), self._clock()
         due_s = self._due_s(decoding) if decoding else now_s + self._goals.target_s(NO_LOAD)
-        if decoding and (now_s + next_bit_s > due_s or self.do_words_go_first):
+        if decoding and (now_s + next_bit_s >= due_s or self.do_words_go_first):
             self._add_decodes(decoding, draft)
             return self._issue(draft)
         prompts = [other for other in self._roster.running.values() if other.can_be_served and self._is_prompt_text(other)]
@@ -259,15 +250,23 @@ class Scheduler:
         return self._goals.bit_s(batch.load, batch.bits_per_layer)
 
     def next_pause_s(self) -> float:
-        """Return until when a long pass may run on before `schedule_between` should be asked again."""
-        decoding = self._decoding()
-        return self._due_s(decoding) if decoding else self._clock() + POLL_S
+        """Return until when a long pass may run on before `schedule_between` should be asked again: for a moment, if that had nothing."""
+        decoding, now_s = self._decoding(), self._clock()
+        if not decoding:
+            return now_s + POLL_S
+        due_s = now_s if self.do_words_go_first and self.costs.are_beside else self._due_s(decoding)
+        return max(due_s, now_s + LEAST_TURN_S) if self._latest.is_empty else due_s
 
     def _due_s(self, decoding: list[Sequence]) -> float:
         """Return when those who write should have their next step: at once while there is time and only prompts would go on meanwhile."""
         last_s = self._clock() - self._waited_s(decoding)
         has_time = self.words_first.has_time and not self._roster.pictures()
         return last_s if has_time else self._goals.due_s(load_of_next_tokens(decoding), last_s)
+
+    @property
+    def are_pictures_held(self) -> bool:
+        """Whether a picture's pass that is left for steps stands aside; one beside them goes on with what they leave."""
+        return self.do_words_go_first and not self.costs.are_beside
 
     @property
     def do_words_go_first(self) -> bool:
@@ -281,8 +280,8 @@ class Scheduler:
         """End what has expired, let in who fits, and let prompts take over what the prefix cache holds."""
         now_s = self._began_s = self._clock()
         self.encodings.look()
-        self._admission.expire(now_s)
-        for sequence in self._admission.admit(self._step):
+        self.admission.expire(now_s)
+        for sequence in self.admission.admit(self._step):
             sequence.last_result_s = now_s
             self._prefix_queries += total_rows(sequence.history)
         self._take_over()

@@ -1,22 +1,24 @@
 """A thread that takes a long pass to its end while steps are made beside it, on the CPU's processors that those leave it.
 
 A decode step is bound by memory and a picture's pass by arithmetic, so that beside each other they take less than one after the other;
-and nobody waits for a place where a pass can be left, since every operation can be, within a fraction of a millisecond.
+and nobody waits for a place where a pass can be left, since every operation can be, after the task it is at.
 
-Steps have half of the threads, where there are two or more. With one they have it whole, and the pass stands still meanwhile.
+Steps have half of the threads, where there are two or more. With one they have it whole, and the pass stands still meanwhile. A pass that
+hangs is waited for, so that the engine is seen to hang, whatever else it could do.
 """
 
 from __future__ import annotations
 
 import atexit
 import ctypes
+import math
 import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import TIMEOUT_MAX, Event, Thread
 from typing import Generic, TypeVar
 
 import torch
@@ -25,8 +27,12 @@ from kernels.native_beside import NativeBeside
 from model.stepwise import Steps
 
 EVERY_THREAD = 1 << 10
-LEAST_TURN_S = 1e-3
-"""So long at least a pass goes on after each step, where it stands still beside them."""
+LEAST_TURN_S, LEAST_TURN_SHARE = 1e-3, 1 / 3
+"""So long at least a pass goes on where it stands still beside steps, and for such a share of the time that these have had."""
+HANGING_S, LOOK_S = 60.0, 0.1
+"""A pass that has not come to its next bit for so long is waited for, and looked at so often."""
+CLOSING_S = 30.0
+"""A pass that is given up ends with the bit it is at."""
 T = TypeVar("T")
 
 _threads: weakref.WeakSet[ThreadBeside] = weakref.WeakSet()
@@ -39,7 +45,9 @@ class ThreadBeside:
     def __init__(self, native: NativeBeside, num_threads: int) -> None:
         self._native = native
         self._num_threads = num_threads
-        self._num_for_steps = max(1, num_threads // 2)
+        self._num_for_steps = (num_threads + 1) // 2
+        self._num_left = num_threads - self._num_for_steps
+        self._left_s = 0.0
         self._under_way: _Progress | None = None
         self._works: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         Thread(target=_work_off, args=(native, self._works), name="beside", daemon=True).start()
@@ -61,40 +69,55 @@ class ThreadBeside:
 
     def help(self, progress: _Progress, until_s: float) -> None:
         """Give the work every thread, this one too, until ``until_s`` of `time.monotonic` or its end."""
-        num_left = self._num_threads - self._num_for_steps
-        until_s = until_s if num_left else max(until_s, time.monotonic() + LEAST_TURN_S)
-        self._share(1, self._num_threads)
+        now_s = time.monotonic()
+        if not self._num_left:
+            until_s = max(until_s, now_s + max(LEAST_TURN_S, LEAST_TURN_SHARE * (now_s - self._left_s)))
+        self._share(1, self._num_threads, self._num_threads)
+        try:
+            self._wait(progress, until_s)
+            while progress.hangs and not progress.is_done.value:
+                self._wait(progress, time.monotonic() + LOOK_S)
+        finally:
+            self.leave_to_steps()
+
+    def _wait(self, progress: _Progress, until_s: float) -> None:
         if self._num_threads > 1:
             self._native.help_beside(until_s, progress.is_done)
         else:
-            progress.has_ended.wait(max(0.0, until_s - time.monotonic()))
-        self.leave_to_steps()
+            progress.has_ended.wait(min(TIMEOUT_MAX, max(0.0, until_s - time.monotonic())))
 
     def leave_to_steps(self) -> None:
-        """Give the steps their threads."""
-        self._share(self._num_for_steps, self._num_threads - self._num_for_steps)
+        """Give the steps their threads; the place of this one beside them stays empty."""
+        self._left_s = time.monotonic()
+        self._share(self._num_for_steps, self._num_left + 1 if self._num_left else 0, self._num_left)
 
     def stand_still(self) -> None:
         """Let the work under way stand still until it is helped again."""
         if self._under_way is not None:
-            self._share(EVERY_THREAD, 0)
+            self._share(EVERY_THREAD, 0, 0)
+
+    def go_on(self) -> None:
+        """Let the work under way go on beside the steps again."""
+        if self._under_way is not None:
+            self.leave_to_steps()
 
     def end(self, progress: _Progress) -> None:
         """Give the steps every thread again, unless other work is under way by now."""
         if self._under_way is progress:
-            self._share(EVERY_THREAD, self._num_threads)
+            self._share(EVERY_THREAD, self._num_threads, self._num_threads)
             self._under_way = None
 
     def close(self) -> None:
-        """Have the work under way given up, and wait for that."""
+        """Have the work under way given up, and wait for that, but not for ever: what hangs cannot be."""
         if (progress := self._under_way) is not None:
             progress.is_given_up = True
             self.end(progress)
-            progress.has_ended.wait()
+            progress.has_ended.wait(CLOSING_S)
 
-    def _share(self, num_for_steps: int, num_beside: int) -> None:
+    def _share(self, num_for_steps: int, num_beside: int, num_there: int) -> None:
+        """Let ``num_beside`` threads be at the work, of which ``num_there`` are there."""
         if self._under_way is not None:
-            self._under_way.note_share(num_beside)
+            self._under_way.note_share(num_there)
         self._native.share_processors(num_for_steps, num_beside)
 
 
@@ -108,7 +131,17 @@ class _Progress:
         self.seconds = 0.0
         self._num_threads = num_threads
         self._share, self._since_s = 0.0, time.monotonic()
-        self._ended_s = float("inf")
+        self._ended_s = math.inf
+        self._beat_s = math.inf
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the work has begun, and has not come to its next bit for long."""
+        return time.monotonic() - self._beat_s > HANGING_S
+
+    def note_bit(self) -> None:
+        """Take in that the work goes on."""
+        self._beat_s = time.monotonic()
 
     def note_share(self, num_threads: int) -> None:
         """Take in that the work has so many threads from now on."""
@@ -157,6 +190,7 @@ def _work_off(native: NativeBeside, works: SimpleQueue[Callable[[], None] | None
     native.compute_beside()
     while (work := works.get()) is not None:
         work()
+        del work  # and with it all that it holds
 
 
 def _run(steps: Steps[T], progress: _Progress, future: Future[T]) -> None:
@@ -164,10 +198,13 @@ def _run(steps: Steps[T], progress: _Progress, future: Future[T]) -> None:
     try:
         with torch.inference_mode():
             while not progress.is_given_up:
+                progress.note_bit()
                 next(steps)
+            steps.close()
+        future.set_exception(RuntimeError("given up"))
     except StopIteration as end:
         future.set_result(end.value)
-    except BaseException as error:
+    except Exception as error:
         future.set_exception(error)
     progress.note_end()
 

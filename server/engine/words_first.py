@@ -1,10 +1,11 @@
 """When pictures stand aside for words.
 
 Words are short and somebody reads them as they come; a picture is long and of use when it is done. A machine that has been idle is not
-short of time: what it was idle for, some seconds of it, it gives to words at their full pace, as long as no picture takes more than twice
-as long as alone. Out of the same time words are let through after every bit of a prompt's long pass: a prompt waits for as many decode
-steps as it has bits, at most. Once that is spent nothing stands aside, and words come as seldom as the inter-token target allows: what
-pictures would wait for words on a busy machine, they would wait for each other too (`loadtests/results/mixed`).
+short of time: what it was idle for, some seconds of it, it gives to words, one step after the other, as long as no picture takes more than
+twice as long as alone; where steps are made beside a long pass, that goes on meanwhile with the processors they leave it. Out of the same
+time words are let through after every bit of a prompt's long pass: a prompt waits for as many decode steps as it has bits, at most. Once
+that is spent nothing stands aside, and words come as seldom as the inter-token target allows: what pictures would wait for words on a busy
+machine, they would wait for each other too (`loadtests/results/mixed`).
 """
 
 from __future__ import annotations

@@ -83,6 +83,19 @@ def test_long_stretches_of_decoding_do_not_wipe_out_what_pictures_cost() -> None
     assert abs(model.predict(picture) / true_seconds(picture, rng, 0.0) - 1) < 0.15
 
 
+def test_long_stretches_of_pictures_do_not_wipe_out_what_decode_steps_cost() -> None:
+    """Beside pictures decode steps take longer, and teach nothing of those alone."""
+    rng = random.Random(4)
+    model = taught(300, rng)
+    for _ in range(20_000):
+        num_tokens = rng.choice([256, 512, 1024])
+        load = Load(1, 1, 1, 2, num_tokens, num_tokens * 1200, 1)
+        model.observe(load, true_seconds(load, rng))
+    decodes = Load(und_tokens=4, rows=4, pairs=800)
+
+    assert abs(model.predict(decodes) / true_seconds(decodes, rng, 0.0) - 1) < 0.15
+
+
 def test_nothing_ever_costs_less_than_nothing() -> None:
     rng = random.Random(5)
     model = CostModel()

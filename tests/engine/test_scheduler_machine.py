@@ -56,11 +56,13 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What goes on by itself while the host goes on: steps, the decoder of finished pictures, the encoders of prompts' pictures."""
+    """What goes on by itself while the host goes on: steps, the decoder of finished pictures, the encoders of prompts' pictures; and the
+    share of it that steps have beside a long pass."""
 
     runs_ahead: bool = False
     decodes_beside: bool = False
     encodes_beside: bool = False
+    share_of_steps: float = 0.0
 
 
 IN_STEP = Device()
@@ -118,7 +120,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_batch_tokens=st.sampled_from([8, 40, 200]),
         target_s=st.sampled_from([None, 1e-9, 1e-9, 0.02, 1.0]),
         has_prefix_cache=st.booleans(),
-        device=st.builds(Device, st.booleans(), st.booleans(), st.booleans()),
+        device=st.builds(Device, st.booleans(), st.booleans(), st.booleans(), st.sampled_from([0.0, 0.5])),
     )
     def open(
         self,
@@ -132,7 +134,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.runs_ahead = device.runs_ahead
         self.pool = self.pool_type(num_pages, page_size)
         self.limits = SchedulerLimits(max_batch_tokens, MAX_RUNNING, MAX_WAITING, target_s, has_prefix_cache)
-        self.scheduler = Scheduler(self.pool, facts(), self.limits, refeed, SumGrammars(vocab=60), self.clock)
+        of_model = replace(facts(), share_of_steps=device.share_of_steps)
+        self.scheduler = Scheduler(self.pool, of_model, self.limits, refeed, SumGrammars(vocab=60), self.clock)
         self.scheduler.encodings.encoder = self.encoder if device.encodes_beside else None
         self.runner = FakeRunner(drawn, decodes_beside=device.decodes_beside)
         self.written = WrittenPages(page_size, drawn)

@@ -1,16 +1,23 @@
-"""The inter-token target with the real engine: passes are divided where it pays, and what they compute stays the same."""
+"""The inter-token target with the real engine: others are let through long passes, and what these compute stays the same.
+
+Once for each way: beside a pass on several threads, on one, where it stands still meanwhile, and between the bits it is cut into.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 
 import pytest
 import torch
 
+from kernels.native_threads import set_native_threads
 from model.bagel import PackedTokens
 from model.stepwise import CPU_CUT, GPU_CUT, Cut, blocks_of
 from model.weights import load_bagel
+from server.engine import process
 from server.engine.batch import Batch, BatchResult
 from server.engine.link import LocalLink
 from server.engine.loop import DividedPass, Engine
@@ -69,6 +76,24 @@ def drawing(name: str, seed: int = 3) -> Request:
     return Request(name, segments, OutputMode.IMAGE, SamplingParams(), replace(IMAGE, seed=seed))
 
 
+class Way(Enum):
+    """How others are let through a long pass, and the threads of the machine."""
+
+    BESIDE = 3
+    STANDING_STILL = 1
+    BETWEEN_BITS = 2
+
+
+@pytest.fixture(autouse=True, params=list(Way))
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Way]:
+    way: Way = request.param
+    if way is Way.BETWEEN_BITS:
+        monkeypatch.setattr(process, "thread_beside", lambda device, dtype: None)
+    set_native_threads(way.value)
+    yield way
+    set_native_threads(None)
+
+
 class Bench:
     """An engine on the golden weights with a target, or without one."""
 
@@ -108,7 +133,7 @@ def assert_alike(found: list[bytes], expected: list[bytes]) -> None:
 REQUESTS = [chat("a"), chat("bb"), drawing("p"), drawing("q", seed=4)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def without_target() -> dict[str, tuple[list[int], list[bytes]]]:
     return Bench(None).run(REQUESTS)
 

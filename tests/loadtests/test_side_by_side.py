@@ -18,10 +18,14 @@ NUM_SESSIONS = 6
 
 
 class SlowPolicy:
-    """Takes a few steps of the same length for each request, one after the other; notes when it was at work."""
+    """Takes a few steps of the same length for each request, one after the other; notes when it was at work.
 
-    def __init__(self, name: str, num_steps: int, log: list[str]) -> None:
+    Those in ``at_work`` might still compute something, until they are told to stand still.
+    """
+
+    def __init__(self, name: str, num_steps: int, log: list[str], at_work: set[str]) -> None:
         self._name = name
+        self._at_work = at_work
         self._num_steps = num_steps
         self._log = log
         self._waiting: list[Request] = []
@@ -38,10 +42,15 @@ class SlowPolicy:
     def note_idle(self, seconds: float) -> None:
         pass
 
-    def stand_still(self) -> None:
+    def go_on(self) -> None:
         pass
 
+    def stand_still(self) -> None:
+        self._at_work.discard(self._name)
+
     def step(self) -> list[StepReport]:
+        self._at_work.add(self._name)
+        assert self._at_work == {self._name}, "the machine is its own"
         time.sleep(STEP_S)
         self._log.append(self._name)
         self._left -= 1
@@ -55,11 +64,12 @@ class SlowPolicy:
 
 def test_each_clock_runs_in_its_own_turns_alone_and_both_replays_end_together() -> None:
     log: list[str] = []
+    at_work: set[str] = set()
     trace = make_trace(Mix.named("tiny"), Arrivals.POISSON, NUM_SESSIONS, 0.01, 1)
     replays = {}
     for name, num_steps in (("fast", 5), ("slow", 15)):
         clock = WorkingClock()
-        replays[name] = (Replay(trace, SlowPolicy(name, num_steps, log), BagelConfig.named("tiny"), clock, refeed), clock)
+        replays[name] = (Replay(trace, SlowPolicy(name, num_steps, log, at_work), BagelConfig.named("tiny"), clock, refeed), clock)
 
     start_s = time.perf_counter()
     replayed = run_side_by_side(replays, lambda now_s, num_done, num_all: None, turn_s=0.03)

@@ -115,6 +115,42 @@ def test_the_first_decode_step_after_a_bit_takes_longer_than_the_next() -> None:
     assert all(first == pytest.approx(second + 5e-3) for first, second in seconds)
 
 
+def test_a_fit_tells_what_steps_take_beside_a_pass() -> None:
+    """A third more for words, twice as long for prompts; what they take alone is learnt from those that were alone."""
+    alone = [MeasuredStep(load, COSTS.of(load)) for load in (*DECODES, *PROMPTS)]
+    words = [MeasuredStep(load, COSTS.of(load) * 4 / 3, is_beside=True) for load in DECODES]
+    prompts = [MeasuredStep(load, COSTS.of(load) * 2, is_beside=True) for load in PROMPTS]
+    fit = fit_costs([*words, *alone, *prompts], overhead_s=0.0)
+    assert all(fit.of(load) == pytest.approx(COSTS.of(load), rel=0.05) for load in (*DECODES, *PROMPTS))
+    assert fit.beside.words == pytest.approx([4 / 3] * len(fit.beside.words), rel=0.05)
+    assert fit.beside.prompts == pytest.approx([2.0] * len(fit.beside.prompts), rel=0.05)
+
+
+def test_steps_made_beside_a_pass_alone_tell_nothing() -> None:
+    with pytest.raises(ValueError, match="no steps"):
+        fit_costs([MeasuredStep(DECODES[0], 1.0, is_beside=True)], 0.0)
+
+
+def test_a_pass_goes_on_beside_a_step_with_what_that_leaves_it() -> None:
+    clock = VirtualClock()
+    costs = replace(COSTS, overhead_s=0.0, beside=Spread(words=(1.5,)), share_of_steps=0.25)
+    runner = VirtualRunner(clock, costs, 4, random.Random(0))
+    words, picture = (
+        Batch(load=Load(und_tokens=1, rows=1), is_beside=True),
+        Batch(load=Load(1, 1, 1, 2, 512, 514 * 514, 1), is_divisible=True),
+    )
+    picture_s, words_s = costs.of(picture.load), 1.5 * costs.of(words.load)
+    steps = runner.begin(picture)
+    num_words = int(0.5 * picture_s / words_s)
+    assert num_words > 1
+    assert [runner.execute(words).execute_s for _ in range(num_words)] == pytest.approx([words_s] * num_words)
+    began_s = clock.now()
+    assert steps.advance(math.inf)
+    assert clock.now() - began_s == pytest.approx(picture_s - 0.75 * num_words * words_s)
+    assert steps.result is not None
+    assert steps.result.execute_s == pytest.approx(picture_s), "as long as it takes alone"
+
+
 def test_a_fit_keeps_how_steps_of_each_kind_differ() -> None:
     """Every fifth decode step takes twice as long as the others; prompts take what they cost."""
     decodes = [MeasuredStep(load, COSTS.of(load) * (2.0 if index % 5 == 0 else 1.0)) for index, load in enumerate(DECODES)]
@@ -206,7 +242,8 @@ def test_costs_cannot_be_fitted_to_nothing() -> None:
 
 
 def test_costs_survive_their_file(tmp_path: Path) -> None:
-    costs = Costs(Load(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 0.5, 0.01, 100, 0.2, Spread((0.9, 1.1), (1.0,), (1.0,)), (Cut(Load(), 3, (1.0,)),))
+    spread, beside = Spread((0.9, 1.1), (1.0,), (1.0,)), Spread((1.5,), (2.0,))
+    costs = Costs(Load(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 0.5, 0.01, 100, 0.2, spread, (Cut(Load(), 3, (1.0,)),), 0.1, beside, 0.5)
     write_costs(tmp_path / "costs.json", costs)
     assert read_costs(tmp_path / "costs.json") == costs
 
@@ -224,4 +261,4 @@ def test_the_costs_that_have_been_measured_can_be_read(path: Path) -> None:
     costs = read_costs(path)
 
     assert costs.of(Load(und_tokens=1, rows=1)) > 0.0
-    assert any(cut.bits_per_layer > 1 for cut in costs.cuts)
+    assert costs.share_of_steps or any(cut.bits_per_layer > 1 for cut in costs.cuts)

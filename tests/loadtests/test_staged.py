@@ -62,6 +62,9 @@ class ScriptedEngine:
     def note_idle(self, seconds: float) -> None:
         """Idleness means nothing to it."""
 
+    def go_on(self) -> None:
+        pass
+
     def stand_still(self) -> None:
         pass
 

@@ -1,0 +1,151 @@
+"""A work beside the steps: how far it is, how long it took, what it has come to, and how it is given up."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from kernels.native_kernels import native_kernels
+from model.stepwise import Steps
+from server.engine.thread_beside import Beside, ThreadBeside
+
+PATIENCE_S = 30.0
+
+
+@pytest.fixture(params=[1, 2, 5])
+def thread(request: pytest.FixtureRequest) -> Iterator[ThreadBeside]:
+    kernels = native_kernels()
+    assert kernels is not None
+    thread = ThreadBeside(kernels.beside, request.param)
+    yield thread
+    thread.close()
+
+
+def counting(num_bits: int) -> Steps[int]:
+    for _ in range(num_bits):
+        yield
+    return num_bits
+
+
+def failing() -> Steps[int]:
+    yield
+    raise RuntimeError("the device has none of it")
+
+
+def endless(beats: list[float]) -> Steps[int]:
+    while True:
+        beats.append(time.monotonic())
+        time.sleep(1e-3)
+        yield
+
+
+def waiting_for(event: threading.Event) -> Steps[str]:
+    yield
+    event.wait(PATIENCE_S)
+    return threading.current_thread().name
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    ends_s = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < ends_s
+        time.sleep(1e-3)
+
+
+def result_of(beside: Beside[int]) -> int:
+    assert beside.help(time.monotonic() + PATIENCE_S)
+    return beside.result()
+
+
+def test_works_come_to_their_results_one_after_the_other(thread: ThreadBeside) -> None:
+    assert [result_of(thread.begin(counting(num))) for num in (0, 3, 100)] == [0, 3, 100]
+
+
+def test_what_a_work_raises_is_raised_where_its_result_is_taken(thread: ThreadBeside) -> None:
+    beside = thread.begin(failing())
+    assert beside.help(time.monotonic() + PATIENCE_S)
+    with pytest.raises(RuntimeError, match="none of it"):
+        beside.result()
+    assert result_of(thread.begin(counting(2))) == 2, "and the next one is none the worse"
+
+
+def test_it_goes_on_while_nobody_waits_for_it_and_waiting_ends_in_time(thread: ThreadBeside) -> None:
+    event = threading.Event()
+    beside = thread.begin(waiting_for(event))
+    assert not beside.help(time.monotonic() + 0.01)
+    event.set()
+    assert beside.help(time.monotonic() + PATIENCE_S)
+    assert beside.result() == "beside"
+
+
+def test_neither_gradients_nor_other_threads_of_torch_are_beside_the_steps(thread: ThreadBeside) -> None:
+    def look() -> Steps[tuple[bool, int]]:
+        yield
+        return torch.is_inference_mode_enabled(), torch.get_num_threads()
+
+    beside = thread.begin(look())
+    assert beside.help(time.monotonic() + PATIENCE_S)
+    assert beside.result() == (True, 1)
+
+
+def test_time_counts_by_how_many_threads_it_had() -> None:
+    kernels = native_kernels()
+    assert kernels is not None
+    thread = ThreadBeside(kernels.beside, 4)
+    event = threading.Event()
+    beside = thread.begin(waiting_for(event))
+    time.sleep(0.2)
+    beside.help(time.monotonic() + 0.2)
+    thread.stand_still()
+    assert beside.seconds == pytest.approx(0.5 * 0.2 + 0.2, rel=0.2)
+    before_s = beside.seconds
+    time.sleep(0.1)
+    thread.leave_to_steps()
+    assert beside.seconds == before_s, "it stood still"
+    event.set()
+    assert beside.help(time.monotonic() + PATIENCE_S)
+    beside.result()
+    thread.close()
+
+
+def test_time_counts_until_it_was_done_and_not_until_somebody_looked(thread: ThreadBeside) -> None:
+    beside = thread.begin(counting(1))
+    until(lambda: beside.help(0.0))
+    time.sleep(0.1)
+    beside.result()
+    assert beside.seconds < 0.09
+
+
+def test_a_work_that_nobody_waits_for_any_more_is_given_up(thread: ThreadBeside) -> None:
+    beats: list[float] = []
+    beside = thread.begin(endless(beats))
+    until(lambda: len(beats) > 3)
+    del beside
+    gc.collect()
+    assert result_of(thread.begin(counting(2))) == 2
+
+
+def test_closing_gives_up_what_is_under_way(thread: ThreadBeside) -> None:
+    beats: list[float] = []
+    beside = thread.begin(endless(beats))
+    until(lambda: len(beats) > 3)
+    thread.close()
+    num = len(beats)
+    time.sleep(0.02)
+    assert len(beats) == num
+    assert not beside.seconds < 0.0
+
+
+def test_threads_end_with_those_who_had_them() -> None:
+    kernels = native_kernels()
+    assert kernels is not None
+    num_before = threading.active_count()
+    for _ in range(20):
+        ThreadBeside(kernels.beside, 2)
+    gc.collect()
+    until(lambda: threading.active_count() <= num_before)
