@@ -22,6 +22,7 @@
 
 #include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <time.h>
@@ -258,8 +259,15 @@ void run_tasks(Task task, const void *work, long num_tasks, int num_threads) {
     pthread_mutex_unlock(&pool->caller);
 }
 
-/* From now on what this thread computes is beside the steps. */
-EXPORT void compute_beside(void) { pool_of_thread = &beside; }
+/* From now on what this thread computes is beside the steps. Where the system knows threads that take no processor from another when they
+   wake up, it is one: a step would lose a slice of its scheduler's, as long as the step itself. */
+EXPORT void compute_beside(void) {
+    pool_of_thread = &beside;
+#ifdef SCHED_BATCH
+    const struct sched_param any = {0};
+    (void)pthread_setschedparam(pthread_self(), SCHED_BATCH, &any);
+#endif
+}
 
 /* Be the first helper of what is computed beside, until then or until that is done. The thread that makes the steps does this while it has
    none to make: nobody has to be woken, or moved from one processor to another, when it has. */

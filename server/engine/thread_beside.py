@@ -36,7 +36,8 @@ CLOSING_S = 30.0
 T = TypeVar("T")
 
 _threads: weakref.WeakSet[ThreadBeside] = weakref.WeakSet()
-"""Those whose work is given up before the interpreter ends: nothing may be computed while it is taken down."""
+_workers: weakref.WeakSet[Thread] = weakref.WeakSet()
+"""Work is given up, and they have ended, before the interpreter ends: nothing may be computed while it is taken down."""
 
 
 class ThreadBeside:
@@ -50,9 +51,11 @@ class ThreadBeside:
         self._left_s = 0.0
         self._under_way: _Progress | None = None
         self._works: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        Thread(target=_work_off, args=(native, self._works), name="beside", daemon=True).start()
-        weakref.finalize(self, self._works.put, None).atexit = False
+        worker = Thread(target=_work_off, args=(native, self._works), name="beside", daemon=True)
+        worker.start()
+        weakref.finalize(self, self._works.put, None)
         _threads.add(self)
+        _workers.add(worker)
 
     @property
     def share_of_steps(self) -> float:
@@ -72,6 +75,8 @@ class ThreadBeside:
         now_s = time.monotonic()
         if not self._num_left:
             until_s = max(until_s, now_s + max(LEAST_TURN_S, LEAST_TURN_SHARE * (now_s - self._left_s)))
+        elif until_s <= now_s and not progress.hangs:
+            return  # nobody is woken for nothing
         self._share(1, self._num_threads, self._num_threads)
         try:
             self._wait(progress, until_s)
@@ -113,6 +118,10 @@ class ThreadBeside:
             progress.is_given_up = True
             self.end(progress)
             progress.has_ended.wait(CLOSING_S)
+
+    def dismiss(self) -> None:
+        """Let the thread end; nothing more may be begun."""
+        self._works.put(None)
 
     def _share(self, num_for_steps: int, num_beside: int, num_there: int) -> None:
         """Let ``num_beside`` threads be at the work, of which ``num_there`` are there."""
@@ -218,3 +227,6 @@ def _give_up(thread: ThreadBeside, progress: _Progress) -> None:
 def _close_all() -> None:
     for thread in list(_threads):
         thread.close()
+        thread.dismiss()
+    for worker in list(_workers):
+        worker.join(CLOSING_S)
