@@ -40,7 +40,7 @@ PROMPT_PIECE = Load(1, 1, und_tokens=16, rows=1)
 """The least of a prompt that is worth a place in a step."""
 PLANNED_SHARE, LATEST_SHARE = 1.05, 1.1
 """How long a gap between two tokens may be planned, as shares of the target: with a decode step as slow as few are, and with one as slow
-as they hardly ever are. What comes up to it is early by half a bit on average."""
+as they hardly ever are. What comes up to it is early by half a bit on average; beside a pass nothing is, and the first is 1."""
 
 
 @dataclass(slots=True)
@@ -145,7 +145,8 @@ class Goals:
     def _between_s(self, decodes: Load) -> float:
         """Return how much of the time between two tokens may pass before the decode step of the second begins."""
         target_s = self.target_s(decodes)
-        return min(PLANNED_SHARE * target_s - self._pace.planned_s(decodes), LATEST_SHARE * target_s - self._pace.slowest_s(decodes))
+        planned_share = 1.0 if self._are_beside else PLANNED_SHARE
+        return min(planned_share * target_s - self._pace.planned_s(decodes), LATEST_SHARE * target_s - self._pace.slowest_s(decodes))
 
     def prompt_budget(self, seconds: float) -> StepBudget:
         """Return the budget of a step of prompt chunks alone that is let through a long pass and over in ``seconds``."""
