@@ -119,13 +119,12 @@ class Goals:
 
     def __init__(self, limits: SchedulerLimits, costs: StepCosts, pace: DecodePace, facts: ModelFacts) -> None:
         self._limits = limits
+        self._costs = costs
         self._cost = costs.alone
         self._beside = costs.beside
-        self._are_beside = costs.are_beside
         self._pace = pace
         self._num_layers = facts.num_layers
         self._most_bits = facts.most_bits
-        self._share_of_steps = facts.share_of_steps
 
     @property
     def has_target(self) -> bool:
@@ -145,7 +144,7 @@ class Goals:
     def _between_s(self, decodes: Load) -> float:
         """Return how much of the time between two tokens may pass before the decode step of the second begins."""
         target_s = self.target_s(decodes)
-        planned_share = 1.0 if self._are_beside else PLANNED_SHARE
+        planned_share = 1.0 if self._costs.are_beside else PLANNED_SHARE
         return min(planned_share * target_s - self._pace.planned_s(decodes), LATEST_SHARE * target_s - self._pace.slowest_s(decodes))
 
     def prompt_budget(self, seconds: float) -> StepBudget:
@@ -162,7 +161,7 @@ class Goals:
         A decode step that is let through before a bit comes half a bit early on average, and what it is early is lost to the pass; each
         cut costs something too. Of a time ``free`` between two decode steps, bits of ``bit`` lose ``bit / (2 free) + cut / bit``.
         """
-        if not num_decodes or self._are_beside:
+        if not num_decodes or self._costs.are_beside:
             return 1
         cut_s = CUT_SHARE * self._cost.fixed_s(decodes) / self._num_layers
         free_s = max(SHORTEST_S, self.target_s(decodes) - self._cost.predict(decodes))
@@ -170,7 +169,7 @@ class Goals:
 
     def bit_s(self, load: Load, bits_per_layer: int) -> float:
         """Return how long one bit of a divided pass with ``load`` should take: no time where steps are made beside it."""
-        return 0.0 if self._are_beside else self._layer_s(load) / bits_per_layer
+        return 0.0 if self._costs.are_beside else self._layer_s(load) / bits_per_layer
 
     def _layer_s(self, load: Load) -> float:
         """Return how long a layer of a pass with ``load`` should take; encoders and the decoder are no part of any."""
@@ -216,7 +215,7 @@ class Goals:
         if not num_riding:
             return True
         riding_rate = num_riding / predict(riding)
-        taken_share = min(1.0, self._beside.predict(decodes) / target_s) * (self._share_of_steps or 1.0)
+        taken_share = min(1.0, self._beside.predict(decodes) / target_s) * (self._costs.share_of_steps or 1.0)
         dividing_rate = len(first) / predict(whole) * (1.0 - taken_share)
         return dividing_rate > DIVIDING_GAIN * riding_rate
 

@@ -30,7 +30,7 @@ class EngineOptions:
         inter_token_target_s: seconds between two tokens of an answer that steps aim to stay below; None fills every step to
             ``max_batch_tokens`` instead.
         fault_dir: for tests, which break the engine through it; see `fault_points`.
-        min_target_decodes: a target shorter than so many decode steps counts as that many; below 1.5 no time is left for pictures.
+        min_target_decodes: a target shorter than so many decode steps counts as that many.
         kv_dtype: "fp8" keeps keys and values in pages as 8-bit floats; "auto" in the dtype.
         quantization: "fp8" keeps the experts' matrices, and rounds what they multiply, to 8-bit floats; "none" does not.
     """

@@ -27,6 +27,7 @@ from kernels.native_beside import NativeBeside
 from model.stepwise import Steps
 
 EVERY_THREAD = 1 << 10
+"""More than any pool has."""
 LEAST_TURN_S, LEAST_TURN_SHARE = 1e-3, 1 / 3
 """So long at least a pass goes on where it stands still beside steps, and for such a share of the time that these have had."""
 HANGING_S, LOOK_S = 60.0, 0.1
@@ -113,15 +114,12 @@ class ThreadBeside:
             self._under_way = None
 
     def close(self) -> None:
-        """Have the work under way given up, and wait for that, but not for ever: what hangs cannot be."""
+        """Let the thread end, have the work under way given up, and wait for that, but not for ever: what hangs cannot be."""
+        self._works.put(None)
         if (progress := self._under_way) is not None:
             progress.is_given_up = True
             self.end(progress)
             progress.has_ended.wait(CLOSING_S)
-
-    def dismiss(self) -> None:
-        """Let the thread end; nothing more may be begun."""
-        self._works.put(None)
 
     def _share(self, num_for_steps: int, num_beside: int, num_there: int) -> None:
         """Let ``num_beside`` threads be at the work, of which ``num_there`` are there."""
@@ -227,6 +225,5 @@ def _give_up(thread: ThreadBeside, progress: _Progress) -> None:
 def _close_all() -> None:
     for thread in list(_threads):
         thread.close()
-        thread.dismiss()
     for worker in list(_workers):
         worker.join(CLOSING_S)

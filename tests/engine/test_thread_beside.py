@@ -12,6 +12,7 @@ import torch
 
 from kernels.native_kernels import native_kernels
 from model.stepwise import Steps
+from server.engine import thread_beside
 from server.engine.thread_beside import Beside, ThreadBeside
 
 PATIENCE_S = 30.0
@@ -133,6 +134,22 @@ def test_a_work_that_nobody_waits_for_any_more_is_given_up(thread: ThreadBeside)
     del beside
     gc.collect()
     assert result_of(thread.begin(counting(2))) == 2
+
+
+def test_a_work_that_hangs_is_waited_for(thread: ThreadBeside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that went on with other steps would not be seen to hang; once the work goes on, they do."""
+    monkeypatch.setattr(thread_beside, "HANGING_S", 0.1)
+    monkeypatch.setattr(thread_beside, "LOOK_S", 0.01)
+    event = threading.Event()
+    beside = thread.begin(waiting_for(event))
+    assert not beside.help(time.monotonic() - 1.0)
+    time.sleep(0.2)
+    began_s = time.monotonic()
+    timer = threading.Timer(0.3, event.set)
+    timer.start()
+    assert beside.help(began_s)
+    assert time.monotonic() - began_s >= 0.29
+    timer.join()
 
 
 def test_closing_gives_up_what_is_under_way(thread: ThreadBeside) -> None:

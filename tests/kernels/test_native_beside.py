@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from kernels.native_beside import NativeBeside
-from kernels.native_kernels import NativeKernels, native_kernels
+from kernels.native_kernels import NativeKernels
 from kernels.native_threads import set_native_threads
 
 SECONDS = 1.5
@@ -21,19 +21,10 @@ EVERY_THREAD = 256
 Operands = tuple[torch.Tensor, torch.Tensor]
 
 
-@pytest.fixture
-def kernels() -> NativeKernels:
-    kernels = native_kernels()
-    assert kernels is not None
-    return kernels
-
-
 @pytest.fixture(autouse=True)
-def everything_is_as_before() -> Iterator[None]:
+def everything_is_as_before(kernels: NativeKernels) -> Iterator[None]:
     yield
     set_native_threads(None)
-    kernels = native_kernels()
-    assert kernels is not None
     kernels.beside.share_processors(EVERY_THREAD, EVERY_THREAD)
 
 

@@ -11,19 +11,12 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from kernels.native_kernels import NativeKernels, native_kernels
+from kernels.native_kernels import NativeKernels
 from kernels.native_threads import set_native_threads
 
 NUM_OPERATIONS = 400
 MANY_THREADS = 7
 """More than the cores of most machines that test, so that helpers come late, in the middle, and not at all."""
-
-
-@pytest.fixture
-def kernels() -> NativeKernels:
-    kernels = native_kernels()
-    assert kernels is not None
-    return kernels
 
 
 @pytest.fixture(autouse=True)
