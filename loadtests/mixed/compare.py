@@ -121,9 +121,18 @@ def costs_in_time_of(served: Served) -> Costs:
 
 
 def _steps_of(served: Served) -> list[MeasuredStep]:
-    began_s = served.replayed.began_s
+    began_s, left_share = served.replayed.began_s, 1.0 - served.share_of_steps
     return [
-        MeasuredStep(one.load, one.taken_s, one.is_cold, one.is_beside, one.bits_s, one.bits_per_layer, one.at_s - began_s)
+        MeasuredStep(
+            one.load,
+            one.taken_s - left_share * one.beside_s,
+            one.is_cold,
+            one.is_beside,
+            one.bits_s,
+            one.bits_per_layer,
+            one.beside_s,
+            one.at_s - began_s,
+        )
         for one in served.samples
     ]
 
@@ -139,4 +148,5 @@ def _overhead_s(served: Served) -> float:
 
 def _completed(costs: Costs, served: Served) -> Costs:
     arrival_s = served.replayed.arrivals_s / len(served.replayed.records)
-    return replace(costs, arrival_s=arrival_s, share_of_steps=served.share_of_steps)
+    pace_beside = costs.pace_beside or 1.0 - served.share_of_steps
+    return replace(costs, arrival_s=arrival_s, share_of_steps=served.share_of_steps, pace_beside=pace_beside)

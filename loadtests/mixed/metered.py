@@ -24,6 +24,7 @@ class Sample:
         is_cold: whether it is a step of decode rows alone right after other work, whose data it found in the caches.
         is_beside: whether it was made beside a long pass; then it is not cold.
         bits_s: seconds of each of its own bits, if it is a long pass; bits_per_layer: how many of each layer were asked for.
+        beside_s: for how long it was a long pass that had what steps left it.
         at_s: when it was done, on the clock of replays.
     """
 
@@ -34,6 +35,7 @@ class Sample:
     is_beside: bool = False
     bits_s: tuple[float, ...] = ()
     bits_per_layer: int = 1
+    beside_s: float = 0.0
     at_s: float = 0.0
 
     @property
@@ -124,6 +126,7 @@ class MeteredPass:
                     self.result.execute_s,
                     bits_s=bits_s,
                     bits_per_layer=batch.bits_per_layer,
+                    beside_s=self.result.beside_s,
                     at_s=self.meter.now(),
                 )
             )

@@ -57,12 +57,20 @@ class VirtualPass:
 
 @dataclass(slots=True)
 class VirtualPassBeside:
-    """A long pass in virtual time that goes on beside the steps; ``left_s`` is what is left of it, in seconds of the whole machine."""
+    """A long pass in virtual time that goes on beside the steps; ``left_s`` is what is left of it, in seconds of the whole machine.
+
+    ``pace`` is what it keeps of its pace beside a step, and ``share`` what its engine counts that it had of the machine.
+    """
 
     clock: VirtualClock
     outcome: BatchResult
     left_s: float
+    pace: float
+    share: float
     result: BatchResult | None = None
+
+    def __post_init__(self) -> None:
+        self.outcome.execute_s = 0.0
 
     @property
     def next_bit_s(self) -> float:
@@ -72,14 +80,18 @@ class VirtualPassBeside:
         """Have the machine whole until ``until_s`` or the end."""
         seconds = max(0.0, min(self.left_s, until_s - self.clock.now()))
         self.clock.advance(seconds)
+        self.outcome.execute_s += seconds
         self.left_s -= seconds
         if self.left_s <= 0.0:
             self.result = self.outcome
         return self.result is not None
 
     def go_on(self, seconds: float) -> None:
-        """Take in that it has had so many seconds of the machine beside a step."""
-        self.left_s = max(0.0, self.left_s - seconds)
+        """Take in that it has been beside a step for so many seconds."""
+        seconds = min(seconds, self.left_s / self.pace) if self.pace else seconds
+        self.outcome.execute_s += self.share * seconds
+        self.outcome.beside_s += seconds
+        self.left_s -= self.pace * seconds
 
 
 @dataclass(slots=True)
@@ -118,7 +130,7 @@ class VirtualRunner:
         result = self._result(batch)
         if batch.is_beside and self.under_way is not None:
             seconds = result.execute_s + self.costs.overhead_s
-            self.under_way.go_on((1.0 - self.costs.share_of_steps) * seconds)
+            self.under_way.go_on(seconds)
             self.clock.advance(seconds)
             return result
         is_words = not batch.load.mixed
@@ -133,7 +145,8 @@ class VirtualRunner:
         self.clock.advance(self.costs.overhead_s)
         if self.costs.share_of_steps:
             self.caches.hold_words = False
-            self.under_way = VirtualPassBeside(self.clock, result, result.execute_s)
+            share = 1.0 - self.costs.share_of_steps
+            self.under_way = VirtualPassBeside(self.clock, result, result.execute_s, self.costs.pace_beside, share)
             return self.under_way
         num_bits = self.num_layers * batch.bits_per_layer
         shares = cut_like(self.costs.cuts, batch.load, self.costs.seconds, bits_per_layer=batch.bits_per_layer)

@@ -247,8 +247,8 @@ class BatchResult:
 
     ``broken`` are the sequences whose numbers are not finite: nothing of theirs is among the rest.
     ``forward_s`` is the time in the transformer itself, ``vae_s`` that of turning latents into pixels and ``execute_s`` that of the whole
-    step on the device, in seconds; of a pass beside others what it would have been on the whole device. ``previews`` may be of other steps,
-    never of an earlier image.
+    step on the device, in seconds; of a pass beside others what it would have been on the whole device, and for ``beside_s`` it had a part
+    of it only. ``previews`` may be of other steps, never of an earlier image.
     """
 
     tokens: dict[int, DrawnToken] = field(default_factory=dict)
@@ -262,6 +262,7 @@ class BatchResult:
     forward_s: float = 0.0
     vae_s: float = 0.0
     execute_s: float = 0.0
+    beside_s: float = 0.0
 
     def take_in(self, part: BatchResult) -> None:
         """Add what another part of the same step brought."""
@@ -276,3 +277,4 @@ class BatchResult:
         self.forward_s += part.forward_s
         self.vae_s += part.vae_s
         self.execute_s += part.execute_s
+        self.beside_s += part.beside_s

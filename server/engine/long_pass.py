@@ -36,7 +36,7 @@ class PassBeside:
         if not self._beside.help(until_s):
             return False
         self.result = self._beside.result()
-        self.result.execute_s = self._beside.seconds
+        self.result.execute_s, self.result.beside_s = self._beside.seconds, self._beside.beside_s
         return True
 
 

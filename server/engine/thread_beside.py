@@ -135,7 +135,7 @@ class _Progress:
         self.is_done = ctypes.c_int(0)
         self.has_ended = Event()
         self.is_given_up = False
-        self.seconds = 0.0
+        self.seconds = self.beside_s = 0.0
         self._num_threads = num_threads
         self._share, self._since_s = 0.0, time.monotonic()
         self._ended_s = math.inf
@@ -154,6 +154,7 @@ class _Progress:
         """Take in that the work has so many threads from now on."""
         now_s = min(time.monotonic(), self._ended_s)
         self.seconds += self._share * (now_s - self._since_s)
+        self.beside_s += (0.0 < self._share < 1.0) * (now_s - self._since_s)
         self._share, self._since_s = num_threads / self._num_threads, now_s
 
     def note_end(self) -> None:
@@ -175,6 +176,11 @@ class Beside(Generic[T]):
     def seconds(self) -> float:
         """How long it took so far, counted as if it had had every thread."""
         return self._progress.seconds
+
+    @property
+    def beside_s(self) -> float:
+        """How long of that it had some of the threads only."""
+        return self._progress.beside_s
 
     def help(self, until_s: float) -> bool:
         """Give it every thread until ``until_s`` of `time.monotonic` or its end; return whether it has ended."""

@@ -126,6 +126,19 @@ def test_a_fit_tells_what_steps_take_beside_a_pass() -> None:
     assert fit.beside.prompts == pytest.approx([2.0] * len(fit.beside.prompts), rel=0.05)
 
 
+def test_a_fit_tells_what_a_pass_keeps_of_its_pace_beside_steps() -> None:
+    """Of passes that have the same to do, one that was beside steps for longer had the machine whole for less."""
+    rng = np.random.default_rng(3)
+    steps = [MeasuredStep(load, COSTS.of(load)) for load in (*DECODES, *PROMPTS)]
+    for load in PICTURES:
+        seconds = COSTS.of(load) * float(rng.normal(1.0, 0.01))
+        beside_s = float(rng.uniform(0.0, 1.2)) * seconds
+        steps.append(MeasuredStep(load, seconds - 0.6 * beside_s, beside_s=beside_s))
+    fit = fit_costs(steps, overhead_s=0.0)
+    assert fit.pace_beside == pytest.approx(0.6, abs=0.03)
+    assert all(fit.of(load) == pytest.approx(COSTS.of(load), rel=0.05) for load in PICTURES)
+
+
 def test_steps_made_beside_a_pass_alone_tell_nothing() -> None:
     with pytest.raises(ValueError, match="no steps"):
         fit_costs([MeasuredStep(DECODES[0], 1.0, is_beside=True)], 0.0)
@@ -133,7 +146,8 @@ def test_steps_made_beside_a_pass_alone_tell_nothing() -> None:
 
 def test_a_pass_goes_on_beside_a_step_with_what_that_leaves_it() -> None:
     clock = VirtualClock()
-    costs = replace(COSTS, overhead_s=0.0, beside=Spread(words=(1.5,)), share_of_steps=0.25)
+    """Of the two thirds of its pace that it keeps, the engine knows only that it has three quarters of the processors."""
+    costs = replace(COSTS, overhead_s=0.0, beside=Spread(words=(1.5,)), share_of_steps=0.25, pace_beside=2 / 3)
     runner = VirtualRunner(clock, costs, 4, random.Random(0))
     words, picture = (
         Batch(load=Load(und_tokens=1, rows=1), is_beside=True),
@@ -146,9 +160,11 @@ def test_a_pass_goes_on_beside_a_step_with_what_that_leaves_it() -> None:
     assert [runner.execute(words).execute_s for _ in range(num_words)] == pytest.approx([words_s] * num_words)
     began_s = clock.now()
     assert steps.advance(math.inf)
-    assert clock.now() - began_s == pytest.approx(picture_s - 0.75 * num_words * words_s)
+    whole_s, beside_s = picture_s - 2 / 3 * num_words * words_s, num_words * words_s
+    assert clock.now() - began_s == pytest.approx(whole_s)
     assert steps.result is not None
-    assert steps.result.execute_s == pytest.approx(picture_s), "as long as it takes alone"
+    assert steps.result.execute_s == pytest.approx(whole_s + 0.75 * beside_s)
+    assert steps.result.beside_s == pytest.approx(beside_s)
 
 
 def test_a_fit_keeps_how_steps_of_each_kind_differ() -> None:
@@ -234,6 +250,7 @@ def test_a_simulation_follows_the_speed_of_the_run() -> None:
 
 DECODES = [Load(und_tokens=float(index % 7 + 1)) for index in range(100)]
 PROMPTS = [Load(1, 1, und_tokens=float(10 * (index % 9 + 1)), rows=1) for index in range(60)]
+PICTURES = [Load(1, 1, 1, 2, 64 * (index % 5 + 1), (64 * (index % 5 + 1)) ** 2, 1) for index in range(60)]
 
 
 def test_costs_cannot_be_fitted_to_nothing() -> None:
@@ -243,7 +260,7 @@ def test_costs_cannot_be_fitted_to_nothing() -> None:
 
 def test_costs_survive_their_file(tmp_path: Path) -> None:
     spread, beside = Spread((0.9, 1.1), (1.0,), (1.0,)), Spread((1.5,), (2.0,))
-    costs = Costs(Load(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 0.5, 0.01, 100, 0.2, spread, (Cut(Load(), 3, (1.0,)),), 0.1, beside, 0.5)
+    costs = Costs(Load(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 0.5, 0.01, 100, 0.2, spread, (Cut(Load(), 3, (1.0,)),), 0.1, beside, 0.5, 0.6)
     write_costs(tmp_path / "costs.json", costs)
     assert read_costs(tmp_path / "costs.json") == costs
 
