@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from server.engine.fairness import starving
 from server.engine.options import ModelFacts, SchedulerLimits
 from server.engine.roster import Roster
 from server.engine.segments import total_rows
@@ -70,9 +71,11 @@ class Admission:
         self._next_expiry_s = min((sequence.expires_s for sequence in self._roster.sequences()), default=math.inf)
 
     def admit(self, step: int) -> list[Sequence]:
-        """Let waiting sequences in, one after the other, while their canon fits into the free pages; return them."""
+        """Let waiting sequences in, one after the other, while their canon fits into the pages that nobody starves for; return them."""
         roster = self._roster
         admitted: list[Sequence] = []
+        if roster.waiting and starving(roster.running.values(), step) is not None:
+            return admitted
         while roster.waiting and len(roster.running) < self._limits.max_running:
             place = (roster.pool.num_free, len(roster.running), roster.waiting[-1].sequence_id)
             if place == self._was_blocked_at:

@@ -10,7 +10,8 @@ key have the same keys and values in their pages, whoever filled them and whiche
 A context may go on from a page's end inside a text or from a segment's end; inside a picture it cannot, since its rows see each other.
 An answer ends somewhere in a page: its *tail* is kept with the node before it, and the next turn goes on after the last token they share.
 What a step is about to fill is *claimed*, so that equal prompts that arrive together are computed once; once the step is done the claim
-becomes an entry. Pages that nobody owns stay, and the least recently used give way (`pages`).
+becomes an entry. What is claimed is kept as it is from then on, since a step that runs ahead may adopt the page, or have it, before the
+claim is settled. Pages that nobody owns stay, and the least recently used give way (`pages`), with all claims to them.
 """
 
 from __future__ import annotations
@@ -36,11 +37,10 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A node that a step is about to reach: its first rows of ``page`` will then be good."""
+    """A node that a step is about to reach: the rows of ``page`` up to it will then be good."""
 
     key: bytes
     page: int
-    num_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class PrefixCache:
         self._tails: dict[bytes, Tail] = {}
         self._tail_keys: dict[int, bytes] = {}
         self._claimed_by: dict[bytes, int] = {}
+        self._claims_to: dict[int, list[Claim]] = {}
         pool.on_evict(self._forget)
 
     def __len__(self) -> int:
@@ -77,8 +78,11 @@ class PrefixCache:
             if node.kv_len > context.kv_len:
                 break
             context.pass_node(node)
-            page, last_row = divmod(node.kv_len - 1, self._pool.page_size)
-            claims.append(Claim(node.key, context.pages[page], last_row + 1))
+            index, last_row = divmod(node.kv_len - 1, self._pool.page_size)
+            page = context.pages[index]
+            claims.append(Claim(node.key, page))
+            self._claims_to.setdefault(page, []).append(claims[-1])
+            self._pool.keep(page, last_row + 1)
             self._claimed_by.setdefault(node.key, sequence_id)
         return claims
 
@@ -86,10 +90,20 @@ class PrefixCache:
         """End claims after their step: with ``are_filled`` as entries, else (the step failed) as if they had never been."""
         for claim in claims:
             self._claimed_by.pop(claim.key, None)
-            if are_filled and claim.key not in self._page_of:
+            stands = self._withdraw(claim)
+            if are_filled and stands and claim.key not in self._page_of:
                 self._page_of[claim.key] = claim.page
                 self._keys_of.setdefault(claim.page, []).append(claim.key)
-                self._pool.keep(claim.page, claim.num_rows)
+
+    def _withdraw(self, claim: Claim) -> bool:
+        """Take a claim off its page; return whether the page has been kept for it all the while."""
+        claims = self._claims_to.get(claim.page, [])
+        others = [other for other in claims if other is not claim]
+        if others:
+            self._claims_to[claim.page] = others
+        else:
+            self._claims_to.pop(claim.page, None)
+        return len(others) < len(claims)
 
     def adopt(self, context: Context, held: Held, max_rows: int) -> int:
         """Let ``context`` take over what others have filled, up to ``max_rows`` rows; return how many rows that brought."""
@@ -161,6 +175,7 @@ class PrefixCache:
     def _forget(self, page: int) -> None:
         for key in self._keys_of.pop(page, []):
             del self._page_of[key]
+        self._claims_to.pop(page, None)
         if page in self._tail_keys:
             self._forget_tail(self._tails[self._tail_keys[page]])
 

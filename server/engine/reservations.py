@@ -1,7 +1,8 @@
 """Pages for rows, and what happens when they run out: the youngest sequence gives up its pages and keeps its canon.
 
 Sequence numbers are in order of arrival, and only a younger one is ever preempted, so the oldest always goes on and every sequence
-becomes the oldest in time.
+becomes the oldest in time. Whoever has rows in the batch already keeps its pages, which for one that writes are all batches: from younger
+ones that write, a prompt takes pages once it has been passed over too often (`starving`).
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ class Reservations:
         while True:
             try:
                 batch.copies.extend(context.reserve(self._pool, num_rows))
+                sequence.lacks_pages = False
                 return True
             except OutOfPages:
                 if not self._preempt_one(sequence, served):
                     break
+        sequence.lacks_pages = True
         has_pool_to_itself = self._pool.num_used <= len(_pages_of(sequence))
         if has_pool_to_itself and not served:
             self._give_up(sequence)

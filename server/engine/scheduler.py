@@ -25,7 +25,7 @@ from server.engine.cost_model import NO_LOAD, Load
 from server.engine.decode_pace import DecodePace
 from server.engine.drain_rate import DrainRate
 from server.engine.encodings import Encodings
-from server.engine.fairness import Shares, is_overdue
+from server.engine.fairness import Shares, is_overdue, starving
 from server.engine.grammar import NO_GRAMMARS, Grammars
 from server.engine.in_decoder import InDecoder
 from server.engine.loads import load_of_next_tokens, piece_load
@@ -179,7 +179,7 @@ class Scheduler:
 
     def schedule_ahead(self, under_way: Batch) -> Batch:
         """Make the step that may begin before ``under_way`` has ended; empty where what it would hold cannot be foreseen."""
-        if not self._foresight.covers(under_way):
+        if not self._foresight.covers(under_way) or starving(self._roster.running.values(), self._step) is not None:
             return Batch()
         began_s = self._began_s
         self._begin_step()
@@ -207,6 +207,9 @@ class Scheduler:
             return draft
         self._shares.settle(self._roster.running.values())
         candidates = self._shares.order(candidates, draft.step)
+        if (hungry := starving(candidates, draft.step)) is not None:
+            candidates = [hungry, *(other for other in candidates if other is not hungry)]
+            decoding = [other for other in decoding if other.sequence_id < hungry.sequence_id]
         decodes, waited_s = load_of_next_tokens(decoding), self._waited_s(decoding)
         first = self._atomic_rows(candidates[0])
         if self._goals.should_divide(first, decodes, len(decoding), waited_s):

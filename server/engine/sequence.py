@@ -107,6 +107,7 @@ class Sequence:
         last_served_step: when the scheduler last gave it work, for fairness.
         unpaid_s: seconds of the machine it has had that are not on its tenant's account yet.
         stood_aside_s: seconds for which its picture has stood aside for words.
+        lacks_pages: when it was last its turn there were no pages for its rows, nor anybody who had to give some up.
         times_overtaken: how often one that came later was let in before it.
         num_in_flight: passes that have begun and not ended and hold rows of it, and so its pages: one, or two where a step runs ahead;
             or the decoder, while its picture is there.
@@ -132,6 +133,7 @@ class Sequence:
     last_served_step: int = -1
     unpaid_s: float = 0.0
     stood_aside_s: float = 0.0
+    lacks_pages: bool = False
     times_overtaken: int = 0
     num_preemptions: int = 0
     num_in_flight: int = 0

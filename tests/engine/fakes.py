@@ -129,10 +129,15 @@ class House:
     scheduler: Scheduler
     runner: FakeRunner
     pool: PagePool
+    runs_ahead: bool = False
+    ahead: Batch = field(default_factory=Batch)
 
     def step(self) -> Outputs:
-        batch = self.scheduler.schedule()
+        """Make one step; where it runs ahead, the next is chosen before this one's tokens are known."""
+        batch, self.ahead = self.ahead if not self.ahead.is_empty else self.scheduler.schedule(), Batch()
         if not batch.is_empty:
+            if self.runs_ahead:
+                self.ahead = self.scheduler.schedule_ahead(batch)
             self.scheduler.commit(batch, self.runner.execute(batch))
         return self.scheduler.take_outputs()
 
@@ -152,11 +157,17 @@ class House:
 
 
 def make_house(
-    script: Script, *, num_pages: int = 200, page_size: int = 4, limits: SchedulerLimits | None = None, profile: FamilyProfile = FREE
+    script: Script,
+    *,
+    num_pages: int = 200,
+    page_size: int = 4,
+    limits: SchedulerLimits | None = None,
+    profile: FamilyProfile = FREE,
+    runs_ahead: bool = False,
 ) -> House:
     pool = PagePool(num_pages, page_size)
     scheduler = Scheduler(pool, facts(profile), limits or SchedulerLimits(max_batch_tokens=64, max_running=8), refeed)
-    return House(scheduler, FakeRunner(script), pool)
+    return House(scheduler, FakeRunner(script), pool, runs_ahead)
 
 
 def tokens_of(outputs: Outputs, name: str) -> list[int]:

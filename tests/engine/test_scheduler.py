@@ -9,6 +9,7 @@ import pytest
 
 from model.profile import AfterImage, BeginOfImage
 from server.engine.batch import Batch
+from server.engine.fairness import PATIENCE_STEPS
 from server.engine.options import SchedulerLimits
 from server.messages import FinishReason, ImageParams, OutputMode, Request, SamplingParams, Segment, TextSegment
 from tests.engine.fakes import BOI, BOS, END, EOI, EOS, FREE, House, make_house, make_request, picture_segment, tokens_of
@@ -202,6 +203,24 @@ def test_the_youngest_is_preempted_and_goes_on_with_its_canon() -> None:
     assert house.scheduler.num_preemptions >= 1
     assert tokens_of(outputs, "old") == [100 + k for k in range(8)]
     assert tokens_of(outputs, "young") == [200 + k for k in range(8)]
+    assert house.pool.num_used == 0
+
+
+@pytest.mark.parametrize("runs_ahead", [False, True])
+def test_a_prompt_that_wants_many_pages_at_once_waits_no_longer_than_its_patience_for_younger_chats_to_give_them_up(runs_ahead: bool) -> None:
+    """The chats would write on for hundreds of steps, and whatever pages one gives back the next would take."""
+    house = make_house(lambda _, __: 50, num_pages=52, runs_ahead=runs_ahead)
+    house.scheduler.submit(make_request("large", [TextSegment([7] * 58), picture_segment(144, 80)], sampling=SamplingParams(max_tokens=1)))
+    house.step()
+    for number in range(7):
+        house.scheduler.submit(make_request(f"chat {number}", [TextSegment([20 + number] * 16)], sampling=SamplingParams(max_tokens=200)))
+    for _ in range(2 * (PATIENCE_STEPS + 12)):
+        ends = [end.request_id for end in house.step().finished]
+        if "large" in ends:
+            break
+
+    assert "large" in ends
+    house.run()
     assert house.pool.num_used == 0
 
 

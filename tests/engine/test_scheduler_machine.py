@@ -304,8 +304,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     # -- what must always hold ----------------------------------------------------------------------------------------------
 
     def check_batch(self, batch: Batch) -> None:
-        """Budgets are kept; a row writes only into pages that are its context's alone and that the cache does not vouch for, and sees in
-        those before it what its context should hold."""
+        """Budgets are kept; a row writes only into pages that are its context's alone, and sees in those before it what its context should
+        hold, so that nobody has written over what another found in the cache."""
         assert not self.in_decoder.keys() & set(batch.sequence_ids())
         taken_in = [piece for row in batch.prefills for piece in row.pieces if isinstance(piece, VitImage | VaeImage)]
         assert self.scheduler.encodings.encoder is None or all(key_of(piece) in self.encoder.encoded for piece in taken_in)
@@ -319,8 +319,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         written: set[int] = set()
         for pages, start, num_rows in writers:
             for number in range(start // self.pool.page_size, self.pool.pages_for(start + num_rows)):
-                first_row = start % self.pool.page_size if number == start // self.pool.page_size else 0
-                assert not self.pool.is_shared(pages[number]) and not self.pool.is_kept(pages[number], first_row)
+                assert not self.pool.is_shared(pages[number])
                 assert pages[number] not in written
                 assert self.long is None or pages[number] not in self.long_pages
                 written.add(pages[number])
