@@ -26,9 +26,14 @@ class Admission:
         self._facts = facts
         self._limits = limits
         self._next_expiry_s = math.inf
-        self._was_blocked_at = (0, 0, 0)
+        self._was_blocked_at = (0, 0, 0, 0)
         self.num_expired = 0
         self.num_refused = 0
+
+    def turn_away(self, sequence: Sequence, code: str, message: str) -> None:
+        """Answer a new sequence that nothing can be done for."""
+        self._roster.shares.arrive(sequence)
+        self._roster.finish(sequence, FinishReason.ERROR, code, message)
 
     def take_in(self, sequence: Sequence, now_s: float) -> None:
         """Queue a new sequence, or refuse it: for good when it can never fit, for now when too many wait."""
@@ -77,7 +82,7 @@ class Admission:
         if roster.waiting and starving(roster.running.values(), step) is not None:
             return admitted
         while roster.waiting and len(roster.running) < self._limits.max_running:
-            place = (roster.pool.num_free, len(roster.running), roster.waiting[-1].sequence_id)
+            place = (roster.pool.num_free, len(roster.running), len(roster.waiting), roster.waiting[-1].sequence_id)
             if place == self._was_blocked_at:
                 break
             sequence = self._next(step)
@@ -105,4 +110,4 @@ class Admission:
         return self._roster.shares.order(waiting, step)[0]
 
     def num_waiting(self, lane: Lane) -> int:
-        return sum(sequence.lane is lane for sequence in self._roster.waiting)
+        return sum(sequence.asked_for is lane for sequence in self._roster.waiting)

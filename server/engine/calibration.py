@@ -30,7 +30,15 @@ FIRST_IMAGE_STRIDES = 2
 def calibrate(
     scheduler: Scheduler, runner: Executor, pool: PagePool, config: BagelConfig, clock: Callable[[], float] = time.monotonic
 ) -> None:
-    """Run requests of growing size until the time is up or all have been run; a step that is under way then is taken to its end."""
+    """Run requests of growing size until the time is up or all have been run; a step that is under way then is taken to its end.
+
+    How fast they were done says nothing of how fast a client's will be, and is forgotten.
+    """
+    _run_for_a_moment(scheduler, runner, pool, config, clock)
+    scheduler.drain_rate.forget()
+
+
+def _run_for_a_moment(scheduler: Scheduler, runner: Executor, pool: PagePool, config: BagelConfig, clock: Callable[[], float]) -> None:
     engine = Engine(scheduler, runner, pool, LocalLink())
     scheduler.costs.alone.forget()
     ends_s = clock() + LIMIT_S

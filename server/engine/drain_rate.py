@@ -8,6 +8,7 @@ from server.engine.sequence import Lane
 
 NUM_FINISHES_KEPT = 128
 LEAST_FINISHES_KEPT = 16
+MOMENT_S = 1e-3
 LATELY_S = 20.0
 """Finishes before that are forgotten, as long as enough are left."""
 
@@ -24,12 +25,20 @@ class DrainRate:
         for finished in self._finished_s.values():
             finished.clear()
 
+    def forget(self) -> None:
+        """Start anew, as if nothing had ever finished."""
+        self.begin_stretch()
+        self._per_s = dict.fromkeys(Lane, 0.0)
+
     def count(self, lane: Lane, now_s: float) -> None:
         """Count a request that finished at ``now_s``.
 
-        Requests that began together end together: those of the first moment belong to the time before it.
+        Requests that began together end together: those of the first moment belong to the time before it. Within ``MOMENT_S`` of the one
+        before, as the answers of one step are, is the same moment.
         """
         finished = self._finished_s[lane]
+        if finished and now_s - finished[-1] < MOMENT_S:
+            now_s = finished[-1]
         finished.append(now_s)
         while len(finished) > LEAST_FINISHES_KEPT and now_s - finished[0] > LATELY_S:
             finished.popleft()

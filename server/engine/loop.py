@@ -181,8 +181,7 @@ class Engine:
         batch = self._scheduler.schedule()
         self._phases.look(self._scheduler.running)
         if batch.is_divisible:
-            self._long = LongPass(batch, self._runner.begin(batch), started)
-            return self._go_on(self._long)
+            return self._begin_long(batch, started)
         if self._launcher is None or batch.is_empty:
             return self._run(batch, started)
         return self._land(_launch(self._launcher, batch, started))
@@ -216,6 +215,20 @@ class Engine:
         except Exception as error:
             return self._answer(error, self._scheduler.without_void(step.batch))
 
+    def _begin_long(self, batch: Batch, started: float) -> StepReport | None:
+        try:
+            steps = self._runner.begin(batch)
+        except Exception as error:
+            return self._end_long(batch, self._answer(error, batch), started)
+        self._long = LongPass(batch, steps, started)
+        return self._go_on(self._long)
+
+    def _end_long(self, batch: Batch, result: BatchResult, started: float) -> StepReport | None:
+        self._long = None
+        self._num_steps += 1
+        self._commit(batch, result)
+        return self._report(batch, result, started)
+
     def _go_on(self, long: LongPass) -> StepReport | None:
         """Let the step through that the scheduler asks for, or take the long pass further."""
         started = time.perf_counter()
@@ -229,10 +242,7 @@ class Engine:
         result = self._advance(long)
         if result is None:
             return self._report(Batch(), BatchResult(), started)
-        self._long = None
-        self._num_steps += 1
-        self._commit(long.batch, result)
-        return self._report(long.batch, result, long.started)
+        return self._end_long(long.batch, result, long.started)
 
     def _advance(self, long: LongPass) -> BatchResult | None:
         self._num_empty_in_a_row = 0
@@ -257,6 +267,7 @@ class Engine:
         if result.broken:
             wanted = self._scheduler.without_void(batch).sequence_ids()
             unsound = [sequence_id for sequence_id in result.broken if sequence_id in wanted]
+            self._scheduler.forget(unsound)
             self._scheduler.fail(unsound, "server_error", "the model's numbers for this request are not finite")
         self._scheduler.commit(batch, result)
         now = time.perf_counter()
@@ -303,7 +314,7 @@ class Engine:
         outputs = self._scheduler.take_outputs()
         result.vae_s, self._decoded_s = max(result.vae_s, self._decoded_s), 0.0
         timelines = self._phases.after_step(outputs.images, outputs.finished, self._scheduler.running, result.vae_s)
-        if batch.is_empty and not (outputs.finished or outputs.images):
+        if batch.is_empty and outputs.are_empty:
             return None
         if outputs.finished:
             self.faults.before_end()

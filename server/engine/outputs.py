@@ -18,3 +18,8 @@ class Outputs:
     previews: list[PreviewOutput] = field(default_factory=list)
     images: list[ImageOutput] = field(default_factory=list)
     finished: list[FinishedOutput] = field(default_factory=list)
+
+    @property
+    def are_empty(self) -> bool:
+        """Whether there is nothing to say."""
+        return not (self.silent or self.tokens or self.closed or self.progress or self.previews or self.images or self.finished)

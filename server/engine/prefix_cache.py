@@ -133,8 +133,9 @@ class PrefixCache:
             context.adopt(self._pool, best[1], passed[: best[0]], held.segments)
 
     def _adopt_tail(self, context: Context, held: Held, max_rows: int) -> None:
-        """Go on into the page that an answer ended in, as far as its tokens are ours."""
-        tail = self._tails.get(context.nodes[-1].key) if context.nodes else None
+        """Go on into the page that an answer ended in, as far as its tokens are ours, from the same position."""
+        node = context.nodes[-1] if context.nodes else None
+        tail = self._tails.get(node.key) if node is not None and node.rope_pos == context.rope_pos else None
         if tail is None:
             return
         shared = 0

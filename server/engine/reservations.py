@@ -38,7 +38,7 @@ class Reservations:
                 if not self._preempt_one(sequence, served):
                     break
         sequence.lacks_pages = True
-        has_pool_to_itself = self._pool.num_used <= len(_pages_of(sequence))
+        has_pool_to_itself = self._pool.num_used <= len(sequence.pages)
         if has_pool_to_itself and not served:
             self._give_up(sequence)
         return False
@@ -66,7 +66,3 @@ class Reservations:
         else:
             message = f"the answer outgrew the server's {capacity} cache rows"
             self._roster.finish(sequence, FinishReason.ERROR, "context_length_exceeded", message)
-
-
-def _pages_of(sequence: Sequence) -> set[int]:
-    return {page for context in (sequence.full, *sequence.branches) for page in context.pages}

@@ -54,7 +54,7 @@ class Roster:
         self.waiting = [other for other in self.waiting if other is not sequence]
         self.shares.leave(sequence)
         if reason is not FinishReason.ERROR:
-            self.drain_rate.count(sequence.lane, self.clock())
+            self.drain_rate.count(sequence.asked_for, self.clock())
         usage = replace(sequence.usage, completion_text_tokens=len(sequence.text_ids))
         self.outputs.finished.append(FinishedOutput(sequence.request.request_id, reason, usage, code, message))
         if reason in (FinishReason.STOP, FinishReason.LENGTH) and sequence.open_ids:

@@ -125,10 +125,14 @@ class Runner:
         return result
 
     def begin(self, batch: Batch) -> Pass | PassBeside:
-        """Begin a step that others are let through. No other batch may touch its sequences or their pages until it has ended."""
+        """Begin a step that others are let through. No other batch may touch its sequences or their pages until it has ended.
+
+        Raises:
+            RuntimeError: what the device raises; the step is then as if it had not been begun.
+        """
+        with torch.inference_mode():
+            self._copy_pages(batch)  # before others may be given the pages it copies from
         if self._thread is not None:
-            with torch.inference_mode():
-                self._copy_pages(batch)  # before steps beside it may be given the pages it copies from
             return PassBeside(self._thread.begin(self._steps(batch)))
         return Pass(self._steps(batch), self._bit_paces.of(batch.bits_per_layer))
 

@@ -39,10 +39,11 @@ from server.engine.rows import Draft, RowBuilder, is_decoding
 from server.engine.run_ahead import Foresight
 from server.engine.segments import TextTokens, VaeImage, VitImage, total_rows
 from server.engine.sequence import Lane, Phase, Sequence
-from server.engine.turns import Refeed, Turns
+from server.engine.turns import ForeignCanon, Refeed, Turns
 from server.engine.words_first import WordsFirst
 from server.messages import FinishReason, Request, TextClosed
 
+FOREIGN_CANON = "another server began this answer in a way that this one cannot go on from"
 SHORT_PROMPT_SHARE = 0.5
 """How much of the target a prompt chunk let through a long pass may take."""
 LEAST_TURN_S = 1e-3
@@ -129,7 +130,11 @@ class Scheduler:
             self.words_first.note_idle(self._last_step_s - idle_since_s)
         sequence = self._turns.start(self._next_id, request)
         self._next_id += 1
-        finish = self._turns.replay(sequence)
+        try:
+            finish = self._turns.replay(sequence)
+        except ForeignCanon:
+            self.admission.turn_away(sequence, "server_error", FOREIGN_CANON)
+            return
         self.admission.take_in(sequence, self._clock())
         if finish is not None:
             self._roster.finish(sequence, finish)
@@ -155,6 +160,12 @@ class Scheduler:
         for sequence_id in sequence_ids:
             if sequence_id in self._roster.running:
                 self._roster.finish(self._roster.running[sequence_id], FinishReason.ERROR, code, message)
+
+    def forget(self, sequence_ids: list[int]) -> None:
+        """Have the prefix cache forget the pages of the given sequences: whoever found what is in them would fare no better."""
+        for sequence_id in sequence_ids:
+            for page in self._roster.running[sequence_id].pages:
+                self._roster.pool.evict(page)
 
     def take_outputs(self) -> Outputs:
         """Return what has happened since the last call."""

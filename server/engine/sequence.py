@@ -185,6 +185,17 @@ class Sequence:
         return Lane.PICTURE if is_picture else Lane.TEXT
 
     @property
+    def asked_for(self) -> Lane:
+        """The lane of the whole request: that of what its client waits for."""
+        is_text_thought = self.request.mode is OutputMode.ALTERNATE and self.request.generated_text_is_thought
+        return Lane.PICTURE if is_text_thought or self.request.mode is OutputMode.IMAGE else Lane.TEXT
+
+    @property
+    def pages(self) -> set[int]:
+        """The pages of all its contexts."""
+        return {page for context in (self.full, *self.branches) for page in context.pages}
+
+    @property
     def holds_pages(self) -> bool:
         return bool(self.full.pages or self.branches)
 

@@ -29,6 +29,10 @@ NUM_TEXT_MARKERS = 2
 """BOS and EOS: the rows of an empty text."""
 
 
+class ForeignCanon(Exception):
+    """What another engine has made of a request is not what this one could have made of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
     """What a drawn token did. ``finish`` is set when the answer is complete; ``closed_text`` when a text turn ended."""
@@ -63,19 +67,22 @@ class Turns:
         return sequence
 
     def replay(self, sequence: Sequence) -> FinishReason | None:
-        """Bring a fresh sequence to where its request's canon ends, as if it had been drawn here; say if the answer ends there."""
+        """Bring a fresh sequence to where its request's canon ends, as if it had been drawn here; say if the answer ends there.
+
+        Raises:
+            ForeignCanon: it could not have been: the other engine had another model, or room for longer answers.
+        """
+        end = TurnEnd()
         for item in sequence.request.canon:
             self._begin_turn(sequence)
+            if end.finish is not None or isinstance(item, Picture) is not (sequence.image is not None):
+                raise ForeignCanon
             if isinstance(item, Picture):
                 end = self.on_picture(sequence, item)
             elif sequence.phase is Phase.DECODE:
                 end = self.on_text_token(sequence, item)
             else:
                 end = self.on_decision(sequence, item)
-            if end.finish is not None:
-                break
-        else:
-            end = TurnEnd()
         sequence.fills = []
         sequence.phase = Phase.WAITING
         return end.finish

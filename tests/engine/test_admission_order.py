@@ -27,6 +27,24 @@ def order_of(house: House, *requests: Request) -> list[str]:
     return names[1:]
 
 
+def test_whoever_fits_is_let_in_once_the_large_one_before_it_has_gone() -> None:
+    """Nothing else changes meanwhile: a picture is drawn, whose steps take no pages."""
+    house = make_house(lambda _, __: 50, num_pages=40)
+    slow = make_request("slow", mode=OutputMode.IMAGE, image=ImageParams(64, 64, num_timesteps=40))
+    house.scheduler.submit(slow)
+    for _ in range(3):
+        house.step()
+    house.scheduler.submit(replace(make_request("large", [TextSegment([7] * 150)]), priority=1))
+    house.scheduler.submit(make_request("small"))
+    house.step()
+    assert house.scheduler.num_waiting == 2
+
+    house.scheduler.abort("large")
+
+    house.step()
+    assert house.scheduler.num_waiting == 0
+
+
 def test_a_higher_priority_is_let_in_before_a_lower_one() -> None:
     low, usual, high = (replace(make_request(str(priority)), priority=priority) for priority in (-1, 0, 1))
     assert order_of(one_place(), low, usual, high) == ["1", "0", "-1"]

@@ -10,8 +10,8 @@ import pytest
 from model.config import BagelConfig
 from model.profile import Family, FamilyProfile
 from server.engine.outputs import Outputs
-from server.messages import FinishedOutput, ImageParams, OutputMode, Picture, Request, SamplingParams
-from tests.engine.fakes import BOI, BOS, END, EOS, FREE, House, make_house, make_request, picture_segment
+from server.messages import FinishedOutput, FinishReason, ImageParams, OutputMode, Picture, Request, SamplingParams
+from tests.engine.fakes import BOI, BOS, END, EOS, FREE, House, grey, make_house, make_request, picture_segment
 
 BAGEL = FamilyProfile.of_family(Family.BAGEL, BagelConfig.named("tiny"))
 THREE = ImageParams(32, 32, num_timesteps=4, max_images=3)
@@ -88,6 +88,29 @@ def test_an_answer_stopped_anywhere_goes_on_as_if_nothing_had_happened(case: Cas
         continued = run(case, replace(case.request, canon=undisturbed.canon[:num_items]))
         assert continued.canon == undisturbed.canon[num_items:]
         assert [(other.reason, other.usage) for other in continued.finished] == [(end.reason, end.usage)]
+
+
+FOREIGN = {
+    "a picture in the middle of a text": (CASES["texts and pictures in turn"], [21, grey(32, 32)]),
+    "a token where a picture is due": (CASES["an edit"], [21]),
+    "a text beyond its limit": (CASES["a text cut at its limit"], [21, 22, 23, 24]),
+    "a decision nobody could have made": (CASES["the model decides"], [21, EOS, 22, 23]),
+}
+
+
+@pytest.mark.parametrize(("case", "canon"), FOREIGN.values(), ids=FOREIGN.keys())
+def test_canon_that_could_not_have_been_made_here_ends_its_request_and_no_other(case: Case, canon: list[int | Picture]) -> None:
+    """An engine of another model, or with room for longer answers, made it."""
+    house = house_of(case)
+    house.scheduler.submit(replace(case.request, request_id="other"))
+    house.step()
+
+    house.scheduler.submit(replace(case.request, canon=canon))
+
+    ends = {end.request_id: end.reason for end in house.run().finished}
+    assert ends.pop("r") is FinishReason.ERROR
+    assert ends.keys() == {"other"} and FinishReason.ERROR not in ends.values()
+    assert house.pool.num_used == 0
 
 
 def test_a_second_engine_may_be_stopped_too() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from server.engine.context import Context
 from server.engine.pages import PagePool
 from server.engine.prefix_cache import Claim, Held, PrefixCache
-from server.engine.segments import TextTokens
+from server.engine.segments import DroppedImage, TextTokens
 
 PAGE_SIZE = 16
 SHARED = TextTokens(0, (1, 7, 8, 2))
@@ -48,6 +48,22 @@ def test_a_page_that_is_being_filled_is_not_written_by_whoever_adopts_its_beginn
     desk.cache.settle(under_way, are_filled=True)
     assert copy.target == theirs.pages[0]
     assert desk.adopted(OURS, 12).pages == [copy.source], "what was asked for before is found where it was put"
+
+
+def test_what_an_answer_wrote_is_not_gone_on_from_at_another_position() -> None:
+    """A picture that is left out of a guidance context has moved the position on, and is no node of its own."""
+    desk, ours, theirs = Desk(), Context(), Context()
+    for context in (ours, theirs):
+        desk.cache.settle(desk.fill(context, OURS), are_filled=True)
+    ours.reserve(desk.pool, 5)
+    ours.advance(5, 5)
+    desk.cache.keep_tail(ours, Held("", [SHARED], (1, 20, 21, 22, 23)))
+    theirs.close(DroppedImage(-3).uid)
+    theirs.rope_pos += 1
+
+    desk.cache.adopt(theirs, Held("", [SHARED, DroppedImage(-3), TextTokens(4, (1, 20, 21, 22, 23, 2))]), 100)
+
+    assert theirs.kv_len == SHARED.num_rows
 
 
 def test_a_page_that_is_given_to_somebody_else_before_the_step_is_done_is_not_found() -> None:

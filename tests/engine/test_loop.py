@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, cycle, repeat
 
@@ -16,8 +16,8 @@ from server.engine.loop import IDLE_WAIT_S, STUCK_WAIT_S, DividedPass, Engine
 from server.engine.options import SchedulerLimits
 from server.engine.pages import PagePool
 from server.engine.scheduler import Scheduler
-from server.messages import SamplingParams, Shutdown
-from tests.engine.fakes import FakeRunner, facts, make_request, refeed
+from server.messages import OutputMode, SamplingParams, Shutdown
+from tests.engine.fakes import EOS, FakeRunner, facts, make_request, refeed
 
 NUM_ROUNDS = 12
 NUM_TOKENS = 100
@@ -73,6 +73,20 @@ def waits_with(hesitations: Iterator[bool], *, has_chat: bool = True, launches: 
     runner = WholeRunner(lambda _, __: 50)
     Engine(scheduler, runner, pool, link, AtOnce(runner) if launches else None).run()
     return link.waits_s
+
+
+def test_what_there_is_to_say_is_said_though_nothing_was_done() -> None:
+    """A text that another engine had just closed was never closed for its client when it was taken up while a long pass went on."""
+    pool, link = PagePool(200, 4), LocalLink()
+    scheduler = Hesitant(pool, facts(), SchedulerLimits(max_batch_tokens=64, max_running=8), refeed)
+    scheduler.hesitations = repeat(True)
+    engine = Engine(scheduler, WholeRunner(lambda _, __: 50), pool, link)
+    told = make_request("told", mode=OutputMode.ALTERNATE, sampling=SamplingParams(max_tokens=9))
+    engine.submit(replace(told, canon=[21, EOS]))
+
+    engine.step()
+
+    assert [closed.request_id for report in link.reports for closed in report.closed] == ["told"]
 
 
 def test_an_idle_engine_waits_for_messages() -> None:

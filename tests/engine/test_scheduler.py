@@ -207,7 +207,9 @@ def test_the_youngest_is_preempted_and_goes_on_with_its_canon() -> None:
 
 
 @pytest.mark.parametrize("runs_ahead", [False, True])
-def test_a_prompt_that_wants_many_pages_at_once_waits_no_longer_than_its_patience_for_younger_chats_to_give_them_up(runs_ahead: bool) -> None:
+def test_a_prompt_that_wants_many_pages_at_once_waits_no_longer_than_its_patience_for_younger_chats_to_give_them_up(
+    runs_ahead: bool,
+) -> None:
     """The chats would write on for hundreds of steps, and whatever pages one gives back the next would take."""
     house = make_house(lambda _, __: 50, num_pages=52, runs_ahead=runs_ahead)
     house.scheduler.submit(make_request("large", [TextSegment([7] * 58), picture_segment(144, 80)], sampling=SamplingParams(max_tokens=1)))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from model.stepwise import CPU_CUT, GPU_CUT, Cut, blocks_of
 from model.weights import load_bagel
 from server.engine import process
 from server.engine.batch import Batch, BatchResult
+from server.engine.context import PageCopy
 from server.engine.link import LocalLink
 from server.engine.loop import DividedPass, Engine
 from server.engine.options import EngineOptions
@@ -192,6 +194,54 @@ def test_an_abort_in_the_middle_of_a_pass_is_answered_at_once_and_its_pages_come
     while bench.loaded.scheduler.has_work:
         bench.engine.step()
     assert bench.loaded.pool.num_used == 0
+
+
+def test_pages_are_copied_when_a_pass_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is let through before it has come to its first bit may be given the page that it copies from, and write."""
+    memory: list[torch.Tensor] = []
+    page_memory = process._page_memory
+
+    def noted(*args: Any) -> torch.Tensor:
+        memory.append(page_memory(*args).normal_())
+        return memory[-1]
+
+    monkeypatch.setattr(process, "_page_memory", noted)
+    bench = Bench(1e-6)
+    before = memory[0][:, :, 0].clone()
+
+    bench.loaded.runner.begin(Batch(copies=[PageCopy(0, 1)]))
+
+    assert torch.equal(memory[0][:, :, 1], before)
+
+
+class UnbegunRunner(CountingRunner):
+    """No long pass can be begun, and from the first one on nothing of the sequences that were in it can be done."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner)
+        self.refused: set[int] = set()
+
+    def begin(self, batch: Batch) -> DividedPass:
+        self.refused.update(batch.sequence_ids())
+        raise RuntimeError("out of memory")
+
+    def execute(self, batch: Batch) -> BatchResult:
+        if self.refused & set(batch.sequence_ids()):
+            raise RuntimeError("out of memory")
+        return super().execute(batch)
+
+
+def test_a_pass_that_cannot_be_begun_ends_its_own_request_alone() -> None:
+    bench = Bench(1e-6)
+    bench.runner = runner = UnbegunRunner(bench.loaded.runner)
+    bench.engine = Engine(bench.loaded.scheduler, runner, bench.loaded.pool, bench.link)
+
+    found = bench.run([chat("a"), drawing("p", num_timesteps=1000)])
+
+    ends = {end.request_id: end.reason for report in bench.link.reports for end in report.finished}
+    assert runner.refused
+    assert ends == {"a": FinishReason.LENGTH, "p": FinishReason.ERROR}
+    assert len(found["a"][0]) == 40
 
 
 @pytest.mark.parametrize("cut", [CPU_CUT, GPU_CUT])

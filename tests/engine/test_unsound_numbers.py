@@ -8,12 +8,16 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from server.engine.batch import Batch, BatchResult
 from server.engine.link import LocalLink
-from server.engine.options import EngineOptions
+from server.engine.loop import DividedPass, Engine
+from server.engine.options import EngineOptions, SchedulerLimits
+from server.engine.pages import PagePool
 from server.engine.process import load_engine
 from server.engine.runner import seeded_noise
-from server.messages import FinishReason, ImageParams, OutputMode, SamplingParams
-from tests.engine.fakes import make_request
+from server.engine.scheduler import Scheduler
+from server.messages import FinishReason, ImageParams, OutputMode, SamplingParams, TextSegment
+from tests.engine.fakes import FakeRunner, facts, make_request, refeed
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "tiny_a"
 BAD_SEED = 13
@@ -36,6 +40,43 @@ def test_a_picture_of_unsound_numbers_fails_alone() -> None:
     drawn = {image.request_id for report in link.reports for image in report.images}
     assert ends == {"good": FinishReason.STOP, "bad": FinishReason.ERROR}
     assert drawn == {"good"} and loaded.pool.num_used == 0
+
+
+class OnceUnsoundRunner(FakeRunner):
+    """The first draw of all is of numbers that are not finite."""
+
+    has_been_unsound = False
+
+    def execute(self, batch: Batch) -> BatchResult:
+        result = super().execute(batch)
+        if result.tokens and not self.has_been_unsound:
+            self.has_been_unsound = True
+            result.broken = list(result.tokens)
+            result.tokens.clear()
+        return result
+
+    def begin(self, batch: Batch) -> DividedPass:
+        raise AssertionError("without a target no pass is divided")
+
+
+def test_who_asks_again_does_not_find_what_made_the_first_answer_unsound() -> None:
+    """Keys and values of an earlier chunk that are not finite are seen to be so only at the first draw; they stayed in the cache."""
+    link, pool = LocalLink(), PagePool(200, 4)
+    limits = SchedulerLimits(max_batch_tokens=16, max_running=8)
+    scheduler, runner = Scheduler(pool, facts(), limits, refeed), OnceUnsoundRunner(lambda _, __: 50)
+    engine = Engine(scheduler, runner, pool, link)
+    usages = []
+    for name in ("first", "again", "once more"):
+        engine.submit(make_request(name, [TextSegment([7] * 60)]))
+        while scheduler.has_work:
+            engine.step()
+        (end,) = (end for report in link.reports for end in report.finished if end.request_id == name)
+        usages.append((end.reason, end.usage.cached_text_tokens))
+
+    assert usages[0] == (FinishReason.ERROR, 0)
+    assert usages[1] == (FinishReason.LENGTH, 0)
+    assert usages[2][1] > 0
+    assert pool.num_used == 0
 
 
 SCALAR_READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default, torch.ops.aten.item.default)
