@@ -7,11 +7,13 @@ The waiting are let in by the order of `fairness`, those that were preempted fir
 from __future__ import annotations
 
 import math
+from itertools import takewhile
 
 from server.engine.fairness import starving
 from server.engine.options import ModelFacts, SchedulerLimits
+from server.engine.pages import PagePool
 from server.engine.roster import Roster
-from server.engine.segments import total_rows
+from server.engine.segments import ContextSegment, total_rows
 from server.engine.sequence import Lane, Sequence
 from server.messages import FinishReason
 
@@ -35,10 +37,13 @@ class Admission:
         self._roster.shares.arrive(sequence)
         self._roster.finish(sequence, FinishReason.ERROR, code, message)
 
-    def take_in(self, sequence: Sequence, now_s: float) -> None:
-        """Queue a new sequence, or refuse it: for good when it can never fit, for now when too many wait."""
+    def take_in(self, sequence: Sequence, contexts: list[list[ContextSegment]], now_s: float) -> None:
+        """Queue a new sequence, or refuse it: for good when it can never fit, for now when too many wait.
+
+        ``contexts`` are what it must have whole, all at once, before it has anything to show.
+        """
         self._roster.shares.arrive(sequence)
-        refusal = self._never_fits(sequence)
+        refusal = self._never_fits(sequence, contexts)
         if refusal is not None:
             self._roster.finish(sequence, FinishReason.ERROR, "context_length_exceeded", refusal)
         elif len(self._roster.waiting) >= self._limits.max_waiting:
@@ -49,11 +54,15 @@ class Admission:
             self._watch_deadline(sequence, now_s)
             self._roster.waiting.append(sequence)
 
-    def _never_fits(self, sequence: Sequence) -> str | None:
+    def _never_fits(self, sequence: Sequence, contexts: list[list[ContextSegment]]) -> str | None:
+        pool = self._roster.pool
         num_rows = total_rows(sequence.history) + 1
-        capacity = self._roster.pool.num_pages * self._roster.pool.page_size
+        capacity = pool.num_pages * pool.page_size
         if num_rows > capacity:
             return f"the prompt needs {num_rows} cache rows, the server has {capacity}"
+        num_pages = sum(_own_pages(pool, contexts[:index], held) for index, held in enumerate(contexts))
+        if num_pages > pool.num_pages:
+            return f"the prompt and its guidance need {num_pages * pool.page_size} cache rows, the server has {capacity}"
         num_positions = sum(segment.num_positions for segment in sequence.history)
         if num_positions >= self._facts.max_positions:
             return f"the prompt takes {num_positions} positions, the model has {self._facts.max_positions}"
@@ -110,4 +119,16 @@ class Admission:
         return self._roster.shares.order(waiting, step)[0]
 
     def num_waiting(self, lane: Lane) -> int:
+        """Count those who wait and whose client waits for what that lane makes."""
         return sum(sequence.asked_for is lane for sequence in self._roster.waiting)
+
+
+def _own_pages(pool: PagePool, others: list[list[ContextSegment]], held: list[ContextSegment]) -> int:
+    """Count the pages of a context that holds ``held`` beside those that it shares, as far as they agree, with one of ``others``."""
+    num_rows, num_shared = total_rows(held), max((total_rows(_common(other, held)) for other in others), default=0)
+    return pool.pages_for(num_rows) - num_shared // pool.page_size if num_shared < num_rows else 0
+
+
+def _common(one: list[ContextSegment], other: list[ContextSegment]) -> list[ContextSegment]:
+    pairs = takewhile(lambda pair: pair[0].uid == pair[1].uid, zip(one, other, strict=False))
+    return [segment for segment, _ in pairs]

@@ -45,6 +45,19 @@ class Roster:
         """List those that take a picture's time, or will; one that only its decoder is still busy with takes none."""
         return [other for other in self.running.values() if other.lane is Lane.PICTURE and other.phase is not Phase.VAE]
 
+    def end(self, request_id: str, reason: FinishReason) -> None:
+        """End a request, if it is still here."""
+        for sequence in self.sequences():
+            if sequence.request.request_id == request_id:
+                self.finish(sequence, reason)
+                return
+
+    def forget(self, sequence_ids: Iterable[int]) -> None:
+        """Have the prefix cache forget the pages of running sequences: whoever found what is in them would fare no better."""
+        for sequence_id in sequence_ids:
+            for page in self.running[sequence_id].pages:
+                self.pool.evict(page)
+
     def finish(self, sequence: Sequence, reason: FinishReason, code: str | None = None, message: str | None = None) -> None:
         """End a sequence: make its terminal output and give back its place, its latents and its pages."""
         if sequence.phase is Phase.FINISHED:

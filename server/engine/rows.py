@@ -14,7 +14,7 @@ from server.engine.chunks import Chunk, take_chunk
 from server.engine.cost_model import Load
 from server.engine.encodings import Encodings
 from server.engine.image_steps import EulerStep, run_from
-from server.engine.loads import chunk_load, decoder_load, decodes_load, denoise_load
+from server.engine.loads import chunk_load, decoder_load, decodes_load, denoise_load, piece_load
 from server.engine.options import ModelFacts
 from server.engine.prefix_cache import Claim, Held, PrefixCache
 from server.engine.reservations import Reservations
@@ -52,6 +52,14 @@ class RowBuilder:
         self._reservations = reservations
         self._cache = cache
         self._encodings = encodings
+
+    def atomic_loads(self, sequence: Sequence) -> list[Load]:
+        """Return the loads of what a sequence needs next where that cannot be cut; empty for a text, which can."""
+        if sequence.phase is Phase.DENOISE:
+            assert sequence.image is not None
+            return self.plan_denoise(sequence).loads[sequence.image.rows_done :]
+        segment, kv_len = sequence.next_segment()
+        return [piece_load(segment, kv_len)] if isinstance(segment, VitImage | VaeImage) else []
 
     # -- decode -------------------------------------------------------------------------------------------------------------
 

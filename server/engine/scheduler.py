@@ -21,14 +21,14 @@ from server.engine.batch import Batch, BatchResult
 from server.engine.beside_cost import StepCosts
 from server.engine.budget import Goals, StepBudget
 from server.engine.commit import Commit
-from server.engine.cost_model import NO_LOAD, Load
+from server.engine.cost_model import NO_LOAD
 from server.engine.decode_pace import DecodePace
 from server.engine.drain_rate import DrainRate
 from server.engine.encodings import Encodings
 from server.engine.fairness import Shares, is_overdue, starving
 from server.engine.grammar import NO_GRAMMARS, Grammars
 from server.engine.in_decoder import InDecoder
-from server.engine.loads import load_of_next_tokens, piece_load
+from server.engine.loads import load_of_next_tokens
 from server.engine.options import ModelFacts, SchedulerLimits
 from server.engine.outputs import Outputs
 from server.engine.pages import PagePool
@@ -37,7 +37,7 @@ from server.engine.reservations import Reservations
 from server.engine.roster import Roster
 from server.engine.rows import Draft, RowBuilder, is_decoding
 from server.engine.run_ahead import Foresight
-from server.engine.segments import TextTokens, VaeImage, VitImage, total_rows
+from server.engine.segments import TextTokens, total_rows
 from server.engine.sequence import Lane, Phase, Sequence
 from server.engine.turns import ForeignCanon, Refeed, Turns
 from server.engine.words_first import WordsFirst
@@ -135,7 +135,7 @@ class Scheduler:
         except ForeignCanon:
             self.admission.turn_away(sequence, "server_error", FOREIGN_CANON)
             return
-        self.admission.take_in(sequence, self._clock())
+        self.admission.take_in(sequence, self._turns.first_contexts(sequence), self._clock())
         if finish is not None:
             self._roster.finish(sequence, finish)
         elif request.canon and not sequence.open_ids:
@@ -144,10 +144,7 @@ class Scheduler:
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> None:
         """End a request and free its pages; unknown or finished ids are ignored, since an abort may cross a finish."""
-        for sequence in self._roster.sequences():
-            if sequence.request.request_id == request_id:
-                self._roster.finish(sequence, reason)
-                return
+        self._roster.end(request_id, reason)
 
     def abort_all(self) -> None:
         """End every request."""
@@ -162,10 +159,8 @@ class Scheduler:
                 self._roster.finish(self._roster.running[sequence_id], FinishReason.ERROR, code, message)
 
     def forget(self, sequence_ids: list[int]) -> None:
-        """Have the prefix cache forget the pages of the given sequences: whoever found what is in them would fare no better."""
-        for sequence_id in sequence_ids:
-            for page in self._roster.running[sequence_id].pages:
-                self._roster.pool.evict(page)
+        """Have the prefix cache forget what it has of the given sequences."""
+        self._roster.forget(sequence_ids)
 
     def take_outputs(self) -> Outputs:
         """Return what has happened since the last call."""
@@ -222,7 +217,7 @@ class Scheduler:
             candidates = [hungry, *(other for other in candidates if other is not hungry)]
             decoding = [other for other in decoding if other.sequence_id < hungry.sequence_id]
         decodes, waited_s = load_of_next_tokens(decoding), self._waited_s(decoding)
-        first = self._atomic_rows(candidates[0])
+        first = self._rows.atomic_loads(candidates[0])
         if self._goals.should_divide(first, decodes, len(decoding), waited_s):
             if not may_divide:
                 return draft
@@ -336,14 +331,6 @@ class Scheduler:
                 self._rows.add_decode(sequence, draft)
         self._rows.close_decodes(draft)
         return [sequence for sequence in decoding if sequence.sequence_id in draft.served]
-
-    def _atomic_rows(self, sequence: Sequence) -> list[Load]:
-        """Return the loads of what a sequence needs next where that cannot be cut; empty for a text, which can."""
-        if sequence.phase is Phase.DENOISE:
-            assert sequence.image is not None
-            return self._rows.plan_denoise(sequence).loads[sequence.image.rows_done :]
-        segment, kv_len = sequence.next_segment()
-        return [piece_load(segment, kv_len)] if isinstance(segment, VitImage | VaeImage) else []
 
     def _is_prompt_text(self, sequence: Sequence) -> bool:
         is_prefill = sequence.phase is Phase.PREFILL and sequence.lane is Lane.TEXT

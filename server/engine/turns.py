@@ -13,10 +13,10 @@ from model.flow import schedule
 from model.profile import AfterImage, AfterTextEnd, BeginOfImage
 from server.engine.batch import Draw
 from server.engine.grammar import Grammars
-from server.engine.guidance import plan_branches
+from server.engine.guidance import BranchPlan, plan_branches
 from server.engine.image_steps import plan_steps
 from server.engine.options import ModelFacts
-from server.engine.segments import TextTokens, VaeImage, VitImage
+from server.engine.segments import ContextSegment, TextTokens, VaeImage, VitImage
 from server.engine.sequence import AfterFill, ImageTask, Phase, Sequence
 from server.messages import FinishReason, ImageSegment, OutputMode, Picture, Request, TextSegment, Usage
 
@@ -116,12 +116,24 @@ class Turns:
         """Plan the next picture: its timesteps and the contexts its branches need."""
         params = sequence.request.image
         times, dts = schedule(params.num_timesteps, params.timestep_shift)
+        timesteps = [float(t) for t in times]
+        plan = self._plan_branches(sequence, timesteps)
+        sequence.image = ImageTask(sequence.num_images, plan_steps(params, timesteps, [float(dt) for dt in dts], plan), plan)
+
+    def _plan_branches(self, sequence: Sequence, timesteps: list[float]) -> BranchPlan:
+        params = sequence.request.image
         negative_ids = params.negative_token_ids
         negative = None if negative_ids is None else TextTokens(NEGATIVE_UID, (self._facts.bos_id, *negative_ids, self._facts.eos_id))
         counts_dropped = self._facts.profile.dropped_image_advances_position
-        timesteps = [float(t) for t in times]
-        plan = plan_branches(sequence.history, params, timesteps, negative, counts_dropped_images=counts_dropped)
-        sequence.image = ImageTask(sequence.num_images, plan_steps(params, timesteps, [float(dt) for dt in dts], plan), plan)
+        return plan_branches(sequence.history, params, timesteps, negative, counts_dropped_images=counts_dropped)
+
+    def first_contexts(self, sequence: Sequence) -> list[list[ContextSegment]]:
+        """Return what each context holds that must be whole before a waiting sequence goes on: several where it draws at once."""
+        if sequence.after_fill is not AfterFill.BEGIN_IMAGE:
+            return [sequence.history]
+        params = sequence.request.image
+        times, _ = schedule(params.num_timesteps, params.timestep_shift)
+        return self._plan_branches(sequence, [float(t) for t in times]).segments
 
     def must_end(self, sequence: Sequence) -> bool:
         """Tell whether the token under way is the last of its text, whichever it is."""

@@ -193,6 +193,20 @@ def test_a_prompt_that_can_never_fit_is_refused_at_once() -> None:
     assert "22" in str(outputs.finished[0].error_message) or "23" in str(outputs.finished[0].error_message)
 
 
+@pytest.mark.parametrize(("image_scale", "num_pages", "is_refused"), [(2.0, 22, True), (2.0, 23, False), (1.0, 17, False), (1.0, 16, True)])
+def test_an_edit_whose_guidance_can_never_fit_is_refused_at_once(image_scale: float, num_pages: int, is_refused: bool) -> None:
+    """66 rows of the full context fill 17 pages; the 22 without the picture want 6 more, since they share none."""
+    image = ImageParams(32, 32, num_timesteps=4, text_scale=4.0, image_scale=image_scale, interval=(0.0, 1.0))
+    request = make_request("edit", [picture_segment(80, 64), TextSegment([7] * 20)], OutputMode.IMAGE, image=image)
+    house = make_house(lambda _, __: 50, num_pages=num_pages)
+    house.scheduler.submit(request)
+
+    refusals = house.scheduler.take_outputs().finished
+
+    assert [end.error_code for end in refusals] == ["context_length_exceeded"] * is_refused
+    assert is_refused or house.run().finished[0].reason is FinishReason.STOP
+
+
 def test_the_youngest_is_preempted_and_goes_on_with_its_canon() -> None:
     house = make_house(lambda sid, index: 100 * (sid + 1) + index, num_pages=10, page_size=2)
     for name in ("old", "young"):
