@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from model.step_cache_rules import StepCache
+from server.api.message_schemas import MAX_PARTS
 from server.cli.command import ExitStatus
 from server.cli.commands import run
 from server.cli.terminal_pictures import Protocol, drawn, protocol_of
-from server.messages import ImageSegment, OutputMode, Request
-from tests.server.api.chats import STORY, picture, story
+from server.messages import ImageSegment, OutputMode, Request, TextClosed, TextSegment
+from tests.server.api.chats import STORY, TOKENIZER, picture, story, tokens
 from tests.server.running_front import RunningFront, running_front
 from tests.server.scripted_engine import Output, ScriptedEngine, finish, red_picture
 
@@ -56,6 +57,19 @@ def test_a_conversation_goes_on_from_what_was_said(front: RunningFront, tmp_path
     assert run(["chat", "--url", front.url, "--save", str(tmp_path)]) == ExitStatus.OK
     lengths = [len(request.segments) for request in front.engine.requests]
     assert lengths[1] > lengths[0] == lengths[2]
+
+
+def test_an_answer_is_sent_back_as_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each chunk of an answer used to be a part of its own: the model read a line break between all its words, and after an answer of
+    more than 512 chunks the server refused every question that followed."""
+    said = "a red circle " * 60
+    engine = ScriptedEngine(lambda request: [*tokens(request, said), [TextClosed(request.request_id), finish(request)]])
+    with running_front(engine) as front:
+        monkeypatch.setattr("sys.stdin", io.StringIO("tell me\nand then\n"))
+        assert run(["chat", "--words", "--url", front.url]) == ExitStatus.OK
+        history = [segment for segment in engine.requests[1].segments if isinstance(segment, TextSegment)]
+        assert len(TOKENIZER.encode(said)) > MAX_PARTS
+        assert any(said.strip() in TOKENIZER.decode(segment.token_ids) for segment in history)
 
 
 def test_image_saves_what_it_drew_and_prints_the_path(front: RunningFront, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
