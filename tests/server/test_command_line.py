@@ -22,6 +22,7 @@ from server.access.keys import KeyRing
 from server.cli.command import ExitStatus
 from server.cli.commands import run
 from server.serving.engine_launch import command_line
+from tests.redis_server import free_port
 from tests.server.running_front import GOLDEN
 
 DEADLINE_S = 120.0
@@ -80,6 +81,22 @@ def test_serve_prints_a_command_that_works_and_stops_cleanly_with_its_engine() -
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_S) == 0
         assert_ends(engine)
+
+
+def test_a_server_that_lets_an_answer_finish_says_so_to_whoever_scrapes_it() -> None:
+    """The gauge was named, drawn and alerted on, and never set."""
+    metrics_url = f"http://127.0.0.1:{free_port()}"
+    long = {"messages": [{"role": "user", "content": "hi"}], "stream": True, "modalities": ["image"], "model": GOLDEN.name}
+    with serving("--model", str(GOLDEN), "--metrics-port", metrics_url.rpartition(":")[2]) as process:
+        url = re.search(r"http://\S+", lines_until(process, "plait: serving"))
+        assert url is not None and "plait_draining 0.0" in httpx.get(f"{metrics_url}/metrics").text
+        body = {**long, "image": {"num_inference_steps": 1000, "progress": True}}
+        with httpx.stream("POST", f"{url[0]}/v1/chat/completions", json=body, timeout=DEADLINE_S) as answer:
+            next(line for line in answer.iter_lines() if "image_progress" in line)
+            process.send_signal(signal.SIGTERM)
+            while "plait_draining 0.0" in (scrape := httpx.get(f"{metrics_url}/metrics").text):
+                assert process.poll() is None
+        assert "plait_draining 1.0" in scrape
 
 
 def test_the_engine_ends_when_its_front_is_killed() -> None:
