@@ -246,6 +246,37 @@ def test_the_service_never_sends_requests_to_the_test_pod() -> None:
     assert not selector.items() <= labels.items()
 
 
+def test_the_test_pod_has_a_key_wherever_one_is_asked_for() -> None:
+    """Beside a keys file it had none, and `helm test` failed with 401."""
+
+    def key(values: Path) -> object:
+        return find(of_kind(values, "Pod"), "spec.containers[0].env[?name=='API_KEY'] | [0].valueFrom.secretKeyRef")
+
+    assert key(PRODUCTION) == {"name": "plait-test-key", "key": "api-key"}
+    assert key(EVERYTHING) == {"name": "plait-key", "key": "api-key"}
+    assert key(MINIMAL) is None
+
+
+def test_beside_a_keys_file_there_is_no_test_without_a_client_s_key() -> None:
+    assert not any(document["kind"] == "Pod" for document in manifests(PRODUCTION, "test.secretName="))
+
+
+KEYS = {
+    "": "$KEY",
+    "test.secretName=tests,test.key=a.key": "$(kubectl -n default get secret tests -o jsonpath='{.data.a\\.key}' | base64 -d)",
+}
+
+
+@pytest.mark.parametrize("sets", KEYS)
+def test_the_notes_look_for_a_key_where_it_is(sets: str) -> None:
+    keys_file = "auth.insecure=false,auth.secretName=keys,auth.keysFile=keys.json"
+    notes = helm(
+        "install", "demo", str(CHART), "--dry-run=client", "--values", str(MINIMAL), "--set", f"{keys_file},{sets}".strip(",")
+    ).stdout
+    assert f'-H "Authorization: Bearer {KEYS[sets]}"' in notes
+    assert ("helm -n default test demo" if sets else "There is no `helm test`") in notes
+
+
 def test_endpoint_pickers_find_the_pods_and_know_their_metrics() -> None:
     labels = find(of_kind(EVERYTHING, "Deployment"), "spec.template.metadata.labels")
     pool = of_kind(EVERYTHING, "InferencePool")
