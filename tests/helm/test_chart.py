@@ -237,6 +237,22 @@ def test_nobody_but_the_named_reaches_the_pods() -> None:
     assert find(policy, "spec.egress[].ports[].port") == [53, 53, 6379]
 
 
+COLLECTORS = {
+    "http://otel-collector.observability:4318": 4318,
+    "https://collector.example.com": 443,
+    "http://collector.example.com/otlp": 80,
+    "http://[fd00::1]": 80,
+    "https://[fd00::1]:4317": 4317,
+}
+
+
+@pytest.mark.parametrize("endpoint", COLLECTORS)
+def test_traces_may_leave_by_the_port_to_which_they_are_sent(endpoint: str) -> None:
+    """An address without a port is that of its scheme; 4318 was opened, and the exporter went to 443."""
+    policy = of_kind(MINIMAL, "NetworkPolicy", f"tracing.endpoint={endpoint}")
+    assert find(policy, "spec.egress[].ports[].port") == [53, 53, COLLECTORS[endpoint]]
+
+
 def test_the_service_never_sends_requests_to_the_test_pod() -> None:
     pod = of_kind(MINIMAL, "Pod")
     selector = find(of_kind(MINIMAL, "Service"), "spec.selector")
