@@ -12,6 +12,7 @@ from typing import TextIO
 
 from server.cli.command import ExitStatus, Refused
 from server.serving.engine_launch import command_line
+from server.settings import private_environment
 
 SERVING = re.compile(r"plait: serving \S+ at (http://\S+)")
 """How `plait serve` says that it is ready, and where."""
@@ -26,7 +27,12 @@ def own_server(options: Sequence[str]) -> Iterator[OwnServer]:
     """Start ``plait serve`` with ``options`` and give the server, which is loading; stop it in the end."""
     arguments = ["serve", "--port", "0", "--log-level", "warning", "--drain-s", "1", *options]
     with subprocess.Popen(
-        command_line(arguments), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command_line(arguments),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=private_environment(),
     ) as process:
         try:
             yield OwnServer(process)

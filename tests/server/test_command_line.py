@@ -107,6 +107,19 @@ def test_the_engine_ends_when_its_front_is_killed() -> None:
         assert_ends(engine)
 
 
+def test_a_command_s_own_server_is_no_server_for_others(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is exported for another server, or as the key by which to ask one, once closed the command's own server to the command."""
+    monkeypatch.setenv("PLAIT_NUM_PAGES", "64")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("PLAIT_API_KEY", "a key of 19 letters")
+        monkeypatch.setenv("PLAIT_KEYS_FILE", "/no/such/keys.json")
+        monkeypatch.setenv("PLAIT_HOST", "0.0.0.0")
+        monkeypatch.setenv("PLAIT_METRICS_PORT", str(taken.getsockname()[1]))
+        monkeypatch.setenv("PLAIT_STORE", f"redis://127.0.0.1:{taken.getsockname()[1]}/0")
+        assert run(["chat", "hi", "--model", str(GOLDEN), "--words", "--max-tokens", "4"]) == ExitStatus.OK
+    assert capsys.readouterr().out.strip()
+
+
 def test_weights_that_are_broken_end_the_server_with_the_file_s_name(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(GOLDEN, broken)
