@@ -29,8 +29,8 @@ examples:
   plait bench --url http://gpu-box:8000 --pictures --steps 20       one picture in each answer
   plait bench --url http://other:9000 --json > other.json           another kind of server, for comparison
 
-Every request has its own number in the prompt, so that no cache answers twice. Times between tokens are those of pieces of text as
-they arrive; tokens are counted by the server's usage where it reports one. Status 1 if any request failed.
+Every request has its own number in the prompt, so that no cache answers twice. Times between tokens are those of pieces of one text as
+they arrive: a picture ends a text. Tokens are counted by the server's usage where it reports one. Status 1 if any request failed.
 """
 
 PROMPT = "Tell me a story about a small red star in three panels."

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 
 from model.step_cache_rules import StepCache
 from server.api.message_schemas import MAX_PARTS
+from server.cli.bench import unheard
 from server.cli.command import ExitStatus
 from server.cli.commands import run
+from server.cli.measurement import Plan, Run, measure
 from server.cli.terminal_pictures import Protocol, drawn, protocol_of
 from server.messages import ImageSegment, OutputMode, Request, TextClosed, TextSegment
 from tests.server.api.chats import STORY, TOKENIZER, picture, story, tokens
@@ -100,6 +104,19 @@ def test_bench_measures_words_and_pictures(front: RunningFront, capsys: pytest.C
     assert 0 < first["p50"] <= first["p99"] < report["answer_s"]["p99"]
     assert report["time_to_first_picture_s"]["p50"] > first["p50"]
     assert report["tokens_per_s"] > 0
+
+
+def test_drawing_a_picture_is_no_time_between_tokens(front: RunningFront) -> None:
+    """It was counted as one, and the slowest times between tokens of a model that tells stories were those of its pictures."""
+
+    async def told() -> Run:
+        body = {"model": "tiny_a", "messages": [{"role": "user", "content": "a story"}], "stream": True}
+        async with httpx.AsyncClient(base_url=front.url) as http:
+            return await measure(http, lambda index: body, Plan(1, 1, None, 10.0), unheard)
+
+    (sample,) = asyncio.run(told()).samples
+    assert sample.num_pictures == 2 and sample.num_chunks > len(STORY)
+    assert len(sample.gaps_s) == sample.num_chunks - len(STORY)
 
 
 def test_bench_with_a_rate_and_a_table(front: RunningFront, capsys: pytest.CaptureFixture[str]) -> None:
