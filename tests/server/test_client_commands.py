@@ -143,6 +143,25 @@ def test_a_server_that_is_not_there_is_named(command: list[str], capsys: pytest.
     assert "http://127.0.0.1:9 cannot be reached" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "wrong", [["--url", "http://127.0.0.1:abc"], ["--key", "ключ", "--url", "http://127.0.0.1:9"], ["--key", "a\n", "--url", "http://x"]]
+)
+@pytest.mark.parametrize("command", [["chat", "hi"], ["image", "a star"], ["models"], ["bench"]])
+def test_an_address_or_a_key_that_cannot_be_one_is_refused(
+    command: list[str], wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each used to end the command with a traceback or a riddle."""
+    assert run([*command, *wrong]) == ExitStatus.BAD_INPUT
+    said = capsys.readouterr().err
+    assert ("--url" in said) is not ("--key" in said)
+
+
+@pytest.mark.parametrize("wrong", ["--requests=0", "--concurrency=0", "--warm-up=-1", "--rate=nan", "--rate=inf", "--timeout=0"])
+def test_bench_refuses_what_it_cannot_measure(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "--url", "http://127.0.0.1:9", wrong]) == ExitStatus.BAD_INPUT
+    assert wrong.partition("=")[0] in capsys.readouterr().err
+
+
 def test_what_the_server_refuses_is_said_in_its_words(front: RunningFront, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["chat", "hi", "--url", front.url, "--size", "17x17"]) == ExitStatus.FAILED
     assert "size" in capsys.readouterr().err
