@@ -9,6 +9,7 @@ from pathlib import Path
 
 from server.cli.command import Command, ExitStatus, Refused
 from server.cli.connection import add_connection_options, connected
+from server.cli.saved_pictures import make_directory
 from server.cli.talk import Talk
 from server.cli.terminal_pictures import PictureOutlet, protocol_of
 from server.settings import terminal_environment
@@ -54,6 +55,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> ExitStatus:
     """Answer one message, or converse until told to stop."""
+    if options.save is not None:
+        make_directory(options.save)
     outlet = PictureOutlet(
         sys.stdout,
         protocol_of(terminal_environment(), is_terminal=sys.stdout.isatty()),

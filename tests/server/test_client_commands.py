@@ -83,6 +83,25 @@ def test_image_saves_what_it_drew_and_prints_the_path(front: RunningFront, tmp_p
     assert Image.open(path).format == "PNG"
 
 
+@pytest.mark.parametrize("command", [["image", "a star", "--out"], ["chat", "a star", "--save"]])
+def test_a_directory_that_cannot_be_is_refused_before_anything_is_drawn(
+    front: RunningFront, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The picture was drawn, could not be saved, and was lost in a traceback."""
+    (tmp_path / "file").touch()
+    assert run([*command, str(tmp_path / "file"), "--url", front.url]) == ExitStatus.BAD_INPUT
+    assert str(tmp_path / "file") in capsys.readouterr().err
+    assert front.engine.requests == []
+
+
+@pytest.mark.parametrize("command", [["image", "a star", "--out"], ["chat", "a star", "--save"]])
+def test_a_picture_that_cannot_be_saved_is_said(
+    front: RunningFront, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*command, "/proc/self", "--url", front.url]) == ExitStatus.FAILED
+    assert "/proc/self/plait-1.png" in capsys.readouterr().err
+
+
 def test_image_can_leave_steps_to_be_foreseen(front: RunningFront, tmp_path: Path) -> None:
     assert run(["image", "a star", "--step-cache", "3", "--url", front.url, "--out", str(tmp_path)]) == ExitStatus.OK
     assert front.engine.requests[0].image.step_cache == StepCache(interval=3, order=1, num_first=5)
