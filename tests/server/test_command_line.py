@@ -135,6 +135,11 @@ def test_a_directory_that_holds_no_model_is_refused_with_the_missing_file(tmp_pa
     assert str(tmp_path / "llm_config.json") in capsys.readouterr().err
 
 
+def test_what_a_command_s_own_server_refuses_is_bad_input_to_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["chat", "hi", "--model", str(tmp_path)]) == ExitStatus.BAD_INPUT
+    assert str(tmp_path / "llm_config.json") in capsys.readouterr().err
+
+
 def test_a_port_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
