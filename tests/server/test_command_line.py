@@ -189,6 +189,13 @@ def test_a_key_is_printed_once_and_its_entry_opens_the_door(capsys: pytest.Captu
     assert tenant is not None and (tenant.name, tenant.weight, tenant.quota.requests_per_minute) == ("alice", 2.0, 60)
 
 
+@pytest.mark.parametrize("wrong", ["--weight=nan", "--weight=-1", "--weight=1e9", "--requests-per-minute=0", "--max-in-flight=-1"])
+def test_a_key_that_no_server_would_take_is_not_made(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["key", "alice", wrong]) == ExitStatus.BAD_INPUT
+    printed = capsys.readouterr()
+    assert printed.out == "" and wrong.partition("=")[0].removeprefix("--").replace("-", "_") in printed.err
+
+
 def test_a_tenant_with_an_odd_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["key", "a/b"]) == ExitStatus.BAD_INPUT
     assert "letters, digits" in capsys.readouterr().err
