@@ -237,6 +237,13 @@ def test_nobody_but_the_named_reaches_the_pods() -> None:
     assert find(policy, "spec.egress[].ports[].port") == [53, 53, 6379]
 
 
+def test_workers_reach_their_leader() -> None:
+    """They are told its address, and the policy that lets it call them let nobody in on their ports."""
+    workers = find(of_kind(MULTINODE, "LeaderWorkerSet"), "spec.leaderWorkerTemplate.workerTemplate.metadata.labels")
+    peers = find(of_kind(MULTINODE, "NetworkPolicy"), "spec.ingress[?!ports].from[].podSelector.matchLabels")
+    assert peers == [workers]
+
+
 COLLECTORS = {
     "http://otel-collector.observability:4318": 4318,
     "https://collector.example.com": 443,
