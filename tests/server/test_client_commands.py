@@ -63,6 +63,15 @@ def test_a_conversation_goes_on_from_what_was_said(front: RunningFront, tmp_path
     assert lengths[1] > lengths[0] == lengths[2]
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("/nwe", "'/new'"), ("/picture", "'/picture FILE'"), ("/new one", "'/new'")])
+def test_a_slip_in_a_command_is_no_message(
+    front: RunningFront, typed: str, meant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{typed}\n"))
+    assert run(["chat", "--url", front.url]) == ExitStatus.OK
+    assert meant in capsys.readouterr().err and front.engine.requests == []
+
+
 def test_an_answer_is_sent_back_as_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each chunk of an answer used to be a part of its own: the model read a line break between all its words, and after an answer of
     more than 512 chunks the server refused every question that followed."""
