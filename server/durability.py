@@ -17,7 +17,7 @@ from server.serving.quotas import Quotas
 from server.serving.shutdown import Farewell
 from server.serving.surfaces import Surface
 from server.serving.takeover import ClaimDesk, Continuing, LeasePace, Takeover
-from server.settings import Settings
+from server.settings import BadSettings, Settings
 from server.store.memory import MemoryBounds, MemoryStore
 from server.store.redis import RedisBounds, RedisStore
 from server.store.store import Store
@@ -69,10 +69,17 @@ def build_durability(settings: Settings, shared: Shared, surfaces: Sequence[Surf
 
 
 def open_store(settings: Settings) -> Store:
-    """Return the store the settings name: one in this process, or Redis."""
+    """Return the store the settings name: one in this process, or Redis, which need not be there yet.
+
+    Raises:
+        BadSettings: the address is none; it is not shown, since it may hold a password.
+    """
     if settings.store is None:
         return MemoryStore(MemoryBounds(ttl_s=settings.stream_ttl_s))
-    return RedisStore(settings.store.get_secret_value(), settings.store_prefix, RedisBounds(settings.stream_ttl_s))
+    try:
+        return RedisStore(settings.store.get_secret_value(), settings.store_prefix, RedisBounds(settings.stream_ttl_s))
+    except ValueError as error:
+        raise BadSettings("store: no address of a Redis; expected redis://host:6379/0, rediss://host:6379/0 or unix://path") from error
 
 
 def _patience(settings: Settings) -> Patience:

@@ -196,8 +196,12 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
         ModelRoutes(model).router(),
         TokenRoutes(TokenCounter(model)).router(),
     ]
-    probes = HealthRoutes(engine, version(), settings.stall_after_s, lambda: durability.takeover.is_draining).router()
-    series = MetricsRoute(engine, metrics, model.name).router()
+
+    def is_draining() -> bool:
+        return durability.takeover.is_draining
+
+    probes = HealthRoutes(engine, version(), settings.stall_after_s, is_draining).router()
+    series = MetricsRoute(engine, metrics, model.name, is_draining).router()
     public = [probes, series] if settings.serves_metrics_publicly else [probes]
     app = build_app([*routers, *public], metrics, version(), settings.max_body_bytes, Door(key_ring(settings), home.paths, room))
     metrics_app = build_app([probes, series], metrics, version(), settings.max_body_bytes, Door(KeyRing()))

@@ -63,6 +63,7 @@ class FrontState:
     num_engine_starts: int
     page_size: int
     num_pages: int
+    is_draining: bool = False
 
 
 class Metrics:
@@ -137,7 +138,7 @@ class Metrics:
         self.store_absent = self._gauge("store_absent", "1 while the store does not answer and streams are live only.", {})
         self.store_absences = self._counter("store_absences", "Times that the store went away.", {})
         self.append_seconds = self._histogram("log_append_seconds", "Appending one step's events to the shared store.", STORE_BUCKETS)
-        self.is_draining = self._gauge("draining", "1 while the server lets running answers finish before it stops.", {})
+        self.draining = self._gauge("draining", "1 while the server lets running answers finish before it stops.", {})
 
     def _define_picker_series(self) -> None:
         """Name what endpoint pickers of the Gateway API inference extension read; pictures count like any other request."""
@@ -240,6 +241,7 @@ class Metrics:
         self.in_flight.set(state.in_flight)
         self.engine_ready.set(state.is_ready)
         self.engine_starts.set(state.num_engine_starts)
+        self.draining.set(state.is_draining)
         if not state.is_ready:
             self._forget_engine()
         self._show_to_pickers(state)

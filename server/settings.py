@@ -163,6 +163,17 @@ def engine_environment() -> dict[str, str]:
     return {"GOMP_SPINCOUNT": THREAD_SPINS, **os.environ}
 
 
+OF_A_SHARED_SERVER = frozenset({"host", "metrics_port", "metrics_host", "api_key", "keys_file", "insecure", "public_url", "store"})
+"""Settings that say by whom a server is reached and with whom it shares its work."""
+
+
+def private_environment() -> dict[str, str]:
+    """Return the environment of a server that serves one command on this machine alone: this one's, but for what only concerns a
+    server for others. It may hold that of such a server, and the key by which this command would ask one."""
+    left_out = {f"PLAIT_{name.upper()}" for name in OF_A_SHARED_SERVER}
+    return {name: value for name, value in os.environ.items() if name.upper() not in left_out}
+
+
 def client_key() -> str | None:
     """Return the API key that commands send to servers when none is given."""
     return os.environ.get("PLAIT_API_KEY") or os.environ.get("OPENAI_API_KEY")

@@ -24,7 +24,7 @@ http {{
             proxy_pass http://$replicas;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
-            proxy_set_header Host $host;
+            proxy_set_header Host $http_host;
             # A stream is passed on as it comes, and pinged more often than the read timeout: silence means that the replica is gone.
             proxy_buffering off;
             proxy_connect_timeout 1s;

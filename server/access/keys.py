@@ -9,6 +9,7 @@ A secret has 256 random bits, so a plain hash of it is as hard to turn round as 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
 import re
@@ -52,7 +53,9 @@ ANYONE = Tenant("")
 """Who asks where no keys are set."""
 
 
-class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class KeyEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a key file keeps of one key."""
+
     tenant: str
     sha256: str
     weight: float = 1.0
@@ -63,7 +66,7 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    keys: list[_Entry]
+    keys: list[KeyEntry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +122,27 @@ def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _tenant(entry: _Entry, place: int, path: Path) -> Tenant:
-    where = f"the key file {path}, keys[{place}]"
+def tenant_of_entry(entry: KeyEntry) -> Tenant:
+    """Return whose key an entry keeps.
+
+    Raises:
+        BadKeys: names the field that is out of its bounds.
+    """
     if TENANT_NAME.fullmatch(entry.tenant) is None:
-        raise BadKeys(f"{where}.tenant: expected up to 64 letters, digits, '.', '_' or '-'")
+        raise BadKeys("tenant: expected up to 64 letters, digits, '.', '_' or '-'")
     if DIGEST.fullmatch(entry.sha256) is None:
-        raise BadKeys(f"{where}.sha256: expected 64 lower-case hexadecimal digits (plait key NAME prints them)")
+        raise BadKeys("sha256: expected 64 lower-case hexadecimal digits (plait key NAME prints them)")
     if not 0.01 <= entry.weight <= 1000:
-        raise BadKeys(f"{where}.weight: expected 0.01 to 1000")
+        raise BadKeys("weight: expected 0.01 to 1000")
     quota = Quota(entry.requests_per_minute, entry.tokens_per_minute, entry.pictures_per_minute, entry.max_in_flight)
-    for bound in (quota.requests_per_minute, quota.tokens_per_minute, quota.pictures_per_minute, quota.max_in_flight):
+    for name, bound in dataclasses.asdict(quota).items():
         if bound is not None and bound < 1:
-            raise BadKeys(f"{where}: a bound must be at least 1; leave it out for none")
+            raise BadKeys(f"{name}: must be at least 1; leave it out for no bound")
     return Tenant(entry.tenant, entry.weight, quota)
+
+
+def _tenant(entry: KeyEntry, place: int, path: Path) -> Tenant:
+    try:
+        return tenant_of_entry(entry)
+    except BadKeys as error:
+        raise BadKeys(f"the key file {path}, keys[{place}].{error}") from error

@@ -91,6 +91,7 @@ class MetricsRoute:
     engine: EngineClient
     metrics: Metrics
     model_name: str
+    is_draining: Callable[[], bool]
 
     def router(self) -> APIRouter:
         """Return the route."""
@@ -111,4 +112,5 @@ class MetricsRoute:
             num_engine_starts=self.engine.num_engines,
             page_size=limits.page_size if limits else 0,
             num_pages=limits.num_pages if limits else 0,
+            is_draining=self.is_draining(),
         )

@@ -15,7 +15,7 @@ import httpx
 from server.cli.command import Command, ExitStatus, Refused
 from server.cli.connection import add_connection_options, connected
 from server.cli.measurement import Body, Plan, Run, measure
-from server.cli.openai_server import CONNECT_TIMEOUT_S
+from server.cli.openai_server import CONNECT_TIMEOUT_S, key_headers
 from server.cli.progress import Progress
 from server.settings import client_key
 
@@ -29,8 +29,8 @@ examples:
   plait bench --url http://gpu-box:8000 --pictures --steps 20       one picture in each answer
   plait bench --url http://other:9000 --json > other.json           another kind of server, for comparison
 
-Every request has its own number in the prompt, so that no cache answers twice. Times between tokens are those of pieces of text as
-they arrive; tokens are counted by the server's usage where it reports one. Status 1 if any request failed.
+Every request has its own number in the prompt, so that no cache answers twice. Times between tokens are those of pieces of one text as
+they arrive: a picture ends a text. Tokens are counted by the server's usage where it reports one. Status 1 if any request failed.
 """
 
 PROMPT = "Tell me a story about a small red star in three panels."
@@ -55,8 +55,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> ExitStatus:
     """Measure and report."""
-    if options.requests < 1 or options.concurrency < 1 or (options.rate is not None and options.rate <= 0):
-        raise Refused("--requests and --concurrency start at 1, --rate above 0")
+    if options.requests < 1 or options.concurrency < 1 or options.warm_up < 0:
+        raise Refused("--requests and --concurrency start at 1, --warm-up at 0")
+    if not all(0 < value < math.inf for value in (options.timeout, 1.0 if options.rate is None else options.rate)):
+        raise Refused("--rate and --timeout are numbers above 0")
     with connected(options) as connection:
         measured = asyncio.run(_measured(connection.server.url, connection.model, options))
     report = summary(measured)
@@ -65,8 +67,7 @@ def run(options: argparse.Namespace) -> ExitStatus:
 
 
 async def _measured(url: str, model: str, options: argparse.Namespace) -> Run:
-    key = options.key or client_key()
-    headers = {"authorization": f"Bearer {key}"} if key else {}
+    headers = key_headers(options.key or client_key())
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     timeout = httpx.Timeout(options.timeout, connect=CONNECT_TIMEOUT_S)
     plan = Plan(options.requests, options.concurrency, options.rate, options.timeout)

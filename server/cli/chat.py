@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 import readline  # noqa: F401  lets `input` edit lines and remember them
 import sys
 from pathlib import Path
 
 from server.cli.command import Command, ExitStatus, Refused
 from server.cli.connection import add_connection_options, connected
+from server.cli.parser import nearest
+from server.cli.saved_pictures import make_directory
 from server.cli.talk import Talk
 from server.cli.terminal_pictures import PictureOutlet, protocol_of
 from server.settings import terminal_environment
@@ -38,6 +41,10 @@ HELP = """\
 /quit            leave, as does Ctrl-D; Ctrl-C stops an answer
 """
 
+SLASH_COMMANDS = ("/new", "/picture FILE", "/help", "/quit")
+SLASH_COMMAND = re.compile(r"/[a-z]+")
+"""What looks like a command is never a message: a path has more slashes."""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("message", nargs="?", help="what to say; without it a conversation begins")
@@ -54,6 +61,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> ExitStatus:
     """Answer one message, or converse until told to stop."""
+    if options.save is not None:
+        make_directory(options.save)
     outlet = PictureOutlet(
         sys.stdout,
         protocol_of(terminal_environment(), is_terminal=sys.stdout.isatty()),
@@ -113,7 +122,9 @@ def converse(talk: Talk, pictures: list[Path]) -> None:
             case ["/new"]:
                 talk.forget()
             case ["/picture", path]:
-                pictures.append(Path(path))
+                pictures.append(Path(path).expanduser())
+            case [word, *_] if SLASH_COMMAND.fullmatch(word):
+                print(f"plait: there is no '{line}'{nearest(word, SLASH_COMMANDS)}; /help lists what there is", file=sys.stderr)
             case _:
                 _answer(talk, line, pictures)
                 pictures = []

@@ -10,6 +10,7 @@ from pathlib import Path
 from server.cli.command import Command, ExitStatus, Refused
 from server.cli.connection import Connection, add_connection_options, connected
 from server.cli.progress import Progress
+from server.cli.saved_pictures import make_directory, save
 from server.cli.talk import data_uri
 
 GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
@@ -47,6 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> ExitStatus:
     """Draw and save; print each path."""
     body = request_body(options)
+    make_directory(options.out)
     path = EDITS if options.edit else GENERATIONS
     with connected(options) as connection:
         body["model"] = connection.model
@@ -77,7 +79,7 @@ def _streamed(connection: Connection, path: str, body: dict[str, object], option
     for event in connection.server.pictures(path, {**body, "stream": True, "partial_images": NUM_PREVIEWS}):
         if event.type.endswith(".completed"):
             progress.clear()
-            _save(base64.b64decode(event.b64_json), options)
+            print(save(base64.b64decode(event.b64_json), options.out), flush=True)
             num_saved += 1
         else:
             progress.show(f"picture {event.index + 1}", event.partial_image_index + 1, NUM_PREVIEWS + 1)
@@ -91,18 +93,8 @@ def _whole(connection: Connection, path: str, body: dict[str, object], options: 
         if picture.b64_json is None:
             print(picture.url)
         else:
-            _save(base64.b64decode(picture.b64_json), options)
+            print(save(base64.b64decode(picture.b64_json), options.out), flush=True)
     return len(pictures)
-
-
-def _save(encoded: bytes, options: argparse.Namespace) -> None:
-    options.out.mkdir(parents=True, exist_ok=True)
-    suffix = {"jpeg": ".jpg"}.get(options.format, f".{options.format}")
-    number = 1
-    while (path := options.out / f"plait-{number}{suffix}").exists():
-        number += 1
-    path.write_bytes(encoded)
-    print(path, flush=True)
 
 
 COMMAND = Command('image "prompt" [options]', LESSON, add_options, run)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
-from server.access.keys import TENANT_NAME, digest_of, new_secret
+import msgspec
+
+from server.access.keys import BadKeys, KeyEntry, digest_of, new_secret, tenant_of_entry
 from server.cli.command import Command, ExitStatus, Refused
 
 LESSON = """\
@@ -36,23 +37,29 @@ BOUNDS = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tenant", metavar="TENANT", help="who will hold the key: letters, digits, '.', '_' and '-'")
-    parser.add_argument("--weight", type=float, metavar="W", help="share of the engine beside other tenants (default: 1)")
+    parser.add_argument("--weight", type=float, metavar="W", default=1.0, help="share of the engine beside other tenants (default: 1)")
     for name, lesson in BOUNDS.items():
         parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{lesson} (default: no bound)")
 
 
 def run(options: argparse.Namespace) -> ExitStatus:
     """Print a key and its entry."""
-    if TENANT_NAME.fullmatch(options.tenant) is None:
-        raise Refused("a tenant is named with up to 64 letters, digits, '.', '_' and '-'")
     secret = new_secret()
-    entry: dict[str, object] = {"tenant": options.tenant, "sha256": digest_of(secret)}
-    given = vars(options)
-    for name in ("weight", *(bound.replace("-", "_") for bound in BOUNDS)):
-        if given[name] is not None:
-            entry[name] = given[name]
+    entry = KeyEntry(
+        options.tenant,
+        digest_of(secret),
+        options.weight,
+        options.requests_per_minute,
+        options.tokens_per_minute,
+        options.pictures_per_minute,
+        options.max_in_flight,
+    )
+    try:
+        tenant_of_entry(entry)
+    except BadKeys as error:
+        raise Refused(str(error)) from error
     print(secret)
-    print(f"entry for the key file: {json.dumps(entry)}", file=sys.stderr)
+    print(f"entry for the key file: {msgspec.json.encode(entry).decode()}", file=sys.stderr)
     return ExitStatus.OK
 
 

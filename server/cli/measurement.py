@@ -33,7 +33,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Sample:
-    """One request as its client saw it. Times in seconds; ``gaps_s`` lie between pieces of text."""
+    """One request as its client saw it. Times in seconds; ``gaps_s`` lie between pieces of one text, which a picture ends."""
 
     first_text_s: float | None = None
     first_picture_s: float | None = None
@@ -113,19 +113,20 @@ async def _follow(response: httpx.Response, sample: Sample, started: float) -> N
 
 
 def _take(chunk: Chunk, sample: Sample, now: float, last_text_s: float | None) -> float | None:
-    """Take in one chunk; return when the last words came."""
+    """Take in one chunk; return when the last words of the text came that is being written. A picture ends it: the time that drawing
+    takes is none between tokens."""
     if chunk.usage is not None:
         sample.num_tokens = chunk.usage.completion_tokens
     for choice in chunk.choices:
         if choice.delta.content or choice.delta.reasoning_content:
             sample.num_chunks += 1
-            if last_text_s is None:
+            if sample.first_text_s is None:
                 sample.first_text_s = now
-            else:
+            if last_text_s is not None:
                 sample.gaps_s.append(now - last_text_s)
             last_text_s = now
         if choice.delta.images:
             sample.num_pictures += len(choice.delta.images)
             sample.first_picture_s = sample.first_picture_s or now
-            last_text_s = None if sample.first_text_s is None else last_text_s
+            last_text_s = None
     return last_text_s

@@ -117,13 +117,19 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 class OpenAiServer:
-    """A client of the server at ``url``, with or without a trailing ``/v1``. Use it as a context manager."""
+    """A client of the server at ``url``, with or without a trailing ``/v1``. Use it as a context manager.
+
+    Raises:
+        Refused: that is no address, or a key that no header can hold.
+    """
 
     def __init__(self, url: str, key: str | None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
-        headers = {"authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
+        try:
+            self._http = httpx.Client(base_url=self.url, headers=key_headers(key), timeout=timeout, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise Refused(f"--url {url} is no address: {error}") from error
 
     def __enter__(self) -> OpenAiServer:
         return self
@@ -174,6 +180,19 @@ class OpenAiServer:
             yield
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Refused(f"{self.url} cannot be reached: {error}; is a server running there?", ExitStatus.FAILED) from error
+
+
+def key_headers(key: str | None) -> dict[str, str]:
+    """Return the headers that send an API key.
+
+    Raises:
+        Refused: it has characters that no header can hold, such as a line break; it is not shown.
+    """
+    if not key:
+        return {}
+    if not (key.isascii() and key.isprintable()):
+        raise Refused("the API key (--key, PLAIT_API_KEY or OPENAI_API_KEY) has characters that no key has")
+    return {"authorization": f"Bearer {key}"}
 
 
 def payloads(lines: Iterator[str]) -> Iterator[bytes]:

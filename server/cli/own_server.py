@@ -12,8 +12,9 @@ from typing import TextIO
 
 from server.cli.command import ExitStatus, Refused
 from server.serving.engine_launch import command_line
+from server.settings import private_environment
 
-SERVING = re.compile(r"plait: serving \S+ at (http://\S+)")
+SERVING = re.compile(r"^plait: serving .+ at (http://\S+)")
 """How `plait serve` says that it is ready, and where."""
 
 STOP_S = 10.0
@@ -26,7 +27,12 @@ def own_server(options: Sequence[str]) -> Iterator[OwnServer]:
     """Start ``plait serve`` with ``options`` and give the server, which is loading; stop it in the end."""
     arguments = ["serve", "--port", "0", "--log-level", "warning", "--drain-s", "1", *options]
     with subprocess.Popen(
-        command_line(arguments), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command_line(arguments),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=private_environment(),
     ) as process:
         try:
             yield OwnServer(process)
@@ -55,7 +61,8 @@ class OwnServer:
                 threading.Thread(target=_drain, args=(self._process.stderr,), daemon=True).start()
                 return found[1]
         reasons = [line.removeprefix("plait: ") for line in said if line.startswith("plait: ")]
-        raise Refused(reasons[-1] if reasons else "\n".join(said), ExitStatus.ENGINE_FAILED)
+        status = ExitStatus.BAD_INPUT if self._process.wait() == ExitStatus.BAD_INPUT else ExitStatus.ENGINE_FAILED
+        raise Refused(reasons[-1] if reasons else "\n".join(said), status)
 
 
 def _drain(stream: TextIO) -> None:

@@ -59,6 +59,8 @@ class _Answer:
     def __init__(self, talk: Talk) -> None:
         self._talk = talk
         self._parts: list[dict[str, object]] = []
+        self._words = ""
+        """What came since the last picture, not yet a part."""
         self._is_at_line_start = True
 
     def take(self, chunk: Chunk) -> None:
@@ -76,7 +78,9 @@ class _Answer:
         self._break_line()
 
     def message(self) -> dict[str, object]:
-        """Return the answer as the history of the next question: words and pictures in their order."""
+        """Return the answer as the history of the next question: words and pictures in their order. The words between two pictures
+        are one part, however many chunks they came in: servers read neighbouring parts as lines of their own."""
+        self._close_words()
         return {"role": "assistant", "content": self._parts}
 
     def _write(self, text: str) -> None:
@@ -84,13 +88,19 @@ class _Answer:
         self._talk.out.write(text)
         self._talk.out.flush()
         self._is_at_line_start = text.endswith("\n")
-        self._parts.append({"type": "text", "text": text})
+        self._words += text
 
     def _show(self, url: str) -> None:
         self._talk.progress.clear()
         self._break_line()
         self._talk.outlet.take(picture_of(url))
+        self._close_words()
         self._parts.append({"type": "image_url", "image_url": {"url": url}})
+
+    def _close_words(self) -> None:
+        if self._words:
+            self._parts.append({"type": "text", "text": self._words})
+            self._words = ""
 
     def _break_line(self) -> None:
         if not self._is_at_line_start:

@@ -11,6 +11,8 @@ from typing import TextIO
 
 from PIL import Image
 
+from server.cli.saved_pictures import save
+
 KITTY_CHUNK_CHARS = 4096
 """kitty's graphics protocol takes at most so many characters of base64 in one escape sequence."""
 
@@ -24,8 +26,6 @@ SHOWN_SIDE = 256
 SIXEL_COLOURS = 255
 SIXEL_BAND = 6
 """A sixel is a column of six pixels."""
-
-EXTENSIONS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
 
 class Protocol(Enum):
@@ -50,7 +50,7 @@ def protocol_of(environment: Mapping[str, str], *, is_terminal: bool) -> Protoco
 
 
 class PictureOutlet:
-    """Shows pictures on ``out`` and saves them under ``directory`` as ``plait-1.png`` and so on, never over a file that is there."""
+    """Shows pictures on ``out``, and saves them under ``directory`` where they must be or ``out`` cannot show them."""
 
     def __init__(self, out: TextIO, protocol: Protocol, directory: Path, *, must_save: bool) -> None:
         self._out = out
@@ -59,28 +59,14 @@ class PictureOutlet:
         self._must_save = must_save or protocol is Protocol.NONE
 
     def take(self, encoded: bytes) -> Path | None:
-        """Show or save one picture, a PNG, JPEG or WebP file; return where it was saved."""
+        """Show or save one picture, a PNG, JPEG or WebP file; return where it was saved. Raises as `save`."""
         if self._protocol is not Protocol.NONE:
             self._out.write("".join(drawn(encoded, self._protocol)) + "\n")
-        path = self._save(encoded) if self._must_save else None
+        path = save(encoded, self._directory) if self._must_save else None
         if path is not None:
             self._out.write(f"[picture: {path}]\n")
         self._out.flush()
         return path
-
-    def _save(self, encoded: bytes) -> Path:
-        with Image.open(io.BytesIO(encoded)) as image:
-            extension = EXTENSIONS.get(image.format or "", ".png")
-        self._directory.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            path = self._directory / f"plait-{number}{extension}"
-            try:
-                with path.open("xb") as file:
-                    file.write(encoded)
-                return path
-            except FileExistsError:
-                number += 1
 
 
 def picture_of(url: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TextIO
 
 from server.engine.memory_plan import PictureRoom
@@ -23,7 +24,7 @@ def curl_line(url: str, model_name: str) -> str:
         "stream": True,
         "messages": [{"role": "user", "content": "Tell a story about a small red star."}],
     }
-    return f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
+    return f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
 
 
 class StartupDisplay:

@@ -103,6 +103,12 @@ def test_nginx_understands_its_configuration(tmp_path: Path) -> None:
     assert tested.returncode == 0, tested.stderr
 
 
+def test_nginx_passes_on_the_address_with_its_port() -> None:
+    """Links to pictures are made of it; without its port they led to whatever listens on port 80."""
+    text = (ROOT / "deploy" / "compose" / "nginx.conf").read_text(encoding="utf-8")
+    assert re.findall(r"proxy_set_header Host (\S+);", text) == ["$http_host"]
+
+
 def test_prometheus_understands_its_configuration(tmp_path: Path) -> None:
     text = (ROOT / "deploy" / "compose" / "prometheus.yml").read_text(encoding="utf-8")
     shutil.copy(ROOT / "helm" / "plait" / "files" / "rules.yaml", tmp_path)

@@ -237,6 +237,29 @@ def test_nobody_but_the_named_reaches_the_pods() -> None:
     assert find(policy, "spec.egress[].ports[].port") == [53, 53, 6379]
 
 
+def test_workers_reach_their_leader() -> None:
+    """They are told its address, and the policy that lets it call them let nobody in on their ports."""
+    workers = find(of_kind(MULTINODE, "LeaderWorkerSet"), "spec.leaderWorkerTemplate.workerTemplate.metadata.labels")
+    peers = find(of_kind(MULTINODE, "NetworkPolicy"), "spec.ingress[?!ports].from[].podSelector.matchLabels")
+    assert peers == [workers]
+
+
+COLLECTORS = {
+    "http://otel-collector.observability:4318": 4318,
+    "https://collector.example.com": 443,
+    "http://collector.example.com/otlp": 80,
+    "http://[fd00::1]": 80,
+    "https://[fd00::1]:4317": 4317,
+}
+
+
+@pytest.mark.parametrize("endpoint", COLLECTORS)
+def test_traces_may_leave_by_the_port_to_which_they_are_sent(endpoint: str) -> None:
+    """An address without a port is that of its scheme; 4318 was opened, and the exporter went to 443."""
+    policy = of_kind(MINIMAL, "NetworkPolicy", f"tracing.endpoint={endpoint}")
+    assert find(policy, "spec.egress[].ports[].port") == [53, 53, COLLECTORS[endpoint]]
+
+
 def test_the_service_never_sends_requests_to_the_test_pod() -> None:
     pod = of_kind(MINIMAL, "Pod")
     selector = find(of_kind(MINIMAL, "Service"), "spec.selector")
@@ -244,6 +267,37 @@ def test_the_service_never_sends_requests_to_the_test_pod() -> None:
     labels = find(pod, "metadata.labels")
     assert isinstance(labels, dict)
     assert not selector.items() <= labels.items()
+
+
+def test_the_test_pod_has_a_key_wherever_one_is_asked_for() -> None:
+    """Beside a keys file it had none, and `helm test` failed with 401."""
+
+    def key(values: Path) -> object:
+        return find(of_kind(values, "Pod"), "spec.containers[0].env[?name=='API_KEY'] | [0].valueFrom.secretKeyRef")
+
+    assert key(PRODUCTION) == {"name": "plait-test-key", "key": "api-key"}
+    assert key(EVERYTHING) == {"name": "plait-key", "key": "api-key"}
+    assert key(MINIMAL) is None
+
+
+def test_beside_a_keys_file_there_is_no_test_without_a_client_s_key() -> None:
+    assert not any(document["kind"] == "Pod" for document in manifests(PRODUCTION, "test.secretName="))
+
+
+KEYS = {
+    "": "$KEY",
+    "test.secretName=tests,test.key=a.key": "$(kubectl -n default get secret tests -o jsonpath='{.data.a\\.key}' | base64 -d)",
+}
+
+
+@pytest.mark.parametrize("sets", KEYS)
+def test_the_notes_look_for_a_key_where_it_is(sets: str) -> None:
+    keys_file = "auth.insecure=false,auth.secretName=keys,auth.keysFile=keys.json"
+    notes = helm(
+        "install", "demo", str(CHART), "--dry-run=client", "--values", str(MINIMAL), "--set", f"{keys_file},{sets}".strip(",")
+    ).stdout
+    assert f'-H "Authorization: Bearer {KEYS[sets]}"' in notes
+    assert ("helm -n default test demo" if sets else "There is no `helm test`") in notes
 
 
 def test_endpoint_pickers_find_the_pods_and_know_their_metrics() -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 
 from model.step_cache_rules import StepCache
+from server.api.message_schemas import MAX_PARTS
+from server.cli.bench import unheard
 from server.cli.command import ExitStatus
 from server.cli.commands import run
+from server.cli.measurement import Plan, Run, measure
 from server.cli.terminal_pictures import Protocol, drawn, protocol_of
-from server.messages import ImageSegment, OutputMode, Request
-from tests.server.api.chats import STORY, picture, story
+from server.messages import ImageSegment, OutputMode, Request, TextClosed, TextSegment
+from tests.server.api.chats import STORY, TOKENIZER, picture, story, tokens
 from tests.server.running_front import RunningFront, running_front
 from tests.server.scripted_engine import Output, ScriptedEngine, finish, red_picture
 
@@ -58,11 +63,52 @@ def test_a_conversation_goes_on_from_what_was_said(front: RunningFront, tmp_path
     assert lengths[1] > lengths[0] == lengths[2]
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("/nwe", "'/new'"), ("/picture", "'/picture FILE'"), ("/new one", "'/new'")])
+def test_a_slip_in_a_command_is_no_message(
+    front: RunningFront, typed: str, meant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{typed}\n"))
+    assert run(["chat", "--url", front.url]) == ExitStatus.OK
+    assert meant in capsys.readouterr().err and front.engine.requests == []
+
+
+def test_an_answer_is_sent_back_as_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each chunk of an answer used to be a part of its own: the model read a line break between all its words, and after an answer of
+    more than 512 chunks the server refused every question that followed."""
+    said = "a red circle " * 60
+    engine = ScriptedEngine(lambda request: [*tokens(request, said), [TextClosed(request.request_id), finish(request)]])
+    with running_front(engine) as front:
+        monkeypatch.setattr("sys.stdin", io.StringIO("tell me\nand then\n"))
+        assert run(["chat", "--words", "--url", front.url]) == ExitStatus.OK
+        history = [segment for segment in engine.requests[1].segments if isinstance(segment, TextSegment)]
+        assert len(TOKENIZER.encode(said)) > MAX_PARTS
+        assert any(said.strip() in TOKENIZER.decode(segment.token_ids) for segment in history)
+
+
 def test_image_saves_what_it_drew_and_prints_the_path(front: RunningFront, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["image", "a star", "--url", front.url, "--out", str(tmp_path)]) == ExitStatus.OK
     path = tmp_path / "plait-1.png"
     assert capsys.readouterr().out.strip() == str(path)
     assert Image.open(path).format == "PNG"
+
+
+@pytest.mark.parametrize("command", [["image", "a star", "--out"], ["chat", "a star", "--save"]])
+def test_a_directory_that_cannot_be_is_refused_before_anything_is_drawn(
+    front: RunningFront, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The picture was drawn, could not be saved, and was lost in a traceback."""
+    (tmp_path / "file").touch()
+    assert run([*command, str(tmp_path / "file"), "--url", front.url]) == ExitStatus.BAD_INPUT
+    assert str(tmp_path / "file") in capsys.readouterr().err
+    assert front.engine.requests == []
+
+
+@pytest.mark.parametrize("command", [["image", "a star", "--out"], ["chat", "a star", "--save"]])
+def test_a_picture_that_cannot_be_saved_is_said(
+    front: RunningFront, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*command, "/proc/self", "--url", front.url]) == ExitStatus.FAILED
+    assert "/proc/self/plait-1.png" in capsys.readouterr().err
 
 
 def test_image_can_leave_steps_to_be_foreseen(front: RunningFront, tmp_path: Path) -> None:
@@ -88,6 +134,19 @@ def test_bench_measures_words_and_pictures(front: RunningFront, capsys: pytest.C
     assert report["tokens_per_s"] > 0
 
 
+def test_drawing_a_picture_is_no_time_between_tokens(front: RunningFront) -> None:
+    """It was counted as one, and the slowest times between tokens of a model that tells stories were those of its pictures."""
+
+    async def told() -> Run:
+        body = {"model": "tiny_a", "messages": [{"role": "user", "content": "a story"}], "stream": True}
+        async with httpx.AsyncClient(base_url=front.url) as http:
+            return await measure(http, lambda index: body, Plan(1, 1, None, 10.0), unheard)
+
+    (sample,) = asyncio.run(told()).samples
+    assert sample.num_pictures == 2 and sample.num_chunks > len(STORY)
+    assert len(sample.gaps_s) == sample.num_chunks - len(STORY)
+
+
 def test_bench_with_a_rate_and_a_table(front: RunningFront, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "--url", front.url, "--requests", "3", "--rate", "50", "--warm-up", "0"]) == ExitStatus.OK
     table = capsys.readouterr().out
@@ -110,6 +169,25 @@ def test_models_says_what_is_served(front: RunningFront, capsys: pytest.CaptureF
 def test_a_server_that_is_not_there_is_named(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*command, "--url", "http://127.0.0.1:9"]) == ExitStatus.FAILED
     assert "http://127.0.0.1:9 cannot be reached" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--url", "http://127.0.0.1:abc"], ["--key", "ключ", "--url", "http://127.0.0.1:9"], ["--key", "a\n", "--url", "http://x"]]
+)
+@pytest.mark.parametrize("command", [["chat", "hi"], ["image", "a star"], ["models"], ["bench"]])
+def test_an_address_or_a_key_that_cannot_be_one_is_refused(
+    command: list[str], wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each used to end the command with a traceback or a riddle."""
+    assert run([*command, *wrong]) == ExitStatus.BAD_INPUT
+    said = capsys.readouterr().err
+    assert ("--url" in said) is not ("--key" in said)
+
+
+@pytest.mark.parametrize("wrong", ["--requests=0", "--concurrency=0", "--warm-up=-1", "--rate=nan", "--rate=inf", "--timeout=0"])
+def test_bench_refuses_what_it_cannot_measure(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "--url", "http://127.0.0.1:9", wrong]) == ExitStatus.BAD_INPUT
+    assert wrong.partition("=")[0] in capsys.readouterr().err
 
 
 def test_what_the_server_refuses_is_said_in_its_words(front: RunningFront, capsys: pytest.CaptureFixture[str]) -> None:

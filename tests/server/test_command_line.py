@@ -22,6 +22,7 @@ from server.access.keys import KeyRing
 from server.cli.command import ExitStatus
 from server.cli.commands import run
 from server.serving.engine_launch import command_line
+from tests.redis_server import free_port
 from tests.server.running_front import GOLDEN
 
 DEADLINE_S = 120.0
@@ -82,12 +83,41 @@ def test_serve_prints_a_command_that_works_and_stops_cleanly_with_its_engine() -
         assert_ends(engine)
 
 
+def test_a_server_that_lets_an_answer_finish_says_so_to_whoever_scrapes_it() -> None:
+    """The gauge was named, drawn and alerted on, and never set."""
+    metrics_url = f"http://127.0.0.1:{free_port()}"
+    long = {"messages": [{"role": "user", "content": "hi"}], "stream": True, "modalities": ["image"], "model": GOLDEN.name}
+    with serving("--model", str(GOLDEN), "--metrics-port", metrics_url.rpartition(":")[2]) as process:
+        url = re.search(r"http://\S+", lines_until(process, "plait: serving"))
+        assert url is not None and "plait_draining 0.0" in httpx.get(f"{metrics_url}/metrics").text
+        body = {**long, "image": {"num_inference_steps": 1000, "progress": True}}
+        with httpx.stream("POST", f"{url[0]}/v1/chat/completions", json=body, timeout=DEADLINE_S) as answer:
+            next(line for line in answer.iter_lines() if "image_progress" in line)
+            process.send_signal(signal.SIGTERM)
+            while "plait_draining 0.0" in (scrape := httpx.get(f"{metrics_url}/metrics").text):
+                assert process.poll() is None
+        assert "plait_draining 1.0" in scrape
+
+
 def test_the_engine_ends_when_its_front_is_killed() -> None:
     with serving("--model", str(GOLDEN)) as process:
         lines_until(process, "ready on cpu")
         (engine,) = children_of(process.pid)
         process.kill()
         assert_ends(engine)
+
+
+def test_a_command_s_own_server_is_no_server_for_others(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is exported for another server, or as the key by which to ask one, once closed the command's own server to the command."""
+    monkeypatch.setenv("PLAIT_NUM_PAGES", "64")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("PLAIT_API_KEY", "a key of 19 letters")
+        monkeypatch.setenv("PLAIT_KEYS_FILE", "/no/such/keys.json")
+        monkeypatch.setenv("PLAIT_HOST", "0.0.0.0")
+        monkeypatch.setenv("PLAIT_METRICS_PORT", str(taken.getsockname()[1]))
+        monkeypatch.setenv("PLAIT_STORE", f"redis://127.0.0.1:{taken.getsockname()[1]}/0")
+        assert run(["chat", "hi", "--model", str(GOLDEN), "--words", "--max-tokens", "4"]) == ExitStatus.OK
+    assert capsys.readouterr().out.strip()
 
 
 def test_weights_that_are_broken_end_the_server_with_the_file_s_name(tmp_path: Path) -> None:
@@ -105,11 +135,24 @@ def test_a_directory_that_holds_no_model_is_refused_with_the_missing_file(tmp_pa
     assert str(tmp_path / "llm_config.json") in capsys.readouterr().err
 
 
+def test_what_a_command_s_own_server_refuses_is_bad_input_to_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["chat", "hi", "--model", str(tmp_path)]) == ExitStatus.BAD_INPUT
+    assert str(tmp_path / "llm_config.json") in capsys.readouterr().err
+
+
 def test_a_port_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert run(["serve", "--model", str(GOLDEN), "--port", port]) == ExitStatus.BAD_INPUT
     assert port in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["localhost:6379", "redis://:s3cret/x@127.0.0.1:6379"])
+def test_a_store_s_address_that_is_none_is_refused_and_not_shown(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It ended the server with a traceback, in which a password that needs escaping stood."""
+    assert run(["serve", "--model", str(GOLDEN), "--port", "0", "--store", address]) == ExitStatus.BAD_INPUT
+    said = capsys.readouterr().err
+    assert "store" in said and "s3cret" not in said
 
 
 def test_the_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,6 +195,13 @@ def test_a_key_is_printed_once_and_its_entry_opens_the_door(capsys: pytest.Captu
     (tmp_path / "keys.json").write_text(f'{{"keys": [{entry}]}}')
     tenant = KeyRing.from_file(tmp_path / "keys.json").tenant_of(secret)
     assert tenant is not None and (tenant.name, tenant.weight, tenant.quota.requests_per_minute) == ("alice", 2.0, 60)
+
+
+@pytest.mark.parametrize("wrong", ["--weight=nan", "--weight=-1", "--weight=1e9", "--requests-per-minute=0", "--max-in-flight=-1"])
+def test_a_key_that_no_server_would_take_is_not_made(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["key", "alice", wrong]) == ExitStatus.BAD_INPUT
+    printed = capsys.readouterr()
+    assert printed.out == "" and wrong.partition("=")[0].removeprefix("--").replace("-", "_") in printed.err
 
 
 def test_a_tenant_with_an_odd_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,6 +122,23 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
         assert_fault(examine(capsys, "--port", port), "port", port, "in use")
 
 
+def test_a_metrics_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert_fault(examine(capsys, "--metrics-port", port), "metrics-port", port, "in use")
+
+
+def test_an_address_of_another_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    """It advised another port, which does not help."""
+    found = examine(capsys, "--host", "192.0.2.1", "--insecure")
+    assert_fault(found, "port", "192.0.2.1")
+    assert "--port" not in found[1]["port"]["remedy"]
+
+
+def test_a_key_file_that_no_server_would_take(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert_fault(examine(capsys, "--keys-file", str(tmp_path / "none.json")), "keys", "none.json", "No such file")
+
+
 def test_a_store_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert_fault(examine(capsys, "--store", "redis://127.0.0.1:9/0"), "store", "unreachable")
 

@@ -68,6 +68,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ .Values.model.name | default (include "plait.modelPath" . | default "storybook" | base) }}
 {{- end }}
 
+{{- /* Where a client's key can be read, as JSON; a keys file holds hashes alone, and then the name may be empty. */ -}}
+{{- define "plait.clientKey" -}}
+{{- if .Values.auth.keysFile -}}
+{{ dict "name" .Values.test.secretName "key" .Values.test.key | toJson }}
+{{- else -}}
+{{ dict "name" .Values.auth.secretName "key" .Values.auth.key | toJson }}
+{{- end }}
+{{- end }}
+
 {{- /* What no schema can say: values that do not go together. */ -}}
 {{- define "plait.check" -}}
 {{- $drain := include "plait.drainSeconds" . | int }}

@@ -15,7 +15,7 @@ from server.cli.command import Command, ExitStatus, Refused
 from server.cli.doctor.checkpoint import check_checkpoint, check_memory, read_checkpoint, unreadable
 from server.cli.doctor.finding import Finding, Verdict, fault
 from server.cli.doctor.machine import Accelerator, NoSuchDevice, check_device, check_dtype, check_fp8, check_system, find_accelerator
-from server.cli.doctor.services import check_port, check_store
+from server.cli.doctor.services import check_keys, check_port, check_store
 from server.settings import BadSettings, Settings, add_options, settings_from
 
 LESSON = """\
@@ -69,6 +69,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from check_fp8((option for option, value in wanted.items() if value == "fp8"), accelerator)
     yield from _examine_model(settings.model or STORYBOOK, accelerator, settings)
     yield check_port(settings.host, settings.port)
+    if settings.metrics_port is not None:
+        yield check_port(settings.metrics_host or settings.host, settings.metrics_port, "metrics-port")
+    if settings.keys_file is not None:
+        yield check_keys(settings.keys_file)
     if settings.store is not None:
         yield from check_store(settings.store.get_secret_value())
 

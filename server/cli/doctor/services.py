@@ -1,13 +1,16 @@
-"""What lies outside the process: the port to listen on, and the store that other replicas share."""
+"""What lies outside the process: the ports to listen on, the key file, and the store that other replicas share."""
 
 from __future__ import annotations
 
+import errno
 import statistics
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import redis
 
+from server.access.keys import BadKeys, KeyRing
 from server.cli.doctor.finding import Finding, fault, fine, warning
 from server.front import listening_socket
 
@@ -20,13 +23,24 @@ NUM_PINGS = 9
 KEEPING_POLICY = "noeviction"
 
 
-def check_port(host: str, port: int) -> Finding:
-    """See whether the address can be listened on."""
+def check_port(host: str, port: int, option: str = "port") -> Finding:
+    """See whether the address can be listened on whose port ``--option`` names."""
     try:
         with listening_socket(host, port) as listener:
-            return fine("port", f"{host}:{listener.getsockname()[1]} is free")
+            return fine(option, f"{host}:{listener.getsockname()[1]} is free")
     except OSError as error:
-        return fault("port", f"cannot listen on {host} port {port}: {error.strerror or 'no such address'}", "--port 0 takes a free one")
+        is_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        remedy = f"--{option} 0 takes a free one" if is_port else "an address of this machine; 0.0.0.0 is every one"
+        return fault(option, f"cannot listen on {host} port {port}: {error.strerror or 'no such address'}", remedy)
+
+
+def check_keys(path: Path) -> Finding:
+    """See whether the key file can be used."""
+    try:
+        KeyRing.from_file(path)
+    except BadKeys as error:
+        return fault("keys", str(error), "plait key NAME makes an entry; plait key --help shows the file")
+    return fine("keys", f"{path} can be read")
 
 
 def check_store(url: str) -> Iterator[Finding]:
