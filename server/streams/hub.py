@@ -73,9 +73,10 @@ class StreamHub:
             except StoreUnavailable:
                 self._journal.store_failed()
             else:
-                if isinstance(opened, AlreadyOpen):
+                # Under its own id it is open when the store was asked twice, the first answer being lost.
+                if isinstance(opened, AlreadyOpen) and opened.stream_id != opening.stream_id:
                     return opened
-                return self._keep(OwnedStream(opened.lease, opening.tenant, 0, self._journal.take))
+                return self._keep(OwnedStream(lease, opening.tenant, 0, self._journal.take))
         return self._keep(OwnedStream(lease, opening.tenant, 0, self._journal.take, opening))
 
     def adopt(self, claim: Claim) -> OwnedStream:
