@@ -19,6 +19,8 @@ if KEYS[4] then
   redis.call('HSET', KEYS[4], 'stream', ARGV[1], 'fingerprint', ARGV[6])
   redis.call('PEXPIRE', KEYS[4], ARGV[7])
 end
+-- opened by an earlier attempt whose answer was lost; somebody else may own it by now
+if redis.call('EXISTS', KEYS[1]) == 1 then return {} end
 -- an owner whose lease lapsed and was cleared away is looked for again: it may end before its next heartbeat
 redis.call('ZADD', KEYS[3], 'NX', now - 1, ARGV[2])
 redis.call('HSET', KEYS[1], 'owner', ARGV[2], 'tenant', ARGV[3], 'spec', ARGV[4], 'fence', 1, 'last', 0, 'deaths', 0, 'read', now)

@@ -355,6 +355,18 @@ async def test_a_deleted_stream_leaves_nothing_in_redis(redis_url: str) -> None:
         assert await redis.keys("deleted:*") == [b"deleted:owners"]
 
 
+async def test_a_stream_that_is_opened_again_stays_with_whoever_took_it_over(redis_url: str) -> None:
+    """Redis is asked again when its answer was lost: the stream began anew under its first owner, at the number of an event it had."""
+    store, opening = RedisStore(redis_url, "again:", RedisBounds()), Opening("s", "tenant", b"spec")
+    await store.open(opening, "ann")
+    await store.give_up([Lease("s", "ann", 1)], by_death=False)
+    (claim,) = await store.claim("bob", 1)
+    await store.append([Append(claim.lease, [StoredEvent(1, "", "words")])])
+    await store.open(opening, "ann")
+    assert await store.head("s") == StreamHead("tenant", "bob", 1, is_finished=False, is_cancelled=False)
+    await store.close()
+
+
 async def test_a_redis_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     store = RedisStore(f"unix://{tmp_path / 'nothing.sock'}", "p:", RedisBounds())
     with pytest.raises(StoreUnavailable):
