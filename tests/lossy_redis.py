@@ -16,6 +16,7 @@ from redis import Redis
 from tests.redis_server import redis_on_socket
 
 CHUNK_BYTES = 1 << 20
+STOP_WITHIN_S = 0.02
 
 
 class LossyRedis:
@@ -31,7 +32,7 @@ class LossyRedis:
         """Lose the answers to the next ``times`` runs of a script; the store itself asks a second time when it loses one."""
         with Redis.from_url(self.whole_url) as redis:
             redis.script_load(script)
-        self._doomed = hashlib.sha1(script.encode()).hexdigest().encode()
+        self._doomed = b"EVALSHA\r\n$40\r\n" + hashlib.sha1(script.encode()).hexdigest().encode()
         self._num_doomed = times
 
     @property
@@ -74,7 +75,7 @@ def lossy_redis(directory: Path) -> Iterator[LossyRedis]:
             block_on_close = False
 
         with Carriers(str(directory / "lossy.sock"), Carrier) as carriers:
-            threading.Thread(target=carriers.serve_forever, daemon=True).start()
+            threading.Thread(target=carriers.serve_forever, args=(STOP_WITHIN_S,), daemon=True).start()
             try:
                 yield lossy
             finally:

@@ -102,7 +102,8 @@ class RedisStore:
         lease, events = append.lease, append.events
         first = events[0].sequence if events else 0
         ttl_ms, running_ms = _ms(self._bounds.ttl_s), _ms(self._bounds.running_ttl_s)
-        arguments: list[str | bytes | int] = [lease.stream_id, lease.owner, lease.fence, first, ttl_ms, running_ms, len(events)]
+        arguments: list[str | bytes | int] = [lease.stream_id, lease.owner, lease.fence, first, ttl_ms, running_ms]
+        arguments += [len(events), append.num_canon_before]
         for event in events:
             arguments += [event.name, event.payload, int(event.is_final)]
         return [*arguments, *append.canon]

@@ -32,22 +32,24 @@ return {}
 )
 
 APPEND = """
--- head, events, canon, owned set; stream, owner, fence, first sequence, ttl ms when finished, running ttl ms, number of events,
--- then name, payload, final of each event, then the canon
+-- head, events, canon, owned set; stream, owner, fence, first sequence, ttl ms when finished, running ttl ms, number of events, number of
+-- canon entries before these; then name, payload, final of each event, then the canon
 local head = redis.call('HMGET', KEYS[1], 'owner', 'fence', 'last', 'done', 'cancel')
 if not head[2] then return 'lost' end
 if head[1] ~= ARGV[2] or head[2] ~= ARGV[3] then return 'fenced' end
 local first, count, last = tonumber(ARGV[4]), tonumber(ARGV[7]), tonumber(head[3])
-if count > 0 and first + count - 1 <= last then return 'done' end
-if head[4] then return 'fenced' end
-if count > 0 and first ~= last + 1 then return 'lost' end
+-- an earlier attempt whose answer was lost may have written the first of the events and of the canon: those are left out
+local num_written = count > 0 and last + 1 - first or 0
+if head[4] then return count > 0 and num_written >= count and 'done' or 'fenced' end
+local num_canon_written = redis.call('LLEN', KEYS[3]) - tonumber(ARGV[8])
+if num_written < 0 or num_canon_written < 0 then return 'lost' end
 local is_final = false
-for i = 0, count - 1 do
-  local at = 8 + 3 * i
+for i = num_written, count - 1 do
+  local at = 9 + 3 * i
   redis.call('XADD', KEYS[2], (first + i) .. '-0', 'n', ARGV[at], 'p', ARGV[at + 1], 'f', ARGV[at + 2])
   is_final = is_final or ARGV[at + 2] == '1'
 end
-if count > 0 then redis.call('HSET', KEYS[1], 'last', first + count - 1) end
+if num_written < count then redis.call('HSET', KEYS[1], 'last', first + count - 1) end
 if is_final then
   redis.call('HSET', KEYS[1], 'done', 1)
   redis.call('HDEL', KEYS[1], 'spec')
@@ -60,14 +62,10 @@ if is_final then
   if key then redis.call('PEXPIRE', key, ARGV[5]) end
   return 'done'
 end
-local ttl = ARGV[6]
-if #ARGV >= 8 + 3 * count then
-  for i = 8 + 3 * count, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
-  redis.call('HSET', KEYS[1], 'deaths', 0)
-  redis.call('PEXPIRE', KEYS[3], ttl)
-end
-redis.call('PEXPIRE', KEYS[1], ttl)
-if count > 0 then redis.call('PEXPIRE', KEYS[2], ttl) end
+local first_canon = 9 + 3 * count + num_canon_written
+for i = first_canon, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
+if first_canon <= #ARGV then redis.call('HSET', KEYS[1], 'deaths', 0) end
+for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[6]) end
 return head[5] and 'cancelled' or 'done'
 """
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from server.metrics import Metrics
 from server.store.store import AlreadyOpen, Claim, Lease, Opening, StoredEvent, StoreUnavailable, StreamStore
 from server.streams.journal import Journal
-from server.streams.owned import OwnedStream
+from server.streams.owned import OwnedStream, Past
 from server.streams.readers import Readers
 from server.streams.tail import Tail
 
@@ -76,12 +76,12 @@ class StreamHub:
                 # Under its own id it is open when the store was asked twice, the first answer being lost.
                 if isinstance(opened, AlreadyOpen) and opened.stream_id != opening.stream_id:
                     return opened
-                return self._keep(OwnedStream(lease, opening.tenant, 0, self._journal.take))
-        return self._keep(OwnedStream(lease, opening.tenant, 0, self._journal.take, opening))
+                return self._keep(OwnedStream(lease, opening.tenant, Past(), self._journal.take))
+        return self._keep(OwnedStream(lease, opening.tenant, Past(), self._journal.take, opening))
 
     def adopt(self, claim: Claim) -> OwnedStream:
         """Go on writing a stream that was claimed."""
-        return self._keep(OwnedStream(claim.lease, claim.tenant, claim.last, self._journal.take))
+        return self._keep(OwnedStream(claim.lease, claim.tenant, Past(claim.last, len(claim.canon)), self._journal.take))
 
     def _keep(self, stream: OwnedStream) -> OwnedStream:
         self._owned[stream.lease.stream_id] = stream

@@ -12,7 +12,7 @@ import pytest
 from server.metrics import Metrics
 from server.store import redis_scripts
 from server.store.redis import RedisBounds, RedisStore
-from server.store.store import AlreadyOpen, KeyUse, Opening
+from server.store.store import AlreadyOpen, Append, KeyUse, Lease, Opening
 from server.streams.hub import StreamHub
 from server.streams.owned import OwnedStream
 from tests.lossy_redis import LossyRedis, lossy_redis
@@ -42,9 +42,17 @@ async def hub(lossy: LossyRedis) -> AsyncIterator[StreamHub]:
     await store.close()
 
 
+@pytest.fixture
+async def other(lossy: LossyRedis) -> AsyncIterator[RedisStore]:
+    """The store of another process, which hears every answer."""
+    store = RedisStore(lossy.whole_url, "p:", RedisBounds())
+    yield store
+    await store.close()
+
+
 @pytest.mark.parametrize("num_losses", [ASKED_ONCE, ASKED_TWICE])
 async def test_a_stream_whose_opening_was_not_heard_of_is_written_by_who_opened_it(
-    hub: StreamHub, lossy: LossyRedis, num_losses: int
+    hub: StreamHub, lossy: LossyRedis, other: RedisStore, num_losses: int
 ) -> None:
     """Its key led to it when it was opened again: who opened it joined it as a reader, and nobody ever wrote it."""
     lossy.lose_answers(redis_scripts.OPEN, num_losses)
@@ -52,7 +60,50 @@ async def test_a_stream_whose_opening_was_not_heard_of_is_written_by_who_opened_
     assert isinstance(stream, OwnedStream) and lossy.has_lost_all
     stream.write("", "words", is_final=True)
     await hub.release(stream)
-    other = RedisStore(lossy.whole_url, "p:", RedisBounds())
     assert await other.open(Opening("t", "tenant", b"", OPENING.key), "other") == AlreadyOpen("s", "fingerprint")
     assert [event.payload for event in await other.read("s", 0, 10)] == ["words"]
-    await other.close()
+
+
+@pytest.mark.parametrize("num_losses", [ASKED_ONCE, ASKED_TWICE])
+async def test_events_whose_writing_was_not_heard_of_are_sent_again_with_those_that_came_since(
+    hub: StreamHub, lossy: LossyRedis, other: RedisStore, num_losses: int
+) -> None:
+    """Events that the store had in part were taken for a gap: the stream went on without the store, where it ran for ever."""
+    stream = await hub.open(OPENING)
+    assert isinstance(stream, OwnedStream)
+    lossy.lose_answers(redis_scripts.APPEND, num_losses)
+    stream.write("", "one")
+    await stream.change()
+    stream.write("", "two", is_final=True)
+    await hub.release(stream)
+    assert stream.is_durable and lossy.has_lost_all
+    assert [event.payload for event in await other.read("s", 0, 10)] == ["one", "two"]
+
+
+@pytest.mark.parametrize("num_losses", [ASKED_ONCE, ASKED_TWICE])
+async def test_canon_whose_writing_was_not_heard_of_is_there_once(
+    hub: StreamHub, lossy: LossyRedis, other: RedisStore, num_losses: int
+) -> None:
+    """Nothing told it from new canon where no event was sent with it: who took the stream over repeated a word."""
+    stream = await hub.open(OPENING)
+    assert isinstance(stream, OwnedStream)
+    lossy.lose_answers(redis_scripts.APPEND, num_losses)
+    for canon in (b"one", b"two"):
+        stream.note(canon)
+        await stream.change()
+    assert lossy.has_lost_all
+    await hub.give_up([stream], by_death=False)
+    (claim,) = await other.claim("other", 1)
+    assert claim.canon == [b"one", b"two"]
+
+
+async def test_who_takes_a_stream_over_adds_to_its_canon(hub: StreamHub, other: RedisStore) -> None:
+    assert await other.open(OPENING, "other")
+    await other.append([Append(Lease("s", "other", 1), [], [b"one"])])
+    await other.give_up([Lease("s", "other", 1)], by_death=False)
+    (claim,) = await other.claim("writer", 1)
+    stream = hub.adopt(claim)
+    stream.note(b"two")
+    await hub.give_up([stream], by_death=False)
+    (claim,) = await other.claim("other", 1)
+    assert claim.canon == [b"one", b"two"]
