@@ -74,11 +74,6 @@ HEAD = """
 return redis.call('HMGET', KEYS[1], 'tenant', 'owner', 'last', 'done', 'cancel')
 """
 
-CLAIMED = """
--- head
-return redis.call('HMGET', KEYS[1], 'fence', 'tenant', 'spec', 'last', 'deaths', 'cancel')
-"""
-
 MARK_READ = (
     NOW_MS
     + """
@@ -144,9 +139,11 @@ return 1
 CLAIM = (
     NOW_MS
     + """
--- owners, given-up set, owned set of the claimant; claimant, limit, also from the dead, prefix of heads, suffix of heads, prefix of owned
+-- owners, given-up set, owned set of the claimant, what its latest claim took; claimant, limit, also from the dead, number of the claim,
+-- prefix of heads, suffix of heads, suffix of canons, prefix of owned
+local function head_of(stream) return ARGV[5] .. stream .. ARGV[6] end
 local function take(stream, deaths)
-  local head = ARGV[4] .. stream .. ARGV[5]
+  local head = head_of(stream)
   if redis.call('HEXISTS', head, 'spec') == 0 then return nil end
   redis.call('HSET', head, 'owner', ARGV[1])
   redis.call('HINCRBY', head, 'fence', 1)
@@ -155,25 +152,39 @@ local function take(stream, deaths)
   redis.call('ZADD', KEYS[1], 'NX', now - 1, ARGV[1])
   return stream
 end
-local claimed, limit = {}, tonumber(ARGV[2])
-while #claimed < limit do
-  local stream = redis.call('SPOP', KEYS[2])
-  if not stream then break end
-  local taken = take(stream, 0)
-  if taken then claimed[#claimed + 1] = taken end
-end
-if ARGV[3] == '0' then return claimed end
-for _, owner in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)) do
-  if owner ~= ARGV[1] then
-    while #claimed < limit do
-      local stream = redis.call('SPOP', ARGV[6] .. owner)
-      if not stream then redis.call('ZREM', KEYS[1], owner) break end
-      local taken = take(stream, 1)
-      if taken then claimed[#claimed + 1] = taken end
+local claimed, limit, number = {}, tonumber(ARGV[2]), tonumber(ARGV[4])
+local latest = redis.call('LRANGE', KEYS[4], 0, -1)
+local latest_number = tonumber(latest[1] or -1)
+if latest_number == number then
+  -- an attempt whose answer was lost: what it took is the claimant's, who does not know
+  for i = 2, #latest do
+    if redis.call('HGET', head_of(latest[i]), 'owner') == ARGV[1] then claimed[#claimed + 1] = latest[i] end
+  end
+elseif latest_number < number then
+  while #claimed < limit do
+    local stream = redis.call('SPOP', KEYS[2])
+    if not stream then break end
+    claimed[#claimed + 1] = take(stream, 0)
+  end
+  for _, owner in ipairs(ARGV[3] == '1' and redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now) or {}) do
+    if owner ~= ARGV[1] then
+      while #claimed < limit do
+        local stream = redis.call('SPOP', ARGV[8] .. owner)
+        if not stream then redis.call('ZREM', KEYS[1], owner) break end
+        claimed[#claimed + 1] = take(stream, 1)
+      end
     end
   end
+  redis.call('DEL', KEYS[4])
+  redis.call('RPUSH', KEYS[4], number, unpack(claimed))
+  redis.call('PEXPIRE', KEYS[4], 3600000)
 end
-return claimed
+local claims = {}
+for i, stream in ipairs(claimed) do
+  local head = redis.call('HMGET', head_of(stream), 'fence', 'tenant', 'spec', 'last', 'deaths', 'cancel')
+  claims[i] = {stream, head, redis.call('LRANGE', ARGV[5] .. stream .. ARGV[7], 0, -1)}
+end
+return claims
 """
 )
 

@@ -12,7 +12,7 @@ import pytest
 from server.metrics import Metrics
 from server.store import redis_scripts
 from server.store.redis import RedisBounds, RedisStore
-from server.store.store import AlreadyOpen, Append, KeyUse, Lease, Opening
+from server.store.store import AlreadyOpen, Append, KeyUse, Lease, Opening, StoreUnavailable
 from server.streams.hub import StreamHub
 from server.streams.owned import OwnedStream
 from tests.lossy_redis import LossyRedis, lossy_redis
@@ -30,16 +30,22 @@ def lossy(tmp_path: Path) -> Iterator[LossyRedis]:
 
 
 @pytest.fixture
-async def hub(lossy: LossyRedis) -> AsyncIterator[StreamHub]:
-    """The streams of a process whose answers may be lost."""
+async def store(lossy: LossyRedis) -> AsyncIterator[RedisStore]:
+    """The store of a process to which answers may be lost."""
     store = RedisStore(lossy.url, "p:", RedisBounds())
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def hub(store: RedisStore) -> AsyncIterator[StreamHub]:
+    """The streams of that process."""
     hub = StreamHub(store, "writer", Metrics())
     running = asyncio.create_task(hub.run())
     yield hub
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
-    await store.close()
 
 
 @pytest.fixture
@@ -107,3 +113,23 @@ async def test_who_takes_a_stream_over_adds_to_its_canon(hub: StreamHub, other: 
     await hub.give_up([stream], by_death=False)
     (claim,) = await other.claim("other", 1)
     assert claim.canon == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("num_losses", [ASKED_ONCE, ASKED_TWICE])
+async def test_streams_whose_claim_was_not_heard_of_are_those_of_the_next_claim(
+    store: RedisStore, lossy: LossyRedis, other: RedisStore, num_losses: int
+) -> None:
+    """They were the claimant's, who lived and knew nothing of them: nobody else could have them, and nobody worked on them."""
+    streams = {"s", "t"}
+    for stream_id in streams:
+        await other.open(Opening(stream_id, "tenant", b"spec"), "other")
+        await other.append([Append(Lease(stream_id, "other", 1), [], [b"one"])])
+    await other.give_up([Lease(stream_id, "other", 1) for stream_id in streams], by_death=False)
+    lossy.lose_answers(redis_scripts.CLAIM, num_losses)
+    if num_losses == ASKED_TWICE:
+        with pytest.raises(StoreUnavailable):
+            await store.claim("writer", 4)
+    claims = await store.claim("writer", 4)
+    assert lossy.has_lost_all and {claim.lease for claim in claims} == {Lease(stream_id, "writer", 2) for stream_id in streams}
+    assert all(claim.canon == [b"one"] for claim in claims)
+    assert await store.claim("writer", 4) == []
