@@ -26,7 +26,7 @@ from server.serving.picture_links import PictureLinks
 from server.serving.producing import Producer, Work
 from server.serving.quotas import Account, Use
 from server.serving.spec import Spec
-from server.serving.surfaces import Reply, Surface
+from server.serving.surfaces import Piece, Reply, Surface
 from server.store.store import Claim, Store, StoreUnavailable
 from server.streams.hub import StreamHub
 from server.streams.owned import OwnedStream
@@ -43,7 +43,7 @@ MIN_DEADLINE_S = 0.001
 """What is left of a deadline that has passed: the engine ends the request and says why."""
 
 MAX_CLAIMS = 4
-"""Streams taken over at once, so that survivors share them."""
+"""Streams prepared at once to go on, so that survivors share them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +64,59 @@ class Takeover:
         self._owner = owner
         self._pace = pace
         self._can_work = can_work
-        self._in_touch_since = time.monotonic()
+        self._in_touch_since: float | None = None
+        self._going_on: set[asyncio.Task[None]] = set()
         self.is_draining = False
 
     async def run(self) -> None:
-        """Beat and claim until cancelled."""
+        """Beat and claim until cancelled. The heartbeat waits for nothing else: everything this replica has hangs on it."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep_beating())
+                tasks.create_task(self._keep_claiming())
+        finally:
+            for task in self._going_on:
+                task.cancel()
+            await asyncio.gather(*self._going_on, return_exceptions=True)
+
+    async def _keep_beating(self) -> None:
         while True:
             try:
                 await self._beat()
             except StoreUnavailable:
-                self._hub.store_failed()
-                self._in_touch_since = time.monotonic() + self._pace.beat_s
+                self._store_failed()
             await asyncio.sleep(self._pace.beat_s)
 
     async def _beat(self) -> None:
-        for stream_id in await self._store.heartbeat(self._owner, self._pace.lease_s):
+        cancelled = await self._store.heartbeat(self._owner, self._pace.lease_s)
+        if self._in_touch_since is None:
+            self._in_touch_since = time.monotonic()
+        for stream_id in cancelled:
             self._hub.cancel_here(stream_id)
+
+    async def _keep_claiming(self) -> None:
+        while True:
+            await asyncio.sleep(self._pace.beat_s)
+            try:
+                await self._claim()
+            except StoreUnavailable:
+                self._store_failed()
+
+    async def _claim(self) -> None:
+        """Take over as much as there is room to prepare beside what is being prepared."""
+        room = MAX_CLAIMS - len(self._going_on)
+        if self._in_touch_since is None or self.is_draining or not room or not self._can_work():
+            return
         # After an absence of the store the others' leases look lapsed: they get the time to renew them.
         is_settled = time.monotonic() - self._in_touch_since >= self._pace.lease_s
-        if self._can_work() and not self.is_draining:
-            for claim in await self._store.claim(self._owner, MAX_CLAIMS, only_given_up=not is_settled):
-                await self._desk.go_on(claim)
+        for claim in await self._store.claim(self._owner, room, only_given_up=not is_settled):
+            task = asyncio.create_task(self._desk.go_on(claim))
+            self._going_on.add(task)
+            task.add_done_callback(self._going_on.discard)
+
+    def _store_failed(self) -> None:
+        self._hub.store_failed()
+        self._in_touch_since = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +153,7 @@ class ClaimDesk:
         except EngineUnavailable:
             await self._hub.give_up([stream], by_death=False)
         except PlaitError as error:
-            await self._end(stream, reply, error)
+            self._continuing.producer.end(stream, reply.failure(error))
 
     async def _start(self, claim: Claim, stream: OwnedStream, spec: Spec, reply: Reply) -> None:
         if claim.num_deaths >= MAX_DEATHS:
@@ -147,13 +179,7 @@ class ClaimDesk:
         if claim.num_deaths < MAX_DEATHS:
             await self._hub.give_up([stream], by_death=True)
             return
-        stream.write("", "", is_final=True)
-        await self._hub.release(stream)
-
-    async def _end(self, stream: OwnedStream, reply: Reply, error: PlaitError) -> None:
-        piece = reply.failure(error)
-        stream.write(piece.name, piece.payload, is_final=True)
-        await self._hub.release(stream)
+        self._continuing.producer.end(stream, Piece("", is_final=True))
 
 
 def _grace_s(spec: Spec) -> float | None:
