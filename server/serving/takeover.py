@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from server.access.keys import ANYONE
-from server.errors import EngineUnavailable, GenerationFailed, PlaitError
+from server.errors import GenerationFailed, PlaitError, StoreAway
 from server.messages import PreviewOutput, ProgressOutput
 from server.metrics import Metrics
 from server.metrics import Takeover as TakeoverPhase
@@ -41,6 +41,12 @@ RETURN_S = 10.0
 
 MIN_DEADLINE_S = 0.001
 """What is left of a deadline that has passed: the engine ends the request and says why."""
+
+RETRY_S = 0.2
+"""How soon a store that did not answer is asked again."""
+
+NOT_UNDERSTOOD = "The server was changed while this answer was made, and cannot go on with it. Ask again."
+FAILED = "The server failed as it was to go on with this answer."
 
 MAX_CLAIMS = 4
 """Streams prepared at once to go on, so that survivors share them."""
@@ -128,6 +134,14 @@ class Continuing:
     producer: Producer
 
 
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """An answer to go on with: how it is written, and what engines have said of it."""
+
+    reply: Reply
+    past: Sequence[tuple[int, Output]]
+
+
 class ClaimDesk:
     """Goes on with claimed work."""
 
@@ -138,33 +152,39 @@ class ClaimDesk:
         self._metrics = metrics
 
     async def go_on(self, claim: Claim) -> None:
-        """Take up a stream where it ends."""
+        """Take up a stream where it ends; what cannot be taken up now is left to whoever can, and what nobody can take up ends."""
         stream = self._hub.adopt(claim)
         logger.info("going on with stream %s after event %d", claim.lease.stream_id, claim.last)
         try:
             spec = Spec.decode(claim.spec)
-            reply = self._surfaces[spec.surface].open(spec.body, spec.stamp(claim.lease.stream_id, claim.tenant))
+            stamp = spec.stamp(claim.lease.stream_id, claim.tenant)
+            reply = await asyncio.to_thread(self._surfaces[spec.surface].open, spec.body, stamp)
         except (msgspec.DecodeError, KeyError, PlaitError):
             logger.exception("stream %s cannot be taken up: this server does not understand its request", claim.lease.stream_id)
-            await self._leave_to_others(claim, stream)
+            await self._leave_to_others(claim, stream, Piece("", is_final=True))
             return
         try:
-            await self._start(claim, stream, spec, reply)
-        except EngineUnavailable:
-            await self._hub.give_up([stream], by_death=False)
-        except PlaitError as error:
-            self._continuing.producer.end(stream, reply.failure(error))
+            past = await asyncio.to_thread(decode_outputs, claim.canon)
+        except msgspec.DecodeError:
+            logger.exception("stream %s cannot be taken up: this server does not understand what was said of it", claim.lease.stream_id)
+            await self._leave_to_others(claim, stream, reply.failure(GenerationFailed(NOT_UNDERSTOOD, "server_error")))
+            return
+        (failure,) = await asyncio.gather(self._start(claim, stream, spec, Resumed(reply, past)), return_exceptions=True)
+        if failure is not None:
+            await self._see_to(failure, stream, spec, reply)
 
-    async def _start(self, claim: Claim, stream: OwnedStream, spec: Spec, reply: Reply) -> None:
+    async def _start(self, claim: Claim, stream: OwnedStream, spec: Spec, resumed: Resumed) -> None:
         if claim.num_deaths >= MAX_DEATHS:
             self._metrics.quarantined.inc()
             raise GenerationFailed(f"{claim.num_deaths} engines in a row ended while they worked on this request.", "poison_request")
-        past = decode_outputs(claim.canon)
+        reply, past = resumed.reply, resumed.past
         self._metrics.takeovers.labels(_phase(past).value).inc()
-        left_s = max(MIN_DEADLINE_S, spec.created + spec.deadline_s - time.time())
-        ask = replace(reply.ask, deadline_s=left_s)
+        ask = replace(reply.ask, deadline_s=max(MIN_DEADLINE_S, _left_s(spec)))
         ask = ask if claim.tenant == ANYONE.name else replace(ask, tenant=claim.tenant, weight=spec.weight)
-        ask = await self._continuing.links.resolved(ask, claim.tenant)
+        try:
+            ask = await self._continuing.links.resolved(ask, claim.tenant)
+        except StoreUnavailable as error:
+            raise StoreAway("pictures") from error
         arrived = time.monotonic() - (time.time() - spec.created)
         prepared = await self._continuing.service.prepare(seeded(ask, spec.seed), arrived)
         prepared = replace(prepared, traceparent=spec.traceparent)
@@ -174,12 +194,38 @@ class ClaimDesk:
         if claim.is_cancelled:
             stream.cancelled.set()
 
-    async def _leave_to_others(self, claim: Claim, stream: OwnedStream) -> None:
+    async def _see_to(self, failure: BaseException, stream: OwnedStream, spec: Spec, reply: Reply) -> None:
+        """Leave a stream that could not be begun to another attempt, here or elsewhere, while one may help; else end it."""
+        if isinstance(failure, PlaitError):
+            if failure.is_retryable and _left_s(spec) > 0:
+                await self._give_up(stream, by_death=False)
+            else:
+                self._continuing.producer.end(stream, reply.failure(failure))
+            return
+        logger.error("stream %s could not be taken up", stream.lease.stream_id, exc_info=failure)
+        self._continuing.producer.end(stream, reply.failure(GenerationFailed(FAILED, "server_error")))
+
+    async def _leave_to_others(self, claim: Claim, stream: OwnedStream, ending: Piece) -> None:
         """Give up what this server does not understand; it ends when too many have not."""
         if claim.num_deaths < MAX_DEATHS:
-            await self._hub.give_up([stream], by_death=True)
-            return
-        self._continuing.producer.end(stream, Piece("", is_final=True))
+            await self._give_up(stream, by_death=True)
+        else:
+            self._continuing.producer.end(stream, ending)
+
+    async def _give_up(self, stream: OwnedStream, *, by_death: bool) -> None:
+        """Let others claim a stream; while the store is away nobody knows that they can."""
+        while True:
+            try:
+                await self._hub.give_up([stream], by_death=by_death)
+            except StoreUnavailable:
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+
+def _left_s(spec: Spec) -> float:
+    """Return how much of a request's time is left, in seconds; none or less when it is over."""
+    return spec.created + spec.deadline_s - time.time()
 
 
 def _grace_s(spec: Spec) -> float | None:

@@ -95,7 +95,7 @@ class StreamHub:
         """
         durable = [stream for stream in streams if stream.is_durable and not stream.is_lost]
         for stream in durable:
-            if self.is_store_absent:
+            if stream.has_unsent and self.is_store_absent:
                 raise StoreUnavailable
             await self._journal.flushed(stream)
         await self._store.give_up([stream.lease for stream in durable], by_death=by_death)

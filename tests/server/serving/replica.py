@@ -63,10 +63,10 @@ async def running_replica(engine: ScriptedEngine, store: Store, directory: Path,
         pictures.close()
 
 
-async def given_up(store: StreamStore, stream_id: str, body: bytes, canon: list[bytes] | None = None) -> None:
+async def given_up(store: StreamStore, stream_id: str, body: bytes, *canon: bytes, deadline_s: float = 60.0) -> None:
     """Leave a request in the store that its owner gave up."""
-    spec = Spec("chat", body, created=int(time.time()), seed=1, base_url="", weight=1.0, deadline_s=60.0, grace_s=None)
+    spec = Spec("chat", body, created=int(time.time()), seed=1, base_url="", weight=1.0, deadline_s=deadline_s, grace_s=None)
     await store.open(Opening(stream_id, "tenant", spec.encode()), FORMER)
     lease = Lease(stream_id, FORMER, 1)
-    await store.append([Append(lease, [], canon or [])])
+    await store.append([Append(lease, [], canon)])
     await store.give_up([lease], by_death=False)
