@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from server.store import redis_scripts as scripts
 from server.store.redis_keys import Keys
@@ -43,7 +43,6 @@ ANSWER_TIMEOUT_S = 2.0
 BLOCKING_MARGIN_S = 1.0
 WRITE_CONNECTIONS = 16
 BLOCKING_CONNECTIONS = 4
-OUT_OF_MEMORY = "OOM"
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +237,8 @@ async def _answered() -> AsyncIterator[None]:
     num_cancellations = task.cancelling()
     try:
         yield
-    except ResponseError as error:
-        if str(error).startswith(OUT_OF_MEMORY):
-            raise StoreFull from error
-        raise StoreUnavailable from error
+    except OutOfMemoryError as error:
+        raise StoreFull from error
     except (TimeoutError, RedisError, OSError) as error:
         raise StoreUnavailable from error
     finally:

@@ -6,6 +6,9 @@ ends once. Times are Redis's own. Script by script: KEYS, then ARGV.
 
 from __future__ import annotations
 
+WHEN_FULL = "#!lua flags=allow-oom\n"
+"""For what a full Redis does too: it adds next to nothing, and without it no stream keeps its owner or comes to its end."""
+
 NOW_MS = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
 
 OPEN = (
@@ -75,7 +78,8 @@ return redis.call('HMGET', KEYS[1], 'tenant', 'owner', 'last', 'done', 'cancel')
 """
 
 MARK_READ = (
-    NOW_MS
+    WHEN_FULL
+    + NOW_MS
     + """
 -- heads
 for _, head in ipairs(KEYS) do
@@ -94,7 +98,9 @@ return read and now - tonumber(read) or 0
 """
 )
 
-CANCEL = """
+CANCEL = (
+    WHEN_FULL
+    + """
 -- head; stream, prefix of the cancelled sets
 local head = redis.call('HMGET', KEYS[1], 'owner', 'done')
 if not head[1] or head[2] then return 0 end
@@ -103,6 +109,7 @@ redis.call('SADD', ARGV[2] .. head[1], ARGV[1])
 redis.call('PEXPIRE', ARGV[2] .. head[1], 3600000)
 return 1
 """
+)
 
 DELETE = """
 -- head, events; stream
@@ -115,7 +122,8 @@ return 1
 """
 
 HEARTBEAT = (
-    NOW_MS
+    WHEN_FULL
+    + NOW_MS
     + """
 -- owners, cancelled set of the owner; owner, lease ms
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
@@ -125,7 +133,9 @@ return cancelled
 """
 )
 
-GIVE_UP = """
+GIVE_UP = (
+    WHEN_FULL
+    + """
 -- head, owned set, given-up set; stream, owner, fence, by death
 local head = redis.call('HMGET', KEYS[1], 'owner', 'fence', 'done')
 if head[1] ~= ARGV[2] or head[2] ~= ARGV[3] or head[3] then return 0 end
@@ -135,9 +145,11 @@ redis.call('SREM', KEYS[2], ARGV[1])
 redis.call('SADD', KEYS[3], ARGV[1])
 return 1
 """
+)
 
 CLAIM = (
-    NOW_MS
+    WHEN_FULL
+    + NOW_MS
     + """
 -- owners, given-up set, owned set of the claimant, what its latest claim took; claimant, limit, also from the dead, number of the claim,
 -- prefix of heads, suffix of heads, suffix of canons, prefix of owned

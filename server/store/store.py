@@ -20,8 +20,8 @@ class StoreUnavailable(Exception):
     """The store does not answer; what was asked may or may not have happened."""
 
 
-class StoreFull(Exception):
-    """The store has no room for another stream."""
+class StoreFull(StoreUnavailable):
+    """The store answers and has no room: what was asked has not happened."""
 
 
 class StoredEvent(msgspec.Struct, frozen=True):
@@ -164,7 +164,7 @@ class StreamStore(Protocol):
         """Write to many streams in one go; each append happens whole or not at all.
 
         Raises:
-            StoreUnavailable
+            StoreFull, StoreUnavailable
         """
         ...
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from server.metrics import Metrics
-from server.store.store import AlreadyOpen, Claim, Lease, Opening, StoredEvent, StoreUnavailable, StreamStore
+from server.store.store import AlreadyOpen, Claim, Lease, Opening, StoredEvent, StoreFull, StoreUnavailable, StreamStore
 from server.streams.journal import Journal
 from server.streams.owned import OwnedStream, Past
 from server.streams.readers import Readers
@@ -70,6 +70,8 @@ class StreamHub:
         if not self.is_store_absent:
             try:
                 opened = await self._store.open(opening, self._owner)
+            except StoreFull:
+                raise
             except StoreUnavailable:
                 self._journal.store_failed()
             else:
@@ -95,7 +97,7 @@ class StreamHub:
         """
         durable = [stream for stream in streams if stream.is_durable and not stream.is_lost]
         for stream in durable:
-            if stream.has_unsent and self.is_store_absent:
+            if stream.has_unsent and self._journal.is_held_up:
                 raise StoreUnavailable
             await self._journal.flushed(stream)
         await self._store.give_up([stream.lease for stream in durable], by_death=by_death)
@@ -174,7 +176,7 @@ class StreamHub:
         """
         owned = self._owned.get(stream_id)
         if owned is not None and owned.is_durable:
-            if self.is_store_absent:
+            if owned.has_unsent and self._journal.is_held_up:
                 raise StoreUnavailable
             await self._journal.flushed(owned)
         await self._store.delete(stream_id)
