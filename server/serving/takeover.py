@@ -95,6 +95,7 @@ class Takeover:
 
     async def _beat(self) -> None:
         cancelled = await self._store.heartbeat(self._owner, self._pace.lease_s)
+        self._hub.store_answered()
         if self._in_touch_since is None:
             self._in_touch_since = time.monotonic()
         for stream_id in cancelled:

@@ -58,6 +58,10 @@ class StreamHub:
         """Take note that the store does not answer."""
         self._journal.store_failed()
 
+    def store_answered(self) -> None:
+        """Take note that it does."""
+        self._journal.store_answered()
+
     # -- writing ------------------------------------------------------------------------------------------------------------
 
     async def open(self, opening: Opening) -> OwnedStream | AlreadyOpen:

@@ -91,6 +91,11 @@ class Journal:
         """Take note that the store does not answer."""
         self._hold_up(StoreState.AWAY)
 
+    def store_answered(self) -> None:
+        """Take note that the store answers somebody; where there is something to write, the writing will tell."""
+        if self.is_store_absent and not self._dirty:
+            self._note(StoreState.WRITABLE)
+
     def _hold_up(self, state: StoreState) -> None:
         self._note(state)
         self._go_on_without_store()

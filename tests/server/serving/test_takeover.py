@@ -44,17 +44,20 @@ class SlowFetch:
 
 
 class BeatenStore(MemoryStore):
-    """Counts heartbeats."""
+    """Counts heartbeats, and does not answer them while it is absent."""
 
     def __init__(self) -> None:
         super().__init__()
         self.num_beats = 0
+        self.is_absent = False
         self._has_beaten = asyncio.Condition()
 
     async def heartbeat(self, owner: str, lease_s: float) -> set[str]:
         async with self._has_beaten:
             self.num_beats += 1
             self._has_beaten.notify_all()
+        if self.is_absent:
+            raise StoreUnavailable
         return await super().heartbeat(owner, lease_s)
 
     async def beats(self, num_beats: int) -> None:
@@ -84,6 +87,16 @@ async def test_the_heartbeat_goes_on_while_what_was_taken_over_is_prepared(tmp_p
         slow_fetch.may_end.set()
         for number in range(2):
             assert (await replica.answer(f"s{number}"))[-1].payload == "[DONE]"
+
+
+async def test_a_replica_with_nothing_to_write_learns_that_the_store_is_back(tmp_path: Path) -> None:
+    """It took the store for absent until its next answer, which was made without it, and its operator was told so all the while."""
+    store = BeatenStore()
+    async with running_replica(ScriptedEngine(hello), store, tmp_path) as replica, asyncio.timeout(WAIT_S):
+        for is_absent in (True, False):
+            store.is_absent = is_absent
+            await store.beats(2)
+            assert replica.durability.hub.is_store_absent is is_absent
 
 
 class FailingFetch:
