@@ -74,7 +74,10 @@ def decode_outputs(entries: Iterable[bytes]) -> list[tuple[int, Output]]:
 def _output(entry: _Entry) -> tuple[int, Output]:
     if entry.image is not None:
         packed = entry.image.picture
-        picture = Picture(packed.height, packed.width, zlib.decompress(packed.rgb))
+        try:
+            picture = Picture(packed.height, packed.width, zlib.decompress(packed.rgb))
+        except zlib.error as error:
+            raise msgspec.DecodeError("a picture that cannot be unpacked") from error
         return entry.choice, ImageOutput(entry.image.request_id, entry.image.index, picture)
     output = entry.silent or entry.token or entry.closed or entry.progress or entry.preview or entry.finished
     if output is None:

@@ -76,7 +76,11 @@ class Producer:
                 logger.error("stream %s could not be handed back: the store is away", stream.lease.stream_id)
             else:
                 return
-        _put(stream, reply.failure(error))
+        self.end(stream, reply.failure(error))
+
+    def end(self, stream: OwnedStream, piece: Piece) -> None:
+        """End a stream that nothing works on."""
+        _put(stream, piece)
         releasing = asyncio.create_task(self._hub.release(stream))
         self._tasks[stream] = releasing
         releasing.add_done_callback(lambda _: self._tasks.pop(stream))

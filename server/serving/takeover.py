@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from server.access.keys import ANYONE
-from server.errors import EngineUnavailable, GenerationFailed, PlaitError
+from server.errors import GenerationFailed, PlaitError, StoreAway
 from server.messages import PreviewOutput, ProgressOutput
 from server.metrics import Metrics
 from server.metrics import Takeover as TakeoverPhase
@@ -26,7 +26,7 @@ from server.serving.picture_links import PictureLinks
 from server.serving.producing import Producer, Work
 from server.serving.quotas import Account, Use
 from server.serving.spec import Spec
-from server.serving.surfaces import Reply, Surface
+from server.serving.surfaces import Piece, Reply, Surface
 from server.store.store import Claim, Store, StoreUnavailable
 from server.streams.hub import StreamHub
 from server.streams.owned import OwnedStream
@@ -42,8 +42,14 @@ RETURN_S = 10.0
 MIN_DEADLINE_S = 0.001
 """What is left of a deadline that has passed: the engine ends the request and says why."""
 
+RETRY_S = 0.2
+"""How soon a store that did not answer is asked again."""
+
+NOT_UNDERSTOOD = "The server was changed while this answer was made, and cannot go on with it. Ask again."
+FAILED = "The server failed as it was to go on with this answer."
+
 MAX_CLAIMS = 4
-"""Streams taken over at once, so that survivors share them."""
+"""Streams prepared at once to go on, so that survivors share them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +70,60 @@ class Takeover:
         self._owner = owner
         self._pace = pace
         self._can_work = can_work
-        self._in_touch_since = time.monotonic()
+        self._in_touch_since: float | None = None
+        self._going_on: set[asyncio.Task[None]] = set()
         self.is_draining = False
 
     async def run(self) -> None:
-        """Beat and claim until cancelled."""
+        """Beat and claim until cancelled. The heartbeat waits for nothing else: everything this replica has hangs on it."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep_beating())
+                tasks.create_task(self._keep_claiming())
+        finally:
+            for task in self._going_on:
+                task.cancel()
+            await asyncio.gather(*self._going_on, return_exceptions=True)
+
+    async def _keep_beating(self) -> None:
         while True:
             try:
                 await self._beat()
             except StoreUnavailable:
-                self._hub.store_failed()
-                self._in_touch_since = time.monotonic() + self._pace.beat_s
+                self._store_failed()
             await asyncio.sleep(self._pace.beat_s)
 
     async def _beat(self) -> None:
-        for stream_id in await self._store.heartbeat(self._owner, self._pace.lease_s):
+        cancelled = await self._store.heartbeat(self._owner, self._pace.lease_s)
+        self._hub.store_answered()
+        if self._in_touch_since is None:
+            self._in_touch_since = time.monotonic()
+        for stream_id in cancelled:
             self._hub.cancel_here(stream_id)
+
+    async def _keep_claiming(self) -> None:
+        while True:
+            await asyncio.sleep(self._pace.beat_s)
+            try:
+                await self._claim()
+            except StoreUnavailable:
+                self._store_failed()
+
+    async def _claim(self) -> None:
+        """Take over as much as there is room to prepare beside what is being prepared."""
+        room = MAX_CLAIMS - len(self._going_on)
+        if self._in_touch_since is None or self.is_draining or not room or not self._can_work():
+            return
         # After an absence of the store the others' leases look lapsed: they get the time to renew them.
         is_settled = time.monotonic() - self._in_touch_since >= self._pace.lease_s
-        if self._can_work() and not self.is_draining:
-            for claim in await self._store.claim(self._owner, MAX_CLAIMS, only_given_up=not is_settled):
-                await self._desk.go_on(claim)
+        for claim in await self._store.claim(self._owner, room, only_given_up=not is_settled):
+            task = asyncio.create_task(self._desk.go_on(claim))
+            self._going_on.add(task)
+            task.add_done_callback(self._going_on.discard)
+
+    def _store_failed(self) -> None:
+        self._hub.store_failed()
+        self._in_touch_since = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +133,14 @@ class Continuing:
     service: GenerationService
     links: PictureLinks
     producer: Producer
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """An answer to go on with: how it is written, and what engines have said of it."""
+
+    reply: Reply
+    past: Sequence[tuple[int, Output]]
 
 
 class ClaimDesk:
@@ -106,33 +153,39 @@ class ClaimDesk:
         self._metrics = metrics
 
     async def go_on(self, claim: Claim) -> None:
-        """Take up a stream where it ends."""
+        """Take up a stream where it ends; what cannot be taken up now is left to whoever can, and what nobody can take up ends."""
         stream = self._hub.adopt(claim)
         logger.info("going on with stream %s after event %d", claim.lease.stream_id, claim.last)
         try:
             spec = Spec.decode(claim.spec)
-            reply = self._surfaces[spec.surface].open(spec.body, spec.stamp(claim.lease.stream_id, claim.tenant))
+            stamp = spec.stamp(claim.lease.stream_id, claim.tenant)
+            reply = await asyncio.to_thread(self._surfaces[spec.surface].open, spec.body, stamp)
         except (msgspec.DecodeError, KeyError, PlaitError):
             logger.exception("stream %s cannot be taken up: this server does not understand its request", claim.lease.stream_id)
-            await self._leave_to_others(claim, stream)
+            await self._leave_to_others(claim, stream, Piece("", is_final=True))
             return
         try:
-            await self._start(claim, stream, spec, reply)
-        except EngineUnavailable:
-            await self._hub.give_up([stream], by_death=False)
-        except PlaitError as error:
-            await self._end(stream, reply, error)
+            past = await asyncio.to_thread(decode_outputs, claim.canon)
+        except msgspec.DecodeError:
+            logger.exception("stream %s cannot be taken up: this server does not understand what was said of it", claim.lease.stream_id)
+            await self._leave_to_others(claim, stream, reply.failure(GenerationFailed(NOT_UNDERSTOOD, "server_error")))
+            return
+        (failure,) = await asyncio.gather(self._start(claim, stream, spec, Resumed(reply, past)), return_exceptions=True)
+        if failure is not None:
+            await self._see_to(failure, stream, spec, reply)
 
-    async def _start(self, claim: Claim, stream: OwnedStream, spec: Spec, reply: Reply) -> None:
+    async def _start(self, claim: Claim, stream: OwnedStream, spec: Spec, resumed: Resumed) -> None:
         if claim.num_deaths >= MAX_DEATHS:
             self._metrics.quarantined.inc()
             raise GenerationFailed(f"{claim.num_deaths} engines in a row ended while they worked on this request.", "poison_request")
-        past = decode_outputs(claim.canon)
+        reply, past = resumed.reply, resumed.past
         self._metrics.takeovers.labels(_phase(past).value).inc()
-        left_s = max(MIN_DEADLINE_S, spec.created + spec.deadline_s - time.time())
-        ask = replace(reply.ask, deadline_s=left_s)
+        ask = replace(reply.ask, deadline_s=max(MIN_DEADLINE_S, _left_s(spec)))
         ask = ask if claim.tenant == ANYONE.name else replace(ask, tenant=claim.tenant, weight=spec.weight)
-        ask = await self._continuing.links.resolved(ask, claim.tenant)
+        try:
+            ask = await self._continuing.links.resolved(ask, claim.tenant)
+        except StoreUnavailable as error:
+            raise StoreAway("pictures") from error
         arrived = time.monotonic() - (time.time() - spec.created)
         prepared = await self._continuing.service.prepare(seeded(ask, spec.seed), arrived)
         prepared = replace(prepared, traceparent=spec.traceparent)
@@ -142,18 +195,38 @@ class ClaimDesk:
         if claim.is_cancelled:
             stream.cancelled.set()
 
-    async def _leave_to_others(self, claim: Claim, stream: OwnedStream) -> None:
+    async def _see_to(self, failure: BaseException, stream: OwnedStream, spec: Spec, reply: Reply) -> None:
+        """Leave a stream that could not be begun to another attempt, here or elsewhere, while one may help; else end it."""
+        if isinstance(failure, PlaitError):
+            if failure.is_retryable and _left_s(spec) > 0:
+                await self._give_up(stream, by_death=False)
+            else:
+                self._continuing.producer.end(stream, reply.failure(failure))
+            return
+        logger.error("stream %s could not be taken up", stream.lease.stream_id, exc_info=failure)
+        self._continuing.producer.end(stream, reply.failure(GenerationFailed(FAILED, "server_error")))
+
+    async def _leave_to_others(self, claim: Claim, stream: OwnedStream, ending: Piece) -> None:
         """Give up what this server does not understand; it ends when too many have not."""
         if claim.num_deaths < MAX_DEATHS:
-            await self._hub.give_up([stream], by_death=True)
-            return
-        stream.write("", "", is_final=True)
-        await self._hub.release(stream)
+            await self._give_up(stream, by_death=True)
+        else:
+            self._continuing.producer.end(stream, ending)
 
-    async def _end(self, stream: OwnedStream, reply: Reply, error: PlaitError) -> None:
-        piece = reply.failure(error)
-        stream.write(piece.name, piece.payload, is_final=True)
-        await self._hub.release(stream)
+    async def _give_up(self, stream: OwnedStream, *, by_death: bool) -> None:
+        """Let others claim a stream; while the store is away nobody knows that they can."""
+        while True:
+            try:
+                await self._hub.give_up([stream], by_death=by_death)
+            except StoreUnavailable:
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+
+def _left_s(spec: Spec) -> float:
+    """Return how much of a request's time is left, in seconds; none or less when it is over."""
+    return spec.created + spec.deadline_s - time.time()
 
 
 def _grace_s(spec: Spec) -> float | None:

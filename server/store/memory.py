@@ -119,24 +119,19 @@ class MemoryStore:
             return AppendResult.LOST
         if append.lease.fence != stream.fence or append.lease.owner != stream.owner:
             return AppendResult.FENCED
-        last = len(stream.events)
-        if append.events and append.events[-1].sequence <= last:
-            return AppendResult.DONE
+        num_written = stream.last + 1 - append.events[0].sequence if append.events else 0
         if stream.is_finished:
-            return AppendResult.FENCED
-        if append.events and append.events[0].sequence != last + 1:
+            return AppendResult.DONE if append.events and num_written >= len(append.events) else AppendResult.FENCED
+        num_canon_written = len(stream.canon) - append.num_canon_before
+        if num_written < 0 or num_canon_written < 0:
             return AppendResult.LOST
-        num_bytes = 0
-        for event in append.events:
-            stream.events.append(event)
-            num_bytes += event.num_bytes
-        for entry in append.canon:
-            stream.canon.append(entry)
-            num_bytes += len(entry)
-        if append.canon:
+        events, canon = append.events[num_written:], append.canon[num_canon_written:]
+        stream.events += events
+        stream.canon += canon
+        if canon:
             stream.num_deaths = 0
-        self._grow(stream, num_bytes)
-        if append.events and append.events[-1].is_final:
+        self._grow(stream, sum(event.num_bytes for event in events) + sum(map(len, canon)))
+        if events and events[-1].is_final:
             self._finish(stream)
         return AppendResult.CANCELLED if stream.is_cancelled else AppendResult.DONE
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from server.store import redis_scripts as scripts
 from server.store.redis_keys import Keys
@@ -42,7 +43,6 @@ ANSWER_TIMEOUT_S = 2.0
 BLOCKING_MARGIN_S = 1.0
 WRITE_CONNECTIONS = 16
 BLOCKING_CONNECTIONS = 4
-OUT_OF_MEMORY = "OOM"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,8 @@ class RedisStore:
         self._redis = _client(url, WRITE_CONNECTIONS, ANSWER_TIMEOUT_S)
         self._blocking = _client(url, BLOCKING_CONNECTIONS, ANSWER_TIMEOUT_S + BLOCKING_MARGIN_S)
         self._scripts = _Scripts(self._redis)
+        self._num_claims: Counter[str] = Counter()
+        """How many claims of each owner were answered."""
 
     async def close(self) -> None:
         """Let go of connections."""
@@ -102,7 +104,8 @@ class RedisStore:
         lease, events = append.lease, append.events
         first = events[0].sequence if events else 0
         ttl_ms, running_ms = _ms(self._bounds.ttl_s), _ms(self._bounds.running_ttl_s)
-        arguments: list[str | bytes | int] = [lease.stream_id, lease.owner, lease.fence, first, ttl_ms, running_ms, len(events)]
+        arguments: list[str | bytes | int] = [lease.stream_id, lease.owner, lease.fence, first, ttl_ms, running_ms]
+        arguments += [len(events), append.num_canon_before]
         for event in events:
             arguments += [event.name, event.payload, int(event.is_final)]
         return [*arguments, *append.canon]
@@ -164,20 +167,16 @@ class RedisStore:
                 await self._scripts.give_up(keys, [lease.stream_id, lease.owner, lease.fence, int(by_death)])
 
     async def claim(self, owner: str, limit: int, *, only_given_up: bool = False) -> list[Claim]:
-        """Take over what has no living owner."""
-        before, after = self._keys.head("\0").split("\0")
-        keys = [self._keys.owners, self._keys.given_up, self._keys.owned(owner)]
+        """Take over what has no living owner; a claim whose answer was lost is answered by the next one."""
+        before, head = self._keys.head("\0").split("\0")
+        canon = self._keys.canon("\0").split("\0")[1]
+        keys = [self._keys.owners, self._keys.given_up, self._keys.owned(owner), self._keys.claimed(owner)]
+        number = self._num_claims[owner]
+        arguments: list[str | int] = [owner, limit, int(not only_given_up), number, before, head, canon, self._keys.owned("")]
         async with _answered():
-            arguments: list[str | int] = [owner, limit, int(not only_given_up), before, after, self._keys.owned("")]
-            claimed = await self._scripts.claim(keys, arguments)
-            return [await self._claimed(stream_id.decode(), owner) for stream_id in claimed]
-
-    async def _claimed(self, stream_id: str, owner: str) -> Claim:
-        fence, tenant, spec, last, deaths, cancel = _fields(await self._scripts.claimed([self._keys.head(stream_id)]))
-        canon = [_bytes(entry) for entry in await self._redis.lrange(self._keys.canon(stream_id), 0, -1)]
-        if fence is None or tenant is None or spec is None or last is None or deaths is None:
-            raise StoreUnavailable
-        return Claim(Lease(stream_id, owner, int(fence)), tenant.decode(), spec, canon, int(last), int(deaths), cancel is not None)
+            claims = await self._scripts.claim(keys, arguments)
+        self._num_claims[owner] = number + 1
+        return [_claim(owner, *fields) for fields in claims]
 
     # -- pictures and rates -------------------------------------------------------------------------------------------------
 
@@ -223,7 +222,6 @@ class _Scripts:
         self.heartbeat = redis.register_script(scripts.HEARTBEAT)
         self.give_up = redis.register_script(scripts.GIVE_UP)
         self.claim = redis.register_script(scripts.CLAIM)
-        self.claimed = redis.register_script(scripts.CLAIMED)
         self.take = redis.register_script(scripts.TAKE)
 
 
@@ -239,10 +237,8 @@ async def _answered() -> AsyncIterator[None]:
     num_cancellations = task.cancelling()
     try:
         yield
-    except ResponseError as error:
-        if str(error).startswith(OUT_OF_MEMORY):
-            raise StoreFull from error
-        raise StoreUnavailable from error
+    except OutOfMemoryError as error:
+        raise StoreFull from error
     except (TimeoutError, RedisError, OSError) as error:
         raise StoreUnavailable from error
     finally:
@@ -261,6 +257,13 @@ def _client(url: str, num_connections: int, timeout_s: float) -> Redis:
         decode_responses=False,
     )
     return Redis(connection_pool=pool)
+
+
+def _claim(owner: str, stream_id: bytes, head: list[bytes | None], canon: list[bytes]) -> Claim:
+    fence, tenant, spec, last, deaths, cancel = head
+    assert fence and tenant is not None and spec is not None and last and deaths, "only what can be begun again is claimed"
+    lease = Lease(stream_id.decode(), owner, int(fence))
+    return Claim(lease, tenant.decode(), spec, canon, int(last), int(deaths), cancel is not None)
 
 
 def _event(entry_id: bytes, fields: Mapping[bytes | str, bytes | str]) -> StoredEvent:

@@ -53,6 +53,10 @@ class Keys:
         """A set: running streams of one owner."""
         return f"{self.prefix}owned:{owner}"
 
+    def claimed(self, owner: str) -> str:
+        """A list: the number of the owner's latest claim, and what it took."""
+        return f"{self.prefix}claimed:{owner}"
+
     def cancelled(self, owner: str) -> str:
         """A set: those of them that are to be cancelled."""
         return f"{self.prefix}cancelled:{owner}"

@@ -20,8 +20,8 @@ class StoreUnavailable(Exception):
     """The store does not answer; what was asked may or may not have happened."""
 
 
-class StoreFull(Exception):
-    """The store has no room for another stream."""
+class StoreFull(StoreUnavailable):
+    """The store answers and has no room: what was asked has not happened."""
 
 
 class StoredEvent(msgspec.Struct, frozen=True):
@@ -85,11 +85,15 @@ class AlreadyOpen:
 
 
 class Append(msgspec.Struct, frozen=True):
-    """Events and canon to be written together; ``events`` may be empty, ``canon`` too."""
+    """Events and canon to be written together; ``events`` may be empty, ``canon`` too.
+
+    Both have their places, the canon after ``num_canon_before`` entries: what an earlier attempt has written is not written again.
+    """
 
     lease: Lease
     events: Sequence[StoredEvent]
     canon: Sequence[bytes] = ()
+    num_canon_before: int = 0
 
 
 class AppendResult(Enum):
@@ -100,7 +104,7 @@ class AppendResult(Enum):
     FENCED = "fenced"
     """Refused: somebody else owns the stream, or it has its final event."""
     LOST = "lost"
-    """Refused: the stream is unknown, or lacks the events before these."""
+    """Refused: the stream is unknown, or lacks the events or the canon before these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +164,7 @@ class StreamStore(Protocol):
         """Write to many streams in one go; each append happens whole or not at all.
 
         Raises:
-            StoreUnavailable
+            StoreFull, StoreUnavailable
         """
         ...
 

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from server.metrics import Metrics
-from server.store.store import AlreadyOpen, Claim, Lease, Opening, StoredEvent, StoreUnavailable, StreamStore
+from server.store.store import AlreadyOpen, Claim, Lease, Opening, StoredEvent, StoreFull, StoreUnavailable, StreamStore
 from server.streams.journal import Journal
-from server.streams.owned import OwnedStream
+from server.streams.owned import OwnedStream, Past
 from server.streams.readers import Readers
 from server.streams.tail import Tail
 
@@ -58,6 +58,10 @@ class StreamHub:
         """Take note that the store does not answer."""
         self._journal.store_failed()
 
+    def store_answered(self) -> None:
+        """Take note that it does."""
+        self._journal.store_answered()
+
     # -- writing ------------------------------------------------------------------------------------------------------------
 
     async def open(self, opening: Opening) -> OwnedStream | AlreadyOpen:
@@ -70,17 +74,20 @@ class StreamHub:
         if not self.is_store_absent:
             try:
                 opened = await self._store.open(opening, self._owner)
+            except StoreFull:
+                raise
             except StoreUnavailable:
                 self._journal.store_failed()
             else:
-                if isinstance(opened, AlreadyOpen):
+                # Under its own id it is open when the store was asked twice, the first answer being lost.
+                if isinstance(opened, AlreadyOpen) and opened.stream_id != opening.stream_id:
                     return opened
-                return self._keep(OwnedStream(opened.lease, opening.tenant, 0, self._journal.take))
-        return self._keep(OwnedStream(lease, opening.tenant, 0, self._journal.take, opening))
+                return self._keep(OwnedStream(lease, opening.tenant, Past(), self._journal.take))
+        return self._keep(OwnedStream(lease, opening.tenant, Past(), self._journal.take, opening))
 
     def adopt(self, claim: Claim) -> OwnedStream:
         """Go on writing a stream that was claimed."""
-        return self._keep(OwnedStream(claim.lease, claim.tenant, claim.last, self._journal.take))
+        return self._keep(OwnedStream(claim.lease, claim.tenant, Past(claim.last, len(claim.canon)), self._journal.take))
 
     def _keep(self, stream: OwnedStream) -> OwnedStream:
         self._owned[stream.lease.stream_id] = stream
@@ -94,7 +101,7 @@ class StreamHub:
         """
         durable = [stream for stream in streams if stream.is_durable and not stream.is_lost]
         for stream in durable:
-            if self.is_store_absent:
+            if stream.has_unsent and self._journal.is_held_up:
                 raise StoreUnavailable
             await self._journal.flushed(stream)
         await self._store.give_up([stream.lease for stream in durable], by_death=by_death)
@@ -173,7 +180,7 @@ class StreamHub:
         """
         owned = self._owned.get(stream_id)
         if owned is not None and owned.is_durable:
-            if self.is_store_absent:
+            if owned.has_unsent and self._journal.is_held_up:
                 raise StoreUnavailable
             await self._journal.flushed(owned)
         await self._store.delete(stream_id)

@@ -1,6 +1,7 @@
 """Carries what owned streams write into the store: one pipeline for all of them, as often as the store answers.
 
-While the store is away, writers and readers go on without it: events are shown at once and kept, in bounds, until the store is back.
+While the store is away or full, writers and readers go on without it: events are shown at once and kept, in bounds, until the store is
+back or has room.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from enum import Enum
 
 from server.metrics import Metrics
 from server.store.store import AlreadyOpen, AppendResult, StoreFull, StoreUnavailable, StreamStore
@@ -18,8 +20,19 @@ logger = logging.getLogger(__name__)
 RETRY_S = 0.2
 """How soon a store that did not answer is asked again."""
 
+FULL_RETRY_S = 1.0
+"""How soon a full one is: it has room when what it keeps is old enough."""
+
 MAX_UNSENT_BYTES = 64 << 20
-"""What is kept for an absent store; beyond it the streams that write go on without one."""
+"""What is kept for a store that is away or full; beyond it the streams that write go on without one."""
+
+
+class StoreState(Enum):
+    """What the store does with what is written."""
+
+    WRITABLE = "back"
+    FULL = "full; going on without it"
+    AWAY = "away; going on without it"
 
 
 class Journal:
@@ -30,7 +43,17 @@ class Journal:
         self._metrics = metrics
         self._dirty: dict[str, OwnedStream] = {}
         self._has_work = asyncio.Event()
-        self.is_store_absent = False
+        self._state = StoreState.WRITABLE
+
+    @property
+    def is_store_absent(self) -> bool:
+        """The store does not answer."""
+        return self._state is StoreState.AWAY
+
+    @property
+    def is_held_up(self) -> bool:
+        """What is written does not come into the store for now."""
+        return self._state is not StoreState.WRITABLE
 
     def take(self, stream: OwnedStream) -> None:
         """Note that ``stream`` has something to write; pass this to `OwnedStream`."""
@@ -41,7 +64,7 @@ class Journal:
             return
         self._dirty[stream.lease.stream_id] = stream
         self._has_work.set()
-        if self.is_store_absent:
+        if self.is_held_up:
             self._go_on_without_store()
 
     async def run(self) -> None:
@@ -51,12 +74,13 @@ class Journal:
             self._has_work.clear()
             try:
                 await self._flush()
-            except StoreUnavailable:
-                self.store_failed()
-                await asyncio.sleep(RETRY_S)
+            except StoreUnavailable as error:
+                is_full = isinstance(error, StoreFull)
+                self._hold_up(StoreState.FULL if is_full else StoreState.AWAY)
+                await asyncio.sleep(FULL_RETRY_S if is_full else RETRY_S)
                 self._has_work.set()
             else:
-                self._note_absence(False)
+                self._note(StoreState.WRITABLE)
 
     async def flushed(self, stream: OwnedStream) -> None:
         """Wait until the store has everything the stream has written, or never will."""
@@ -65,22 +89,31 @@ class Journal:
 
     def store_failed(self) -> None:
         """Take note that the store does not answer."""
-        self._note_absence(True)
+        self._hold_up(StoreState.AWAY)
+
+    def store_answered(self) -> None:
+        """Take note that the store answers somebody; where there is something to write, the writing will tell."""
+        if self.is_store_absent and not self._dirty:
+            self._note(StoreState.WRITABLE)
+
+    def _hold_up(self, state: StoreState) -> None:
+        self._note(state)
         self._go_on_without_store()
 
-    def _note_absence(self, is_absent: bool) -> None:
-        if is_absent == self.is_store_absent:
+    def _note(self, state: StoreState) -> None:
+        if state is self._state:
             return
-        self.is_store_absent = is_absent
-        logger.log(logging.ERROR if is_absent else logging.INFO, "the store is %s", "away; going on without it" if is_absent else "back")
-        self._metrics.observe_store_absence(is_absent)
+        if StoreState.AWAY in (state, self._state):
+            self._metrics.observe_store_absence(state is StoreState.AWAY)
+        self._state = state
+        logger.log(logging.INFO if state is StoreState.WRITABLE else logging.ERROR, "the store is %s", state.value)
 
     def _go_on_without_store(self) -> None:
         for stream in self._dirty.values():
             stream.publish_unsent()
         while self._dirty and sum(stream.unsent_bytes for stream in self._dirty.values()) > MAX_UNSENT_BYTES:
             largest = max(self._dirty.values(), key=lambda stream: stream.unsent_bytes)
-            logger.error("stream %s cannot be resumed any more: the store is away for too long", largest.lease.stream_id)
+            logger.error("stream %s cannot be resumed any more: the store is away or full for too long", largest.lease.stream_id)
             largest.give_up_durability()
             del self._dirty[largest.lease.stream_id]
 

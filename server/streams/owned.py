@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from server.store.store import Append, Lease, Opening, StoredEvent
 
@@ -16,11 +17,19 @@ RECENT_BYTES = 4 << 20
 """How much of the newest events of one stream is kept for its readers."""
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the store has of a stream: the number of its newest event, and how many entries of canon."""
+
+    last: int = 0
+    num_canon: int = 0
+
+
 class OwnedStream:
-    """One stream under its lease. ``opening`` is set while the store does not know the stream yet."""
+    """One stream under its lease. ``opening`` is set while the store does not know the stream yet; ``past`` is what it has of it."""
 
     def __init__(
-        self, lease: Lease, tenant: str, last: int, on_write: Callable[[OwnedStream], None], opening: Opening | None = None
+        self, lease: Lease, tenant: str, past: Past, on_write: Callable[[OwnedStream], None], opening: Opening | None = None
     ) -> None:
         self.lease = lease
         self.tenant = tenant
@@ -28,17 +37,18 @@ class OwnedStream:
         self.is_lost = False
         """Somebody else owns the stream: readers must look into the store."""
         self.is_durable = True
-        self.has_canon = last > 0
+        self.has_canon = past.last > 0
         """An engine has begun to work on it."""
         self.is_ended = False
         """The final event is written."""
         self.cancelled = asyncio.Event()
-        self._last_written = last
-        self._last_published = last
+        self._last_written = past.last
+        self._last_published = past.last
         self._recent: deque[StoredEvent] = deque()
         self._recent_bytes = 0
         self._unsent: list[StoredEvent] = []
         self._unsent_canon: list[bytes] = []
+        self._num_canon_sent = past.num_canon
         self._on_write = on_write
         self._waiting: list[asyncio.Future[None]] = []
         """Who waits for the next change."""
@@ -85,12 +95,13 @@ class OwnedStream:
         """Return what the store lacks; None when it has everything."""
         if not self.has_unsent:
             return None
-        return Append(self.lease, tuple(self._unsent), tuple(self._unsent_canon))
+        return Append(self.lease, tuple(self._unsent), tuple(self._unsent_canon), self._num_canon_sent)
 
     def sent(self, append: Append) -> None:
         """Take note that the store has ``append``, and show its events."""
         del self._unsent[: len(append.events)]
         del self._unsent_canon[: len(append.canon)]
+        self._num_canon_sent += len(append.canon)
         self._show(append.events)
         self._beat()
 

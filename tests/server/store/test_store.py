@@ -35,6 +35,7 @@ from server.store.store import (
 from tests.redis_server import redis_on_socket
 
 ResultT = TypeVar("ResultT")
+ItemT = TypeVar("ItemT")
 OWNERS = ("ann", "bob", "cat")
 NUM_HISTORIES = 30
 LONG_LEASE_S, SHORT_LEASE_S = 3600.0, 0.001
@@ -42,6 +43,7 @@ LONG_LEASE_S, SHORT_LEASE_S = 3600.0, 0.001
 owners = st.sampled_from(OWNERS)
 places = st.integers(0, 1000)
 payloads = st.text(max_size=5)
+entries = st.lists(st.binary(max_size=3), max_size=2)
 
 
 @dataclass(slots=True)
@@ -112,12 +114,11 @@ class StoreMachine(RuleBasedStateMachine):
     # -- writing ------------------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.streams)
-    @rule(place=places, texts=st.lists(payloads, max_size=3), canon=st.lists(st.binary(max_size=3), max_size=2), is_final=st.booleans())
+    @rule(place=places, texts=st.lists(payloads, max_size=3), canon=entries, is_final=st.booleans())
     def append(self, place: int, texts: list[str], canon: list[bytes], is_final: bool) -> None:
         stream_id, stream = self.stream(place)
-        first = len(stream.events) + 1
-        events = [StoredEvent(first + i, "name", text, is_final and i == len(texts) - 1) for i, text in enumerate(texts)]
-        (result,) = self.run(self.store.append([Append(self.lease(stream_id), events, canon)]))
+        events = new_events(stream, texts, is_final=is_final)
+        (result,) = self.run(self.store.append([Append(self.lease(stream_id), events, canon, len(stream.canon))]))
         if stream.owner is None or stream.is_finished:
             assert result is AppendResult.FENCED
             return
@@ -130,22 +131,31 @@ class StoreMachine(RuleBasedStateMachine):
         stream.canon += canon
         stream.deaths = 0 if canon else stream.deaths
 
-    @precondition(lambda self: any(stream.events for stream in self.streams.values()))
-    @rule(place=places)
-    def append_again(self, place: int) -> None:
-        """The answer to an append was lost, so it is sent again: it is there once."""
-        written = [item for item in self.streams.items() if item[1].events]
-        stream_id, stream = written[place % len(written)]
-        (result,) = self.run(self.store.append([Append(self.lease(stream_id), stream.events[-1:])]))
-        assert result is (AppendResult.FENCED if stream.owner is None else AppendResult.DONE)
+    @precondition(lambda self: self.streams)
+    @rule(place=places, num_again=st.tuples(st.integers(0, 3), st.integers(0, 2)), texts=st.lists(payloads, max_size=2), canon=entries)
+    def append_again(self, place: int, num_again: tuple[int, int], texts: list[str], canon: list[bytes]) -> None:
+        """The answer to an append was lost, so it is sent again with what came since: everything is there once."""
+        stream_id, stream = self.stream(place)
+        old, old_canon = newest(stream.events, num_again[0]), newest(stream.canon, num_again[1])
+        new = new_events(stream, texts)
+        append = Append(self.lease(stream_id), [*old, *new], [*old_canon, *canon], len(stream.canon) - len(old_canon))
+        (result,) = self.run(self.store.append([append]))
+        if stream.owner is None or stream.is_finished:
+            was_written = stream.owner is not None and old and not new
+            assert result is (AppendResult.DONE if was_written else AppendResult.FENCED)
+            return
+        assert result is (AppendResult.CANCELLED if stream.is_cancelled else AppendResult.DONE)
+        stream.events += new
+        stream.canon += canon
+        stream.deaths = 0 if canon else stream.deaths
 
     @precondition(lambda self: self.streams)
-    @rule(place=places)
-    def append_beyond_a_gap(self, place: int) -> None:
+    @rule(place=places, is_canon=st.booleans())
+    def append_beyond_a_gap(self, place: int, is_canon: bool) -> None:
         stream_id, stream = self.stream(place)
-        beyond = StoredEvent(len(stream.events) + 2, "", "never seen")
-        (result,) = self.run(self.store.append([Append(self.lease(stream_id), [beyond])]))
-        assert result in (AppendResult.LOST, AppendResult.FENCED)
+        lease, beyond = self.lease(stream_id), StoredEvent(len(stream.events) + 2, "", "never seen")
+        append = Append(lease, [], [b"x"], len(stream.canon) + 1) if is_canon else Append(lease, [beyond], [], len(stream.canon))
+        assert self.run(self.store.append([append]))[0] in (AppendResult.LOST, AppendResult.FENCED)
 
     @precondition(lambda self: any(stream.former for stream in self.streams.values()))
     @rule(place=places, is_final=st.booleans())
@@ -271,6 +281,17 @@ class StoreMachine(RuleBasedStateMachine):
         return {stream_id: await self.store.head(stream_id) for stream_id in self.streams}
 
 
+def new_events(stream: ModelStream, texts: list[str], *, is_final: bool = False) -> list[StoredEvent]:
+    """Return the next events of a stream, the last of them final where there is one."""
+    first = len(stream.events) + 1
+    return [StoredEvent(first + i, "name", text, is_final and i == len(texts) - 1) for i, text in enumerate(texts)]
+
+
+def newest(items: list[ItemT], num_items: int) -> list[ItemT]:
+    """Return up to ``num_items`` from the end."""
+    return items[max(0, len(items) - num_items) :]
+
+
 async def _awaited(work: Awaitable[ResultT]) -> ResultT:
     return await work
 
@@ -353,6 +374,18 @@ async def test_a_deleted_stream_leaves_nothing_in_redis(redis_url: str) -> None:
     await store.close()
     async with Redis.from_url(redis_url) as redis:
         assert await redis.keys("deleted:*") == [b"deleted:owners"]
+
+
+async def test_a_stream_that_is_opened_again_stays_with_whoever_took_it_over(redis_url: str) -> None:
+    """Redis is asked again when its answer was lost: the stream began anew under its first owner, at the number of an event it had."""
+    store, opening = RedisStore(redis_url, "again:", RedisBounds()), Opening("s", "tenant", b"spec")
+    await store.open(opening, "ann")
+    await store.give_up([Lease("s", "ann", 1)], by_death=False)
+    (claim,) = await store.claim("bob", 1)
+    await store.append([Append(claim.lease, [StoredEvent(1, "", "words")])])
+    await store.open(opening, "ann")
+    assert await store.head("s") == StreamHead("tenant", "bob", 1, is_finished=False, is_cancelled=False)
+    await store.close()
 
 
 async def test_a_redis_that_is_not_there_is_unavailable(tmp_path: Path) -> None:

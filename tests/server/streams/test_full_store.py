@@ -1,0 +1,63 @@
+"""A store that has no room: what is written goes on without it, and nobody waits until it has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+
+import pytest
+
+from server.metrics import Metrics
+from server.store.memory import MemoryStore
+from server.store.store import Append, AppendResult, Opening, StoreFull, StoreUnavailable
+from server.streams.hub import StreamHub
+from server.streams.owned import OwnedStream
+
+WAIT_S = 5.0
+
+
+class FullStore(MemoryStore):
+    """Takes no event."""
+
+    async def append(self, appends: Sequence[Append]) -> list[AppendResult]:
+        if appends:
+            raise StoreFull
+        return []
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[StreamHub]:
+    hub = StreamHub(FullStore(), "owner", Metrics())
+    running = asyncio.create_task(hub.run())
+    yield hub
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+@pytest.fixture
+async def stream(hub: StreamHub) -> OwnedStream:
+    """A stream with an event that the store does not take."""
+    stream = await hub.open(Opening("s", "tenant", b""))
+    assert isinstance(stream, OwnedStream)
+    stream.write("", "one")
+    async with asyncio.timeout(WAIT_S):
+        await stream.change()
+    return stream
+
+
+async def test_events_are_shown_at_once_and_the_store_does_not_count_as_away(hub: StreamHub, stream: OwnedStream) -> None:
+    stream.write("", "two", is_final=True)
+    async with asyncio.timeout(WAIT_S):
+        assert [event.payload async for event in hub.read("s", 0)] == ["one", "two"]
+    assert not hub.is_store_absent and stream.is_durable
+
+
+async def test_a_stream_is_neither_handed_over_nor_deleted_without_what_the_store_lacks_of_it(hub: StreamHub, stream: OwnedStream) -> None:
+    async with asyncio.timeout(WAIT_S):
+        with pytest.raises(StoreUnavailable):
+            await hub.give_up([stream], by_death=False)
+        with pytest.raises(StoreUnavailable):
+            await hub.delete("s")
+    assert not stream.is_lost
