@@ -82,6 +82,8 @@ class Reading:
         """The stream has one piece, at its end."""
         self.account: Account | None = None
         """The part of its tenant's quota that the answer took, where this reader began it."""
+        self.is_first = False
+        """Its request created the stream, which no idempotency key led to."""
         self._hub = hub
         self._after = after
         self._is_at_end = False
@@ -218,6 +220,7 @@ class Acceptance:
         if isinstance(stream, AlreadyOpen):
             return self._join(stream, opening.key, is_whole=is_whole)
         reading = Reading(self._hub, stamp.stream_id, 0, is_whole=is_whole)
+        reading.is_first = True
         try:
             self._producer.start(stream, work)
         except EngineUnavailable as error:

@@ -100,6 +100,10 @@ class MemoryStore:
             return used
         if len(self._streams) >= self._bounds.max_streams:
             raise StoreFull
+        replaced = self._streams.get(opening.stream_id)
+        if replaced is not None:
+            self._num_bytes -= replaced.num_bytes
+            self._finished.pop(opening.stream_id, None)
         stream = _Stream(replace(opening, spec=b""), owner, opening.spec, read_at=self._clock())
         self._streams[opening.stream_id] = stream
         self._grow(stream, len(opening.spec))

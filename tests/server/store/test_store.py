@@ -355,6 +355,17 @@ async def test_a_deleted_stream_leaves_nothing_in_redis(redis_url: str) -> None:
         assert await redis.keys("deleted:*") == [b"deleted:owners"]
 
 
+async def test_a_stream_opened_again_takes_the_place_of_the_one_before() -> None:
+    """In memory the first one's bytes were counted for ever: soon there was no room for anything that had ended."""
+    store = MemoryStore(MemoryBounds(max_bytes=1000))
+    for stream_id in (*["again"] * 5, "other"):
+        opened = await store.open(Opening(stream_id, "tenant", b""), "owner")
+        assert isinstance(opened, Opened)
+        await store.append([Append(opened.lease, [StoredEvent(1, "", "x" * 300, is_final=True)])])
+    kept = [await store.read(stream_id, 0, 1) for stream_id in ("again", "other")]
+    assert [len(events) for events in kept] == [1, 1]
+
+
 async def test_a_redis_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     store = RedisStore(f"unix://{tmp_path / 'nothing.sock'}", "p:", RedisBounds())
     with pytest.raises(StoreUnavailable):
