@@ -28,8 +28,9 @@ objects = TypeAdapter(list[dict[str, JsonValue]])
 
 
 class Record(WireObject):
-    """A response before its answer, its input, and what was said before that."""
+    """A response before its answer, its input, and what was said before that; ``is_stream`` when its answer is kept event by event."""
 
+    is_stream: bool
     begun: dict[str, JsonValue]
     history: Items
     items: Items
@@ -51,7 +52,8 @@ class Records:
         note_id = reading.stream_id + NOTE
         if request.store and (reading.is_first or await self.notes.find(note_id, tenant) is None):
             items = json.dumps(_plain(input_items(request)))
-            text = f'{{"begun": {begun.model_dump_json()}, "history": {history.decode()}, "items": {items}}}'
+            is_stream = json.dumps(request.stream)
+            text = f'{{"is_stream": {is_stream}, "begun": {begun.model_dump_json()}, "history": {history.decode()}, "items": {items}}}'
             await self.notes.keep(note_id, tenant, text)
         return begun
 

@@ -19,6 +19,7 @@ from server.serving.output_stream import Output, OutputStream
 from server.serving.prepare import Plan, Preparer
 from server.serving.room import Room, Want
 from server.serving.served_model import ServedModel
+from server.store.store import Lease
 from server.tracing import Tracing
 
 
@@ -59,13 +60,14 @@ class GenerationService:
         plan = await asyncio.to_thread(self._preparer.prepare, ask, status.limits)
         return Prepared(ask, plan, arrived, self._tracing.traceparent())
 
-    def begin(self, prepared: Prepared, name: str, tape: Tape) -> Generation:
-        """Send what was prepared to the engine under a ``name`` never used before, less what is on the tape already.
+    def begin(self, prepared: Prepared, lease: Lease, tape: Tape) -> Generation:
+        """Send what was prepared to the engine for the stream of a ``lease`` never used before, less what is on the tape already.
 
         Raises:
             EngineUnavailable: no engine is ready.
         """
-        answers = self._answers(prepared.ask, prepared.plan)
+        name = f"{lease.stream_id}.{lease.fence}"
+        answers = self._answers(lease.stream_id, prepared.ask, prepared.plan)
         past = [[output for number, output in tape.past if number == choice] for choice in range(len(answers))]
         requests = {
             f"{name}.{choice}": replace(request, request_id=f"{name}.{choice}", canon=engine_canon(past[choice]))
@@ -77,9 +79,10 @@ class GenerationService:
         by_id = {request_id: Voice(choice, answers[choice]) for choice, request_id in enumerate(requests)}
         return Generation(outputs, by_id, AnswerTimes(self._metrics, prepared.arrived, tape.past, tape.once_seen), tape)
 
-    def _answers(self, ask: Ask, plan: Plan) -> list[Answer]:
+    def _answers(self, name: str, ask: Ask, plan: Plan) -> list[Answer]:
         pictures = ask.pictures or PictureChoices()
         style = AnswerStyle(
+            name=name,
             stops=ask.text.stop,
             output_format=pictures.output_format,
             encoder_quality=pictures.encoder_quality,

@@ -59,10 +59,9 @@ class Producer:
         Raises:
             EngineUnavailable: no engine is ready.
         """
-        name = f"{stream.lease.stream_id}.{stream.lease.fence}"
         # Of a whole answer nothing is seen before its end: its times are those at which its parts were there.
         once_seen = _at_once if work.reply.is_whole else partial(self._hub.once_next_is_handed_on, stream)
-        generation = self._service.begin(work.prepared, name, Tape(work.past, stream.note, once_seen))
+        generation = self._service.begin(work.prepared, stream.lease, Tape(work.past, stream.note, once_seen))
         task = asyncio.create_task(self._produce(stream, work, generation))
         self._tasks[stream] = task
         task.add_done_callback(lambda _: self._tasks.pop(stream))
