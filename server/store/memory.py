@@ -111,6 +111,19 @@ class MemoryStore:
             self._stream_by_key[_name(opening.key)] = AlreadyOpen(opening.stream_id, opening.key.fingerprint)
         return Opened(Lease(opening.stream_id, owner, stream.fence))
 
+    async def used(self, key: KeyUse) -> AlreadyOpen | None:
+        """Return what an idempotency key stands for."""
+        self._make_room()
+        return self._stream_by_key.get(_name(key))
+
+    async def free_key(self, lease: Lease) -> None:
+        """Let the key that led to a stream begin another one."""
+        stream = self._streams.get(lease.stream_id)
+        if stream is None or (stream.owner, stream.fence) != (lease.owner, lease.fence) or stream.opening.key is None:
+            return
+        del self._stream_by_key[_name(stream.opening.key)]
+        stream.opening = replace(stream.opening, key=None)
+
     async def append(self, appends: Sequence[Append]) -> list[AppendResult]:
         """Write to many streams; see `StreamStore`."""
         results = [self._append(append) for append in appends]

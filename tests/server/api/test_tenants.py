@@ -82,6 +82,20 @@ def test_a_tenant_s_answers_at_once_are_bounded(keys: Path) -> None:
         assert chat(carol).status_code == 200
 
 
+def test_who_asks_again_by_its_key_is_not_bounded_by_its_own_answer(keys: Path) -> None:
+    body, key = {"model": "tiny_a", "messages": [user("hi")], "stream": True}, {"idempotency-key": "k"}
+    with (
+        running_front(ScriptedEngine(endless), Settings(keys_file=keys)) as front,
+        client(front, "carol") as carol,
+        carol.stream("POST", "/v1/chat/completions", json=body, headers=key) as first,
+        client(front, "carol") as other,
+        other.stream("POST", "/v1/chat/completions", json=body, headers=key) as again,
+    ):
+        assert again.status_code == 200, again.read()
+        front.engine.release()
+        assert first.read() == again.read()
+
+
 def test_a_foreign_stream_is_not_there(keys: Path) -> None:
     with running_front(ScriptedEngine(endless), Settings(keys_file=keys)) as front:
         body = {"model": "tiny_a", "messages": [user("hi")], "stream": True}

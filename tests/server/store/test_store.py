@@ -109,6 +109,20 @@ class StoreMachine(RuleBasedStateMachine):
         if key is not None:
             self.keys[key] = AlreadyOpen(stream_id, fingerprint)
 
+    @rule(key=st.sampled_from(["k1", "k2"]))
+    def look_up(self, key: str) -> None:
+        assert self.run(self.store.used(KeyUse("tenant", key, "f"))) == self.keys.get(key)
+
+    @precondition(lambda self: self.streams)
+    @rule(place=places)
+    def free_key(self, place: int) -> None:
+        """Only the owner frees a key, and only the one that led to its stream."""
+        stream_id, stream = self.stream(place)
+        for lease in [*stream.former, self.lease(stream_id)]:
+            self.run(self.store.free_key(lease))
+        if stream.owner is not None:
+            self.keys = {key: used for key, used in self.keys.items() if used.stream_id != stream_id}
+
     # -- writing ------------------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.streams)
