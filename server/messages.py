@@ -123,7 +123,8 @@ class Request:
         weight: the tenant's share against others' (2 is served twice as much as 1).
         priority: higher goes first; equal by default.
         canon: what another engine has made of the request already: every token drawn, in the answer or not, and every picture, in order.
-        deadline_s: seconds from arrival after which it is ended with the error ``deadline_exceeded``, whatever it is doing.
+        deadline_s: seconds from its arrival in the engine after which it is ended with the error ``deadline_exceeded``, whatever it is
+            doing.
     """
 
     request_id: str

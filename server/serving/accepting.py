@@ -13,11 +13,11 @@ import secrets
 import time
 import uuid
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field, replace
 
 from server.access.keys import ANYONE, Tenant
-from server.errors import EngineUnavailable, IdempotencyConflict, Overloaded, StoreAway, StreamNotFound
+from server.errors import DeadlineExceeded, EngineUnavailable, IdempotencyConflict, Overloaded, StoreAway, StreamNotFound
 from server.metrics import Resume
 from server.serving.asks import Ask
 from server.serving.generation import GenerationService, Prepared, seeded
@@ -168,6 +168,7 @@ class Acceptance:
         Raises:
             InvalidRequest: it cannot be done.
             EngineUnavailable, Overloaded: not now.
+            DeadlineExceeded: its time was over before the engine had it.
             IdempotencyConflict: the key belongs to another request.
         """
         surface = arrival.surface
@@ -179,10 +180,11 @@ class Acceptance:
         joined = await self._joined(entry)
         if joined is not None:
             return joined
-        self._service.check_room(self._on_account(reply.ask, arrival))
-        ask = seeded(await self._with_pictures(reply.ask, arrival), stamp.seed)
-        prepared = await self._service.prepare(ask, arrival.arrived)
-        return await self._whole(self._begin(entry, prepared))
+        ask = self._on_account(reply.ask, arrival)
+        with ExitStack() as place:
+            place.enter_context(self._service.place(ask))
+            prepared = await self._prepared(ask, entry)
+            return await self._whole(self._begin(entry, prepared, place.pop_all()))
 
     async def _whole(self, beginning: Coroutine[None, None, Reading]) -> Reading:
         """Await a beginning, which is not left in the middle when the client goes: what the store knows of must be worked on."""
@@ -200,22 +202,32 @@ class Acceptance:
         stream = None if entry.use is None else await self._hub.used(entry.use)
         return None if stream is None else self._join(stream, entry)
 
-    async def _begin(self, entry: _Entry, prepared: Prepared) -> Reading:
-        account = await self._quotas.admit(entry.arrival.tenant, prepared.plan.requests)
-        async with AsyncExitStack() as undo:
-            undo.push_async_callback(self._quotas.settle, account)
-            grace_s = self._grace_s(entry.arrival, is_whole=entry.reply.is_whole)
-            reading = await self._open(entry, Work(entry.reply, prepared, account, grace_s))
-            if reading.account is account:
-                undo.pop_all()
-            return reading
-
-    async def _with_pictures(self, ask: Ask, arrival: Arrival) -> Ask:
-        """Return an ask on its tenant's account, with the pictures it names by address."""
+    async def _prepared(self, ask: Ask, entry: _Entry) -> Prepared:
+        """Prepare an ask, with the pictures it names by address, within its client's time."""
+        arrived, deadline_s = entry.arrival.arrived, self._deadline_s(entry.arrival)
+        limit = asyncio.timeout(arrived + deadline_s - time.monotonic())
         try:
-            return await self._links.resolved(self._on_account(ask, arrival), arrival.tenant.name)
+            async with limit:
+                ask = await self._links.resolved(ask, entry.arrival.tenant.name)
+                return await self._service.prepare(seeded(ask, entry.stamp.seed), arrived)
         except StoreUnavailable as error:
             raise StoreAway from error
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(f"The request was still being prepared after {deadline_s:g} s, all its time.") from error
+
+    async def _begin(self, entry: _Entry, prepared: Prepared, place: ExitStack) -> Reading:
+        """Begin an answer, whose place is held until the engine counts it."""
+        with place:
+            account = await self._quotas.admit(entry.arrival.tenant, prepared.plan.requests)
+            async with AsyncExitStack() as undo:
+                undo.push_async_callback(self._quotas.settle, account)
+                grace_s = self._grace_s(entry.arrival, is_whole=entry.reply.is_whole)
+                reading = await self._open(entry, Work(entry.reply, prepared, account, grace_s))
+                if reading.account is account:
+                    undo.pop_all()
+                return reading
 
     async def _open(self, entry: _Entry, work: Work) -> Reading:
         arrival, stamp = entry.arrival, entry.stamp

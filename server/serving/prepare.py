@@ -89,7 +89,6 @@ class Preparer:
             wants_progress=ask.wants_progress,
             tenant=ask.tenant,
             weight=ask.weight,
-            deadline_s=ask.deadline_s,
             priority=ask.priority,
         )
         fitted = ContextBudget(self._model.config, ready).fit(request, ask)

@@ -39,9 +39,6 @@ MAX_DEATHS = 2
 RETURN_S = 10.0
 """For how long work taken over goes on without a reader, whatever its client said."""
 
-MIN_DEADLINE_S = 0.001
-"""What is left of a deadline that has passed: the engine ends the request and says why."""
-
 MAX_CLAIMS = 4
 """Streams taken over at once, so that survivors share them."""
 
@@ -129,8 +126,7 @@ class ClaimDesk:
             raise GenerationFailed(f"{claim.num_deaths} engines in a row ended while they worked on this request.", "poison_request")
         past = decode_outputs(claim.canon)
         self._metrics.takeovers.labels(_phase(past).value).inc()
-        left_s = max(MIN_DEADLINE_S, spec.created + spec.deadline_s - time.time())
-        ask = replace(reply.ask, deadline_s=left_s)
+        ask = replace(reply.ask, deadline_s=spec.deadline_s)
         ask = ask if claim.tenant == ANYONE.name else replace(ask, tenant=claim.tenant, weight=spec.weight)
         ask = await self._continuing.links.resolved(ask, claim.tenant)
         arrived = time.monotonic() - (time.time() - spec.created)
