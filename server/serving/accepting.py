@@ -335,7 +335,7 @@ class Acceptance:
     def _on_account(self, ask: Ask, arrival: Arrival) -> Ask:
         """Put an ask on its tenant's account, and bound its time. Where nobody has a key, whom the client names is believed."""
         timed = replace(ask, deadline_s=self._deadline_s(arrival))
-        return timed if arrival.tenant is ANYONE else replace(timed, tenant=arrival.tenant.name, weight=arrival.tenant.weight)
+        return timed if arrival.tenant is ANYONE else timed.on_account(arrival.tenant.name, arrival.tenant.weight)
 
     def _deadline_s(self, arrival: Arrival) -> float:
         longest_s = self._patience.longest_s

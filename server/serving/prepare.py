@@ -88,6 +88,7 @@ class Preparer:
             generated_text_is_thought=ask.thinks and mode is OutputMode.ALTERNATE,
             wants_progress=ask.wants_progress,
             tenant=ask.tenant,
+            user=ask.user,
             weight=ask.weight,
             priority=ask.priority,
         )

@@ -127,7 +127,7 @@ class ClaimDesk:
         past = decode_outputs(claim.canon)
         self._metrics.takeovers.labels(_phase(past).value).inc()
         ask = replace(reply.ask, deadline_s=spec.deadline_s)
-        ask = ask if claim.tenant == ANYONE.name else replace(ask, tenant=claim.tenant, weight=spec.weight)
+        ask = ask if claim.tenant == ANYONE.name else ask.on_account(claim.tenant, spec.weight)
         ask = await self._continuing.links.resolved(ask, claim.tenant)
         arrived = time.monotonic() - (time.time() - spec.created)
         prepared = await self._continuing.service.prepare(seeded(ask, spec.seed), arrived)
