@@ -120,10 +120,12 @@ class Request:
     Attributes:
         generated_text_is_thought: generated text enters the full context only, not the guidance branches.
         tenant: on whose account it runs; tenants share the machine by weight and never share cached pages.
+        user: which of the tenant's users it is for, named by a hash; nor do they share cached pages.
         weight: the tenant's share against others' (2 is served twice as much as 1).
         priority: higher goes first; equal by default.
         canon: what another engine has made of the request already: every token drawn, in the answer or not, and every picture, in order.
-        deadline_s: seconds from arrival after which it is ended with the error ``deadline_exceeded``, whatever it is doing.
+        deadline_s: seconds from its arrival in the engine after which it is ended with the error ``deadline_exceeded``, whatever it is
+            doing.
     """
 
     request_id: str
@@ -134,10 +136,16 @@ class Request:
     generated_text_is_thought: bool = False
     wants_progress: bool = False
     tenant: str = ""
+    user: str = ""
     weight: float = 1.0
     priority: int = 0
     deadline_s: float | None = None
     canon: list[int | Picture] = field(default_factory=list)
+
+    @property
+    def cache_scope(self) -> str:
+        """What requests have in common that may share cached pages."""
+        return f"{self.tenant}\0{self.user}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ class _RequestFrame(msgspec.Struct, array_like=True, frozen=True):
     generated_text_is_thought: bool
     wants_progress: bool
     tenant: str
+    user: str
     weight: float
     priority: int
     deadline_s: float | None
@@ -154,6 +155,7 @@ def _request_frame(request: Request) -> _RequestFrame:
         generated_text_is_thought=request.generated_text_is_thought,
         wants_progress=request.wants_progress,
         tenant=request.tenant,
+        user=request.user,
         weight=request.weight,
         priority=request.priority,
         deadline_s=request.deadline_s,
@@ -179,6 +181,7 @@ def _request(frame: _RequestFrame) -> Request:
         generated_text_is_thought=frame.generated_text_is_thought,
         wants_progress=frame.wants_progress,
         tenant=frame.tenant,
+        user=frame.user,
         weight=frame.weight,
         priority=frame.priority,
         deadline_s=frame.deadline_s,

@@ -33,7 +33,7 @@ CHAT_FIELDS = FieldTable(
             tool_choice="none, auto, required, one function, or some allowed ones; a call that must come is forced",
             parallel_tool_calls="false allows one call in an answer at most",
             user="older name of safety_identifier",
-            safety_identifier="whose request this is: users share the machine fairly, and no two share cached prompts",
+            safety_identifier="whose request this is: no two users share cached prompts; without keys, they share the machine fairly",
             metadata="up to 16 strings that come back with the answer",
         ),
         *honoured(

@@ -20,7 +20,7 @@ COMMON = (
         stream="send events while the pictures are drawn",
         partial_images="how many rough pictures are sent of each, 0 to 3, in a stream",
         user="older name of safety_identifier",
-        safety_identifier="whose request this is: users share the machine fairly, and no two share cached prompts",
+        safety_identifier="whose request this is: no two users share cached prompts; without keys, they share the machine fairly",
     ),
     *honoured(
         Origin.PLAIT,

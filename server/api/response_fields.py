@@ -30,7 +30,7 @@ RESPONSE_FIELDS = FieldTable(
             stream="send the answer as server-sent events while it is made",
             background="answer at once with the id; the work goes on, and is fetched, streamed or cancelled by it",
             user="older name of safety_identifier",
-            safety_identifier="whose request this is: users share the machine fairly, and no two share cached prompts",
+            safety_identifier="whose request this is: no two users share cached prompts; without keys, they share the machine fairly",
         ),
         *honoured(
             Origin.VLLM,

@@ -28,8 +28,9 @@ objects = TypeAdapter(list[dict[str, JsonValue]])
 
 
 class Record(WireObject):
-    """A response before its answer, its input, and what was said before that."""
+    """A response before its answer, its input, and what was said before that; ``is_stream`` when its answer is kept event by event."""
 
+    is_stream: bool
     begun: dict[str, JsonValue]
     history: Items
     items: Items
@@ -43,12 +44,17 @@ class Records:
     acceptance: Acceptance
 
     async def keep(self, reading: Reading, request: ResponseRequest, history: bytes, created: int, tenant: str) -> ResponseOut:
-        """Keep the record of a response that was just accepted, unless it is not to be stored; return it as it begins."""
+        """Keep the record of a response that was just accepted, unless it is not to be stored; return it as it begins.
+
+        Who joins a response by its idempotency key finds its record kept, but for that of a client that left too early.
+        """
         begun = heading_of(request, reading.stream_id, created).response
-        if request.store:
+        note_id = reading.stream_id + NOTE
+        if request.store and (reading.is_first or await self.notes.find(note_id, tenant) is None):
             items = json.dumps(_plain(input_items(request)))
-            text = f'{{"begun": {begun.model_dump_json()}, "history": {history.decode()}, "items": {items}}}'
-            await self.notes.keep(reading.stream_id + NOTE, tenant, text)
+            is_stream = json.dumps(request.stream)
+            text = f'{{"is_stream": {is_stream}, "begun": {begun.model_dump_json()}, "history": {history.decode()}, "items": {items}}}'
+            await self.notes.keep(note_id, tenant, text)
         return begun
 
     async def find(self, response_id: str, tenant: str) -> Record:

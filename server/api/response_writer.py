@@ -106,7 +106,9 @@ class ResponseDraft:
         return ResponseEventOut(type=name, sequence_number=self._numbers.next(), response=response)
 
     def fail(self, response: ResponseOut) -> ResponseEventOut:
-        """Return the event that ends an answer before its time, with what there is of it."""
+        """Return the event that ends an answer before its time, with what there is of it, to half a text."""
+        if self._text is not None:
+            self._items[-1] = self._text.item("incomplete")
         kept = response.model_copy(update={"output": self._items})
         return ResponseEventOut(type="response.failed", sequence_number=self._numbers.next(), response=kept)
 

@@ -88,11 +88,16 @@ class ResponseRoutes:
         raise RouteNotFound("This server does not compact conversations; send the items that should be read.")
 
     async def retrieve(self, request: Request, response_id: str) -> Response:
-        """Return a response as it stands, or with ``stream=true`` its events after ``starting_after``."""
+        """Return a response as it stands, or with ``stream=true`` its events after ``starting_after``.
+
+        Raises:
+            InvalidValue: its events are wanted, and it was not created as a stream.
+        """
         tenant = tenant_of(request).name
         if request.query_params.get("stream") not in TRUE:
             return _json(await self.records.response(response_id, tenant))
-        await self.records.find(response_id, tenant)
+        if not (await self.records.find(response_id, tenant)).is_stream:
+            raise InvalidValue("stream: this response was created without stream, and is kept without events; leave it out.", "stream")
         reading = await self.doorway.acceptance.resume(response_id, _position(request), tenant)
         return EventStream(reading, stream_headers(reading), self.doorway.keep_alive_s)
 

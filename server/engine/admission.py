@@ -80,7 +80,7 @@ class Admission:
         for sequence in self._roster.sequences():
             if sequence.expires_s <= now_s:
                 self.num_expired += 1
-                message = f"the request was not done within its deadline of {sequence.request.deadline_s:g} s"
+                message = f"the request was not done by its deadline, {sequence.request.deadline_s:.1f} s after the engine had it"
                 self._roster.finish(sequence, FinishReason.ERROR, "deadline_exceeded", message)
         self._next_expiry_s = min((sequence.expires_s for sequence in self._roster.sequences()), default=math.inf)
 

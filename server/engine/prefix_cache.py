@@ -1,7 +1,7 @@
 """The prefix cache: pages found again by their content (design idea 6).
 
 Along a context lie *nodes*: the end of each page and of each segment. A node's key is a chained SHA-256 over everything before it:
-tenant, model, then for each run of rows its kind, its tokens or its picture's digest, and its rope position. Two contexts with the same
+scope, model, then for each run of rows its kind, its tokens or its picture's digest, and its rope position. Two contexts with the same
 key have the same keys and values in their pages, whoever filled them and whichever guidance branch they serve.
 
     rows    | BOS 11 12 EOS | BOI patches EOI            | BOS 13 …
@@ -28,9 +28,9 @@ from server.engine.segments import ContextSegment, DroppedImage, TextTokens, Vae
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a context holds or is to hold: closed segments, then the first tokens of an open text, for one tenant."""
+    """What a context holds or is to hold: closed segments, then the first tokens of an open text. Only one ``scope`` shares it."""
 
-    tenant: str
+    scope: str
     segments: list[ContextSegment]
     open_ids: tuple[int, ...] = ()
 
@@ -186,7 +186,7 @@ class PrefixCache:
 
     def _walk(self, context: Context, held: Held) -> Iterator[Node]:
         """Yield the nodes after the latest one of ``context``, as far as ``held`` goes."""
-        node = context.nodes[-1] if context.nodes else Node(_hash(self._model_id, hashlib.sha256(held.tenant.encode()).digest()))
+        node = context.nodes[-1] if context.nodes else Node(_hash(self._model_id, hashlib.sha256(held.scope.encode()).digest()))
         page_size = self._pool.page_size
         position = node.rope_pos
         for index in range(node.num_segments, len(held.segments)):

@@ -71,7 +71,7 @@ class Roster:
         usage = replace(sequence.usage, completion_text_tokens=len(sequence.text_ids))
         self.outputs.finished.append(FinishedOutput(sequence.request.request_id, reason, usage, code, message))
         if reason in (FinishReason.STOP, FinishReason.LENGTH) and sequence.open_ids:
-            self._cache.keep_tail(sequence.full, Held(sequence.request.tenant, sequence.history, tuple(sequence.open_ids)))
+            self._cache.keep_tail(sequence.full, Held(sequence.request.cache_scope, sequence.history, tuple(sequence.open_ids)))
         if sequence.is_in_flight:
             self._leaving[sequence.sequence_id] = sequence
         else:

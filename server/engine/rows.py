@@ -80,7 +80,7 @@ class RowBuilder:
         """Claim the page that the sequence's latest decode row fills, if it does."""
         if not self._cache.is_page_end(sequence.full):
             return []
-        held = Held(sequence.request.tenant, sequence.history, tuple(sequence.open_ids))
+        held = Held(sequence.request.cache_scope, sequence.history, tuple(sequence.open_ids))
         return self._cache.extend(sequence.full, held, sequence.sequence_id)
 
     def close_decodes(self, draft: Draft) -> None:
@@ -194,8 +194,8 @@ def _denoise_row(sequence: Sequence, index: int) -> DenoiseRow:
 
 
 def held_by(sequence: Sequence, fill: Fill) -> Held:
-    """Say what a context being filled will hold, and on whose account."""
-    return Held(sequence.request.tenant, fill.segments, fill.open_ids)
+    """Say what a context being filled will hold, and who may share it."""
+    return Held(sequence.request.cache_scope, fill.segments, fill.open_ids)
 
 
 def is_decoding(sequence: Sequence) -> bool:

@@ -93,9 +93,9 @@ ContextSegment = TextTokens | VitImage | VaeImage | DroppedImage
 """Anything a context can be built from."""
 
 
-def picture_digest(tenant: str, picture: Picture) -> bytes:
-    """Return what stands for a picture's pixels and shape in keys; of no use to other tenants."""
-    salt = hashlib.sha256(tenant.encode()).digest()
+def picture_digest(scope: str, picture: Picture) -> bytes:
+    """Return what stands for a picture's pixels and shape in keys; of no use outside its cache scope."""
+    salt = hashlib.sha256(scope.encode()).digest()
     shape = picture.height.to_bytes(4, "little") + picture.width.to_bytes(4, "little")
     return hashlib.sha256(salt + shape + picture.rgb).digest()
 

@@ -165,12 +165,12 @@ class Sequence:
     def append_picture(self, picture: ImageSegment, latent_stride: int, vit_stride: int) -> None:
         """Add a picture to the canon: the VAE segment, if it has one, then the ViT segment (spec 5.2)."""
         vae, vit = picture.vae, picture.vit
-        tenant = self.request.tenant
+        scope = self.request.cache_scope
         if vae is not None:
             grid = (vae.height // latent_stride, vae.width // latent_stride)
-            self.history.append(VaeImage(self.take_uid(), vae, *grid, picture_digest(tenant, vae)))
+            self.history.append(VaeImage(self.take_uid(), vae, *grid, picture_digest(scope, vae)))
         grid = (vit.height // vit_stride, vit.width // vit_stride)
-        self.history.append(VitImage(self.take_uid(), vit, *grid, picture_digest(tenant, vit)))
+        self.history.append(VitImage(self.take_uid(), vit, *grid, picture_digest(scope, vit)))
 
     def fill_history(self, after_fill: AfterFill) -> None:
         """Go to PREFILL until the full context holds the whole history."""

@@ -13,11 +13,11 @@ import secrets
 import time
 import uuid
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field, replace
 
 from server.access.keys import ANYONE, Tenant
-from server.errors import EngineUnavailable, IdempotencyConflict, Overloaded, StoreAway, StreamNotFound
+from server.errors import DeadlineExceeded, EngineUnavailable, IdempotencyConflict, Overloaded, StoreAway, StreamNotFound
 from server.metrics import Resume
 from server.serving.asks import Ask
 from server.serving.generation import GenerationService, Prepared, seeded
@@ -73,6 +73,16 @@ class Patience:
     longest_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A request that was read. ``use``: of its idempotency key, where it has one."""
+
+    arrival: Arrival
+    stamp: Stamp
+    reply: Reply
+    use: KeyUse | None
+
+
 class Reading:
     """One reader of one stream, to be closed."""
 
@@ -82,6 +92,8 @@ class Reading:
         """The stream has one piece, at its end."""
         self.account: Account | None = None
         """The part of its tenant's quota that the answer took, where this reader began it."""
+        self.is_first = False
+        """Its request created the stream, which no idempotency key led to."""
         self._hub = hub
         self._after = after
         self._is_at_end = False
@@ -156,6 +168,7 @@ class Acceptance:
         Raises:
             InvalidRequest: it cannot be done.
             EngineUnavailable, Overloaded: not now.
+            DeadlineExceeded: its time was over before the engine had it.
             IdempotencyConflict: the key belongs to another request.
         """
         surface = arrival.surface
@@ -163,10 +176,15 @@ class Acceptance:
             f"{surface.id_prefix}{uuid.uuid4().hex}", int(time.time()), secrets.randbits(63), arrival.tenant.name, arrival.base_url
         )
         reply = await asyncio.to_thread(surface.open, arrival.body, stamp)
-        self._service.check_room(self._on_account(reply.ask, arrival))
-        ask = seeded(await self._with_pictures(reply.ask, arrival), stamp.seed)
-        prepared = await self._service.prepare(ask, arrival.arrived)
-        return await self._whole(self._begin(arrival, stamp, reply, prepared))
+        entry = _Entry(arrival, stamp, reply, _use(arrival))
+        joined = await self._joined(entry)
+        if joined is not None:
+            return joined
+        ask = self._on_account(reply.ask, arrival)
+        with ExitStack() as place:
+            place.enter_context(self._service.place(ask))
+            prepared = await self._prepared(ask, entry)
+            return await self._whole(self._begin(entry, prepared, place.pop_all()))
 
     async def _whole(self, beginning: Coroutine[None, None, Reading]) -> Reading:
         """Await a beginning, which is not left in the middle when the client goes: what the store knows of must be worked on."""
@@ -179,45 +197,60 @@ class Acceptance:
             task.add_done_callback(_leave)
             raise
 
-    async def _begin(self, arrival: Arrival, stamp: Stamp, reply: Reply, prepared: Prepared) -> Reading:
-        account = await self._quotas.admit(arrival.tenant, prepared.plan.requests)
-        async with AsyncExitStack() as undo:
-            undo.push_async_callback(self._quotas.settle, account)
-            grace_s = self._grace_s(arrival, is_whole=reply.is_whole)
-            reading = await self._open(arrival, stamp, Work(reply, prepared, account, grace_s))
-            if reading.account is account:
-                undo.pop_all()
-            return reading
+    async def _joined(self, entry: _Entry) -> Reading | None:
+        """Return a reading of the answer that the request's idempotency key began; None where it began none."""
+        stream = None if entry.use is None else await self._hub.used(entry.use)
+        return None if stream is None else self._join(stream, entry)
 
-    async def _with_pictures(self, ask: Ask, arrival: Arrival) -> Ask:
-        """Return an ask on its tenant's account, with the pictures it names by address."""
+    async def _prepared(self, ask: Ask, entry: _Entry) -> Prepared:
+        """Prepare an ask, with the pictures it names by address, within its client's time."""
+        arrived, deadline_s = entry.arrival.arrived, self._deadline_s(entry.arrival)
+        limit = asyncio.timeout(arrived + deadline_s - time.monotonic())
         try:
-            return await self._links.resolved(self._on_account(ask, arrival), arrival.tenant.name)
+            async with limit:
+                ask = await self._links.resolved(ask, entry.arrival.tenant.name)
+                return await self._service.prepare(seeded(ask, entry.stamp.seed), arrived)
         except StoreUnavailable as error:
             raise StoreAway from error
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(f"The request was still being prepared after {deadline_s:g} s, all its time.") from error
 
-    async def _open(self, arrival: Arrival, stamp: Stamp, work: Work) -> Reading:
-        is_whole, weight = work.reply.is_whole, arrival.tenant.weight
-        deadline_s = self._deadline_s(arrival)
+    async def _begin(self, entry: _Entry, prepared: Prepared, place: ExitStack) -> Reading:
+        """Begin an answer, whose place is held until the engine counts it."""
+        with place:
+            account = await self._quotas.admit(entry.arrival.tenant, prepared.plan.requests)
+            async with AsyncExitStack() as undo:
+                undo.push_async_callback(self._quotas.settle, account)
+                grace_s = self._grace_s(entry.arrival, is_whole=entry.reply.is_whole)
+                reading = await self._open(entry, Work(entry.reply, prepared, account, grace_s))
+                if reading.account is account:
+                    undo.pop_all()
+                return reading
+
+    async def _open(self, entry: _Entry, work: Work) -> Reading:
+        arrival, stamp = entry.arrival, entry.stamp
         spec = Spec(
             surface=arrival.surface.name,
             body=arrival.body,
             created=stamp.created,
             seed=stamp.seed,
             base_url=arrival.base_url,
-            weight=weight,
-            deadline_s=deadline_s,
+            weight=arrival.tenant.weight,
+            deadline_s=self._deadline_s(arrival),
             grace_s=work.grace_s,
             traceparent=work.prepared.traceparent,
         )
-        opening = Opening(stamp.stream_id, arrival.tenant.name, spec.encode(), _use(arrival))
+        opening = Opening(stamp.stream_id, arrival.tenant.name, spec.encode(), entry.use)
         try:
             stream = await self._hub.open(opening)
         except StoreFull as error:
             raise Overloaded("The server keeps as many answers as it can hold. Try again shortly.") from error
         if isinstance(stream, AlreadyOpen):
-            return self._join(stream, opening.key, is_whole=is_whole)
-        reading = Reading(self._hub, stamp.stream_id, 0, is_whole=is_whole)
+            return self._join(stream, entry)
+        reading = Reading(self._hub, stamp.stream_id, 0, is_whole=entry.reply.is_whole)
+        reading.is_first = True
         try:
             self._producer.start(stream, work)
         except EngineUnavailable as error:
@@ -226,11 +259,11 @@ class Acceptance:
             reading.account = work.account
         return reading
 
-    def _join(self, stream: AlreadyOpen, key: KeyUse | None, *, is_whole: bool) -> Reading:
-        if key is None or stream.fingerprint != key.fingerprint:
+    def _join(self, stream: AlreadyOpen, entry: _Entry) -> Reading:
+        if entry.use is None or stream.fingerprint != entry.use.fingerprint:
             raise IdempotencyConflict("This Idempotency-Key was used for another request. Send a new key with a new request.")
         self._hub.metrics.idempotency_hits.inc()
-        return Reading(self._hub, stream.stream_id, 0, is_whole=is_whole)
+        return Reading(self._hub, stream.stream_id, 0, is_whole=entry.reply.is_whole)
 
     async def resume(self, stream_id: str, after: int, tenant: str) -> Reading:
         """Read a stream from the event after ``after``.
@@ -302,7 +335,7 @@ class Acceptance:
     def _on_account(self, ask: Ask, arrival: Arrival) -> Ask:
         """Put an ask on its tenant's account, and bound its time. Where nobody has a key, whom the client names is believed."""
         timed = replace(ask, deadline_s=self._deadline_s(arrival))
-        return timed if arrival.tenant is ANYONE else replace(timed, tenant=arrival.tenant.name, weight=arrival.tenant.weight)
+        return timed if arrival.tenant is ANYONE else timed.on_account(arrival.tenant.name, arrival.tenant.weight)
 
     def _deadline_s(self, arrival: Arrival) -> float:
         longest_s = self._patience.longest_s

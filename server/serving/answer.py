@@ -6,7 +6,7 @@ Keeps what must be remembered between tokens: half a character, half a stop stri
 from __future__ import annotations
 
 import asyncio
-import uuid
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,17 +41,22 @@ from server.serving.pictures import encode_picture
 from server.serving.reply_reader import Call, Piece, ReplyReader, Thinking, Thought, Words
 from server.serving.stops import StopFinder
 
+CALL_ID_DIGITS = 32
+"""As many as nobody's call shares by chance."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerStyle:
     """What shapes the events of an answer.
 
     Attributes:
+        name: what tells it from all others but those of the same request; with every engine that works on it the same.
         thinking: where its thoughts are.
         num_top: how many alternatives each token is shown with.
         tool_names: the tools it may call.
     """
 
+    name: str
     stops: Sequence[str]
     output_format: PictureFormat
     thinking: Thinking
@@ -148,7 +153,13 @@ class Answer:
             case Call():
                 self._unshown.clear()
                 self._num_calls += 1
-                return CallEvent(self._choice, self._num_calls - 1, f"call_{uuid.uuid4().hex}", piece.name, piece.arguments)
+                number = self._num_calls - 1
+                return CallEvent(self._choice, number, self._call_id(number), piece.name, piece.arguments)
+
+    def _call_id(self, number: int) -> str:
+        """Name a call as it was named when it was written before, by an engine that died or a server that was lost."""
+        digest = hashlib.sha256(f"{self._style.name}.{self._choice}.{number}".encode())
+        return f"call_{digest.hexdigest()[:CALL_ID_DIGITS]}"
 
     async def _picture(self, output: ImageOutput) -> Event:
         """Encode a picture, away from the event loop."""

@@ -6,7 +6,7 @@ client did not say, so that the model's own default applies. ``param`` names the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from pydantic import JsonValue
@@ -155,6 +155,7 @@ class Ask:
         n: how many answers.
         thinks: whether the model plans in words first (spec 6.5).
         tenant: on whose account it runs; empty for everybody who does not say.
+        user: which of the tenant's users its client names; empty where the account is the user's own.
         weight: the tenant's share of the engine beside others'.
         deadline_s: seconds from its arrival after which the ask is given up, whatever it is doing.
         priority: higher is served earlier.
@@ -170,8 +171,13 @@ class Ask:
     wants_progress: bool = False
     names: ParamNames = ParamNames()
     tenant: str = ""
+    user: str = ""
     weight: float = 1.0
     deadline_s: float | None = None
     priority: int = 0
     json_form: JsonForm | None = None
     tool_use: ToolUse | None = None
+
+    def on_account(self, tenant: str, weight: float) -> Ask:
+        """Return the ask on the account of a tenant, whose user whoever its client names becomes."""
+        return replace(self, tenant=tenant, user=self.tenant, weight=weight)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from server.errors import EngineUnavailable, PlaitError
@@ -19,7 +21,11 @@ from server.serving.output_stream import Output, OutputStream
 from server.serving.prepare import Plan, Preparer
 from server.serving.room import Room, Want
 from server.serving.served_model import ServedModel
+from server.store.store import Lease
 from server.tracing import Tracing
+
+MIN_DEADLINE_S = 0.001
+"""What is left of a deadline that has passed: the engine ends the request and says why."""
 
 
 class GenerationService:
@@ -35,16 +41,10 @@ class GenerationService:
         self._tracing = tracing
         self._room = room
 
-    def check_room(self, ask: Ask) -> None:
-        """See that the server may take in one more.
-
-        Raises:
-            Overloaded: not now.
-        """
+    def place(self, ask: Ask) -> AbstractContextManager[None]:
+        """Hold room for an ask until it is begun or has failed. Entering raises `Overloaded` when there is none."""
         draws = ask.modalities == frozenset({Modality.IMAGE})
-        refusal = self._room.refusal(Want(draws, ask.n, ask.deadline_s))
-        if refusal is not None:
-            raise refusal
+        return self._room.place(Want(draws, ask.n, ask.deadline_s))
 
     async def prepare(self, ask: Ask, arrived: float) -> Prepared:
         """Check an ask that came in at ``arrived``, by the monotonic clock, and make the engine's requests of it.
@@ -59,16 +59,18 @@ class GenerationService:
         plan = await asyncio.to_thread(self._preparer.prepare, ask, status.limits)
         return Prepared(ask, plan, arrived, self._tracing.traceparent())
 
-    def begin(self, prepared: Prepared, name: str, tape: Tape) -> Generation:
-        """Send what was prepared to the engine under a ``name`` never used before, less what is on the tape already.
+    def begin(self, prepared: Prepared, lease: Lease, tape: Tape) -> Generation:
+        """Send what was prepared to the engine for the stream of a ``lease`` never used before, less what is on the tape already.
 
         Raises:
             EngineUnavailable: no engine is ready.
         """
-        answers = self._answers(prepared.ask, prepared.plan)
+        name = f"{lease.stream_id}.{lease.fence}"
+        answers = self._answers(lease.stream_id, prepared.ask, prepared.plan)
+        deadline_s = _left_s(prepared)
         past = [[output for number, output in tape.past if number == choice] for choice in range(len(answers))]
         requests = {
-            f"{name}.{choice}": replace(request, request_id=f"{name}.{choice}", canon=engine_canon(past[choice]))
+            f"{name}.{choice}": replace(request, request_id=f"{name}.{choice}", canon=engine_canon(past[choice]), deadline_s=deadline_s)
             for choice, request in enumerate(prepared.plan.requests)
         }
         unfinished = [request for request, before in zip(requests.values(), past, strict=True) if not _is_finished(before)]
@@ -77,9 +79,10 @@ class GenerationService:
         by_id = {request_id: Voice(choice, answers[choice]) for choice, request_id in enumerate(requests)}
         return Generation(outputs, by_id, AnswerTimes(self._metrics, prepared.arrived, tape.past, tape.once_seen), tape)
 
-    def _answers(self, ask: Ask, plan: Plan) -> list[Answer]:
+    def _answers(self, name: str, ask: Ask, plan: Plan) -> list[Answer]:
         pictures = ask.pictures or PictureChoices()
         style = AnswerStyle(
+            name=name,
             stops=ask.text.stop,
             output_format=pictures.output_format,
             encoder_quality=pictures.encoder_quality,
@@ -93,6 +96,13 @@ class GenerationService:
 def seeded(ask: Ask, seed: int) -> Ask:
     """Return an ask that draws the same wherever it is begun: with ``seed``, if its client chose none."""
     return ask if ask.seed is not None else replace(ask, seed=seed)
+
+
+def _left_s(prepared: Prepared) -> float | None:
+    """Return what is left of an ask's time: the engine counts from when it has the request."""
+    if prepared.ask.deadline_s is None:
+        return None
+    return max(MIN_DEADLINE_S, prepared.ask.deadline_s - (time.monotonic() - prepared.arrived))
 
 
 def _is_finished(outputs: list[Output]) -> bool:

@@ -18,7 +18,7 @@ class Notes:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def keep(self, note_id: str, tenant: str, text: str) -> None:
-        """Keep a text; where there is no room, it is not kept."""
+        """Keep a text under an id that has none; where there is no room, it is not kept."""
         try:
             stream = await self._hub.open(Opening(note_id, tenant, b""))
         except StoreFull:

@@ -88,8 +88,8 @@ class Preparer:
             generated_text_is_thought=ask.thinks and mode is OutputMode.ALTERNATE,
             wants_progress=ask.wants_progress,
             tenant=ask.tenant,
+            user=ask.user,
             weight=ask.weight,
-            deadline_s=ask.deadline_s,
             priority=ask.priority,
         )
         fitted = ContextBudget(self._model.config, ready).fit(request, ask)

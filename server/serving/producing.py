@@ -59,10 +59,9 @@ class Producer:
         Raises:
             EngineUnavailable: no engine is ready.
         """
-        name = f"{stream.lease.stream_id}.{stream.lease.fence}"
         # Of a whole answer nothing is seen before its end: its times are those at which its parts were there.
         once_seen = _at_once if work.reply.is_whole else partial(self._hub.once_next_is_handed_on, stream)
-        generation = self._service.begin(work.prepared, name, Tape(work.past, stream.note, once_seen))
+        generation = self._service.begin(work.prepared, stream.lease, Tape(work.past, stream.note, once_seen))
         task = asyncio.create_task(self._produce(stream, work, generation))
         self._tasks[stream] = task
         task.add_done_callback(lambda _: self._tasks.pop(stream))
@@ -76,11 +75,15 @@ class Producer:
                 logger.error("stream %s could not be handed back: the store is away", stream.lease.stream_id)
             else:
                 return
-        self.end(stream, reply.failure(error))
+        await self._fail(stream, reply, error)
+        self._let_go(stream)
 
     def end(self, stream: OwnedStream, piece: Piece) -> None:
         """End a stream that nothing works on."""
         _put(stream, piece)
+        self._let_go(stream)
+
+    def _let_go(self, stream: OwnedStream) -> None:
         releasing = asyncio.create_task(self._hub.release(stream))
         self._tasks[stream] = releasing
         releasing.add_done_callback(lambda _: self._tasks.pop(stream))
@@ -110,8 +113,16 @@ class Producer:
             await self._quotas.settle(work.account)
         if await self._is_given_up(stream, writing):
             return
-        _see_to_the_end(stream, work.reply, writing)
+        if not stream.is_ended and not stream.is_lost:
+            await self._fail(stream, work.reply, _cause(stream, writing))
         await self._hub.release(stream)
+
+    async def _fail(self, stream: OwnedStream, reply: Reply, error: PlaitError) -> None:
+        """Write the final piece of an answer that has none; where nothing of it was seen and asking again helps, its key begins another."""
+        if error.is_retryable and (reply.is_whole or not stream.has_canon):
+            await self._hub.free_key(stream)
+        if not stream.is_lost:
+            _put(stream, reply.failure(error))
 
     async def _is_given_up(self, stream: OwnedStream, writing: asyncio.Task[None]) -> bool:
         """Give a stream up if its engine has died and somebody can claim it."""
@@ -160,15 +171,12 @@ def _put(stream: OwnedStream, piece: Piece) -> None:
     stream.write(piece.name, piece.payload, is_final=piece.is_final)
 
 
-def _see_to_the_end(stream: OwnedStream, reply: Reply, writing: asyncio.Task[None]) -> None:
-    """Write the final piece if the writer did not come to it."""
-    if stream.is_ended or stream.is_lost:
-        return
+def _cause(stream: OwnedStream, writing: asyncio.Task[None]) -> PlaitError:
+    """Return why the writer did not come to the final piece."""
     error = None if writing.cancelled() else writing.exception()
     if isinstance(error, PlaitError):
-        _put(stream, reply.failure(error))
-    elif error is not None:
+        return error
+    if error is not None:
         logger.error("the answer of stream %s could not be written", stream.lease.stream_id, exc_info=error)
-        _put(stream, reply.failure(GenerationFailed("The server failed while it wrote this answer.", "server_error")))
-    else:
-        _put(stream, reply.failure(Cancelled("The answer was cancelled, or nobody read it any more.")))
+        return GenerationFailed("The server failed while it wrote this answer.", "server_error")
+    return Cancelled("The answer was cancelled, or nobody read it any more.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from server.errors import Overloaded
@@ -27,16 +29,33 @@ class Want:
 
 
 class Room:
-    """The room that one engine has. ``max_in_flight``: how many answers may be under way or waiting."""
+    """The room that one engine has. ``max_in_flight``: how many answers may be on their way to it, waiting or under way."""
 
     def __init__(self, engine: EngineClient, max_in_flight: int) -> None:
         self._engine = engine
         self._max_in_flight = max_in_flight
+        self._num_held = 0
+
+    @contextmanager
+    def place(self, want: Want) -> Iterator[None]:
+        """Hold the place of a request on its way to the engine.
+
+        Raises:
+            Overloaded: it must come back later.
+        """
+        refusal = self.refusal(want)
+        if refusal is not None:
+            raise refusal
+        self._num_held += want.num_answers
+        try:
+            yield
+        finally:
+            self._num_held -= want.num_answers
 
     def refusal(self, want: Want) -> Overloaded | None:
         """Return why a request must come back later; None if it may come in."""
         engine = self._engine
-        if engine.num_in_flight + want.num_answers > self._max_in_flight:
+        if engine.num_in_flight + self._num_held + want.num_answers > self._max_in_flight:
             return self._overloaded(want, f"The server has {self._max_in_flight} requests in flight, as many as it takes.")
         limits = engine.status.limits
         if limits is not None and engine.latest.waiting >= limits.max_waiting:

@@ -39,9 +39,6 @@ MAX_DEATHS = 2
 RETURN_S = 10.0
 """For how long work taken over goes on without a reader, whatever its client said."""
 
-MIN_DEADLINE_S = 0.001
-"""What is left of a deadline that has passed: the engine ends the request and says why."""
-
 RETRY_S = 0.2
 """How soon a store that did not answer is asked again."""
 
@@ -180,8 +177,8 @@ class ClaimDesk:
             raise GenerationFailed(f"{claim.num_deaths} engines in a row ended while they worked on this request.", "poison_request")
         reply, past = resumed.reply, resumed.past
         self._metrics.takeovers.labels(_phase(past).value).inc()
-        ask = replace(reply.ask, deadline_s=max(MIN_DEADLINE_S, _left_s(spec)))
-        ask = ask if claim.tenant == ANYONE.name else replace(ask, tenant=claim.tenant, weight=spec.weight)
+        ask = replace(reply.ask, deadline_s=spec.deadline_s)
+        ask = ask if claim.tenant == ANYONE.name else ask.on_account(claim.tenant, spec.weight)
         try:
             ask = await self._continuing.links.resolved(ask, claim.tenant)
         except StoreUnavailable as error:

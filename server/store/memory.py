@@ -100,12 +100,29 @@ class MemoryStore:
             return used
         if len(self._streams) >= self._bounds.max_streams:
             raise StoreFull
+        replaced = self._streams.get(opening.stream_id)
+        if replaced is not None:
+            self._num_bytes -= replaced.num_bytes
+            self._finished.pop(opening.stream_id, None)
         stream = _Stream(replace(opening, spec=b""), owner, opening.spec, read_at=self._clock())
         self._streams[opening.stream_id] = stream
         self._grow(stream, len(opening.spec))
         if opening.key is not None:
             self._stream_by_key[_name(opening.key)] = AlreadyOpen(opening.stream_id, opening.key.fingerprint)
         return Opened(Lease(opening.stream_id, owner, stream.fence))
+
+    async def used(self, key: KeyUse) -> AlreadyOpen | None:
+        """Return what an idempotency key stands for."""
+        self._make_room()
+        return self._stream_by_key.get(_name(key))
+
+    async def free_key(self, lease: Lease) -> None:
+        """Let the key that led to a stream begin another one."""
+        stream = self._streams.get(lease.stream_id)
+        if stream is None or (stream.owner, stream.fence) != (lease.owner, lease.fence) or stream.opening.key is None:
+            return
+        del self._stream_by_key[_name(stream.opening.key)]
+        stream.opening = replace(stream.opening, key=None)
 
     async def append(self, appends: Sequence[Append]) -> list[AppendResult]:
         """Write to many streams; see `StreamStore`."""

@@ -27,6 +27,7 @@ from server.store.store import (
     AppendResult,
     Bucket,
     Claim,
+    KeyUse,
     Lease,
     Opened,
     Opening,
@@ -86,6 +87,17 @@ class RedisStore:
         if used:
             return AlreadyOpen(used[0].decode(), used[1].decode())
         return Opened(Lease(stream_id, owner, 1))
+
+    async def used(self, key: KeyUse) -> AlreadyOpen | None:
+        """Return what an idempotency key stands for."""
+        async with _answered():
+            stream_id, fingerprint = _fields(await self._scripts.used([self._keys.key(key.tenant, key.key)]))
+        return None if stream_id is None or fingerprint is None else AlreadyOpen(stream_id.decode(), fingerprint.decode())
+
+    async def free_key(self, lease: Lease) -> None:
+        """Let the key that led to a stream begin another one."""
+        async with _answered():
+            await self._scripts.free_key([self._keys.head(lease.stream_id)], [lease.stream_id, lease.owner, lease.fence])
 
     async def append(self, appends: Sequence[Append]) -> list[AppendResult]:
         """Write to many streams in one pipeline; see `StreamStore`."""
@@ -213,6 +225,8 @@ class _Scripts:
 
     def __init__(self, redis: Redis) -> None:
         self.open = redis.register_script(scripts.OPEN)
+        self.used = redis.register_script(scripts.USED)
+        self.free_key = redis.register_script(scripts.FREE_KEY)
         self.append = redis.register_script(scripts.APPEND)
         self.head = redis.register_script(scripts.HEAD)
         self.mark_read = redis.register_script(scripts.MARK_READ)

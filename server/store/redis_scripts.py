@@ -34,6 +34,20 @@ return {}
 """
 )
 
+USED = """
+-- idempotency key
+return redis.call('HMGET', KEYS[1], 'stream', 'fingerprint')
+"""
+
+FREE_KEY = """
+-- head; stream, owner, fence
+local head = redis.call('HMGET', KEYS[1], 'owner', 'fence', 'key')
+if head[1] ~= ARGV[2] or head[2] ~= ARGV[3] or not head[3] then return 0 end
+redis.call('HDEL', KEYS[1], 'key')
+if redis.call('HGET', head[3], 'stream') == ARGV[1] then redis.call('DEL', head[3]) end
+return 1
+"""
+
 APPEND = """
 -- head, events, canon, owned set; stream, owner, fence, first sequence, ttl ms when finished, running ttl ms, number of events, number of
 -- canon entries before these; then name, payload, final of each event, then the canon

@@ -160,6 +160,14 @@ class StreamStore(Protocol):
         """
         ...
 
+    async def used(self, key: KeyUse) -> AlreadyOpen | None:
+        """Return what an idempotency key stands for; None when it is free."""
+        ...
+
+    async def free_key(self, lease: Lease) -> None:
+        """Let the idempotency key that led to a stream begin another one; nothing happens when somebody else owns the stream."""
+        ...
+
     async def append(self, appends: Sequence[Append]) -> list[AppendResult]:
         """Write to many streams in one go; each append happens whole or not at all.
 

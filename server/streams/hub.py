@@ -7,10 +7,12 @@ else from the store's log.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 
 from server.metrics import Metrics
-from server.store.store import AlreadyOpen, Claim, Lease, Opening, StoredEvent, StoreFull, StoreUnavailable, StreamStore
+from server.store.store import AlreadyOpen, Claim, KeyUse, Lease, Opening, StoredEvent, StoreFull, StoreUnavailable, StreamStore
 from server.streams.journal import Journal
 from server.streams.owned import OwnedStream, Past
 from server.streams.readers import Readers
@@ -84,6 +86,24 @@ class StreamHub:
                     return opened
                 return self._keep(OwnedStream(lease, opening.tenant, Past(), self._journal.take))
         return self._keep(OwnedStream(lease, opening.tenant, Past(), self._journal.take, opening))
+
+    async def used(self, key: KeyUse) -> AlreadyOpen | None:
+        """Return what an idempotency key stands for; None when it is free, or the store cannot tell."""
+        if self.is_store_absent:
+            return None
+        try:
+            return await self._store.used(key)
+        except StoreUnavailable:
+            self._journal.store_failed()
+            return None
+
+    async def free_key(self, stream: OwnedStream) -> None:
+        """Let the key that led to a stream begin another one; the store may be away, and keep what it has."""
+        if stream.opening is not None:
+            stream.opening = replace(stream.opening, key=None)
+        elif not self.is_store_absent:
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.free_key(stream.lease)
 
     def adopt(self, claim: Claim) -> OwnedStream:
         """Go on writing a stream that was claimed."""

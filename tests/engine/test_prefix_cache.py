@@ -1,4 +1,4 @@
-"""The prefix cache: what was computed once is found again, by whoever sends the same content, and never by another tenant."""
+"""The prefix cache: what was computed once is found again, by whoever sends the same content, and never by another tenant or user."""
 
 from __future__ import annotations
 
@@ -187,12 +187,13 @@ def test_a_text_is_found_again_only_at_its_position(counts_dropped: bool, num_ro
     assert prefilled(target) == num_rows
 
 
-def test_tenants_do_not_see_each_other_s_prompts() -> None:
+def test_tenants_and_their_users_do_not_see_each_other_s_prompts() -> None:
     target = house()
-    ask(target, replace(make_request("a", first_turn()), tenant="one"))
+    ask(target, replace(make_request("a", first_turn()), tenant="one", user="ann"))
 
-    assert ask(target, replace(make_request("b", first_turn()), tenant="two")).cached_image_tokens == 0
-    assert ask(target, replace(make_request("c", first_turn()), tenant="one")).cached_image_tokens > 0
+    for tenant, user in (("two", "ann"), ("one", "ben"), ("one", "")):
+        assert ask(target, replace(make_request(f"{tenant} {user}", first_turn()), tenant=tenant, user=user)).cached_image_tokens == 0
+    assert ask(target, replace(make_request("b", first_turn()), tenant="one", user="ann")).cached_image_tokens > 0
 
 
 def test_idle_pages_count_as_free_and_give_way() -> None:

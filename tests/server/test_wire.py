@@ -34,6 +34,7 @@ REQUESTS = st.builds(
     generated_text_is_thought=st.booleans(),
     wants_progress=st.booleans(),
     tenant=...,
+    user=...,
     weight=...,
     priority=...,
     deadline_s=...,

@@ -118,6 +118,31 @@ def test_who_left_while_a_stream_was_opened_finds_its_answer_by_its_key(waiting_
     assert len(front.engine.requests) == 1
 
 
+@pytest.mark.parametrize("is_background", [False, True])
+def test_a_response_asked_for_again_by_its_key_is_written_down_once(waiting_redis: str, is_background: bool) -> None:
+    """Its record was opened a second time: its owner was said to have it under way, and its writing was refused as another's."""
+    body: dict[str, object] = {"model": "tiny_a", "input": "hi", "background": is_background}
+    with running_front(ScriptedEngine(hello), Settings(store=SecretStr(waiting_redis))) as front, front.http() as http:
+        ids = {http.post("/v1/responses", json=body, headers=KEY).json()["id"] for _ in range(3)}
+        (response_id,) = ids
+        with Redis.from_url(waiting_redis) as redis:
+            front.engine.wait_until(lambda: not redis.keys("*owned:*"))
+        assert http.get(f"/v1/responses/{response_id}").json()["status"] == "completed"
+        assert "plait_fenced_writes_total 0.0" in http.get("/metrics").text
+
+
+def test_a_response_whose_client_left_early_is_written_down_when_it_comes_back(waiting_redis: str) -> None:
+    body = {"model": "tiny_a", "input": "hi"}
+    settings = Settings(store=SecretStr(waiting_redis))
+    with running_front(ScriptedEngine(hello), settings) as front, front.http() as http, Redis.from_url(waiting_redis) as redis:
+        redis.client_pause(PAUSE_MS)
+        with pytest.raises(httpx.ReadTimeout):
+            http.post("/v1/responses", json=body, headers=KEY, timeout=PAUSE_MS / 4000)
+        response_id = http.post("/v1/responses", json=body, headers=KEY).json()["id"]
+        assert http.get(f"/v1/responses/{response_id}").json()["id"] == response_id
+    assert len(front.engine.requests) == 1
+
+
 def test_an_engine_that_dies_while_a_stream_is_opened_leaves_it_to_the_next(waiting_redis: str) -> None:
     settings = Settings(store=SecretStr(waiting_redis), lease_s=1.0)
     with (

@@ -78,6 +78,23 @@ def test_the_events_of_a_call_are_the_official_ones(front: RunningFront) -> None
     assert [event.sequence_number for event in events] == list(range(len(events)))
 
 
+def test_a_call_keeps_its_id_when_another_engine_goes_on() -> None:
+    """It had another one in the finished response than where it was first said: answers to it found no call."""
+
+    def script(request: Request) -> list[list[Output]]:
+        return [*tokens(request, f"{CALL}\n{CALL}"), [], [finish(request)]]
+
+    with running_front(ScriptedEngine(script)) as front, front.openai() as client:
+        stream = client.responses.create(model=MODEL, input="hi", tools=[WEATHER], stream=True)
+        first = next(event for event in stream if event.type == "response.output_item.done")
+        front.engine.crash()
+        front.engine.wait_until(lambda: front.engine.num_starts == 2)
+        front.engine.release()
+        *_, second, last = stream
+    assert second.type == "response.output_item.done" and last.type == "response.completed"
+    assert [first.item, second.item] == last.response.output
+
+
 def test_the_official_client_assembles_the_calls_of_a_stream(front: RunningFront) -> None:
     with front.openai().responses.stream(model=MODEL, input="hi", tools=[WEATHER]) as stream:
         deltas = [event.delta for event in stream if event.type == "response.function_call_arguments.delta"]

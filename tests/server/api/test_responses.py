@@ -241,6 +241,15 @@ def test_a_stream_is_read_again_after_any_event(http: httpx.Client, client: Open
     assert again[-1].type == "response.completed"
 
 
+@pytest.mark.parametrize("is_background", [False, True])
+def test_a_response_that_is_no_stream_is_not_fetched_as_one(client: OpenAI, is_background: bool) -> None:
+    """Its only piece came as an event called 200, which is none of the API's."""
+    made = client.responses.create(model=MODEL, input="hi", background=is_background)
+    with pytest.raises(BadRequestError) as caught:
+        client.responses.retrieve(made.id, stream=True)
+    assert caught.value.param == "stream"
+
+
 def test_what_is_not_to_be_stored_is_not_fetched(client: OpenAI) -> None:
     made = client.responses.create(model=MODEL, input="hi", store=False)
     with pytest.raises(NotFoundError):
@@ -326,6 +335,20 @@ def test_background_work_is_cancelled(waiting: RunningFront, is_stream: bool) ->
 
     assert cancelled.status == client.responses.retrieve(response_id).status == "cancelled"
     waiting.engine.wait_until(lambda: len(waiting.engine.aborted) == 1)
+
+
+def test_the_words_of_a_response_that_was_cancelled_are_kept(waiting: RunningFront) -> None:
+    """They had been sent, and were neither in its output nor before what continued it."""
+    client = waiting.openai()
+    with client.responses.create(model=MODEL, input="wait", background=True, stream=True) as stream:
+        response_id = next(event.response.id for event in stream if event.type == "response.created")
+        assert next(event.delta for event in stream if event.type == "response.output_text.delta") == "w"
+    (message,) = client.responses.cancel(response_id).output
+    client.responses.create(model=MODEL, input="hi", previous_response_id=response_id)
+
+    assert message.type == "message" and message.status == "incomplete"
+    segments = waiting.engine.requests[-1].segments
+    assert [TOKENIZER.decode(segment.token_ids) for segment in segments if isinstance(segment, TextSegment)] == ["wait", "w", "hi"]
 
 
 def test_background_work_is_ended_by_its_deletion(waiting: RunningFront) -> None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
-from server.messages import Request, TextSegment
+from server.messages import FinishedOutput, FinishReason, Request, TextSegment
 from server.settings import Settings
+from tests.redis_server import redis_on_socket
 from tests.server.api.chats import TOKENIZER, ServerEvent, endless, error_of, hello, server_events, story, user
 from tests.server.running_front import RunningFront, running_front
-from tests.server.scripted_engine import Output, ScriptedEngine
+from tests.server.scripted_engine import USAGE, Output, ScriptedEngine
 
 WAIT: dict[str, object] = {"model": "tiny_a", "messages": [user("wait")], "stream": True}
 TALK: dict[str, object] = {"model": "tiny_a", "messages": [user("hi")], "stream": True}
+KEY = {"Idempotency-Key": "k"}
 RESUMABLE = {"X-Plait-Resumable": "true"}
 
 
@@ -153,6 +158,38 @@ def test_a_key_used_for_another_request_is_a_conflict_that_no_client_retries(fro
         response = http.post("/v1/chat/completions", json={"model": "tiny_a", "messages": [user("ho")]}, headers={"Idempotency-Key": "k"})
     assert response.status_code == 409 and error_of(response)["code"] == "idempotency_conflict"
     assert response.headers["x-should-retry"] == "false"
+
+
+def test_a_key_joins_its_answer_while_another_engine_is_started(front: RunningFront) -> None:
+    with front.http() as http, front.http() as other, http.stream("POST", "/v1/chat/completions", json=WAIT, headers=KEY) as first:
+        lines = first.iter_lines()
+        assert next(line for line in lines if '"content":"w"' in line)
+        front.engine.crash()
+        front.engine.wait_until(lambda: other.get("/readyz").status_code == 503)
+        with other.stream("POST", "/v1/chat/completions", json=WAIT, headers=KEY) as again:
+            assert again.headers["x-stream-id"] == first.headers["x-stream-id"]
+            front.engine.release()
+            assert server_events(again.iter_lines())[-1].payload == server_events(lines)[-1].payload == "[DONE]"
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+@pytest.mark.parametrize("has_redis", [True, False])
+def test_a_key_whose_request_the_engine_had_no_room_for_begins_another(tmp_path: Path, is_stream: bool, has_redis: bool) -> None:
+    """The refusal was its answer, for as long as answers are kept, to everyone who did as it said and asked again."""
+    refusals = ["overloaded"]
+
+    def script(request: Request) -> list[list[Output]]:
+        if not refusals:
+            return hello(request)
+        return [[FinishedOutput(request.request_id, FinishReason.ERROR, USAGE, refusals.pop(), "too many wait")]]
+
+    body = {**TALK, "stream": is_stream}
+    with ExitStack() as stack:
+        settings = Settings(store=SecretStr(stack.enter_context(redis_on_socket(tmp_path))) if has_redis else None)
+        http = stack.enter_context(stack.enter_context(running_front(ScriptedEngine(script), settings)).http())
+        first, second, third = (http.post("/v1/chat/completions", json=body, headers=KEY) for _ in range(3))
+    assert "overloaded" in first.text and first.status_code == (200 if is_stream else 503)
+    assert "overloaded" not in second.text and second.text == third.text
 
 
 def test_a_refused_request_does_not_use_up_its_key(front: RunningFront) -> None:

@@ -52,6 +52,36 @@ def test_a_request_runs_on_its_key_s_account_whatever_user_it_names(front: Runni
     assert (front.engine.requests[-1].tenant, front.engine.requests[-1].weight) == ("alice", 3.0)
 
 
+def test_users_of_one_key_share_no_cached_prompts(front: RunningFront) -> None:
+    """The key's account took the user's place, and with it what kept their prompts apart."""
+
+    def scope_of(name: str, **fields: object) -> str:
+        with client(front, name) as http:
+            assert chat(http, **fields).status_code == 200
+        return front.engine.requests[-1].cache_scope
+
+    scopes = [scope_of(name, user=user) for name in ("alice", "carol") for user in ("ann", "ben")]
+    assert len({*scopes, scope_of("alice"), scope_of("carol")}) == 6
+    assert scope_of("alice", safety_identifier="ann") == scopes[0]
+
+
+def test_an_answer_taken_over_is_still_its_user_s(keys: Path) -> None:
+    body = {"model": "tiny_a", "messages": [user("hi")], "stream": True, "user": "ann"}
+    with (
+        running_front(ScriptedEngine(endless), Settings(keys_file=keys)) as front,
+        client(front, "alice") as alice,
+        alice.stream("POST", "/v1/chat/completions", json=body) as stream,
+    ):
+        front.engine.wait_until(lambda: len(front.engine.requests) == 1)
+        front.engine.crash()
+        front.engine.wait_until(lambda: len(front.engine.requests) == 2)
+        front.engine.release()
+        stream.read()
+    first, second = front.engine.requests
+    assert (first.tenant, first.weight, first.cache_scope) == (second.tenant, second.weight, second.cache_scope)
+    assert first.user
+
+
 def test_a_quota_that_is_used_up_is_429_with_the_seconds_to_wait(front: RunningFront) -> None:
     with client(front, "bob") as bob, client(front, "alice") as alice:
         answers = [chat(bob) for _ in range(3)]
@@ -80,6 +110,20 @@ def test_a_tenant_s_answers_at_once_are_bounded(keys: Path) -> None:
             front.engine.release()
             assert [line for line in first.iter_lines() if line][-1] == "data: [DONE]"
         assert chat(carol).status_code == 200
+
+
+def test_who_asks_again_by_its_key_is_not_bounded_by_its_own_answer(keys: Path) -> None:
+    body, key = {"model": "tiny_a", "messages": [user("hi")], "stream": True}, {"idempotency-key": "k"}
+    with (
+        running_front(ScriptedEngine(endless), Settings(keys_file=keys)) as front,
+        client(front, "carol") as carol,
+        carol.stream("POST", "/v1/chat/completions", json=body, headers=key) as first,
+        client(front, "carol") as other,
+        other.stream("POST", "/v1/chat/completions", json=body, headers=key) as again,
+    ):
+        assert again.status_code == 200, again.read()
+        front.engine.release()
+        assert first.read() == again.read()
 
 
 def test_a_foreign_stream_is_not_there(keys: Path) -> None:

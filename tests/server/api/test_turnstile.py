@@ -62,6 +62,14 @@ def test_who_comes_back_for_an_answer_by_its_key_is_not_turned_away_at_the_door(
     assert response.status_code == 400
 
 
+def test_who_comes_back_by_its_key_joins_its_answer_though_there_is_no_room(full: RunningFront) -> None:
+    """It was refused because of its own answer, which it was to join."""
+    with full.http() as http, http.stream("POST", ROUTES[0], json={**BODY, "stream": True}, headers=KEY) as joined:
+        assert joined.status_code == 200, joined.read()
+        assert '"content":"w"' in next(line for line in joined.iter_lines() if '"w"' in line)
+    assert len(full.engine.requests) == 1
+
+
 def test_what_asks_for_no_answer_is_served_meanwhile(full: RunningFront) -> None:
     with full.http() as http:
         assert http.get("/v1/models").status_code == 200

@@ -28,7 +28,7 @@ def picture(index: int) -> Output:
 
 
 async def events_of(outputs: list[Output], *, stops: tuple[str, ...] = (), thinking: Thinking = Thinking.NONE) -> list[Event]:
-    answer = Answer(0, TOKENIZER, AnswerStyle(stops, PictureFormat.PNG, thinking, 1))
+    answer = Answer(0, TOKENIZER, AnswerStyle("r", stops, PictureFormat.PNG, thinking, 1))
     return [event for output in outputs for event in await answer.events(output)]
 
 
@@ -67,7 +67,7 @@ async def test_half_a_character_at_the_end_of_a_text_does_not_reach_into_the_nex
 
 
 async def test_a_stop_string_over_several_tokens_ends_the_answer_before_it() -> None:
-    answer = Answer(0, TOKENIZER, AnswerStyle(["END"], PictureFormat.PNG, Thinking.NONE, 0))
+    answer = Answer(0, TOKENIZER, AnswerStyle("r", ["END"], PictureFormat.PNG, Thinking.NONE, 0))
     events: list[Event] = []
     for output in [*words("the ENEND more"), CLOSED, FinishedOutput("r", FinishReason.ABORT, Usage())]:
         events += await answer.events(output)

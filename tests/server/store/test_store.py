@@ -111,6 +111,20 @@ class StoreMachine(RuleBasedStateMachine):
         if key is not None:
             self.keys[key] = AlreadyOpen(stream_id, fingerprint)
 
+    @rule(key=st.sampled_from(["k1", "k2"]))
+    def look_up(self, key: str) -> None:
+        assert self.run(self.store.used(KeyUse("tenant", key, "f"))) == self.keys.get(key)
+
+    @precondition(lambda self: self.streams)
+    @rule(place=places)
+    def free_key(self, place: int) -> None:
+        """Only the owner frees a key, and only the one that led to its stream."""
+        stream_id, stream = self.stream(place)
+        for lease in [*stream.former, self.lease(stream_id)]:
+            self.run(self.store.free_key(lease))
+        if stream.owner is not None:
+            self.keys = {key: used for key, used in self.keys.items() if used.stream_id != stream_id}
+
     # -- writing ------------------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.streams)
@@ -386,6 +400,17 @@ async def test_a_stream_that_is_opened_again_stays_with_whoever_took_it_over(red
     await store.open(opening, "ann")
     assert await store.head("s") == StreamHead("tenant", "bob", 1, is_finished=False, is_cancelled=False)
     await store.close()
+
+
+async def test_a_stream_opened_again_takes_the_place_of_the_one_before() -> None:
+    """In memory the first one's bytes were counted for ever: soon there was no room for anything that had ended."""
+    store = MemoryStore(MemoryBounds(max_bytes=1000))
+    for stream_id in (*["again"] * 5, "other"):
+        opened = await store.open(Opening(stream_id, "tenant", b""), "owner")
+        assert isinstance(opened, Opened)
+        await store.append([Append(opened.lease, [StoredEvent(1, "", "x" * 300, is_final=True)])])
+    kept = [await store.read(stream_id, 0, 1) for stream_id in ("again", "other")]
+    assert [len(events) for events in kept] == [1, 1]
 
 
 async def test_a_redis_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
