@@ -13,7 +13,9 @@ import torch
 from loadtests.gpu.busy import covered
 from loadtests.gpu.part import Line, Options, Report
 from loadtests.gpu.peers import CannotTake, Site, peers
+from loadtests.gpu.timing import Work, timing_as_graph
 from loadtests.kernels.shapes import BAGEL, Row, Segment, Shape, decode, denoise
+from server.engine.decode_graphs import Replay
 
 SCRIPT = Path(__file__).parents[2] / "loadtests" / "gpu" / "run.sh"
 CPU = Site(torch.float32, torch.device("cpu"))
@@ -33,6 +35,26 @@ def test_a_peer_without_the_mask_does_not_pretend(row: Row) -> None:
 def test_rows_of_different_lengths_are_not_made_alike() -> None:
     with pytest.raises(CannotTake, match="not alike"):
         peers()["sdpa flash"](Shape("mixed", (decode(3), denoise(3, 4)), BAGEL), CPU)
+
+
+def test_a_time_says_whether_the_host_is_in_it() -> None:
+    calls: list[str] = []
+
+    def stopwatch(work: Work) -> float:
+        calls.clear()
+        work()
+        return float(len(calls))
+
+    def fail(work: Replay) -> Replay:
+        raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED\nat CUDACachingAllocator.cpp")
+
+    def work() -> None:
+        calls.append("called")
+
+    captured = timing_as_graph(work, lambda work: work, stopwatch)
+    assert captured.columns == {"us": 1e6, "timed": "in a graph"}, "of one call of the several that were captured"
+    failed = timing_as_graph(work, fail, stopwatch)
+    assert failed.columns == {"us": 1e6, "timed": "call by call, not captured: captures_underway.empty() INTERNAL ASSERT FAILED"}
 
 
 def test_a_measurement_that_raises_is_a_line_and_costs_no_other(tmp_path: Path) -> None:
