@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from loadtests.gpu.busy import covered
+from loadtests.gpu.check import groups
 from loadtests.gpu.part import Line, Options, Report
 from loadtests.gpu.peers import CannotTake, Site, peers
 from loadtests.gpu.timing import Work, timing_as_graph
-from loadtests.kernels.shapes import BAGEL, Row, Segment, Shape, decode, denoise
+from loadtests.kernels.shapes import BAGEL, TINY_SHAPES, Row, Segment, Shape, decode, denoise
 from server.engine.decode_graphs import Replay
 
 SCRIPT = Path(__file__).parents[2] / "loadtests" / "gpu" / "run.sh"
@@ -73,5 +74,11 @@ def test_a_measurement_that_raises_is_a_line_and_costs_no_other(tmp_path: Path) 
 
 
 def test_the_parts_of_the_script_are_over_within_nine_minutes() -> None:
-    limits = re.findall(r"^part \w+ (\d+)$", SCRIPT.read_text(), re.MULTILINE)
+    limits = re.findall(r"^part \w+ (\d+)\b", SCRIPT.read_text(), re.MULTILINE)
     assert len(limits) == 7 and sum(map(int, limits)) <= 9 * 60 - 30
+
+
+def test_what_no_other_part_shows_is_checked_before_the_many_shapes_of_attention(tmp_path: Path) -> None:
+    names = list(groups(Options(torch.device("cpu"), True, tmp_path)))
+    assert set(names[-len(TINY_SHAPES) :]) == {shape.name for shape in TINY_SHAPES}
+    assert {"replay", "ahead", "sampling", "golden"} <= set(names[: -len(TINY_SHAPES)])
