@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loadtests.gpu.busy import covered
+from loadtests.gpu.busy import covered, measure, warm_engine
 from loadtests.gpu.check import groups
 from loadtests.gpu.part import Line, Options, Report
 from loadtests.gpu.peers import CannotTake, Site, peers
@@ -82,3 +82,15 @@ def test_what_no_other_part_shows_is_checked_before_the_many_shapes_of_attention
     names = list(groups(Options(torch.device("cpu"), True, tmp_path)))
     assert set(names[-len(TINY_SHAPES) :]) == {shape.name for shape in TINY_SHAPES}
     assert {"replay", "ahead", "sampling", "golden"} <= set(names[: -len(TINY_SHAPES)])
+
+
+def test_nothing_is_captured_while_the_device_is_watched(tmp_path: Path) -> None:
+    """Decode steps were captured at the third of a size: within the profiled steps, whose time that then was."""
+    options = Options(torch.device("cpu"), True, tmp_path)
+    with torch.inference_mode():
+        loaded = warm_engine(options, 2)
+        graphs = loaded.runner.decode_graphs
+        assert graphs is not None and len(graphs.sizes) == 2, "of one chat and of two"
+        before_s = graphs.capture_s
+        measure(loaded, options, side=16, num_pictures=0, num_chats=2)
+    assert graphs.capture_s == before_s
