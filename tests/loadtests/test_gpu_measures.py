@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from loadtests.gpu.ahead import are_alike
 from loadtests.gpu.busy import covered, measure, warm_engine
 from loadtests.gpu.check import groups
 from loadtests.gpu.part import Line, Options, Report
@@ -17,6 +19,7 @@ from loadtests.gpu.peers import CannotTake, Site, peers
 from loadtests.gpu.timing import Work, timing_as_graph
 from loadtests.kernels.shapes import BAGEL, TINY_SHAPES, Row, Segment, Shape, decode, denoise
 from server.engine.decode_graphs import Replay
+from server.messages import Picture
 
 SCRIPT = Path(__file__).parents[2] / "loadtests" / "gpu" / "run.sh"
 CPU = Site(torch.float32, torch.device("cpu"))
@@ -82,6 +85,15 @@ def test_what_no_other_part_shows_is_checked_before_the_many_shapes_of_attention
     names = list(groups(Options(torch.device("cpu"), True, tmp_path)))
     assert set(names[-len(TINY_SHAPES) :]) == {shape.name for shape in TINY_SHAPES}
     assert {"replay", "ahead", "sampling", "golden"} <= set(names[: -len(TINY_SHAPES)])
+
+
+def test_pictures_whose_last_bits_differ_are_alike_and_others_are_not() -> None:
+    rgb = np.full(3 * 20 * 20, 100, dtype=np.uint8)
+    few, far, many = rgb.copy(), rgb.copy(), rgb.copy()
+    few[:10], far[0], many[:13] = 101, 103, 101
+    picture, *others = (Picture(20, 20, values.tobytes()) for values in (rgb, few, far, many))
+    assert [are_alike(picture, other) for other in (picture, *others)] == [True, True, False, False]
+    assert not are_alike(picture, Picture(10, 40, rgb.tobytes()))
 
 
 def test_nothing_is_captured_while_the_device_is_watched(tmp_path: Path) -> None:
