@@ -15,7 +15,7 @@ from loadtests.gpu.ahead import are_alike
 from loadtests.gpu.busy import covered, measure, warm_engine
 from loadtests.gpu.check import groups
 from loadtests.gpu.part import Line, Options, Report
-from loadtests.gpu.peers import CannotTake, Site, peers
+from loadtests.gpu.peers import CannotTake, Site, asks_for_grouped_heads, peers
 from loadtests.gpu.timing import Work, timing_as_graph
 from loadtests.kernels.shapes import BAGEL, TINY_SHAPES, Row, Segment, Shape, decode, denoise
 from server.engine.decode_graphs import Replay
@@ -39,6 +39,14 @@ def test_a_peer_without_the_mask_does_not_pretend(row: Row) -> None:
 def test_rows_of_different_lengths_are_not_made_alike() -> None:
     with pytest.raises(CannotTake, match="not alike"):
         peers()["sdpa flash"](Shape("mixed", (decode(3), denoise(3, 4)), BAGEL), CPU)
+
+
+def test_varlen_attention_is_told_of_grouped_heads_only_where_it_asks() -> None:
+    def of_torch_2_11(query: torch.Tensor, *, is_causal: bool = False) -> None: ...
+
+    def of_torch_2_12(query: torch.Tensor, *, enable_gqa: bool = False) -> None: ...
+
+    assert [asks_for_grouped_heads(attend) for attend in (of_torch_2_11, of_torch_2_12)] == [False, True]
 
 
 def test_a_time_says_whether_the_host_is_in_it() -> None:
