@@ -161,7 +161,11 @@ def _flex(shape: Shape, site: Site) -> Call:
         return (row_of_q[q] == row_of_k[kv]) & (place[kv] < ends[q])
 
     mask = create_block_mask(sees, None, None, len(rows.q), len(rows.k), device=device)
-    attend = torch.compile(flex_attention) if device.type == "cuda" else flex_attention
+    if device.type == "cuda":
+        torch.compiler.reset()  # from the second shape on it would compile for shapes that change, which is slower
+        attend = torch.compile(flex_attention, dynamic=False)
+    else:
+        attend = flex_attention
     q, k, v = (x.transpose(0, 1)[None] for x in (rows.q, rows.k, rows.v))
     return partial(attend, q, k, v, block_mask=mask, enable_gqa=shape.heads.group > 1)
 
