@@ -30,6 +30,9 @@ def test_the_script_runs_through_and_leaves_tables_and_numbers(tmp_path: Path) -
     checks = json.loads((tmp_path / "check.json").read_text())["lines"]
     assert {line["verdict"] for line in checks} == {"ok"}
     assert {"draws without sorting", "gate to 8-bit floats", "replayed decode steps"} <= {line["what"] for line in checks}
+    assert {"ViT embeddings of the golden model", "VAE moments of the golden model", "VAE pixels of the golden model"} <= {
+        line["what"] for line in checks
+    }
     assert "attention over 8-bit pages, decode rows and a denoise row" in {line["what"] for line in checks}
     assert {line["dtype"] for line in checks if "golden" in line["what"]} == {"torch.float32", "torch.bfloat16"}
     attention = json.loads((tmp_path / "attention.json").read_text())["lines"]
@@ -42,7 +45,7 @@ def test_the_script_runs_through_and_leaves_tables_and_numbers(tmp_path: Path) -
     assert all({"us", "timed"} <= line.keys() for line in streams)
     assert (tmp_path / "savings.md").read_text().count("text to image") == 3
     golden = json.loads((tmp_path / "golden.json").read_text())["lines"]
-    assert {line["verdict"] for line in golden} == {"ok"} and len(golden) == 2 * 10
+    assert {line["verdict"] for line in golden} == {"ok"} and len(golden) == 2 * (1 + 9 * 2), "a text, latents and pictures"
     assert all(0 < line["busy"] < 1 for line in json.loads((tmp_path / "busy.json").read_text())["lines"])
     engine = (tmp_path / "engine.md").read_text()
     measured = ("decode steps captured", "text to image", "decode, batch 3", "launch by launch", "beside 2 chats")
