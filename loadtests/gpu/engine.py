@@ -165,11 +165,18 @@ def measure_graphs(loaded: LoadedEngine, options: Options) -> Line:
         nonlocal num
         num = done
 
-    free = torch.cuda.mem_get_info()[0] if is_gpu else 0
+    free = free_bytes() if is_gpu else 0
     started = time.perf_counter()
     warm_graphs(loaded.runner, 3 if options.is_tiny else ROWS[-1], lambda: True, report)
     line: Line = {"what": "decode steps captured", "value": time.perf_counter() - started, "unit": "s", "graphs": num}
-    return line | ({"GiB": (free - torch.cuda.mem_get_info()[0]) / 2**30} if is_gpu else {})
+    return line | ({"GiB": (free - free_bytes()) / 2**30} if is_gpu else {})
+
+
+def free_bytes() -> int:
+    """Return the memory of the GPU that nothing holds: what PyTorch keeps for later counts as free."""
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info()[0]
 
 
 def measure_decode(loaded: LoadedEngine, concurrency: int, num_context: int, read_gbps: float) -> Line:
