@@ -14,6 +14,7 @@ import torch
 from loadtests.gpu.ahead import are_alike
 from loadtests.gpu.busy import covered, measure, warm_engine
 from loadtests.gpu.check import groups
+from loadtests.gpu.engine import chat_request, looking_request, step, until_it_is_there
 from loadtests.gpu.part import Line, Options, Report
 from loadtests.gpu.peers import CannotTake, Site, asks_for_grouped_heads, peers
 from loadtests.gpu.timing import Work, timing_as_graph
@@ -114,3 +115,15 @@ def test_nothing_is_captured_while_the_device_is_watched(tmp_path: Path) -> None
         before_s = graphs.capture_s
         measure(loaded, options, side=16, num_pictures=0, num_chats=2)
     assert graphs.capture_s == before_s
+
+
+def test_the_step_that_takes_an_encoded_picture_in_is_told_apart_from_tokens_beside_the_encoders(tmp_path: Path) -> None:
+    """It was the longest of them, so that what was called their 99th percentile was the time of that pass."""
+    loaded = warm_engine(Options(torch.device("cpu"), True, tmp_path), 2)
+    loaded.engine.submit(chat_request("chat", 10, 10_000))
+    while step(loaded).num_decode_rows < 1:
+        pass
+    gaps = until_it_is_there(loaded, looking_request("looking", 16, loaded.model.config))
+    assert len(gaps.taking_in_ms) == 1 and gaps.decoding_ms
+    assert gaps.columns["step that takes it in, ms"] == gaps.taking_in_ms[0]
+    assert gaps.columns["max"] == max(gaps.decoding_ms)
