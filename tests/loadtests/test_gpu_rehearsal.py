@@ -53,12 +53,15 @@ def test_the_script_runs_through_and_leaves_tables_and_numbers(tmp_path: Path) -
     assert "replayed decode steps" in (tmp_path / "gpu.md").read_text()
 
 
-def test_a_part_that_fails_is_named_and_costs_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("status", "said"), [(3, "check: status 3, "), (124, "out of time: what it does not list was not measured")])
+def test_a_part_that_fails_is_named_and_costs_no_other(tmp_path: Path, status: int, said: str) -> None:
+    """Among the tables too, which alone may be looked at: lines that a part had no time for were missing without a word."""
     broken = tmp_path / "python"
-    broken.write_text('#!/bin/sh\ncase "$*" in *gpu.check*) exit 3;; esac\n')
+    broken.write_text(f'#!/bin/sh\ncase "$*" in *gpu.check*) exit {status};; esac\n')
     broken.chmod(0o755)
     done = rehearse(tmp_path / "out", PYTHON=str(broken))
     assert done.returncode == 1
-    assert "check: status 3" in done.stdout
+    assert f"check: status {status}" in done.stdout
+    assert said in (tmp_path / "out" / "gpu.md").read_text()
     assert "engine: status 0" in done.stdout
     assert done.stdout.rstrip().endswith("failed: check")
