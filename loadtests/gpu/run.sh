@@ -33,9 +33,9 @@ part() {  # part NAME SECONDS: one module of loadtests/gpu under its limit
 part check 150  # on a new machine it compiles most of the kernels; Triton keeps them for the parts that follow
 part engine 110
 part attention 80
-part streams 25
+part streams 30
 part savings 65
 part busy 45
-part golden 35
+part golden 30
 cat "$out/gpu.md"
 if ((${#failed[@]})); then echo "failed: ${failed[*]}"; exit 1; fi
