@@ -92,7 +92,7 @@ ENGINE = [
     Panel("Rows run", "short", rate("plait_engine_rows_total", "kind")),
     Panel("Steps", "short", total_rate("plait_engine_steps_total", "steps")),
     Panel("Step time", "s", quantiles("plait_engine_step_seconds")),
-    Panel("Forward pass", "s", quantiles("plait_engine_forward_seconds")),
+    Panel("Forward pass (GPU: its launching)", "s", quantiles("plait_engine_forward_seconds")),
     Panel("Step time foreseen", "s", quantiles("plait_engine_step_foreseen_seconds")),
     Panel("Error of the cost model", "percentunit", by_pod("plait_cost_model_error_ratio")),
     Panel("Prefill", "s", quantiles("plait_request_phase_seconds", 'phase="prefill"')),

@@ -161,7 +161,8 @@ def attend_item(
 
 
 # Nothing that changes from step to step is a number of the launch: a kernel of its own for 1, or for 16, would be compiled meanwhile.
-@triton.jit
+# Nor may it matter where a plan's arrays begin, which lie one behind the other in one piece of memory: their numbers are loaded one by one.
+@triton.jit(do_not_specialize_on_alignment=["token_index", "kv_end_ptr", "kv_indices", "items", "num_items"])
 def attention_kernel(
     q_ptr, k_ptr, v_ptr, k_pages_ptr, v_pages_ptr, out_ptr, partial_ptr, lse_ptr,
     token_index, kv_end_ptr, kv_indices, items, num_items, scale, k_scale, v_scale,
@@ -187,7 +188,7 @@ def attention_kernel(
             )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["token_index", "merges", "num_merges"])
 def merge_kernel(
     partial_ptr, lse_ptr, out_ptr, token_index, merges, num_merges,
     stride_out,

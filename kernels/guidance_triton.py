@@ -38,9 +38,13 @@ LINE = tl.constexpr(WORDS_OF_STEP)
 
 def take_euler_steps_with_triton(x_t: torch.Tensor, velocity: torch.Tensor, steps: Sequence[GuidedStep]) -> torch.Tensor:
     """Same contract as `kernels.guidance.take_euler_steps`."""
+    return take_euler_steps_of_table(x_t, velocity, steps, upload_tensor(torch.from_numpy(lines_of(steps)), x_t.device))
+
+
+def take_euler_steps_of_table(x_t: torch.Tensor, velocity: torch.Tensor, steps: Sequence[GuidedStep], table: torch.Tensor) -> torch.Tensor:
+    """Take Euler steps whose lines (`lines_of`) are on the device already: launches alone."""
     out = torch.empty_like(x_t)
     num_blocks = triton.cdiv(max(step.num_tokens for step in steps), BLOCK_TOKENS)
-    table = upload_tensor(torch.from_numpy(lines_of(steps)), x_t.device)
     squares = x_t.new_empty(len(steps), num_blocks, 2)
     channels = x_t.shape[1]
     block = triton.next_power_of_2(channels)

@@ -25,7 +25,8 @@ def write_pages_with_triton(k: torch.Tensor, v: torch.Tensor, pages: KvPages, pl
     )  # fmt: skip
 
 
-@triton.jit
+# How many tokens are kept decides where the slots begin, behind the tokens in one piece of memory.
+@triton.jit(do_not_specialize_on_alignment=["write_tokens", "write_slots"])
 def write_pages_kernel(
     k_ptr, v_ptr, k_pages_ptr, v_pages_ptr, write_tokens, write_slots, k_scale, v_scale,
     stride_kt, stride_kh, stride_vt, stride_vh, stride_page,

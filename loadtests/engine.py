@@ -51,7 +51,7 @@ class Round:
 
     @property
     def host_fraction(self) -> float:
-        """Share of the steps' time outside the forward pass."""
+        """Share of the steps' time outside the forward pass; says nothing of a GPU, where the host only launches it."""
         return 1.0 - sum(stats.forward_s for stats in self.steps) / sum(stats.step_s for stats in self.steps)
 
 

@@ -242,6 +242,7 @@ class StepStats:
     """What one step did and how full the engine is. Times in seconds.
 
     Attributes:
+        forward_s: time in the transformer; on a GPU the host's, which launches it and does not wait for it.
         num_und_tokens, num_gen_tokens, num_pairs, num_rows: the step's load: tokens of each expert, attended pairs of query and key, rows.
         predicted_s: what the cost model foresaw for this step; 0 while it foresees nothing.
         cost_error: the model's median relative error over the latest steps.

@@ -106,7 +106,11 @@ class Metrics:
         self.engine_starts = self._gauge("engine_starts", "Engine processes started by this server; more than 1 means restarts.", {})
         self.engine_steps = self._counter("engine_steps", "Engine steps.", {})
         self.step_seconds = self._histogram("engine_step_seconds", "One engine step.", LATENCY_BUCKETS)
-        self.forward_seconds = self._histogram("engine_forward_seconds", "The forward pass of one engine step.", LATENCY_BUCKETS)
+        self.forward_seconds = self._histogram(
+            "engine_forward_seconds",
+            "The forward pass of one engine step; on a GPU only what launching it takes the host, while the device computes.",
+            LATENCY_BUCKETS,
+        )
         self.denoise_seconds = self._histogram("denoise_step_seconds", "One engine step that denoises pictures.", LATENCY_BUCKETS)
         self.vae_seconds = self._histogram("vae_decode_seconds", "Latents to pixels, all pictures of one engine step.", LATENCY_BUCKETS)
         self.rows = self._counter("engine_rows", "Rows run; a prefill row counts its tokens.", {"kind": ("decode", "prefill", "denoise")})

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from kernels.side_stream import Arriving, SideStream
@@ -33,6 +34,10 @@ NUM_TOKENS = 60
 NUM_PICTURES = 3
 WAYS_OF_A_PICTURE = 3
 """Through both encoders and, another one, through the decoder."""
+MOST_MOVED_BY = 2
+MOST_MOVED = 0.01
+"""How far rounding may move values of a picture, and what share of them, with room: float32 and float64 differ by 1 in two values
+(tests/golden/README.md)."""
 MAY_WAIT = 0.15
 LEAST_AHEAD = 0.8
 """Of the steps of the longest chat: those that begin something, or end a picture, may be waited for."""
@@ -100,7 +105,8 @@ def ahead_lines(model: Path, options: Options) -> list[Line]:
     running_ahead, (launcher, side) = _serve(model, options, runs_ahead=True)
     answers = [[(t.request_id, t.token_id) for report in reports for t in report.tokens] for reports in (waiting, running_ahead)]
     pictures = [{image.request_id: image.picture for report in reports for image in report.images} for reports in (waiting, running_ahead)]
-    num_wrong = sum(one != other for one, other in zip(*(sorted(answer) for answer in answers), strict=True)) + (pictures[0] != pictures[1])
+    num_wrong = sum(one != other for one, other in zip(*(sorted(answer) for answer in answers), strict=True))
+    num_wrong += sum(not are_alike(picture, pictures[1][request_id]) for request_id, picture in pictures[0].items())
     verdict = "ok" if num_wrong == 0 and len(pictures[0]) == NUM_PICTURES and launcher.num_ahead >= LEAST_AHEAD * NUM_TOKENS else "WRONG"
     name = f"steps that run ahead, {launcher.num_ahead} times"
     same: Line = {"what": name, "dtype": "torch.float32", "error": float(num_wrong), "bound": 0.0, "verdict": verdict}
@@ -111,6 +117,18 @@ def ahead_lines(model: Path, options: Options) -> list[Line]:
     name = f"pictures in and out that are begun by waiting, of {side.num_begun}"
     verdict = "ok" if side.num_begun == NUM_PICTURES * WAYS_OF_A_PICTURE and not side.num_waiting else "WRONG"
     return [same, launches, {"what": name, "dtype": "torch.float32", "error": float(side.num_waiting), "bound": 0.0, "verdict": verdict}]
+
+
+def are_alike(one: Picture, other: Picture) -> bool:
+    """Tell whether two pictures are the same but for rounding.
+
+    Steps that run ahead are composed otherwise, and a GPU multiplies other numbers of rows with other kernels: the last bit of a latent may
+    differ. Since pixels are cut off to 8 bits, not rounded, that moves a few values by one; what is wrong moves many, or moves them far.
+    """
+    if (one.height, one.width) != (other.height, other.width):
+        return False
+    difference = np.abs(np.subtract(*(np.frombuffer(picture.rgb, np.uint8).astype(np.int16) for picture in (one, other))))
+    return bool(difference.max() <= MOST_MOVED_BY and np.count_nonzero(difference) <= MOST_MOVED * difference.size)
 
 
 def _serve(directory: Path, options: Options, *, runs_ahead: bool) -> tuple[list[StepReport], tuple[WatchedLauncher, WatchedSide]]:

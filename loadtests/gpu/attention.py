@@ -2,7 +2,8 @@
 
     python -m loadtests.gpu.attention --out DIR [--device cpu --tiny]
 
-A peer that cannot take a shape has no number and a reason; see `loadtests.gpu.peers`. Those that are compiled for each shape come last.
+Ours come first, since after a call that cannot be captured none is (`loadtests.gpu.timing`), and peers that are compiled for each shape
+last. A peer that cannot take a shape has no number and a reason; see `loadtests.gpu.peers`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from kernels.attention_launch import attend_with_triton
 from loadtests.gpu.part import Line, Options, Report, has_fp8, read_options
 from loadtests.gpu.peers import COMPILED_PEERS, Peer, Site, peers
 from loadtests.gpu.tensors import Call, random_call
-from loadtests.gpu.timing import seconds
+from loadtests.gpu.timing import timing
 from loadtests.kernels.shapes import SHAPES, TINY_SHAPES, Segment, Shape
 from loadtests.kernels.static import FP8_ITEMSIZE, H200, ITEMSIZE, predict
 
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     with torch.inference_mode():
         for shape in shapes:
             report.add(f"plait, {shape.name}", partial(measure, shape, options))
+        for shape in shapes:
             report.add(f"peers, {shape.name}", partial(measure_peers, shape, fast, options))
         for shape in shapes:
             report.add(f"peers, {shape.name}", partial(measure_peers, shape, slow, options))
@@ -52,8 +54,8 @@ def measure_peers(shape: Shape, peers: dict[str, Peer], options: Options) -> Ite
         try:
             attend = peer(shape, Site(_dtype(options), options.device))
             attend()
-            peer_us = 1e6 * seconds(attend, options.device)
-            line |= {"us": peer_us, "TFLOP/s": flops(shape) / peer_us / 1e6}
+            timed = timing(attend, options.device)
+            line |= timed.columns | {"TFLOP/s": flops(shape) / timed.seconds / 1e12}
         except Exception as error:  # whatever a peer raises is its reason
             line["not measured"] = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         yield line
@@ -66,10 +68,11 @@ def _dtype(options: Options) -> torch.dtype:
 def ours(name: str, shape: Shape, call: Call, options: Options) -> Line:
     """Time the kernel, beside the bound of a call over such pages."""
     attend_with_triton(*call.arguments)
-    us = 1e6 * seconds(lambda: attend_with_triton(*call.arguments), options.device)
+    timed = timing(lambda: attend_with_triton(*call.arguments), options.device)
     predicted = predict(shape, H200, FP8_ITEMSIZE if call.pages.is_fp8 else ITEMSIZE)
     predicted_us = sum(prediction.predicted_us for prediction in predicted)
-    return {"shape": shape.name, "kernel": name, "us": us, "TFLOP/s": flops(shape) / us / 1e6, "predicted us": predicted_us}
+    line: Line = {"shape": shape.name, "kernel": name, **timed.columns}
+    return line | {"TFLOP/s": flops(shape) / timed.seconds / 1e12, "predicted us": predicted_us}
 
 
 def flops(shape: Shape) -> float:

@@ -39,11 +39,13 @@ from loadtests.gpu.tensors import random_call
 from loadtests.gpu.waits import counting_waits
 from loadtests.kernels.shapes import BAGEL, SHAPES, TINY_SHAPES, Shape
 from model.bagel import Bagel, PackedTokens
+from model.latents import pixels_from_u8
 from model.weights import load_bagel
 from server.engine.batch import Batch, DecodeRow, Draw
 from server.engine.decode_graphs import CudaCapture, DecodeGraphs
 from server.engine.packer import Markers, pack
 from server.engine.paged_attention import PagedKeysValues
+from server.engine.precision import choose_precision
 from server.messages import SamplingParams
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "tiny_a"
@@ -54,24 +56,36 @@ BOUND = {torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 INTERPRETED_ROUNDING = 0.2
 """The interpreter makes 64 of 127.9 when it rounds to 8-bit floats."""
 
+Cases = dict[str, torch.Tensor]
+GOLDEN_BOUNDS = {
+    torch.float32: dict.fromkeys(("prefill logits", "ViT embeddings", "VAE moments", "VAE pixels"), 1e-4),
+    torch.bfloat16: {"prefill logits": 5e-2, "ViT embeddings": 2e-2, "VAE moments": 5e-3, "VAE pixels": 5e-3},
+}
+"""By the model's dtype. Float32 is within 1e-5 of float64, and the reference in bfloat16 at 6e-3 to 1.2e-2 (tests/golden: tolerances);
+TF32, in which a bfloat16 model's VAE may compute, would be at an eighth of that, and is too coarse for the bound of a float32 model."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     options = read_options("check", arguments)
     report = Report(options, "check")
-    shapes = TINY_SHAPES if options.is_tiny else SHAPES
-    groups: dict[str, Callable[[], Iterable[Line]]] = {shape.name: partial(attention_lines, shape, options) for shape in shapes}
-    groups |= {
-        "euler": lambda: euler_lines(options),
-        "fp8": lambda: fp8_lines(options),
-        "golden": lambda: golden_lines(options),
-        "replay": lambda: [replay_line(options)],
-        "sampling": lambda: sampling_lines(options),
-        "ahead": lambda: ahead_lines(GOLDEN, options),
-    }
     with torch.inference_mode():
-        for name, group in groups.items():
+        for name, group in groups(options).items():
             report.add(name, group)
     return 0 if all(line.get("verdict") == "ok" for line in report.lines) else 1
+
+
+def groups(options: Options) -> dict[str, Callable[[], Iterable[Line]]]:
+    """Return what is checked, in order: first what no other part shows, then the many shapes of attention."""
+    whole_steps: dict[str, Callable[[], Iterable[Line]]] = {
+        "golden": lambda: golden_lines(options),
+        "replay": lambda: [replay_line(options)],
+        "ahead": lambda: ahead_lines(GOLDEN, options),
+        "sampling": lambda: sampling_lines(options),
+        "euler": lambda: euler_lines(options),
+        "fp8": lambda: fp8_lines(options),
+    }
+    shapes = TINY_SHAPES if options.is_tiny else SHAPES
+    return whole_steps | {shape.name: partial(attention_lines, shape, options) for shape in shapes}
 
 
 def attention_lines(shape: Shape, options: Options) -> Iterator[Line]:
@@ -181,15 +195,14 @@ def draw_line(logits: torch.Tensor, rows: list[SamplingRow], options: Options) -
     return {"what": "draws without sorting", "dtype": str(torch.float32), "error": differing, "bound": 0.0, "verdict": verdict}
 
 
-def golden_lines(options: Options) -> list[Line]:
-    """Prefill the recorded prompt in float32 and in bfloat16, layer by layer as serving does, and compare the recorded logits."""
-    cases = load_file(GOLDEN / "cases.safetensors")
-    lines = []
-    for dtype, bound in ((torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
+def golden_lines(options: Options) -> Iterator[Line]:
+    """Compare parts of the model, in float32 and in bfloat16, with what is recorded of them."""
+    cases = {name: tensor.to(options.device) for name, tensor in load_file(GOLDEN / "cases.safetensors").items()}
+    for dtype, bounds in GOLDEN_BOUNDS.items():
+        choose_precision(dtype)
         model = load_bagel(GOLDEN, options.device, dtype)
-        found = prefill_logits(model, cases["text.prompt_ids"].to(options.device))
-        lines.append(_line("prefill logits of the golden model", dtype, found.float().cpu(), cases["text.prefill_logits"], bound))
-    return lines
+        for name, (recorded, part) in GOLDEN_PARTS.items():
+            yield _line(f"{name} of the golden model", dtype, part(model, cases).float(), cases[recorded], bounds[name])
 
 
 def replay_line(options: Options) -> Line:
@@ -214,6 +227,11 @@ def replay_line(options: Options) -> Line:
     return _line("replayed decode steps", torch.float32, found.cpu(), expected.cpu(), 1e-4)
 
 
+def embedded_pictures(model: Bagel, cases: Cases) -> torch.Tensor:
+    """Embed the recorded patches of two pictures by the ViT; where each begins is read on the host."""
+    return model.embed_vit(cases["vit.patches"], cases["vit.position_ids"], cases["vit.cu_seqlens"].cpu())
+
+
 def prefill_logits(model: Bagel, token_ids: torch.Tensor) -> torch.Tensor:
     """Run one causal prompt through pages and the layers, and return the logits of every token."""
     num, llm = len(token_ids), model.config.llm
@@ -222,6 +240,15 @@ def prefill_logits(model: Bagel, token_ids: torch.Tensor) -> torch.Tensor:
     attend = PagedKeysValues(torch.zeros(shape, dtype=model.dtype, device=model.device)).attend(plan)
     hidden: torch.Tensor = model(PackedTokens(model.embed_text(token_ids), torch.arange(num, device=model.device), num), attend)
     return model.logits(hidden)
+
+
+GOLDEN_PARTS: dict[str, tuple[str, Callable[[Bagel, Cases], torch.Tensor]]] = {
+    "prefill logits": ("text.prefill_logits", lambda model, cases: prefill_logits(model, cases["text.prompt_ids"])),
+    "ViT embeddings": ("vit.embeds", embedded_pictures),
+    "VAE moments": ("vae.moments", lambda model, cases: model.vae.encode_moments(pixels_from_u8(cases["vae.image_u8"]))),
+    "VAE pixels": ("vae.decoded", lambda model, cases: model.vae.decode(cases["vae.z"])),
+}
+"""What is compared: the name of the recorded tensor, and how it is computed."""
 
 
 def causal_plan(num: int, device: torch.device) -> AttentionPlan:

@@ -7,6 +7,7 @@ why it cannot take the shape.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -127,8 +128,13 @@ def _varlen(shape: Shape, site: Site) -> Call:
     if not _sees_everything(shape):
         raise CannotTake("the mask is not full")
     rows = _ragged(shape, site)
-    is_grouped = shape.heads.group > 1
-    return partial(varlen_attn, rows.q, rows.k, rows.v, rows.q_starts, rows.k_starts, *_longest(shape), enable_gqa=is_grouped)
+    call = partial(varlen_attn, rows.q, rows.k, rows.v, rows.q_starts, rows.k_starts, *_longest(shape))
+    return partial(call, enable_gqa=True) if shape.heads.group > 1 and asks_for_grouped_heads(varlen_attn) else call
+
+
+def asks_for_grouped_heads(varlen_attn: Callable[..., object]) -> bool:
+    """Tell whether the function must be told that heads are grouped; PyTorch 2.11's has no such argument and takes them as they are."""
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def _flashinfer(shape: Shape, site: Site) -> Call:
@@ -155,7 +161,11 @@ def _flex(shape: Shape, site: Site) -> Call:
         return (row_of_q[q] == row_of_k[kv]) & (place[kv] < ends[q])
 
     mask = create_block_mask(sees, None, None, len(rows.q), len(rows.k), device=device)
-    attend = torch.compile(flex_attention) if device.type == "cuda" else flex_attention
+    if device.type == "cuda":
+        torch.compiler.reset()  # from the second shape on it would compile for shapes that change, which is slower
+        attend = torch.compile(flex_attention, dynamic=False)
+    else:
+        attend = flex_attention
     q, k, v = (x.transpose(0, 1)[None] for x in (rows.q, rows.k, rows.v))
     return partial(attend, q, k, v, block_mask=mask, enable_gqa=shape.heads.group > 1)
 

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 from kernels.fp8_triton import quantize_rows_with_triton
-from kernels.guidance_triton import take_euler_steps_with_triton
+from kernels.guidance_triton import lines_of, take_euler_steps_of_table
 from kernels.mix import GuidedStep, Mix, RenormOver
 from kernels.norm_to_fp8_triton import add_rms_norm_to_fp8_with_triton, rms_norm_to_fp8_with_triton
 from kernels.rms_norm_triton import add_rms_norm_with_triton, rms_norm_with_triton
@@ -22,7 +22,7 @@ from kernels.sampling_triton import draw_with_triton
 from kernels.silu_mul_to_fp8_triton import silu_mul_to_fp8_with_triton
 from kernels.silu_mul_triton import silu_mul_with_triton
 from loadtests.gpu.part import Line, Options, Report, has_fp8, read_options
-from loadtests.gpu.timing import Work, seconds
+from loadtests.gpu.timing import Work, timing, timing_with_host
 from loadtests.kernels.memory_calls import HIDDEN, INTERMEDIATE, NUM_LATENTS, NUM_PICTURES, TOKENS, memory_calls
 from loadtests.kernels.static import H200
 from model.config import BagelConfig
@@ -61,7 +61,7 @@ def measure_rows(what: str, num_tokens: int, sizes: Sizes, options: Options) -> 
     """Yield a line for each kernel that takes a token at a time."""
     bounds = {(call.kernel, call.what): (call.bytes_read + call.bytes_written) / H200.bandwidth_tbps / 1e6 for call in memory_calls(H200)}
     for kernel, work in row_works(num_tokens, sizes, options.device).items():
-        yield {"what": what, "kernel": kernel, "us": _microseconds(work, options), "predicted us": bounds[kernel, what]}
+        yield {"what": what, "kernel": kernel, **_timed(work, options), "predicted us": bounds[kernel, what]}
 
 
 def row_works(num_tokens: int, sizes: Sizes, device: torch.device) -> dict[str, Work]:
@@ -95,13 +95,14 @@ def measure_guidance(sizes: Sizes, options: Options) -> Line:
     steps = [GuidedStep(mix, num, start, start + num, start + 2 * num, dt=0.02) for start in starts]
     x_t = torch.randn(num * sizes.num_pictures, channels, device=options.device)
     velocity = torch.randn(3 * len(x_t), channels, device=options.device).bfloat16()
-    us = _microseconds(lambda: take_euler_steps_with_triton(x_t, velocity, steps), options)
+    table = torch.from_numpy(lines_of(steps)).to(options.device)
+    timed = _timed(lambda: take_euler_steps_of_table(x_t, velocity, steps, table), options)
     what = f"{sizes.num_pictures} pictures of {num} latents"
-    return {"what": what, "kernel": "guide + renorm", "us": us, "predicted us": _bound_us("guide", "renorm")}
+    return {"what": what, "kernel": "guide + renorm", **timed, "predicted us": _bound_us("guide", "renorm")}
 
 
 def measure_draws(sizes: Sizes, options: Options) -> Iterator[Line]:
-    """Time the drawing of a token for every row, without sorting and with, by id and in falling order."""
+    """Time the drawing of a token for every row, without sorting and with, by id and in falling order; sorting uploads its settings."""
     num_rows = 2 if options.is_tiny else TOKENS["64 decoded tokens"]
     logits = 3.0 * torch.randn(num_rows, sizes.vocab, device=options.device).bfloat16()
     plain, launches = SamplingRow(temperature=0.8), ("draw: max", "draw: mass", "draw: choose")
@@ -111,9 +112,11 @@ def measure_draws(sizes: Sizes, options: Options) -> Iterator[Line]:
     ):
         rows = [row] * num_rows
         table, what = settings_table(rows).to(options.device), f"{num_rows} rows of {sizes.vocab:,} logits, {name}"
-        us = _microseconds(lambda table=table: draw_with_triton(logits, table), options)  # type: ignore[misc]
-        yield {"what": what, "kernel": "draw", "us": us, "predicted us": _bound_us(*launched)}
-        yield {"what": what, "kernel": "sorting", "us": _microseconds(lambda rows=rows: draw_by_sorting(logits, rows), options)}  # type: ignore[misc]
+        timed = _timed(lambda table=table: draw_with_triton(logits, table), options)  # type: ignore[misc]
+        yield {"what": what, "kernel": "draw", **timed, "predicted us": _bound_us(*launched)}
+        draw_by_sorting(logits, rows)
+        sorting = timing_with_host(lambda rows=rows: draw_by_sorting(logits, rows), options.device)  # type: ignore[misc]
+        yield {"what": what, "kernel": "sorting", **sorting.columns}
 
 
 def _bound_us(*prefixes: str) -> float:
@@ -122,9 +125,9 @@ def _bound_us(*prefixes: str) -> float:
     return sum(call.bytes_read + call.bytes_written for call in calls) / H200.bandwidth_tbps / 1e6
 
 
-def _microseconds(work: Work, options: Options) -> float:
+def _timed(work: Work, options: Options) -> Line:
     work()
-    return 1e6 * seconds(work, options.device)
+    return timing(work, options.device).columns
 
 
 if __name__ == "__main__":

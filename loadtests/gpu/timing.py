@@ -1,14 +1,16 @@
-"""How long work takes on the device alone."""
+"""How long work takes on the device alone, and how that was found."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
 
 import torch
 
-from server.engine.decode_graphs import CudaCapture
+from loadtests.gpu.part import Line
+from server.engine.decode_graphs import Capture, CudaCapture
 
 REPEATS = 20
 CALLS = 10
@@ -17,34 +19,46 @@ LONG_S = 2e-3
 """Longer work is timed call by call: its launches are hidden behind it."""
 
 Work = Callable[[], object]
+Stopwatch = Callable[[Work], float]
+"""Returns the seconds that work takes, its launches from the host included where the device is faster than they are."""
 
 
-def seconds(work: Work, device: torch.device) -> float:
-    """Return the median time of ``work``, which has run before; on a GPU without the host's, where work can be captured as a graph.
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one call, and how they were taken: only those of a graph are the device's alone."""
+
+    seconds: float
+    way: str
+
+    @property
+    def columns(self) -> Line:
+        """What a table says of it."""
+        return {"us": 1e6 * self.seconds, "timed": self.way}
+
+
+def timing(work: Work, device: torch.device) -> Timing:
+    """Time ``work``, which has run before, and waits for nothing and uploads nothing; on a GPU without the host, where it can be captured.
 
     Inputs small enough for the device's cache are found there.
     """
+    if device.type != "cuda" or _by_events(work, repeats=5) > LONG_S:
+        return timing_with_host(work, device)
+    return timing_as_graph(work, CudaCapture(), _by_events)
+
+
+def timing_with_host(work: Work, device: torch.device) -> Timing:
+    """Time ``work``, which has run before, call by call: what is waited for or uploaded within it cannot be captured."""
     if device.type != "cuda":
         started = time.perf_counter()
         work()
-        return time.perf_counter() - started
-    alone_s = _by_events(work, repeats=5)
-    if alone_s > LONG_S:
-        return _by_events(work)
-    stream = torch.cuda.current_stream()
-    try:
-        replay = _captured(work)
-    except RuntimeError:
-        torch.cuda.set_stream(stream)  # a capture that fails leaves its own behind
-        return _by_events(work)
-    return _by_events(replay) / CALLS
+        return Timing(time.perf_counter() - started, "on the host")
+    return Timing(_by_events(work), "call by call")
 
 
-def _captured(work: Work) -> Work:
-    """Capture several calls as one graph.
+def timing_as_graph(work: Work, capture: Capture, stopwatch: Stopwatch) -> Timing:
+    """Time several calls captured as one graph; call by call, and saying why, where that fails.
 
-    Raises:
-        RuntimeError: the work waits for the device, or copies from memory that is not pinned.
+    With PyTorch 2.11 it then fails for whatever else this process would capture.
     """
     nothing = torch.empty(0)
 
@@ -53,9 +67,12 @@ def _captured(work: Work) -> Work:
             work()
         return nothing
 
-    replay = CudaCapture()(repeated)
+    try:
+        replay = capture(repeated)
+    except RuntimeError as error:
+        return Timing(stopwatch(work), f"call by call, not captured: {str(error).partition(chr(10))[0][:80]}")
     replay()
-    return replay
+    return Timing(stopwatch(replay) / CALLS, "in a graph")
 
 
 def _by_events(work: Work, repeats: int = REPEATS) -> float:

@@ -41,7 +41,7 @@ class KernelSpec:
         kernel: the `triton.jit` function.
         types: Triton types of the run-time arguments, such as ``*bf16`` and ``i32``.
         constants: values of the compile-time arguments.
-        divisible: integer arguments that are multiples of 16 in practice; pointers always are.
+        divisible: integer arguments that are multiples of 16 in practice. Pointers are, but for those whose alignment the kernel ignores.
         matrix: instructions that must be there, one of them; empty for kernels without a product.
     """
 
@@ -92,15 +92,7 @@ def compile_spec(spec: KernelSpec, capability: int, *, is_brief: bool = False) -
     Reading the instructions takes as long as writing them: ``is_brief`` leaves that out where none can be amiss, since there is no stack to
     spill to and no product, and counts none then.
     """
-    names: list[str] = spec.kernel.arg_names
-    index = {name: place for place, name in enumerate(names)}
-    divisible = [index[name] for name in names if name in spec.divisible or spec.types.get(name, "").startswith("*")]
-    source = ASTSource(
-        fn=spec.kernel,
-        signature={name: "constexpr" if name in spec.constants else spec.types[name] for name in names},
-        constexprs={(index[name],): value for name, value in spec.constants.items()},
-        attrs={(place,): [["tt.divisibility", 16]] for place in divisible},
-    )
+    source = ASTSource(fn=spec.kernel, signature=signature_of(spec), constexprs=constants_of(spec), attrs=attributes_of(spec))
     options = {"num_warps": spec.num_warps, "num_stages": spec.num_stages}
     built = triton.compile(source, target=GPUTarget("cuda", capability, THREADS_OF_WARP), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -126,6 +118,24 @@ def compile_spec(spec: KernelSpec, capability: int, *, is_brief: bool = False) -
         wide_loads=sum(".128" in load for load in loads),
         narrow_loads=sum(".128" not in load for load in loads),
     )
+
+
+def signature_of(spec: KernelSpec) -> dict[str, str]:
+    """Return the type of each argument, as Triton is told it."""
+    return {name: "constexpr" if name in spec.constants else spec.types[name] for name in spec.kernel.arg_names}
+
+
+def constants_of(spec: KernelSpec) -> dict[tuple[int], object]:
+    """Return the values of the compile-time arguments by place."""
+    return {(place,): spec.constants[name] for place, name in enumerate(spec.kernel.arg_names) if name in spec.constants}
+
+
+def attributes_of(spec: KernelSpec) -> dict[tuple[int], list[list[str | int]]]:
+    """Say by place which arguments are known to be multiples of 16: what a launch finds, whatever memory its arguments are in."""
+    ignored = spec.kernel.do_not_specialize_on_alignment
+    pointers = {name for name, its_type in spec.types.items() if its_type.startswith("*") and name not in ignored}
+    known = spec.divisible | pointers
+    return {(place,): [["tt.divisibility", 16]] for place, name in enumerate(spec.kernel.arg_names) if name in known}
 
 
 def _output(program: str, *arguments: str) -> str:

@@ -246,9 +246,9 @@ class BatchResult:
     """What a step brought, by sequence: drawn tokens and finished pictures; those in ``late`` are still to be decoded.
 
     ``broken`` are the sequences whose numbers are not finite: nothing of theirs is among the rest.
-    ``forward_s`` is the time in the transformer itself, ``vae_s`` that of turning latents into pixels and ``execute_s`` that of the whole
-    step on the device, in seconds; of a pass beside others what it would have been on the whole device, and for ``beside_s`` it had a part
-    of it only. ``previews`` may be of other steps, never of an earlier image.
+    ``forward_s`` is the time in the transformer itself, on a GPU that of launching it, which nobody waits for; ``vae_s`` that of turning
+    latents into pixels and ``execute_s`` that of the whole step on the device, in seconds; of a pass beside others what it would have been
+    on the whole device, of which it had a part for ``beside_s``. ``previews`` may be of other steps, never of an earlier image.
     """
 
     tokens: dict[int, DrawnToken] = field(default_factory=dict)

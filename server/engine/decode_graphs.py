@@ -186,14 +186,22 @@ class CudaCapture:
         self._stream = torch.cuda.Stream(priority=torch.cuda.current_stream().priority)
 
     def __call__(self, work: Replay) -> Replay:
-        """Run ``work`` once beside the stream, which builds what it needs, and capture it."""
-        self._stream.wait_stream(torch.cuda.current_stream())
+        """Run ``work`` once beside the stream, which builds what it needs, and capture it.
+
+        Raises:
+            RuntimeError: it cannot be captured. The current stream is what it was; with PyTorch 2.11 no other capture succeeds any more.
+        """
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             work()
-        torch.cuda.current_stream().wait_stream(self._stream)
+        current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            logits = work()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                logits = work()
+        finally:
+            torch.cuda.set_stream(current)  # which PyTorch leaves to a capture whose end fails
 
         def replay() -> torch.Tensor:
             graph.replay()

@@ -35,6 +35,7 @@ from server.engine.packer import Markers
 from server.engine.paged_attention import PagedKeysValues
 from server.engine.pages import PagePool
 from server.engine.pictures import input_picture
+from server.engine.precision import choose_precision
 from server.engine.previews import PreviewPainter
 from server.engine.runner import NoiseSource, Runner, seeded_noise
 from server.engine.scheduler import Scheduler
@@ -204,6 +205,7 @@ def assemble_engine(
     """Wire an engine round a loaded model."""
     device, dtype = model.device, model.dtype
     give_steps_priority(device)
+    choose_precision(dtype)
     num_pages = options.num_pages or _num_pages(model, options)
     llm = model.config.llm
     shape = (llm.num_layers, 2, num_pages, options.page_size, llm.num_kv_heads, llm.head_dim)

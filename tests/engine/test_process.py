@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from model.errors import CheckpointError
 from server.engine.link import LocalLink
@@ -36,6 +37,14 @@ def test_an_engine_says_how_far_it_is_and_what_it_can_do() -> None:
     assert link.progress[-1].bytes_done == link.progress[-1].bytes_total > 0
     assert link.ready is not None
     assert (link.ready.max_context_rows, link.ready.page_size, link.ready.dtype) == (64 * 16, 16, "float32")
+
+
+@pytest.mark.parametrize(("dtype", "may_round"), [("float32", False), ("bfloat16", True)])
+def test_a_float32_model_is_float32_on_a_gpu_too(dtype: str, may_round: bool) -> None:
+    """Its VAE ran in TF32 there, with 10 bits of 23: PyTorch lets convolutions do so unless it is told otherwise."""
+    load_engine(replace(OPTIONS, dtype=dtype), LocalLink())
+
+    assert torch.backends.cudnn.allow_tf32 is may_round
 
 
 def test_what_was_sent_before_the_shutdown_is_taken_in() -> None:

@@ -7,13 +7,20 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from loadtests.gpu.busy import covered
+from loadtests.gpu.ahead import are_alike
+from loadtests.gpu.busy import covered, measure, warm_engine
+from loadtests.gpu.check import groups
+from loadtests.gpu.engine import chat_request, looking_request, step, until_it_is_there
 from loadtests.gpu.part import Line, Options, Report
-from loadtests.gpu.peers import CannotTake, Site, peers
-from loadtests.kernels.shapes import BAGEL, Row, Segment, Shape, decode, denoise
+from loadtests.gpu.peers import CannotTake, Site, asks_for_grouped_heads, peers
+from loadtests.gpu.timing import Work, timing_as_graph
+from loadtests.kernels.shapes import BAGEL, TINY_SHAPES, Row, Segment, Shape, decode, denoise
+from server.engine.decode_graphs import Replay
+from server.messages import Picture
 
 SCRIPT = Path(__file__).parents[2] / "loadtests" / "gpu" / "run.sh"
 CPU = Site(torch.float32, torch.device("cpu"))
@@ -35,6 +42,34 @@ def test_rows_of_different_lengths_are_not_made_alike() -> None:
         peers()["sdpa flash"](Shape("mixed", (decode(3), denoise(3, 4)), BAGEL), CPU)
 
 
+def test_varlen_attention_is_told_of_grouped_heads_only_where_it_asks() -> None:
+    def of_torch_2_11(query: torch.Tensor, *, is_causal: bool = False) -> None: ...
+
+    def of_torch_2_12(query: torch.Tensor, *, enable_gqa: bool = False) -> None: ...
+
+    assert [asks_for_grouped_heads(attend) for attend in (of_torch_2_11, of_torch_2_12)] == [False, True]
+
+
+def test_a_time_says_whether_the_host_is_in_it() -> None:
+    calls: list[str] = []
+
+    def stopwatch(work: Work) -> float:
+        calls.clear()
+        work()
+        return float(len(calls))
+
+    def fail(work: Replay) -> Replay:
+        raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED\nat CUDACachingAllocator.cpp")
+
+    def work() -> None:
+        calls.append("called")
+
+    captured = timing_as_graph(work, lambda work: work, stopwatch)
+    assert captured.columns == {"us": 1e6, "timed": "in a graph"}, "of one call of the several that were captured"
+    failed = timing_as_graph(work, fail, stopwatch)
+    assert failed.columns == {"us": 1e6, "timed": "call by call, not captured: captures_underway.empty() INTERNAL ASSERT FAILED"}
+
+
 def test_a_measurement_that_raises_is_a_line_and_costs_no_other(tmp_path: Path) -> None:
     report = Report(Options(torch.device("cpu"), True, tmp_path), "part")
 
@@ -51,5 +86,44 @@ def test_a_measurement_that_raises_is_a_line_and_costs_no_other(tmp_path: Path) 
 
 
 def test_the_parts_of_the_script_are_over_within_nine_minutes() -> None:
-    limits = re.findall(r"^part \w+ (\d+)$", SCRIPT.read_text(), re.MULTILINE)
+    limits = re.findall(r"^part \w+ (\d+)\b", SCRIPT.read_text(), re.MULTILINE)
     assert len(limits) == 7 and sum(map(int, limits)) <= 9 * 60 - 30
+
+
+def test_what_no_other_part_shows_is_checked_before_the_many_shapes_of_attention(tmp_path: Path) -> None:
+    names = list(groups(Options(torch.device("cpu"), True, tmp_path)))
+    assert set(names[-len(TINY_SHAPES) :]) == {shape.name for shape in TINY_SHAPES}
+    assert {"replay", "ahead", "sampling", "golden"} <= set(names[: -len(TINY_SHAPES)])
+
+
+def test_pictures_whose_last_bits_differ_are_alike_and_others_are_not() -> None:
+    rgb = np.full(3 * 20 * 20, 100, dtype=np.uint8)
+    few, far, many = rgb.copy(), rgb.copy(), rgb.copy()
+    few[:10], far[0], many[:13] = 101, 103, 101
+    picture, *others = (Picture(20, 20, values.tobytes()) for values in (rgb, few, far, many))
+    assert [are_alike(picture, other) for other in (picture, *others)] == [True, True, False, False]
+    assert not are_alike(picture, Picture(10, 40, rgb.tobytes()))
+
+
+def test_nothing_is_captured_while_the_device_is_watched(tmp_path: Path) -> None:
+    """Decode steps were captured at the third of a size: within the profiled steps, whose time that then was."""
+    options = Options(torch.device("cpu"), True, tmp_path)
+    with torch.inference_mode():
+        loaded = warm_engine(options, 2)
+        graphs = loaded.runner.decode_graphs
+        assert graphs is not None and len(graphs.sizes) == 2, "of one chat and of two"
+        before_s = graphs.capture_s
+        measure(loaded, options, side=16, num_pictures=0, num_chats=2)
+    assert graphs.capture_s == before_s
+
+
+def test_the_step_that_takes_an_encoded_picture_in_is_told_apart_from_tokens_beside_the_encoders(tmp_path: Path) -> None:
+    """It was the longest of them, so that what was called their 99th percentile was the time of that pass."""
+    loaded = warm_engine(Options(torch.device("cpu"), True, tmp_path), 2)
+    loaded.engine.submit(chat_request("chat", 10, 10_000))
+    while step(loaded).num_decode_rows < 1:
+        pass
+    gaps = until_it_is_there(loaded, looking_request("looking", 16, loaded.model.config))
+    assert len(gaps.taking_in_ms) == 1 and gaps.decoding_ms
+    assert gaps.columns["step that takes it in, ms"] == gaps.taking_in_ms[0]
+    assert gaps.columns["max"] == max(gaps.decoding_ms)
