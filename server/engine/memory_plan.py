@@ -32,6 +32,25 @@ TYPICAL_PROMPT_ROWS = 64
 """Rows of words beside a picture, for saying how many pictures fit."""
 
 
+class TooManyPages(Exception):
+    """There is no memory for so many pages, of ``bytes_per_page`` each, in the ``free_bytes`` that the weights leave.
+
+    Attributes:
+        says: what is wrong, with its numbers. remedy: the option, and how much of it fits.
+    """
+
+    def __init__(self, num_pages: int, bytes_per_page: int, free_bytes: int) -> None:
+        taken, left = gigabytes(num_pages * bytes_per_page), gigabytes(free_bytes)
+        self.says = f"{num_pages:,} pages take {taken}, and {left} are left beside the weights: too little memory"
+        self.remedy = f"--num-pages {free_bytes // bytes_per_page // 2} or less, or leave it out"
+        super().__init__(f"{self.says}; {self.remedy}")
+
+
+def gigabytes(num_bytes: int) -> str:
+    """Return a number of bytes as a person reads it."""
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 10_000_000 else f"{num_bytes / 1e6:,.2f} MB"
+
+
 def page_bytes(llm: LlmConfig, page_size: int, element_bytes: int) -> int:
     """Return what one page takes: keys and values of ``page_size`` rows in every layer."""
     return llm.num_layers * 2 * page_size * llm.num_kv_heads * llm.head_dim * element_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import os
@@ -29,7 +30,7 @@ from server.engine.grammar import NO_GRAMMARS, Grammars
 from server.engine.graph_warming import warm_graphs
 from server.engine.link import Link, LocalLink
 from server.engine.loop import Engine
-from server.engine.memory_plan import graph_bytes, page_bytes, pages_on_cpu, pages_on_gpu, working_bytes
+from server.engine.memory_plan import TooManyPages, graph_bytes, page_bytes, pages_on_cpu, pages_on_gpu, working_bytes
 from server.engine.options import LEAST_FP8_CAPABILITY, EngineOptions, ModelFacts, SchedulerLimits
 from server.engine.packer import Markers
 from server.engine.paged_attention import PagedKeysValues
@@ -74,6 +75,7 @@ def run_engine(options: EngineOptions, link: Link) -> None:
 
     Raises:
         CheckpointError: the model directory is missing something or has something wrong.
+        TooManyPages: there is no memory for the pages that the options ask for.
     """
     loaded = load_engine(options, link)
     capture_decodes(loaded, options, link)
@@ -245,11 +247,30 @@ def assemble_engine(
     return LoadedEngine(engine, scheduler, runner, pool, model, ready)
 
 
-def _page_memory(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return zeros; on a CPU from the operating system's zero pages, which cost memory only when they are written."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
+def _page_memory(shape: tuple[int, int, int, int, int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return zeros; on a CPU from the operating system's zero pages, which cost memory only when they are written.
+
+    Raises:
+        TooManyPages: the device has not so much memory, or not so much of it free.
+    """
+    num_bytes = math.prod(shape) * dtype.itemsize
+    free, total = _memory_bytes(device)
+    # An operating system may promise more than there is, and end the process when it is used.
+    if num_bytes <= total:
+        with contextlib.suppress(MemoryError, torch.OutOfMemoryError):
+            if device.type != "cpu":
+                return torch.zeros(shape, dtype=dtype, device=device)
+            return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)
+    num_pages = shape[2]
+    raise TooManyPages(num_pages, num_bytes // num_pages, free)
+
+
+def _memory_bytes(device: torch.device) -> tuple[int, int]:
+    """Return how much of a device's memory is free, and how much there is."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)
+    page = os.sysconf("SC_PAGE_SIZE")
+    return os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
 
 
 def _device(name: str) -> torch.device:
@@ -272,8 +293,8 @@ def _page_dtype(options: EngineOptions, dtype: torch.dtype) -> torch.dtype:
 def _num_pages(model: Bagel, options: EngineOptions) -> int:
     """Size the pool from what memory is free once the model is loaded."""
     bytes_per_page = page_bytes(model.config.llm, options.page_size, _page_dtype(options, model.dtype).itemsize)
+    free, _ = _memory_bytes(model.device)
     if model.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(model.device)
         working = working_bytes(model.config, options.max_batch_tokens, model.dtype.itemsize)
         return pages_on_gpu(free, bytes_per_page, working + graph_bytes(model.config.llm, model.dtype.itemsize))
-    return pages_on_cpu(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), bytes_per_page)
+    return pages_on_cpu(free, bytes_per_page)

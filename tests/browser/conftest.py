@@ -9,7 +9,11 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
+FAR_HOST = "plait.test"
+"""A name that leads to this machine and that the browser does not know to do so: over plain http it takes it for unsafe."""
+
 LAUNCH = (
+    f"--host-resolver-rules=MAP {FAR_HOST} 127.0.0.1",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,7 @@ from pydantic import SecretStr
 
 from server.messages import ImageSegment, OutputMode
 from server.settings import Settings
-from tests.browser.conftest import Visit, visiting
+from tests.browser.conftest import FAR_HOST, Visit, visiting
 from tests.browser.storyteller import NUM_STEPS, PANELS, tell, tell_with_a_pause
 from tests.server.running_front import RunningFront, running_front
 from tests.server.scripted_engine import ScriptedEngine
@@ -197,6 +198,45 @@ def test_the_code_shown_makes_the_same_request(front: RunningFront, visit: Visit
     visit.page.keyboard.press("Tab")
     visit.page.get_by_role("tab", name="Python").click()
     expect(visit.page.get_by_label("Python code")).to_contain_text("from openai import OpenAI")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", FAR_HOST], ids=["on this machine", "over plain http from another"])
+def test_copied_code_is_the_whole_of_it_with_its_pictures(chromium: Browser, front: RunningFront, host: str) -> None:
+    """Over plain http beyond this machine a page has no ``navigator.clipboard``, and Copy did nothing."""
+    with visiting(chromium) as visit:
+        visit.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        visit.open(front.url.replace("127.0.0.1", host))
+        assert visit.page.evaluate("isSecureContext") is (host != FAR_HOST)
+        drop(visit.page, a_picture())
+        visit.page.locator(".chip img").wait_for()
+        visit.ask(STORY)
+        visit.wait_for_the_end()
+        visit.page.get_by_role("button", name="Code").click()
+        visit.page.get_by_role("button", name="Copy").click()
+        expect(visit.page.locator("#code-copy")).to_have_text("Copied")
+        visit.page.keyboard.press("Escape")
+        visit.page.get_by_label("Message", exact=True).press("Control+v")
+        pasted = visit.page.get_by_label("Message", exact=True).input_value()
+        assert pasted.startswith(f"curl -N http://{host}:") and pasted.endswith("}'\n")
+        assert len(re.findall(r"data:image/\w+;base64,[A-Za-z0-9+/=]{100,}", pasted)) == 1
+        forget_what_plain_http_costs(visit)
+
+
+def test_code_that_cannot_be_copied_is_selected_for_the_reader_to_copy(front: RunningFront, visit: Visit) -> None:
+    visit.page.add_init_script("document.execCommand = () => false")
+    visit.open(front.url.replace("127.0.0.1", FAR_HOST))
+    visit.ask(STORY)
+    visit.wait_for_the_end()
+    visit.page.get_by_role("button", name="Code").click()
+    visit.page.get_by_role("button", name="Copy").click()
+    expect(visit.page.locator("#code-copy")).to_have_text("Selected: Ctrl-C copies")
+    assert visit.page.evaluate("getSelection().toString()").startswith("curl -N http")
+    forget_what_plain_http_costs(visit)
+
+
+def forget_what_plain_http_costs(visit: Visit) -> None:
+    """The browser says that it ignores a header there, which is no fault of the page."""
+    visit.complaints[:] = [complaint for complaint in visit.complaints if "Cross-Origin-Opener-Policy" not in complaint]
 
 
 def test_everything_can_be_done_from_the_keyboard(front: RunningFront, visit: Visit) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from model.errors import CheckpointError
 from server.engine.link import LocalLink
+from server.engine.memory_plan import TooManyPages
 from server.engine.options import EngineOptions
 from server.engine.process import load_engine, run_engine, warm_up
 from server.messages import FinishReason, ImageParams, OutputMode, Request, SamplingParams, Shutdown, TextSegment
@@ -79,6 +81,18 @@ def test_pages_cost_memory_only_when_they_are_written() -> None:
     pool_bytes = 100_000 * 16 * 3 * 2 * 2 * 16 * 4
     assert loaded.ready.num_pages == 100_000
     assert resident_bytes() - before < pool_bytes / 4
+
+
+@pytest.mark.parametrize("times_memory", [1.1, 1000.0], ids=["a little more than there is", "far more"])
+def test_more_pages_than_there_is_memory_are_refused_with_what_fits(times_memory: float) -> None:
+    page = 16 * 3 * 2 * 2 * 16 * 4
+    num_pages = int(times_memory * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) // page
+
+    with pytest.raises(TooManyPages, match=rf"{num_pages:,} pages take .* GB are left .*: too little memory") as refused:
+        load_engine(replace(OPTIONS, num_pages=num_pages), LocalLink())
+
+    (fits,) = re.findall(r"--num-pages (\d+) or less", str(refused.value))
+    assert load_engine(replace(OPTIONS, num_pages=int(fits)), LocalLink()).ready.num_pages == int(fits)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

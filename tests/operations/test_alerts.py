@@ -41,6 +41,11 @@ def test_every_alert_is_tested_for_firing() -> None:
     assert fired == {alert["alert"] for alert in alerts()}
 
 
+def test_no_summary_runs_two_labels_together() -> None:
+    """A pod's name and its address stood there as one word."""
+    assert "}}{{" not in RULES.read_text(encoding="utf-8")
+
+
 def test_every_alert_has_an_entry_in_the_runbook() -> None:
     headings = {"#" + heading.lower() for heading in re.findall(r"^## (\S+)$", RUNBOOK.read_text(encoding="utf-8"), re.MULTILINE)}
     for alert in alerts():

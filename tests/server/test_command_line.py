@@ -130,6 +130,15 @@ def test_weights_that_are_broken_end_the_server_with_the_file_s_name(tmp_path: P
         assert process.wait(DEADLINE_S) == ExitStatus.ENGINE_FAILED
 
 
+def test_more_pages_than_there_is_memory_end_the_server_with_one_line_that_says_how_many_fit() -> None:
+    """The engine was started three times, each time with a traceback, and the server's last line did not say why."""
+    with serving("--model", str(GOLDEN), "--num-pages", "1g") as process:
+        said = process.communicate(timeout=DEADLINE_S)[1]
+    assert process.returncode == ExitStatus.ENGINE_FAILED
+    assert re.search(r"^plait: the engine could not start: 1,073,741,824 pages .* --num-pages \d+ or less", said, re.MULTILINE)
+    assert "Traceback" not in said and "starting another" not in said
+
+
 def test_a_directory_that_holds_no_model_is_refused_with_the_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["serve", "--model", str(tmp_path)]) == ExitStatus.BAD_INPUT
     assert str(tmp_path / "llm_config.json") in capsys.readouterr().err

@@ -1,5 +1,6 @@
 /** What opens over the page: a request as code, the history, a picture in full. */
 
+import { copyText } from "/static/clipboard.js";
 import { icon } from "/static/icons.js";
 import { abridged, snippets } from "/static/snippets.js";
 import { make } from "/static/view.js";
@@ -38,8 +39,8 @@ export function showCode(body, needsKey) {
     $("code-text").textContent = abridged(codes[place][1]);
     $("code-text").setAttribute("aria-label", `${codes[place][0]} code`);
     $("code-copy").onclick = async () => {
-      await navigator.clipboard.writeText(codes[place][1]);
-      $("code-copy").textContent = "Copied";
+      const isCopied = await copyText(codes[place][1], $("code-text"));
+      $("code-copy").textContent = isCopied ? "Copied" : "Selected: Ctrl-C copies";
       setTimeout(() => ($("code-copy").textContent = "Copy"), 1500);
     };
   }

@@ -9,9 +9,18 @@ from pathlib import Path
 from model.errors import CheckpointError
 from model.sizes import WeightCounts
 from model.tokenizer import Tokenizer
-from server.cli.doctor.finding import Finding, fault, fine, gigabytes, warning
+from server.cli.doctor.finding import Finding, fault, fine, warning
 from server.cli.doctor.machine import Accelerator, chosen_dtype
-from server.engine.memory_plan import PictureRoom, graph_bytes, page_bytes, pages_on_cpu, pages_on_gpu, working_bytes
+from server.engine.memory_plan import (
+    PictureRoom,
+    TooManyPages,
+    gigabytes,
+    graph_bytes,
+    page_bytes,
+    pages_on_cpu,
+    pages_on_gpu,
+    working_bytes,
+)
 from server.engine.options import LEAST_FP8_CAPABILITY
 from server.serving.served_model import ServedModel
 from server.settings import Settings
@@ -81,10 +90,8 @@ def check_memory(checkpoint: Checkpoint, accelerator: Accelerator, settings: Set
         return
     num_pages = settings.num_pages or (pages_on_gpu(left, each, working) if accelerator.is_gpu else pages_on_cpu(left, each))
     if num_pages * each > left:
-        says = (
-            f"{num_pages:,} pages take {gigabytes(num_pages * each)}, and {gigabytes(left)} are left beside the weights: too little memory"
-        )
-        yield fault("memory", says, f"--num-pages {left // each // 2} or less, or leave it out")
+        refused = TooManyPages(num_pages, each, left)
+        yield fault("memory", refused.says, refused.remedy)
         return
     pages = f"{num_pages:,} pages {'of fp8 ' if settings.kv_dtype == 'fp8' else ''}{gigabytes(num_pages * each)}"
     yield fine("memory", f"weights {gigabytes(weights)} + {pages} of {gigabytes(accelerator.free_bytes)}")

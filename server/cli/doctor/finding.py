@@ -34,8 +34,3 @@ def warning(check: str, says: str, remedy: str) -> Finding:
 
 def fault(check: str, says: str, remedy: str) -> Finding:
     return Finding(check, Verdict.FAULT, says, remedy)
-
-
-def gigabytes(num_bytes: int) -> str:
-    """Return a number of bytes as a person reads it."""
-    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 10_000_000 else f"{num_bytes / 1e6:,.2f} MB"

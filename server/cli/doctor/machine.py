@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.cli.doctor.finding import Finding, fault, fine, gigabytes, warning
+from server.cli.doctor.finding import Finding, fault, fine, warning
+from server.engine.memory_plan import gigabytes
 from server.engine.options import LEAST_FP8_CAPABILITY
 
 MIN_OPEN_FILES = 1024
