@@ -251,15 +251,16 @@ def _page_memory(shape: tuple[int, int, int, int, int, int], dtype: torch.dtype,
     """Return zeros; on a CPU from the operating system's zero pages, which cost memory only when they are written.
 
     Raises:
-        TooManyPages: the device has not so much memory, or not so much of it free.
+        TooManyPages: the device has not so much memory.
+        torch.OutOfMemoryError: others hold it on a GPU; an engine that has just died may let go of it before the next start.
     """
     num_bytes = math.prod(shape) * dtype.itemsize
     free, total = _memory_bytes(device)
     # An operating system may promise more than there is, and end the process when it is used.
     if num_bytes <= total:
-        with contextlib.suppress(MemoryError, torch.OutOfMemoryError):
-            if device.type != "cpu":
-                return torch.zeros(shape, dtype=dtype, device=device)
+        if device.type != "cpu":
+            return torch.zeros(shape, dtype=dtype, device=device)
+        with contextlib.suppress(MemoryError):
             return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)
     num_pages = shape[2]
     raise TooManyPages(num_pages, num_bytes // num_pages, free)
