@@ -74,6 +74,8 @@ def test_a_file_that_is_not_json_is_named(directory: Path) -> None:
         ("llm_config.json", "num_hidden_layers", 0),
         ("llm_config.json", "hidden_act", "gelu"),
         ("llm_config.json", "rope_scaling", {"type": "yarn"}),
+        ("llm_config.json", "rope_parameters", {"rope_type": "yarn", "rope_theta": 500_000.0, "factor": 4.0}),
+        ("llm_config.json", "rope_parameters", [500_000.0]),
         ("llm_config.json", "rms_norm_eps", True),
         ("vit_config.json", "num_hidden_layers", 1),
         ("vit_config.json", "hidden_act", "relu"),
@@ -85,6 +87,31 @@ def test_a_file_that_is_not_json_is_named(directory: Path) -> None:
 def test_a_field_this_code_cannot_serve_is_refused_by_name(directory: Path, name: str, field: str, value: object) -> None:
     change_json(directory / name, **{field: value})
     with pytest.raises(CheckpointError, match=rf"{name}: field '{field}': expected .*found"):
+        BagelConfig.from_directory(directory)
+
+
+def test_theta_is_read_where_newer_transformers_write_it(directory: Path) -> None:
+    """A file saved anew by transformers 5 has no ``rope_theta`` at its top; the released model's was taken instead, without a word."""
+    change_json(directory / "llm_config.json", rope_theta=None, rope_parameters={"rope_theta": 500_000.0, "rope_type": "default"})
+    assert BagelConfig.from_directory(directory).llm.rope_theta == 500_000.0
+
+
+def test_rotary_positions_that_say_they_are_unscaled_are_served(directory: Path) -> None:
+    change_json(directory / "llm_config.json", rope_scaling={"rope_type": "default", "type": "default"})
+    assert BagelConfig.from_directory(directory) == BagelConfig.from_directory(GOLDEN)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rope_scaling", {"rope_type": "default", "mrope_section": [2, 3, 3]}),
+        ("rope_parameters", {"full_attention": {"rope_type": "default", "rope_theta": 500_000.0}}),
+        ("rope_parameters", {"rope_theta": 500_000.0, "partial_rotary_factor": 0.5}),
+    ],
+)
+def test_rotary_positions_with_more_to_them_are_refused(directory: Path, name: str, value: dict[str, object]) -> None:
+    change_json(directory / "llm_config.json", **{name: value})
+    with pytest.raises(CheckpointError, match=rf"llm_config\.json: unknown field .* in '{name}'"):
         BagelConfig.from_directory(directory)
 
 
