@@ -149,6 +149,27 @@ def test_a_wrong_transform_is_refused(directory: Path, transform: dict[str, int]
         BagelConfig.from_directory(directory)
 
 
+@pytest.mark.parametrize(
+    ("field", "transform", "bounds"),
+    [
+        ("vit_transform", {"max_size": 154, "min_size": 28, "stride": 14}, "max_size up to 140 and a multiple of 14 as stride"),
+        ("vit_transform", {"max_size": 140, "min_size": 28, "stride": 10}, "max_size up to 140 and a multiple of 14 as stride"),
+        ("vae_transform", {"max_size": 144, "min_size": 32, "stride": 16}, "max_size up to 128 and a multiple of 16 as stride"),
+        ("vae_transform", {"max_size": 96, "min_size": 32, "stride": 8}, "max_size up to 128 and a multiple of 16 as stride"),
+    ],
+)
+def test_a_transform_that_the_tables_cannot_place_is_refused(directory: Path, field: str, transform: dict[str, int], bounds: str) -> None:
+    """The tiny tables have 10 and 8 places a side, of 14 and 16 pixels; the first large picture used to fail in the engine."""
+    change_json(directory / "plait.json", **{field: transform})
+    with pytest.raises(CheckpointError, match=rf"plait\.json: field '{field}': expected {bounds}, found"):
+        BagelConfig.from_directory(directory)
+
+
+def test_a_transform_may_be_as_large_as_its_table(directory: Path) -> None:
+    change_json(directory / "plait.json", vit_transform={"max_size": 140, "min_size": 56, "stride": 28})
+    assert BagelConfig.from_directory(directory).vit_transform == ImageTransform(140, 56, 28)
+
+
 def test_an_unknown_size_name_is_refused() -> None:
     with pytest.raises(ValueError, match="known are tiny, mid, bagel-7b"):
         BagelConfig.named("huge")
