@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from model.config_reader import read_parts
+from model.config_reader import PLAIT_FILE, read_parts
+from model.errors import CheckpointError
 from model.sizes import ImageTransform, LlmConfig, VaeConfig, VitConfig
 
 __all__ = ["BagelConfig", "ImageTransform", "LlmConfig", "VaeConfig", "VitConfig"]
@@ -59,12 +60,13 @@ class BagelConfig:
         Raises:
             CheckpointError: a file is missing, a field has a wrong value, or the model needs something this code does not do.
         """
-        parts = read_parts(Path(path))
+        directory = Path(path)
+        parts = read_parts(directory)
         implied = cls.build(parts.llm, parts.vit, parts.vae, parts.latent_patch_size, parts.latent_table_side)
         return replace(
             implied,
-            vae_transform=parts.vae_transform or implied.vae_transform,
-            vit_transform=parts.vit_transform or implied.vit_transform,
+            vae_transform=_placeable(directory, "vae_transform", parts.vae_transform, implied.vae_transform),
+            vit_transform=_placeable(directory, "vit_transform", parts.vit_transform, implied.vit_transform),
         )
 
     @classmethod
@@ -92,6 +94,16 @@ class BagelConfig:
     @property
     def num_layers(self) -> int:
         return self.llm.num_layers
+
+
+def _placeable(directory: Path, field: str, stated: ImageTransform | None, implied: ImageTransform) -> ImageTransform:
+    """Return what ``plait.json`` states, else what the tables imply: the largest side and the stride of that bound what is stated."""
+    if stated is None:
+        return implied
+    if stated.max_size > implied.max_size or stated.stride % implied.stride:
+        bounds = f"max_size up to {implied.max_size} and a multiple of {implied.stride} as stride"
+        raise CheckpointError.in_file(directory / PLAIT_FILE, f"field {field!r}: expected {bounds}, found {stated}")
+    return stated
 
 
 def implied_vae_transform(table_side: int, latent_stride: int) -> ImageTransform:

@@ -27,6 +27,9 @@ LATENT_TABLE = "latent_pos_embed.pos_embed"
 VIT_TABLE = "vit_pos_embed.pos_embed"
 LATENT_PROJECTION = "vae2llm.weight"
 
+ROPE_KINDS = frozenset({"rope_type", "type"})
+"""Fields that say which rotary positions a language model has: today's name and the older one."""
+
 MISSING_VIT_LAYERS = 1
 """``vit_config.json`` counts one layer more than exists; the reference drops the last (spec 1.2)."""
 
@@ -70,8 +73,6 @@ def read_parts(directory: Path) -> ConfigParts:
 def _read_llm(fields: JsonObject) -> LlmConfig:
     if fields.string("hidden_act", "silu") != "silu":
         raise fields.wrong("hidden_act", "'silu'")
-    if fields.has("rope_scaling"):
-        raise fields.wrong("rope_scaling", "null: scaled rotary positions are not implemented")
     num_heads = fields.positive("num_attention_heads")
     return LlmConfig(
         hidden_size=fields.positive("hidden_size"),
@@ -81,9 +82,25 @@ def _read_llm(fields: JsonObject) -> LlmConfig:
         num_kv_heads=fields.positive("num_key_value_heads", num_heads),
         vocab_size=fields.positive("vocab_size"),
         rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
-        rope_theta=fields.number("rope_theta", 1_000_000.0),
+        rope_theta=_rope_theta(fields),
         max_positions=fields.positive("max_position_embeddings", 32768),
     )
+
+
+def _rope_theta(fields: JsonObject) -> float:
+    """Return theta, which stands at the top or, in files of transformers 5 and later, in ``rope_parameters``."""
+    _unscaled(fields, "rope_scaling", ROPE_KINDS)
+    parameters = _unscaled(fields, "rope_parameters", ROPE_KINDS | {"rope_theta"})
+    return parameters.number("rope_theta", fields.number("rope_theta", 1_000_000.0))
+
+
+def _unscaled(fields: JsonObject, name: str, allowed: frozenset[str]) -> JsonObject:
+    """Return the object in the field ``name``, having seen that it asks for no rotary positions but the plain ones."""
+    rope = fields.child(name)
+    if any(rope.string(kind, "default") != "default" for kind in ROPE_KINDS):
+        raise fields.wrong(name, "rotary positions of the type 'default': scaled ones are not implemented")
+    rope.allow_only(allowed)
+    return rope
 
 
 def _read_vit(fields: JsonObject, table_side: int) -> VitConfig:

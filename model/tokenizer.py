@@ -66,6 +66,12 @@ class Tokenizer:
         """One more than the largest known id; the model may have more rows (spec 9, quirk 12)."""
         return max(self._bytes_by_id) + 1
 
+    def spelling(self, token_id: int) -> str:
+        """Return a known token as the vocabulary writes it, for messages; `token_bytes` is what it stands for."""
+        spelling: str | None = self._encoders.special.id_to_token(token_id)
+        assert spelling is not None, f"no token {token_id}"
+        return spelling
+
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Encode text, without BOS or EOS. The spelling of an added token stays plain text unless ``allow_special``.
 

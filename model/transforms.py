@@ -22,6 +22,9 @@ MAX_PIXELS = 14 * 14 * 9 * 1024
 
 ALPHA_MODES = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
 
+SIXTEEN_BIT_GREY = "I;16"
+"""Pillow's mode of a grey PNG of 16 bits."""
+
 
 class HasTransforms(Protocol):
     """A `BagelConfig` or a `FamilyProfile`."""
@@ -57,7 +60,12 @@ def resize(image: Image.Image, transform: ImageTransform) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB; transparency is composited on white, EXIF orientation is ignored (spec 3.3)."""
+    """Convert to RGB; transparency is composited on white, EXIF orientation is ignored (spec 3.3).
+
+    A departure from the reference, where 16-bit grey above level 255 is white: its high bytes are kept, as Pillow does with 16-bit colour.
+    """
+    if image.mode == SIXTEEN_BIT_GREY:
+        image = _high_bytes(image)
     if image.mode not in ALPHA_MODES and image.info.get("transparency") is None:
         return image.convert("RGB")
     layered = image.convert("RGBA")
@@ -74,6 +82,16 @@ def vae_and_vit(image: Image.Image, config: HasTransforms) -> tuple[Pixels, Pixe
     vae = resize(to_rgb(image), config.vae_transform)
     vit = resize(vae, config.vit_transform)
     return np.array(vae, dtype=np.uint8), np.array(vit, dtype=np.uint8)
+
+
+def _high_bytes(image: Image.Image) -> Image.Image:
+    """Return 16-bit grey in 8 bits; the level the file calls transparent becomes an alpha channel."""
+    levels = np.asarray(image)
+    grey = Image.fromarray((levels >> 8).astype(np.uint8))
+    transparent_level = image.info.get("transparency")
+    if transparent_level is not None:
+        grey.putalpha(Image.fromarray(levels != transparent_level))
+    return grey
 
 
 def _scaled(width: int, height: int, scale: float, stride: int) -> tuple[int, int]:

@@ -74,6 +74,8 @@ def test_a_file_that_is_not_json_is_named(directory: Path) -> None:
         ("llm_config.json", "num_hidden_layers", 0),
         ("llm_config.json", "hidden_act", "gelu"),
         ("llm_config.json", "rope_scaling", {"type": "yarn"}),
+        ("llm_config.json", "rope_parameters", {"rope_type": "yarn", "rope_theta": 500_000.0, "factor": 4.0}),
+        ("llm_config.json", "rope_parameters", [500_000.0]),
         ("llm_config.json", "rms_norm_eps", True),
         ("vit_config.json", "num_hidden_layers", 1),
         ("vit_config.json", "hidden_act", "relu"),
@@ -85,6 +87,31 @@ def test_a_file_that_is_not_json_is_named(directory: Path) -> None:
 def test_a_field_this_code_cannot_serve_is_refused_by_name(directory: Path, name: str, field: str, value: object) -> None:
     change_json(directory / name, **{field: value})
     with pytest.raises(CheckpointError, match=rf"{name}: field '{field}': expected .*found"):
+        BagelConfig.from_directory(directory)
+
+
+def test_theta_is_read_where_newer_transformers_write_it(directory: Path) -> None:
+    """A file saved anew by transformers 5 has no ``rope_theta`` at its top; the released model's was taken instead, without a word."""
+    change_json(directory / "llm_config.json", rope_theta=None, rope_parameters={"rope_theta": 500_000.0, "rope_type": "default"})
+    assert BagelConfig.from_directory(directory).llm.rope_theta == 500_000.0
+
+
+def test_rotary_positions_that_say_they_are_unscaled_are_served(directory: Path) -> None:
+    change_json(directory / "llm_config.json", rope_scaling={"rope_type": "default", "type": "default"})
+    assert BagelConfig.from_directory(directory) == BagelConfig.from_directory(GOLDEN)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rope_scaling", {"rope_type": "default", "mrope_section": [2, 3, 3]}),
+        ("rope_parameters", {"full_attention": {"rope_type": "default", "rope_theta": 500_000.0}}),
+        ("rope_parameters", {"rope_theta": 500_000.0, "partial_rotary_factor": 0.5}),
+    ],
+)
+def test_rotary_positions_with_more_to_them_are_refused(directory: Path, name: str, value: dict[str, object]) -> None:
+    change_json(directory / "llm_config.json", **{name: value})
+    with pytest.raises(CheckpointError, match=rf"llm_config\.json: unknown field .* in '{name}'"):
         BagelConfig.from_directory(directory)
 
 
@@ -120,6 +147,27 @@ def test_a_wrong_transform_is_refused(directory: Path, transform: dict[str, int]
     change_json(directory / "plait.json", vae_transform=transform)
     with pytest.raises(CheckpointError, match=r"plait\.json: .*vae_transform"):
         BagelConfig.from_directory(directory)
+
+
+@pytest.mark.parametrize(
+    ("field", "transform", "bounds"),
+    [
+        ("vit_transform", {"max_size": 154, "min_size": 28, "stride": 14}, "max_size up to 140 and a multiple of 14 as stride"),
+        ("vit_transform", {"max_size": 140, "min_size": 28, "stride": 10}, "max_size up to 140 and a multiple of 14 as stride"),
+        ("vae_transform", {"max_size": 144, "min_size": 32, "stride": 16}, "max_size up to 128 and a multiple of 16 as stride"),
+        ("vae_transform", {"max_size": 96, "min_size": 32, "stride": 8}, "max_size up to 128 and a multiple of 16 as stride"),
+    ],
+)
+def test_a_transform_that_the_tables_cannot_place_is_refused(directory: Path, field: str, transform: dict[str, int], bounds: str) -> None:
+    """The tiny tables have 10 and 8 places a side, of 14 and 16 pixels; the first large picture used to fail in the engine."""
+    change_json(directory / "plait.json", **{field: transform})
+    with pytest.raises(CheckpointError, match=rf"plait\.json: field '{field}': expected {bounds}, found"):
+        BagelConfig.from_directory(directory)
+
+
+def test_a_transform_may_be_as_large_as_its_table(directory: Path) -> None:
+    change_json(directory / "plait.json", vit_transform={"max_size": 140, "min_size": 56, "stride": 28})
+    assert BagelConfig.from_directory(directory).vit_transform == ImageTransform(140, 56, 28)
 
 
 def test_an_unknown_size_name_is_refused() -> None:

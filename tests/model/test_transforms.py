@@ -62,6 +62,18 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert to_rgb(Image.new(mode, (3, 2))).mode == "RGB"
 
 
+def test_sixteen_bit_grey_keeps_its_high_bytes() -> None:
+    """Pillow clips to 255 instead, as the reference does with it: scans and depth maps were all but white."""
+    image = Image.fromarray(np.array([[0, 0x7FFF, 0x8000, 0xFFFF]], dtype=np.uint16))
+    assert np.array(to_rgb(image)).tolist() == [[[0] * 3, [0x7F] * 3, [0x80] * 3, [0xFF] * 3]]
+
+
+def test_a_transparent_level_of_sixteen_bit_grey_is_composited_on_white() -> None:
+    image = Image.fromarray(np.array([[0x1234, 0x1235]], dtype=np.uint16))
+    image.info["transparency"] = 0x1234
+    assert np.array(to_rgb(image)).tolist() == [[[0xFF] * 3, [0x12] * 3]]
+
+
 def test_the_vit_sees_the_picture_resized_twice() -> None:
     """400 x 300 becomes 688 x 512 for the VAE; the ViT's size follows from that, not from the upload."""
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)

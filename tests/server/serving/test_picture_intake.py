@@ -54,6 +54,15 @@ def test_transparency_becomes_white(intake: PictureIntake) -> None:
     assert (pixels_of(read(intake, uri(buffer.getvalue())).vae) == 255).all()
 
 
+def test_a_sixteen_bit_grey_ramp_stays_a_ramp(intake: PictureIntake) -> None:
+    """It used to become white but for its darkest 255 of 65,536 levels."""
+    ramp = np.linspace(0, 65_535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    buffer = io.BytesIO()
+    Image.fromarray(ramp).save(buffer, "PNG")
+    pixels = pixels_of(read(intake, uri(buffer.getvalue())).vae)
+    assert np.array_equal(pixels, np.repeat((ramp >> 8).astype(np.uint8)[..., None], 3, axis=-1))
+
+
 def animated(file_format: str) -> bytes:
     buffer = io.BytesIO()
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
