@@ -46,7 +46,7 @@ class ConfigParts:
 
 def read_parts(directory: Path) -> ConfigParts:
     """Read the sizes of the model in ``directory``. Raises `CheckpointError` naming the file and the field."""
-    constants = JsonObject.read_optional(directory / "config.json")
+    constants = JsonObject.read_lenient(directory / "config.json")
     plait = JsonObject.read_optional(directory / PLAIT_FILE)
     llm_json = JsonObject.read(directory / "llm_config.json", "the language model's sizes")
     vit_json = JsonObject.read(directory / "vit_config.json", "the ViT's sizes")

@@ -198,7 +198,7 @@ def _reference_defaults(config: BagelConfig) -> GenerationDefaults:
 
 def _model_names(directory: Path) -> str:
     """Return, in lower case, every name the directory gives its model: its own and the strings at the top of ``config.json``."""
-    fields = JsonObject.read_optional(directory / "config.json").fields
+    fields = JsonObject.read_lenient(directory / "config.json").fields
     strings = [value for value in fields.values() if isinstance(value, str)]
     return " ".join([directory.resolve().name, *strings]).lower()
 

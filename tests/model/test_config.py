@@ -67,6 +67,20 @@ def test_a_file_that_is_not_json_is_named(directory: Path) -> None:
         BagelConfig.from_directory(directory)
 
 
+@pytest.mark.parametrize("content", ['{"name": ["BAGEL-7B-MoT"],}', "[]", ""])
+def test_a_broken_config_json_counts_as_absent(directory: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The reference never opens this file, and a published copy of BAGEL's has a comma too many: the server did not start."""
+    (directory / "config.json").write_text(content)
+    assert BagelConfig.from_directory(directory) == BagelConfig.from_directory(GOLDEN)
+    assert f"a file that is not needed is ignored: {directory / 'config.json'}" in caplog.text
+
+
+def test_a_broken_plait_json_is_refused(directory: Path) -> None:
+    (directory / "plait.json").write_text('{"family": "bagel",}')
+    with pytest.raises(CheckpointError, match=r"plait\.json: not valid JSON"):
+        BagelConfig.from_directory(directory)
+
+
 @pytest.mark.parametrize(
     ("name", "field", "value"),
     [

@@ -41,6 +41,11 @@ def test_a_telling_name_in_config_json_is_interleaved(tmp_path: Path) -> None:
     assert read(tmp_path).family is Family.INTERLEAVED
 
 
+def test_a_broken_config_json_names_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"name": ["BAGEL-7B-MoT"],}')
+    assert read(tmp_path) == FamilyProfile.of_family(Family.BAGEL, CONFIG)
+
+
 def test_illume_guides_with_equation_three_and_zebra_as_bagel(tmp_path: Path) -> None:
     for name, guidance in (("illume-x", GuidanceMode.ILLUME), ("zebra", GuidanceMode.BAGEL)):
         (tmp_path / name).mkdir()
