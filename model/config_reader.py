@@ -1,13 +1,14 @@
 """Reading a model directory's configuration files into sizes.
 
-``llm_config.json`` and ``vit_config.json`` are required. What the reference hard-codes comes from an optional ``config.json``, else
-from the shapes stored in the weight files, else it is the released model's (spec 1.2). Image transforms may be set in ``plait.json``.
+``llm_config.json`` and ``vit_config.json`` are required. What the reference hard-codes comes from the shapes stored in the weight files,
+else from an optional ``config.json``, else it is the released model's (spec 1.2): published copies of ``config.json`` differ, and none of
+them outweighs the weights themselves. Image transforms may be set in ``plait.json``.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.checkpoint_files import VAE_NAME, has_main_file, main_tensors, vae_tensors
@@ -49,12 +50,12 @@ class ConfigParts:
 
 def read_parts(directory: Path) -> ConfigParts:
     """Read the sizes of the model in ``directory``. Raises `CheckpointError` naming the file and the field."""
-    constants = JsonObject.read_optional(directory / "config.json")
+    constants = JsonObject.read_lenient(directory / "config.json")
     plait = JsonObject.read_optional(directory / PLAIT_FILE)
     llm_json = JsonObject.read(directory / "llm_config.json", "the language model's sizes")
     vit_json = JsonObject.read(directory / "vit_config.json", "the ViT's sizes")
     _refuse_other_connector(constants)
-    shapes = _main_shapes(directory, constants)
+    shapes = main_tensors(directory) if has_main_file(directory) else {}
     vae = _read_vae(directory, constants.child("vae_config"))
     try:
         return ConfigParts(
@@ -128,18 +129,11 @@ def _refuse_other_connector(constants: JsonObject) -> None:
         raise constants.wrong("interpolate_pos", "false: interpolated position tables are not implemented")
 
 
-def _main_shapes(directory: Path, constants: JsonObject) -> dict[str, StoredTensor]:
-    """Return the stored tensors if ``config.json`` leaves anything to recover and they are there."""
-    wanted = ("latent_patch_size", "max_latent_size", "vit_max_num_patch_per_side")
-    if all(constants.has(name) for name in wanted) or not has_main_file(directory):
-        return {}
-    return main_tensors(directory)
-
-
 def _table_side(constants: JsonObject, field: str, table: StoredTensor | None, fallback: int) -> int:
-    """Return the side of a square position table: stated, else the root of its stored rows, else the released model's."""
-    if constants.has(field) or table is None:
-        return constants.positive(field, fallback)
+    """Return the side of a square position table: the root of its stored rows, else as stated, else the released model's."""
+    stated = constants.positive(field, fallback)
+    if table is None:
+        return stated
     side = math.isqrt(table.shape[0]) if len(table.shape) == 2 else 0
     if side == 0 or side * side != table.shape[0]:
         raise CheckpointError.in_tensor(table.path, table.name, f"expected shape [side * side, hidden], found {list(table.shape)}")
@@ -147,8 +141,9 @@ def _table_side(constants: JsonObject, field: str, table: StoredTensor | None, f
 
 
 def _latent_patch_size(constants: JsonObject, projection: StoredTensor | None, z_channels: int) -> int:
-    if constants.has("latent_patch_size") or projection is None:
-        return constants.positive("latent_patch_size", REAL_LATENT_PATCH_SIZE)
+    stated = constants.positive("latent_patch_size", REAL_LATENT_PATCH_SIZE)
+    if projection is None:
+        return stated
     columns = projection.shape[-1] if projection.shape else 0
     side = math.isqrt(columns // z_channels)
     if side == 0 or side * side * z_channels != columns:
@@ -159,30 +154,36 @@ def _latent_patch_size(constants: JsonObject, projection: StoredTensor | None, z
 
 
 def _read_vae(directory: Path, fields: JsonObject) -> VaeConfig:
-    widths = ("ch", "ch_mult", "num_res_blocks", "z_channels")
-    is_complete = all(fields.has(name) for name in widths)
-    stored = VaeConfig() if is_complete or not (directory / VAE_NAME).is_file() else _vae_from_shapes(vae_tensors(directory))
+    stated = _stated_vae(fields)
+    if not (directory / VAE_NAME).is_file():
+        return stated
+    stored = _vae_from_shapes(directory)
+    return replace(stated, ch=stored.ch, ch_mult=stored.ch_mult, num_res_blocks=stored.num_res_blocks, z_channels=stored.z_channels)
+
+
+def _stated_vae(fields: JsonObject) -> VaeConfig:
+    released = VaeConfig()
     try:
         return VaeConfig(
-            ch=fields.positive("ch", stored.ch),
-            ch_mult=fields.positives("ch_mult", stored.ch_mult),
-            num_res_blocks=fields.positive("num_res_blocks", stored.num_res_blocks),
-            z_channels=fields.positive("z_channels", stored.z_channels),
-            in_channels=fields.positive("in_channels", 3),
-            out_ch=fields.positive("out_ch", 3),
-            scale_factor=fields.number("scale_factor", stored.scale_factor),
-            shift_factor=fields.number("shift_factor", stored.shift_factor),
+            ch=fields.positive("ch", released.ch),
+            ch_mult=fields.positives("ch_mult", released.ch_mult),
+            num_res_blocks=fields.positive("num_res_blocks", released.num_res_blocks),
+            z_channels=fields.positive("z_channels", released.z_channels),
+            in_channels=fields.positive("in_channels", released.in_channels),
+            out_ch=fields.positive("out_ch", released.out_ch),
+            scale_factor=fields.number("scale_factor", released.scale_factor),
+            shift_factor=fields.number("shift_factor", released.shift_factor),
         )
     except ValueError as error:
         raise CheckpointError.in_file(fields.path, str(error)) from error
 
 
-def _vae_from_shapes(tensors: dict[str, StoredTensor]) -> VaeConfig:
+def _vae_from_shapes(directory: Path) -> VaeConfig:
     """Recover the autoencoder's widths from the shapes of its encoder (names and shapes: spec 1.4)."""
+    path, tensors = directory / VAE_NAME, vae_tensors(directory)
 
     def rows(name: str) -> int:
         if name not in tensors:
-            path = next(iter(tensors.values())).path if tensors else Path(VAE_NAME)
             raise CheckpointError.in_tensor(path, name, "missing; the autoencoder's widths cannot be recovered without it")
         return tensors[name].shape[0] if tensors[name].shape else 0
 
@@ -194,12 +195,15 @@ def _vae_from_shapes(tensors: dict[str, StoredTensor]) -> VaeConfig:
 
     ch = rows("encoder.conv_in.weight")
     levels = range(max(1, count("encoder.down.{}.block.0.conv1.weight")))
-    return VaeConfig(
-        ch=ch,
-        ch_mult=tuple(rows(f"encoder.down.{level}.block.0.conv1.weight") // max(1, ch) for level in levels),
-        num_res_blocks=count("encoder.down.0.block.{}.conv1.weight"),
-        z_channels=rows("encoder.conv_out.weight") // 2,
-    )
+    try:
+        return VaeConfig(
+            ch=ch,
+            ch_mult=tuple(rows(f"encoder.down.{level}.block.0.conv1.weight") // max(1, ch) for level in levels),
+            num_res_blocks=count("encoder.down.0.block.{}.conv1.weight"),
+            z_channels=rows("encoder.conv_out.weight") // 2,
+        )
+    except ValueError as error:
+        raise CheckpointError.in_file(path, str(error)) from error
 
 
 def _read_transform(plait: JsonObject, field: str) -> ImageTransform | None:

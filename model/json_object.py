@@ -7,11 +7,14 @@ say which fields they want.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,15 @@ class JsonObject:
     def read_optional(cls, path: Path) -> JsonObject:
         """Read the file ``path``; an absent one counts as empty."""
         return cls.read(path, "optional") if path.is_file() else cls(path, {})
+
+    @classmethod
+    def read_lenient(cls, path: Path) -> JsonObject:
+        """Read the file ``path``, which is welcome but never needed: an absent one counts as empty, a broken one too, with a warning."""
+        try:
+            return cls.read_optional(path)
+        except CheckpointError as error:
+            logger.warning("a file that is not needed is ignored: %s", error)
+            return cls(path, {})
 
     def has(self, name: str) -> bool:
         """Say whether the field is there and not null."""

@@ -7,6 +7,7 @@ model's names. Imports no torch. The engine obeys the profile, the front takes i
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -16,7 +17,10 @@ from model.config import BagelConfig
 from model.config_reader import PLAIT_FILE
 from model.guidance_rules import GuidanceMode, Renorm
 from model.json_object import JsonObject
+from model.model_names import model_names
 from model.sizes import ImageTransform
+
+logger = logging.getLogger(__name__)
 
 THINK_TEXT_PROMPT = (
     "You should first think about the reasoning process in the mind and then provide the user with the answer. \n"
@@ -162,10 +166,9 @@ class FamilyProfile:
         """
         directory = Path(path)
         fields = JsonObject.read_optional(directory / PLAIT_FILE)
-        names = _model_names(directory)
-        stated = _choice(fields, "family", _inferred_family(names))
-        profile = cls.of_family(family or stated, config)
-        if EQUATION_3_HINT in names and profile.family is Family.INTERLEAVED:
+        names = model_names(directory)
+        profile = cls.of_family(_family(names, fields, family), config)
+        if _told_by(names, (EQUATION_3_HINT,)) and profile.family is Family.INTERLEAVED:
             profile = replace(profile, defaults=replace(profile.defaults, guidance=GuidanceMode.ILLUME))
         return _overridden(profile, fields, config)
 
@@ -196,15 +199,24 @@ def _reference_defaults(config: BagelConfig) -> GenerationDefaults:
     )
 
 
-def _model_names(directory: Path) -> str:
-    """Return, in lower case, every name the directory gives its model: its own and the strings at the top of ``config.json``."""
-    fields = JsonObject.read_optional(directory / "config.json").fields
-    strings = [value for value in fields.values() if isinstance(value, str)]
-    return " ".join([directory.resolve().name, *strings]).lower()
+def _family(names: tuple[str, ...], fields: JsonObject, asked: Family | None) -> Family:
+    """Return the family asked for, else stated, else the one the model's names suggest; the log says which and why."""
+    stated = _choice(fields, "family", Family.BAGEL)
+    if asked is not None:
+        family, reason = asked, "as asked for"
+    elif fields.has("family"):
+        family, reason = stated, f"as {PLAIT_FILE} states"
+    elif telling := _told_by(names, INTERLEAVED_HINTS):
+        family, reason = Family.INTERLEAVED, f"inferred from the name {telling!r}"
+    else:
+        family, reason = Family.BAGEL, f"inferred, since none of its names tells of another: {', '.join(names)}"
+    logger.info("model family %s: %s", family.value, reason)
+    return family
 
 
-def _inferred_family(names: str) -> Family:
-    return Family.INTERLEAVED if any(hint in names for hint in INTERLEAVED_HINTS) else Family.BAGEL
+def _told_by(names: tuple[str, ...], hints: tuple[str, ...]) -> str | None:
+    """Return the first name that holds one of the hints, in whatever case."""
+    return next((name for name in names if any(hint in name.lower() for hint in hints)), None)
 
 
 def _overridden(profile: FamilyProfile, fields: JsonObject, config: BagelConfig) -> FamilyProfile:

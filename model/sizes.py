@@ -99,6 +99,11 @@ class VaeConfig:
     def __post_init__(self) -> None:
         if self.ch % RESBLOCK_GROUPS:
             raise ValueError(f"VAE width ch {self.ch} must be a multiple of {RESBLOCK_GROUPS}")
+        if min(self.ch, *self.ch_mult, self.num_res_blocks, self.z_channels) < 1:
+            raise ValueError(
+                f"VAE widths must be positive: ch {self.ch}, ch_mult {self.ch_mult}, "
+                f"num_res_blocks {self.num_res_blocks}, z_channels {self.z_channels}"
+            )
         if self.scale_factor == 0:
             raise ValueError("VAE scale_factor must not be 0")
 

@@ -37,6 +37,46 @@ def test_constants_are_recovered_from_stored_shapes(directory: Path) -> None:
     assert BagelConfig.from_directory(directory) == BagelConfig.from_directory(GOLDEN)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_latent_size": 32},
+        {"vit_max_num_patch_per_side": 70},
+        {"latent_patch_size": 4},
+        {"vae_config": {"ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "z_channels": 4}},
+    ],
+)
+def test_stored_shapes_outweigh_config_json(directory: Path, fields: dict[str, object]) -> None:
+    """A fine-tune's config.json may state the defaults of the reference's class, which are not the model's: the server did not start."""
+    change_json(directory / "config.json", **fields)
+    assert BagelConfig.from_directory(directory) == BagelConfig.from_directory(GOLDEN)
+
+
+def test_a_table_that_is_not_stored_has_the_stated_side(directory: Path) -> None:
+    change_tensors(directory / "ema.safetensors", lambda tensors: tensors.pop("latent_pos_embed.pos_embed"))
+    change_json(directory / "config.json", max_latent_size=32)
+    assert BagelConfig.from_directory(directory).latent_table_side == 32
+
+
+def test_the_latents_scale_is_the_stated_one(directory: Path) -> None:
+    change_json(directory / "config.json", vae_config={"scale_factor": 0.5, "shift_factor": 0.25})
+    vae = BagelConfig.from_directory(directory).vae
+    assert vae == replace(BagelConfig.from_directory(GOLDEN).vae, scale_factor=0.5, shift_factor=0.25)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "shape", "message"),
+    [
+        ("encoder.conv_in.weight", (33, 3, 3, 3), r"ae\.safetensors: VAE width ch 33 must be a multiple of 32"),
+        ("encoder.conv_out.weight", (1, 64, 3, 3), r"ae\.safetensors: VAE widths must be positive: .*z_channels 0"),
+    ],
+)
+def test_a_vae_of_impossible_widths_is_refused(directory: Path, tensor: str, shape: tuple[int, ...], message: str) -> None:
+    change_tensors(directory / "ae.safetensors", lambda tensors: tensors.update({tensor: torch.zeros(shape)}))
+    with pytest.raises(CheckpointError, match=message):
+        BagelConfig.from_directory(directory)
+
+
 def test_constants_are_the_released_models_without_config_and_weights(tmp_path: Path) -> None:
     for name in ("llm_config.json", "vit_config.json"):
         shutil.copy(GOLDEN / name, tmp_path)
@@ -64,6 +104,20 @@ def test_a_missing_file_is_named(directory: Path, name: str) -> None:
 def test_a_file_that_is_not_json_is_named(directory: Path) -> None:
     (directory / "llm_config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"llm_config\.json: not valid JSON"):
+        BagelConfig.from_directory(directory)
+
+
+@pytest.mark.parametrize("content", ['{"name": ["BAGEL-7B-MoT"],}', "[]", ""])
+def test_a_broken_config_json_counts_as_absent(directory: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The reference never opens this file, and a published copy of BAGEL's has a comma too many: the server did not start."""
+    (directory / "config.json").write_text(content)
+    assert BagelConfig.from_directory(directory) == BagelConfig.from_directory(GOLDEN)
+    assert f"a file that is not needed is ignored: {directory / 'config.json'}" in caplog.text
+
+
+def test_a_broken_plait_json_is_refused(directory: Path) -> None:
+    (directory / "plait.json").write_text('{"family": "bagel",}')
+    with pytest.raises(CheckpointError, match=r"plait\.json: not valid JSON"):
         BagelConfig.from_directory(directory)
 
 

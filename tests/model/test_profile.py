@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,58 @@ def test_a_telling_directory_name_is_interleaved(tmp_path: Path, name: str) -> N
 def test_a_telling_name_in_config_json_is_interleaved(tmp_path: Path) -> None:
     change_json(tmp_path / "config.json", _name_or_path="org/zebra-cot")
     assert read(tmp_path).family is Family.INTERLEAVED
+
+
+@pytest.mark.parametrize("name", ["Bagel-Zebra-CoT", ["BAGEL-7B-MoT", "Bagel-Zebra-CoT"]])
+def test_a_list_of_names_in_config_json_is_looked_through(tmp_path: Path, name: object) -> None:
+    """BAGEL's own file states its name in a list; a fine-tune that did so too was served as BAGEL."""
+    change_json(tmp_path / "config.json", name=name)
+    assert read(tmp_path).family is Family.INTERLEAVED
+
+
+@pytest.mark.parametrize(
+    ("cached", "family"),
+    [
+        ("models--multimodal-reasoning-lab--Bagel-Zebra-CoT", Family.INTERLEAVED),
+        ("models--interleaved-lab--BAGEL-7B-MoT", Family.BAGEL),
+    ],
+)
+def test_a_snapshot_in_a_hugging_face_cache_has_the_name_of_its_model(tmp_path: Path, cached: str, family: Family) -> None:
+    """The last part of such a path is a commit's hash: an interleaved model was served as BAGEL."""
+    snapshot = tmp_path / cached / "snapshots" / "ebce3241"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "current").symlink_to(snapshot)
+    assert read(snapshot).family is read(tmp_path / "current").family is family
+
+
+def test_a_link_named_for_the_model_tells(tmp_path: Path) -> None:
+    (tmp_path / "v3").mkdir()
+    (tmp_path / "Bagel-Zebra-CoT").symlink_to("v3")
+    assert read(tmp_path / "Bagel-Zebra-CoT").family is Family.INTERLEAVED
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "asked", "line"),
+    [
+        ("Bagel-Zebra-CoT", None, None, "model family interleaved: inferred from the name 'Bagel-Zebra-CoT'"),
+        ("v3", None, None, "model family bagel: inferred, since none of its names tells of another: v3"),
+        ("v3", "interleaved", None, "model family interleaved: as plait.json states"),
+        ("v3", "interleaved", Family.BAGEL, "model family bagel: as asked for"),
+    ],
+)
+def test_the_log_says_which_family_and_why(
+    tmp_path: Path, name: str, stated: str | None, asked: Family | None, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / name).mkdir()
+    change_json(tmp_path / name / "plait.json", family=stated)
+    with caplog.at_level(logging.INFO):
+        read(tmp_path / name, asked)
+    assert caplog.messages == [line]
+
+
+def test_a_broken_config_json_names_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"name": ["BAGEL-7B-MoT"],}')
+    assert read(tmp_path) == FamilyProfile.of_family(Family.BAGEL, CONFIG)
 
 
 def test_illume_guides_with_equation_three_and_zebra_as_bagel(tmp_path: Path) -> None:

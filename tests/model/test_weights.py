@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -134,6 +135,37 @@ def test_a_shard_outside_the_directory_is_refused(directory: Path) -> None:
     index = directory / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("model-2.safetensors", "../model-2.safetensors"))
     with pytest.raises(CheckpointError, match=r"index\.json: shard '\.\./model-2\.safetensors' is not a file of this directory"):
+        load_bagel(directory)
+
+
+def test_an_index_whose_shards_are_not_there_does_not_hide_the_weights(directory: Path) -> None:
+    """A fine-tune of one file often comes with the base model's other files, its index among them: the server did not start."""
+    write_index(directory, dict.fromkeys(load_file(directory / "ema.safetensors"), "ema.safetensors"))
+    (directory / "ema.safetensors").rename(directory / "model_bf16.safetensors")
+    assert torch.equal(load_bagel(directory).lm_head, load_bagel(GOLDEN).lm_head)
+
+
+def test_an_index_may_place_the_vae_too(directory: Path) -> None:
+    main, vae = load_file(directory / "ema.safetensors"), load_file(directory / "ae.safetensors")
+    (directory / "ema.safetensors").rename(directory / "model_bf16.safetensors")
+    write_index(directory, dict.fromkeys(main, "model_bf16.safetensors") | dict.fromkeys(vae, "ae.safetensors"))
+    assert torch.equal(load_bagel(directory).lm_head, load_bagel(GOLDEN).lm_head)
+
+
+@pytest.mark.parametrize("shard_name", ["model-1.safetensors", "model-2.safetensors"])
+def test_a_missing_shard_is_named(directory: Path, shard_name: str) -> None:
+    """Whichever it is: the shard that is there is not taken for a model of its own."""
+    shard(directory)
+    (directory / shard_name).unlink()
+    with pytest.raises(CheckpointError, match=rf"{re.escape(shard_name)}: no such file \(a shard named in model\.safetensors\.index\.json"):
+        load_bagel(directory)
+
+
+def test_two_files_that_may_be_the_model_are_refused(directory: Path) -> None:
+    for name in ("first", "second"):
+        shutil.copy(directory / "ema.safetensors", directory / f"{name}.safetensors")
+    (directory / "ema.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"several files hold .*: first\.safetensors, second\.safetensors"):
         load_bagel(directory)
 
 
@@ -305,4 +337,8 @@ def shard(directory: Path) -> None:
     weight_map = {name: f"model-{1 + index % 2}.safetensors" for index, name in enumerate(names)}
     for file_name in set(weight_map.values()):
         save_file({name: tensors[name] for name in names if weight_map[name] == file_name}, directory / file_name)
+    write_index(directory, weight_map)
+
+
+def write_index(directory: Path, weight_map: dict[str, str]) -> None:
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))

@@ -22,6 +22,7 @@ from server.access.keys import KeyRing
 from server.cli.command import ExitStatus
 from server.cli.commands import run
 from server.serving.engine_launch import command_line
+from tests.model.checkpoints import change_tensors
 from tests.redis_server import free_port
 from tests.server.running_front import GOLDEN
 
@@ -120,11 +121,19 @@ def test_a_command_s_own_server_is_no_server_for_others(monkeypatch: pytest.Monk
     assert capsys.readouterr().out.strip()
 
 
-def test_weights_that_are_broken_end_the_server_with_the_file_s_name(tmp_path: Path) -> None:
+def test_weights_that_are_cut_short_are_refused_by_name_before_an_engine_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(GOLDEN, broken)
     weights = broken / "ema.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
+    assert run(["serve", "--model", str(broken), "--port", "0"]) == ExitStatus.BAD_INPUT
+    assert f"{weights}: not a safetensors file or truncated" in capsys.readouterr().err
+
+
+def test_weights_that_do_not_fit_end_the_server_with_the_file_s_name(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(GOLDEN, broken)
+    change_tensors(broken / "ema.safetensors", lambda tensors: tensors.pop("language_model.lm_head.weight"))
     with serving("--model", str(broken)) as process:
         assert "ema.safetensors" in lines_until(process, "could not start")
         assert process.wait(DEADLINE_S) == ExitStatus.ENGINE_FAILED
