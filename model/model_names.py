@@ -18,11 +18,20 @@ def model_names(directory: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name))
 
 
+def directory_name(directory: Path) -> str:
+    """Return what a model is called where nobody says: by its repository in a cache, else by its directory."""
+    path = directory.resolve()
+    return _cached_name(path) or path.name
+
+
 def _path_names(path: Path) -> Iterator[str]:
     yield path.name
+    yield _cached_name(path)
+
+
+def _cached_name(path: Path) -> str:
     cached = path.parent.parent.name
-    if path.parent.name == "snapshots" and cached.startswith(CACHE_PREFIX):
-        yield cached.rpartition("--")[2]
+    return cached.rpartition("--")[2] if path.parent.name == "snapshots" and cached.startswith(CACHE_PREFIX) else ""
 
 
 def _strings(fields: dict[str, object]) -> Iterator[str]:

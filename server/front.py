@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 from starlette.types import ASGIApp
 
+from model.model_names import directory_name
 from model.shipped import STORYBOOK
 from server.access.fetch import FetchRules, PictureFetcher
 from server.access.keys import BadKeys, KeyRing
@@ -76,7 +77,7 @@ def serve(settings: Settings) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="plait-") as directory:
         path = settings.model or STORYBOOK
-        name = settings.model_name or path.resolve().name
+        name = settings.model_name or directory_name(path)
         model = ServedModel.from_directory(path, name, settings.family)
         with _listener(settings.host, settings.port) as listener, _metrics_listener(settings) as metrics_listener:
             configure_logs(settings.log_level, settings.log_format, "front")

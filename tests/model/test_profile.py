@@ -11,6 +11,7 @@ import pytest
 from model.config import BagelConfig, ImageTransform
 from model.errors import CheckpointError
 from model.guidance_rules import GuidanceMode, Renorm
+from model.model_names import directory_name
 from model.profile import THINK_IMAGE_PROMPT, THINK_TEXT_PROMPT, AfterImage, AfterTextEnd, BeginOfImage, Family, FamilyProfile
 from tests.model.checkpoints import change_json
 
@@ -62,6 +63,7 @@ def test_a_snapshot_in_a_hugging_face_cache_has_the_name_of_its_model(tmp_path: 
     snapshot.mkdir(parents=True)
     (tmp_path / "current").symlink_to(snapshot)
     assert read(snapshot).family is read(tmp_path / "current").family is family
+    assert directory_name(snapshot) == directory_name(tmp_path / "current") == cached.rpartition("--")[2]
 
 
 def test_a_link_named_for_the_model_tells(tmp_path: Path) -> None:
