@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from itertools import takewhile
 
-from server.engine.fairness import starving
 from server.engine.options import ModelFacts, SchedulerLimits
 from server.engine.pages import PagePool
 from server.engine.roster import Roster
@@ -85,11 +84,9 @@ class Admission:
         self._next_expiry_s = min((sequence.expires_s for sequence in self._roster.sequences()), default=math.inf)
 
     def admit(self, step: int) -> list[Sequence]:
-        """Let waiting sequences in, one after the other, while their canon fits into the pages that nobody starves for; return them."""
+        """Let waiting sequences in, one after the other, while their canon fits into the free pages; return them."""
         roster = self._roster
         admitted: list[Sequence] = []
-        if roster.waiting and starving(roster.running.values(), step) is not None:
-            return admitted
         while roster.waiting and len(roster.running) < self._limits.max_running:
             place = (roster.pool.num_free, len(roster.running), len(roster.waiting), roster.waiting[-1].sequence_id)
             if place == self._was_blocked_at:

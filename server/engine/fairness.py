@@ -128,12 +128,6 @@ def is_overdue(sequence: Sequence, step: int) -> bool:
     return step - sequence.last_served_step > PATIENCE_STEPS
 
 
-def starving(sequences: Iterable[Sequence], step: int) -> Sequence | None:
-    """Return the oldest that has been passed over too often for want of pages: younger ones give way to it, and nobody is let in."""
-    lacking = (other for other in sequences if other.lacks_pages and is_overdue(other, step))
-    return min(lacking, key=lambda other: other.sequence_id, default=None)
-
-
 def remaining_tokens(sequence: Sequence) -> int:
     """Estimate the query tokens a sequence still needs before its text begins or its picture is done."""
     image, request = sequence.image, sequence.request

@@ -12,7 +12,11 @@ from collections.abc import Callable
 
 
 class OutOfPages(Exception):
-    """Fewer pages are free than were asked for; nothing was taken."""
+    """Fewer pages are free than the ``num_wanted`` that were asked for; nothing was taken."""
+
+    def __init__(self, num_wanted: int, message: str) -> None:
+        super().__init__(message)
+        self.num_wanted = num_wanted
 
 
 class PagePool:
@@ -58,7 +62,7 @@ class PagePool:
             OutOfPages: when fewer are free; then none is taken.
         """
         if num_pages > self.num_free:
-            raise OutOfPages(f"{num_pages} pages wanted, {self.num_free} of {self.num_pages} free")
+            raise OutOfPages(num_pages, f"{num_pages} pages wanted, {self.num_free} of {self.num_pages} free")
         while len(self._free) < num_pages:
             self.evict(next(iter(self._idle)))
         taken = [self._free.pop() for _ in range(num_pages)]

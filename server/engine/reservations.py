@@ -2,17 +2,20 @@
 
 Sequence numbers are in order of arrival, and only a younger one is ever preempted, so the oldest always goes on and every sequence
 becomes the oldest in time. Whoever has rows in the batch already keeps its pages, which for one that writes are all batches: from younger
-ones that write, a prompt takes pages once it has been passed over too often (`starving`).
+ones that write, a sequence takes pages once it has been short of them too often (`starving`).
 """
 
 from __future__ import annotations
 
 from server.engine.batch import Batch
 from server.engine.context import Context
+from server.engine.fairness import PATIENCE_STEPS
 from server.engine.pages import OutOfPages
 from server.engine.roster import Roster
 from server.engine.sequence import Phase, Sequence
 from server.messages import FinishReason
+
+NEED_PAGES = (Phase.PREFILL, Phase.DECODE)
 
 
 class Reservations:
@@ -32,16 +35,31 @@ class Reservations:
         while True:
             try:
                 batch.copies.extend(context.reserve(self._pool, num_rows))
-                sequence.lacks_pages = False
+                sequence.times_short = 0
                 return True
-            except OutOfPages:
+            except OutOfPages as error:
+                sequence.pages_wanted = error.num_wanted
                 if not self._preempt_one(sequence, served):
                     break
-        sequence.lacks_pages = True
+        sequence.times_short += 1
         has_pool_to_itself = self._pool.num_used <= len(sequence.pages)
         if has_pool_to_itself and not served:
             self._give_up(sequence)
         return False
+
+    def starving(self) -> Sequence | None:
+        """Return the oldest sequence that has been short of pages too often, if it would have enough with those of all younger ones.
+
+        These are to give way to it, whatever they are at, and nobody is to be let in before it has them.
+        """
+        running = self._roster.running.values()
+        short = [other for other in running if other.times_short > PATIENCE_STEPS and other.phase in NEED_PAGES]
+        if not short:
+            return None
+        oldest = min(short, key=lambda other: other.sequence_id)
+        older = set[int]().union(*(other.pages for other in running if other.sequence_id <= oldest.sequence_id))
+        younger = set[int]().union(*(other.pages for other in running if other.sequence_id > oldest.sequence_id))
+        return oldest if len(younger - older) + self._pool.num_free >= oldest.pages_wanted else None
 
     def _preempt_one(self, sequence: Sequence, served: set[int]) -> bool:
         """Take the pages of the youngest sequence that is younger than this one and has no row in this batch or in flight."""

@@ -53,9 +53,10 @@ class Roster:
                 return
 
     def forget(self, sequence_ids: Iterable[int]) -> None:
-        """Have the prefix cache forget the pages of running sequences: whoever found what is in them would fare no better."""
+        """Have the prefix cache forget the pages of sequences: whoever found what is in them would fare no better."""
         for sequence_id in sequence_ids:
-            for page in self.running[sequence_id].pages:
+            sequence = self.running.get(sequence_id) or self._leaving.get(sequence_id)
+            for page in sequence.pages if sequence is not None else ():
                 self.pool.evict(page)
 
     def finish(self, sequence: Sequence, reason: FinishReason, code: str | None = None, message: str | None = None) -> None:

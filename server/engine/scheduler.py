@@ -25,7 +25,7 @@ from server.engine.cost_model import NO_LOAD
 from server.engine.decode_pace import DecodePace
 from server.engine.drain_rate import DrainRate
 from server.engine.encodings import Encodings
-from server.engine.fairness import Shares, is_overdue, starving
+from server.engine.fairness import Shares, is_overdue
 from server.engine.grammar import NO_GRAMMARS, Grammars
 from server.engine.in_decoder import InDecoder
 from server.engine.loads import load_of_next_tokens
@@ -37,13 +37,12 @@ from server.engine.reservations import Reservations
 from server.engine.roster import Roster
 from server.engine.rows import Draft, RowBuilder, is_decoding
 from server.engine.run_ahead import Foresight
-from server.engine.segments import TextTokens, total_rows
+from server.engine.segments import total_rows
 from server.engine.sequence import Lane, Phase, Sequence
 from server.engine.turns import ForeignCanon, Refeed, Turns
 from server.engine.words_first import WordsFirst
 from server.messages import FinishReason, Request, TextClosed
 
-FOREIGN_CANON = "another server began this answer in a way that this one cannot go on from"
 SHORT_PROMPT_SHARE = 0.5
 """How much of the target a prompt chunk let through a long pass may take."""
 LEAST_TURN_S = 1e-3
@@ -83,6 +82,7 @@ class Scheduler:
         self.in_decoder = InDecoder(self._roster, self._commit)
         self._latest = Batch()
         self._failed: set[int] = set()
+        self._hungry: Sequence | None = None
         self._next_id = self._step = 0
         self._began_s = self._last_step_s = clock()
         self._prefix_queries = self._prefix_hits = 0
@@ -132,8 +132,8 @@ class Scheduler:
         self._next_id += 1
         try:
             finish = self._turns.replay(sequence)
-        except ForeignCanon:
-            self.admission.turn_away(sequence, "server_error", FOREIGN_CANON)
+        except ForeignCanon as error:
+            self.admission.turn_away(sequence, "server_error", str(error))
             return
         self.admission.take_in(sequence, self._turns.first_contexts(sequence), self._clock())
         if finish is not None:
@@ -185,7 +185,7 @@ class Scheduler:
 
     def schedule_ahead(self, under_way: Batch) -> Batch:
         """Make the step that may begin before ``under_way`` has ended; empty where what it would hold cannot be foreseen."""
-        if not self._foresight.covers(under_way) or starving(self._roster.running.values(), self._step) is not None:
+        if not self._foresight.covers(under_way) or self._reservations.starving() is not None:
             return Batch()
         began_s = self._began_s
         self._begin_step()
@@ -213,9 +213,10 @@ class Scheduler:
             return draft
         self._shares.settle(self._roster.running.values())
         candidates = self._shares.order(candidates, draft.step)
-        if (hungry := starving(candidates, draft.step)) is not None:
+        riding, hungry = decoding, self._hungry if self._hungry in candidates else None
+        if hungry is not None:
             candidates = [hungry, *(other for other in candidates if other is not hungry)]
-            decoding = [other for other in decoding if other.sequence_id < hungry.sequence_id]
+            riding = [other for other in decoding if other.sequence_id < hungry.sequence_id]
         decodes, waited_s = load_of_next_tokens(decoding), self._waited_s(decoding)
         first = self._rows.atomic_loads(candidates[0])
         if self._goals.should_divide(first, decodes, len(decoding), waited_s):
@@ -228,11 +229,12 @@ class Scheduler:
                 return draft
             draft = Draft(draft.step)
         # Words that wait for pages set no pace: the work that would be held up for them may hold those very pages.
-        riding = self._add_decodes(decoding, draft)
-        waited_s = self._waited_s(riding)
+        riding = self._add_decodes(riding, draft)
+        # Those who are left out of a step wait for it too.
+        num_waiting, waited_s = (len(riding), self._waited_s(riding)) if hungry is None else (len(decoding), 0.0)
         must_wait = riding and not is_overdue(candidates[0], draft.step) and self._goals.must_wait(first, draft.batch.load, waited_s)
         if not must_wait:
-            self._fill(candidates, draft, self._goals.budget(draft.batch.load, len(riding), waited_s))
+            self._fill(candidates, draft, self._goals.budget(draft.batch.load, num_waiting, waited_s))
         return draft
 
     def schedule_between(self, next_bit_s: float) -> Batch:
@@ -248,7 +250,7 @@ class Scheduler:
         if decoding and (now_s + next_bit_s >= due_s or self.do_words_go_first):
             self._add_decodes(decoding, draft)
             return self._issue(draft)
-        prompts = [other for other in self._roster.running.values() if other.can_be_served and self._is_prompt_text(other)]
+        prompts = [other for other in self._roster.running.values() if other.can_be_served and other.is_at_prompt_text]
         seconds = min(due_s - now_s, SHORT_PROMPT_SHARE * self._goals.target_s(load_of_next_tokens(decoding)))
         if prompts and self._goals.has_room_for_prompt(seconds):
             self._fill(self._shares.order(prompts, self._step), draft, self._goals.prompt_budget(seconds))
@@ -290,7 +292,8 @@ class Scheduler:
         now_s = self._began_s = self._clock()
         self.encodings.look()
         self.admission.expire(now_s)
-        for sequence in self.admission.admit(self._step):
+        self._hungry = self._reservations.starving()
+        for sequence in self.admission.admit(self._step) if self._hungry is None else []:
             sequence.last_result_s = now_s
             self._prefix_queries += total_rows(sequence.history)
         self._take_over()
@@ -331,10 +334,6 @@ class Scheduler:
                 self._rows.add_decode(sequence, draft)
         self._rows.close_decodes(draft)
         return [sequence for sequence in decoding if sequence.sequence_id in draft.served]
-
-    def _is_prompt_text(self, sequence: Sequence) -> bool:
-        is_prefill = sequence.phase is Phase.PREFILL and sequence.lane is Lane.TEXT
-        return is_prefill and isinstance(sequence.next_segment()[0], TextTokens | None)
 
     def _fill(self, candidates: list[Sequence], draft: Draft, budget: StepBudget) -> None:
         """Add denoise steps and prompt chunks in the given order until the budget is used up."""

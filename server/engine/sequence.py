@@ -107,7 +107,8 @@ class Sequence:
         last_served_step: when the scheduler last gave it work, for fairness.
         unpaid_s: seconds of the machine it has had that are not on its tenant's account yet.
         stood_aside_s: seconds for which its picture has stood aside for words.
-        lacks_pages: when it was last its turn there were no pages for its rows, nor anybody who had to give some up.
+        times_short: how often in a row it was its turn and there were no pages for its rows, nor anybody who had to give some up.
+        pages_wanted: how many new ones that would have taken.
         times_overtaken: how often one that came later was let in before it.
         num_in_flight: passes that have begun and not ended and hold rows of it, and so its pages: one, or two where a step runs ahead;
             or the decoder, while its picture is there.
@@ -133,7 +134,8 @@ class Sequence:
     last_served_step: int = -1
     unpaid_s: float = 0.0
     stood_aside_s: float = 0.0
-    lacks_pages: bool = False
+    times_short: int = 0
+    pages_wanted: int = 0
     times_overtaken: int = 0
     num_preemptions: int = 0
     num_in_flight: int = 0
@@ -194,6 +196,12 @@ class Sequence:
     def pages(self) -> set[int]:
         """The pages of all its contexts."""
         return {page for context in (self.full, *self.branches) for page in context.pages}
+
+    @property
+    def is_at_prompt_text(self) -> bool:
+        """Whether words of its prompt come next, for an answer in words."""
+        is_prefill = self.phase is Phase.PREFILL and self.lane is Lane.TEXT
+        return is_prefill and isinstance(self.next_segment()[0], TextTokens | None)
 
     @property
     def holds_pages(self) -> bool:
@@ -258,6 +266,7 @@ class Sequence:
         """Give back every page but keep the canon; `fill_canon` takes it in again."""
         self.release(pool)
         self.phase = Phase.WAITING
+        self.times_short = 0
         self.num_preemptions += 1
         if self.image is not None:
             self.image.rows_done = 0

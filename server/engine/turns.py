@@ -32,6 +32,9 @@ NUM_TEXT_MARKERS = 2
 class ForeignCanon(Exception):
     """What another engine has made of a request is not what this one could have made of it."""
 
+    def __init__(self) -> None:
+        super().__init__("another server began this answer in a way that this one cannot go on from")
+
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:

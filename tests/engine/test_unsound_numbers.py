@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from server.engine.batch import Batch, BatchResult
+from server.engine.launched_step import LaunchedStep
 from server.engine.link import LocalLink
 from server.engine.loop import DividedPass, Engine
 from server.engine.options import EngineOptions, SchedulerLimits
@@ -76,6 +81,58 @@ def test_who_asks_again_does_not_find_what_made_the_first_answer_unsound() -> No
     assert usages[0] == (FinishReason.ERROR, 0)
     assert usages[1] == (FinishReason.LENGTH, 0)
     assert usages[2][1] > 0
+    assert pool.num_used == 0
+
+
+class UnsoundRunner(FakeRunner):
+    """Whatever a sequence draws from its third token on is of numbers that are not finite."""
+
+    def execute(self, batch: Batch) -> BatchResult:
+        result = super().execute(batch)
+        result.broken = [row.sequence_id for row in batch.decodes if row.sequence_id == 0 and row.draw.index > 2]
+        for sequence_id in result.broken:
+            result.tokens.pop(sequence_id, None)
+        return result
+
+    def begin(self, batch: Batch) -> DividedPass:
+        raise AssertionError("without a target no pass is divided")
+
+
+@dataclass(slots=True)
+class InTwo:
+    """Launches steps that are done when they are collected; ``before_collecting`` is done first."""
+
+    runner: FakeRunner
+    before_collecting: Callable[[], None]
+    decodes_beside: bool = False
+
+    def launch(self, batch: Batch) -> LaunchedStep:
+        def collect() -> BatchResult:
+            self.before_collecting()
+            return self.runner.execute(batch)
+
+        return LaunchedStep(lambda: None, collect)
+
+
+@pytest.mark.parametrize("is_aborted", [False, True])
+def test_numbers_of_one_that_has_ended_by_then_are_nobody_s_concern(is_aborted: bool) -> None:
+    """It has a row in the step that ran ahead of the one that ended it, or was aborted while its step was under way: the engine died."""
+    link, pool = LocalLink(), PagePool(200, 4)
+    runner = UnsoundRunner(lambda _, __: 50)
+    scheduler = Scheduler(pool, facts(), SchedulerLimits(max_batch_tokens=64, max_running=8), refeed)
+    num_steps = count()
+
+    def abort_in_time() -> None:
+        if is_aborted and next(num_steps) == 4:
+            scheduler.abort("bad")
+
+    engine = Engine(scheduler, runner, pool, link, InTwo(runner, abort_in_time))
+    for name in ("bad", "good"):
+        engine.submit(make_request(name, sampling=SamplingParams(max_tokens=12)))
+    while scheduler.has_work:
+        engine.step()
+    ends = {end.request_id: end.reason for report in link.reports for end in report.finished}
+    assert ends == {"bad": FinishReason.ABORT if is_aborted else FinishReason.ERROR, "good": FinishReason.LENGTH}
     assert pool.num_used == 0
 
 
