@@ -23,7 +23,7 @@ MARKER_TENSOR = "language_model.model.embed_tokens.weight"
 
 def has_main_file(directory: Path) -> bool:
     """Say whether any weights except the VAE's are there; their content is not looked at."""
-    return any(path.name != VAE_NAME for path in directory.glob("*.safetensors")) or (directory / INDEX_NAME).is_file()
+    return any(path.name != VAE_NAME for path in directory.glob("*.safetensors"))
 
 
 def main_tensors(directory: Path) -> dict[str, StoredTensor]:

@@ -28,9 +28,12 @@ objects = TypeAdapter(list[dict[str, JsonValue]])
 
 
 class Record(WireObject):
-    """A response before its answer, its input, and what was said before that; ``is_stream`` when its answer is kept event by event."""
+    """A response before its answer, its input, and what was said before that.
 
-    is_stream: bool
+    ``is_stream`` when its answer is kept event by event; servers that did not say so yet let any be read so.
+    """
+
+    is_stream: bool = True
     begun: dict[str, JsonValue]
     history: Items
     items: Items

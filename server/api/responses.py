@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from fastapi import APIRouter
@@ -70,7 +71,10 @@ class ResponseRoutes:
         reading = await self.doorway.accept(request, self.surface, envelope(body, history), is_background=wanted.background)
         if reading is None:
             return Response(status_code=CLIENT_GONE)
-        begun = await self.records.keep(reading, wanted, history, created, tenant)
+        with ExitStack() as undo:
+            undo.callback(reading.close)
+            begun = await self.records.keep(reading, wanted, history, created, tenant)
+            undo.pop_all()
         headers = stream_headers(reading)
         if wanted.stream:
             return EventStream(reading, headers, self.doorway.keep_alive_s, has_ids=wants_ids(request))

@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import msgspec
-
 from server.access.keys import ANYONE
 from server.errors import GenerationFailed, PlaitError, StoreAway
 from server.messages import PreviewOutput, ProgressOutput
@@ -153,23 +151,25 @@ class ClaimDesk:
         """Take up a stream where it ends; what cannot be taken up now is left to whoever can, and what nobody can take up ends."""
         stream = self._hub.adopt(claim)
         logger.info("going on with stream %s after event %d", claim.lease.stream_id, claim.last)
-        try:
-            spec = Spec.decode(claim.spec)
-            stamp = spec.stamp(claim.lease.stream_id, claim.tenant)
-            reply = await asyncio.to_thread(self._surfaces[spec.surface].open, spec.body, stamp)
-        except (msgspec.DecodeError, KeyError, PlaitError):
-            logger.exception("stream %s cannot be taken up: this server does not understand its request", claim.lease.stream_id)
+        # Whatever another version's words lead to here, the stream must not be kept with nobody at work on it.
+        (opened,) = await asyncio.gather(asyncio.to_thread(self._open, claim), return_exceptions=True)
+        if isinstance(opened, BaseException):
+            logger.error("stream %s cannot be taken up: its request is not understood", claim.lease.stream_id, exc_info=opened)
             await self._leave_to_others(claim, stream, Piece("", is_final=True))
             return
-        try:
-            past = await asyncio.to_thread(decode_outputs, claim.canon)
-        except msgspec.DecodeError:
-            logger.exception("stream %s cannot be taken up: this server does not understand what was said of it", claim.lease.stream_id)
+        spec, reply = opened
+        (past,) = await asyncio.gather(asyncio.to_thread(decode_outputs, claim.canon), return_exceptions=True)
+        if isinstance(past, BaseException):
+            logger.error("stream %s cannot be taken up: what was said of it is not understood", claim.lease.stream_id, exc_info=past)
             await self._leave_to_others(claim, stream, reply.failure(GenerationFailed(NOT_UNDERSTOOD, "server_error")))
             return
         (failure,) = await asyncio.gather(self._start(claim, stream, spec, Resumed(reply, past)), return_exceptions=True)
         if failure is not None:
             await self._see_to(failure, stream, spec, reply)
+
+    def _open(self, claim: Claim) -> tuple[Spec, Reply]:
+        spec = Spec.decode(claim.spec)
+        return spec, self._surfaces[spec.surface].open(spec.body, spec.stamp(claim.lease.stream_id, claim.tenant))
 
     async def _start(self, claim: Claim, stream: OwnedStream, spec: Spec, resumed: Resumed) -> None:
         if claim.num_deaths >= MAX_DEATHS:

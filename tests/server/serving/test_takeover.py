@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from server.api.chat_surface import ChatSurface
 from server.errors import EngineUnavailable, Overloaded
 from server.messages import ImageOutput
 from server.serving.canon import encode_output
+from server.serving.surfaces import Reply, Stamp
 from server.store.memory import MemoryStore
 from server.store.store import Lease, StoreUnavailable
 from tests.server.api.chats import hello, user
@@ -147,6 +149,22 @@ async def test_what_was_said_in_a_form_that_nobody_understands_ends_with_a_reaso
         await given_up(store, "s", asked(), canon)
         (ending,) = await replica.answer("s")
         assert '"code": "server_error"' in ending.payload and "was changed" in ending.payload
+
+
+async def test_a_request_that_leads_to_the_unforeseen_is_not_kept_with_nobody_at_work_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease was renewed for ever, and its reader waited."""
+
+    def fail(self: ChatSurface, body: bytes, stamp: Stamp) -> Reply:
+        raise TypeError("of another version")
+
+    monkeypatch.setattr(ChatSurface, "open", fail)
+    store = MemoryStore()
+    async with running_replica(ScriptedEngine(hello), store, tmp_path) as replica, asyncio.timeout(WAIT_S):
+        await given_up(store, "s", asked())
+        (ending,) = await replica.answer("s")
+        assert ending.is_final
 
 
 class StoreWithAbsence(MemoryStore):
