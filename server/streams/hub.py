@@ -85,7 +85,10 @@ class StreamHub:
                 if isinstance(opened, AlreadyOpen) and opened.stream_id != opening.stream_id:
                     return opened
                 return self._keep(OwnedStream(lease, opening.tenant, Past(), self._journal.take))
-        return self._keep(OwnedStream(lease, opening.tenant, Past(), self._journal.take, opening))
+        stream = self._keep(OwnedStream(lease, opening.tenant, Past(), self._journal.take, opening))
+        # Now, not with its first event: a whole answer has none until its end, and may have to be given up before.
+        self._journal.take(stream)
+        return stream
 
     async def used(self, key: KeyUse) -> AlreadyOpen | None:
         """Return what an idempotency key stands for; None when it is free, or the store cannot tell."""

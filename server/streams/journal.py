@@ -155,4 +155,5 @@ class Journal:
                 continue
             if isinstance(opened, AlreadyOpen) and opened.stream_id != stream.lease.stream_id:
                 stream.give_up_durability()
-            stream.opening = None
+            else:
+                stream.opened()

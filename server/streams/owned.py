@@ -77,8 +77,7 @@ class OwnedStream:
         """Take note that the stream belongs to somebody else: what is unsent is void."""
         self.is_lost = True
         self.cancelled.set()
-        self._unsent, self._unsent_canon = [], []
-        self._beat()
+        self._drop_unsent()
 
     # -- the journal's side -------------------------------------------------------------------------------------------------
 
@@ -88,12 +87,17 @@ class OwnedStream:
 
     @property
     def has_unsent(self) -> bool:
-        """Whether the store lacks something."""
-        return bool(self._unsent or self._unsent_canon)
+        """Whether the store lacks something, be it the stream itself."""
+        return self.opening is not None or bool(self._unsent or self._unsent_canon)
+
+    def opened(self) -> None:
+        """Take note that the store knows the stream."""
+        self.opening = None
+        self._beat()
 
     def unsent(self) -> Append | None:
-        """Return what the store lacks; None when it has everything."""
-        if not self.has_unsent:
+        """Return what can be added to the stream in the store: None where there is nothing, or no such stream yet."""
+        if self.opening is not None or not (self._unsent or self._unsent_canon):
             return None
         return Append(self.lease, tuple(self._unsent), tuple(self._unsent_canon), self._num_canon_sent)
 
@@ -113,7 +117,10 @@ class OwnedStream:
         """Go on for the readers here alone."""
         self.is_durable = False
         self.publish_unsent()
-        self._unsent, self._unsent_canon = [], []
+        self._drop_unsent()
+
+    def _drop_unsent(self) -> None:
+        self.opening, self._unsent, self._unsent_canon = None, [], []
         self._beat()
 
     def publish(self, events: Sequence[StoredEvent]) -> None:
