@@ -27,8 +27,13 @@ class FullStore(MemoryStore):
 
 
 @pytest.fixture
-async def hub() -> AsyncIterator[StreamHub]:
-    hub = StreamHub(FullStore(), "owner", Metrics())
+def store() -> FullStore:
+    return FullStore()
+
+
+@pytest.fixture
+async def hub(store: FullStore) -> AsyncIterator[StreamHub]:
+    hub = StreamHub(store, "owner", Metrics())
     running = asyncio.create_task(hub.run())
     yield hub
     running.cancel()
@@ -61,3 +66,16 @@ async def test_a_stream_is_neither_handed_over_nor_deleted_without_what_the_stor
         with pytest.raises(StoreUnavailable):
             await hub.delete("s")
     assert not stream.is_lost
+
+
+async def test_streams_of_which_the_store_has_everything_are_handed_over_beside_one_that_it_lacks_something_of(
+    hub: StreamHub, store: FullStore, stream: OwnedStream
+) -> None:
+    """None was, and their work had been stopped already."""
+    whole = await hub.open(Opening("whole", "tenant", b"spec"))
+    assert isinstance(whole, OwnedStream)
+    async with asyncio.timeout(WAIT_S):
+        with pytest.raises(StoreUnavailable):
+            await hub.give_up([stream, whole], by_death=False)
+    assert [claim.lease.stream_id for claim in await store.claim("other", 2)] == ["whole"]
+    assert whole.is_lost and not stream.is_lost
