@@ -10,14 +10,19 @@ from pathlib import Path
 import pytest
 
 from server.metrics import Metrics
+from server.store import redis_scripts
 from server.store.memory import MemoryStore
 from server.store.redis import RedisBounds, RedisStore
 from server.store.store import AlreadyOpen, KeyUse, Opened, Opening, StoreUnavailable, StreamStore
 from server.streams.hub import StreamHub
 from server.streams.owned import OwnedStream
+from tests.lossy_redis import lossy_redis
 from tests.redis_server import redis_on_socket
 
 WAIT_S = 5.0
+ASKED_TWICE = 2
+"""How often Redis is asked before it counts as away."""
+
 KEY = KeyUse("tenant", "key", "fingerprint")
 OPENING = Opening("s", "tenant", b"spec", KEY)
 
@@ -89,3 +94,28 @@ async def test_a_stream_accepted_while_another_is_made_known_is_made_known_too()
         await hub.release(late)
     assert late.is_durable
     assert [event.payload for event in await store.read("late", 0, 10)] == ["words"]
+
+
+async def test_a_key_that_is_freed_while_its_stream_is_made_known_is_free() -> None:
+    """The store was asked with the key and not told after: asking again led to the failed answer."""
+    store = SlowStore()
+    async with running_hub(store) as hub, asyncio.timeout(WAIT_S):
+        stream = await open_while_away(hub, OPENING)
+        await store.is_opening.wait()
+        await hub.free_key(stream)
+        store.may_open.set()
+        await stream.change()
+    assert await store.head("s") is not None and await store.used(KEY) is None
+
+
+async def test_a_key_that_is_freed_after_an_opening_that_was_not_heard_of_is_free(tmp_path: Path) -> None:
+    with lossy_redis(tmp_path) as lossy:
+        store = RedisStore(lossy.url, "p:", RedisBounds())
+        async with running_hub(store) as hub, asyncio.timeout(WAIT_S):
+            lossy.lose_answers(redis_scripts.OPEN, ASKED_TWICE)
+            stream = await hub.open(OPENING)
+            assert isinstance(stream, OwnedStream) and lossy.has_lost_all
+            await hub.free_key(stream)
+            await stream.change()
+            assert await store.head("s") is not None and await store.used(KEY) is None
+        await store.close()
