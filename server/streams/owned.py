@@ -1,7 +1,7 @@
 """A stream that this process writes: what its readers may see, what is still on its way to the store.
 
-An event is published to readers when the store has it, or at once while the store is away. Only the newest events stay in memory;
-a reader that is further behind reads the log instead, so that nobody slow holds up the writer.
+An event is published to readers when the store has it, or at once while the store is away or full. Only the newest events stay in
+memory, and those that the store lacks; a reader that is further behind reads the log instead, so that nobody slow holds up the writer.
 """
 
 from __future__ import annotations
@@ -168,5 +168,11 @@ class OwnedStream:
         if num_events == 1 and self._recent:
             return [self._recent[-1]]
         if num_events > len(self._recent):
-            return None
+            return self._unsent_after(sequence)
         return [self._recent[place] for place in range(-num_events, 0)]
+
+    def _unsent_after(self, sequence: int) -> list[StoredEvent] | None:
+        """Return the same from what the store lacks, which nobody could read there."""
+        if not self._unsent or sequence + 1 < (first := self._unsent[0].sequence):
+            return None
+        return self._unsent[sequence + 1 - first : self._last_published + 1 - first]

@@ -12,7 +12,7 @@ from server.metrics import Metrics
 from server.store.memory import MemoryStore
 from server.store.store import Append, AppendResult, Opening, StoreFull, StoreUnavailable
 from server.streams.hub import StreamHub
-from server.streams.owned import OwnedStream
+from server.streams.owned import RECENT_BYTES, OwnedStream
 
 WAIT_S = 5.0
 
@@ -57,6 +57,17 @@ async def test_events_are_shown_at_once_and_the_store_does_not_count_as_away(hub
     async with asyncio.timeout(WAIT_S):
         assert [event.payload async for event in hub.read("s", 0)] == ["one", "two"]
     assert not hub.is_store_absent and stream.is_durable
+
+
+async def test_a_reader_far_behind_has_the_events_that_the_store_lacks(hub: StreamHub, stream: OwnedStream) -> None:
+    """They were looked for in the store, which has none of them, again and again without a pause."""
+    pictures = [letter * RECENT_BYTES for letter in "ab"]
+    for picture in pictures:
+        stream.write("", picture)
+    stream.write("", "end", is_final=True)
+    async with asyncio.timeout(WAIT_S):
+        assert [event.payload async for event in hub.read("s", 0)] == ["one", *pictures, "end"]
+        assert [event.payload async for event in hub.read("s", 2)] == [pictures[1], "end"]
 
 
 async def test_a_stream_is_neither_handed_over_nor_deleted_without_what_the_store_lacks_of_it(hub: StreamHub, stream: OwnedStream) -> None:
