@@ -34,4 +34,4 @@ class Farewell:
         try:
             await self._producer.hand_over(only_queued=only_queued)
         except StoreUnavailable:
-            logger.error("the store is away: others take over when this server's lease ends")
+            logger.error("the store is away or full: others take over what it lacks something of when this server's lease ends")

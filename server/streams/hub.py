@@ -24,6 +24,9 @@ READ_LIMIT = 32
 CHECK_S = 1.0
 """How often a waiting reader looks again who owns its stream."""
 
+FLUSH_S = 5.0
+"""How long a stream that is given up waits for a store that takes what was written, before it counts as held up too."""
+
 LINGER_S = 30.0
 """How long a finished stream that no store has is kept for its readers."""
 
@@ -85,7 +88,10 @@ class StreamHub:
                 if isinstance(opened, AlreadyOpen) and opened.stream_id != opening.stream_id:
                     return opened
                 return self._keep(OwnedStream(lease, opening.tenant, Past(), self._journal.take))
-        return self._keep(OwnedStream(lease, opening.tenant, Past(), self._journal.take, opening))
+        stream = self._keep(OwnedStream(lease, opening.tenant, Past(), self._journal.take, opening))
+        # Now, not with its first event: a whole answer has none until its end, and may have to be given up before.
+        self._journal.take(stream)
+        return stream
 
     async def used(self, key: KeyUse) -> AlreadyOpen | None:
         """Return what an idempotency key stands for; None when it is free, or the store cannot tell."""
@@ -114,21 +120,25 @@ class StreamHub:
         return stream
 
     async def give_up(self, streams: Sequence[OwnedStream], *, by_death: bool) -> None:
-        """Let others claim streams, once the store has all that was written; ``by_death`` when what worked on them died.
+        """Let others claim streams of which the store has all that was written; ``by_death`` when what worked on them died.
 
         Raises:
-            StoreUnavailable
+            StoreUnavailable: it lacks something of at least one of them; the others are given up.
         """
         durable = [stream for stream in streams if stream.is_durable and not stream.is_lost]
-        for stream in durable:
-            if stream.has_unsent and self._journal.is_held_up:
-                raise StoreUnavailable
-            await self._journal.flushed(stream)
-        await self._store.give_up([stream.lease for stream in durable], by_death=by_death)
-        for stream in durable:
+        if not self._journal.is_held_up:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_S):
+                    for stream in durable:
+                        await self._journal.flushed(stream)
+        written = [stream for stream in durable if stream.is_durable and not stream.has_unsent]
+        await self._store.give_up([stream.lease for stream in written], by_death=by_death)
+        for stream in written:
             stream.lose()
             if self._owned.get(stream.lease.stream_id) is stream:
                 del self._owned[stream.lease.stream_id]
+        if len(written) < len(durable):
+            raise StoreUnavailable
 
     async def release(self, stream: OwnedStream) -> None:
         """Stop being the writer, once what was written is where readers find it."""

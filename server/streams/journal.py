@@ -155,4 +155,8 @@ class Journal:
                 continue
             if isinstance(opened, AlreadyOpen) and opened.stream_id != stream.lease.stream_id:
                 stream.give_up_durability()
-            stream.opening = None
+                continue
+            if stream.opening is not None and stream.opening.key is None:
+                # It may have been freed since the store was asked, or since an earlier attempt whose answer was lost.
+                await self._store.free_key(stream.lease)
+            stream.opened()

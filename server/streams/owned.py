@@ -1,7 +1,7 @@
 """A stream that this process writes: what its readers may see, what is still on its way to the store.
 
-An event is published to readers when the store has it, or at once while the store is away. Only the newest events stay in memory;
-a reader that is further behind reads the log instead, so that nobody slow holds up the writer.
+An event is published to readers when the store has it, or at once while the store is away or full. Only the newest events stay in
+memory, and those that the store lacks; a reader that is further behind reads the log instead, so that nobody slow holds up the writer.
 """
 
 from __future__ import annotations
@@ -77,8 +77,7 @@ class OwnedStream:
         """Take note that the stream belongs to somebody else: what is unsent is void."""
         self.is_lost = True
         self.cancelled.set()
-        self._unsent, self._unsent_canon = [], []
-        self._beat()
+        self._drop_unsent()
 
     # -- the journal's side -------------------------------------------------------------------------------------------------
 
@@ -88,12 +87,17 @@ class OwnedStream:
 
     @property
     def has_unsent(self) -> bool:
-        """Whether the store lacks something."""
-        return bool(self._unsent or self._unsent_canon)
+        """Whether the store lacks something, be it the stream itself."""
+        return self.opening is not None or bool(self._unsent or self._unsent_canon)
+
+    def opened(self) -> None:
+        """Take note that the store knows the stream."""
+        self.opening = None
+        self._beat()
 
     def unsent(self) -> Append | None:
-        """Return what the store lacks; None when it has everything."""
-        if not self.has_unsent:
+        """Return what can be added to the stream in the store: None where there is nothing, or no such stream yet."""
+        if self.opening is not None or not (self._unsent or self._unsent_canon):
             return None
         return Append(self.lease, tuple(self._unsent), tuple(self._unsent_canon), self._num_canon_sent)
 
@@ -113,7 +117,10 @@ class OwnedStream:
         """Go on for the readers here alone."""
         self.is_durable = False
         self.publish_unsent()
-        self._unsent, self._unsent_canon = [], []
+        self._drop_unsent()
+
+    def _drop_unsent(self) -> None:
+        self.opening, self._unsent, self._unsent_canon = None, [], []
         self._beat()
 
     def publish(self, events: Sequence[StoredEvent]) -> None:
@@ -161,5 +168,11 @@ class OwnedStream:
         if num_events == 1 and self._recent:
             return [self._recent[-1]]
         if num_events > len(self._recent):
-            return None
+            return self._unsent_after(sequence)
         return [self._recent[place] for place in range(-num_events, 0)]
+
+    def _unsent_after(self, sequence: int) -> list[StoredEvent] | None:
+        """Return the same from what the store lacks, which nobody could read there."""
+        if not self._unsent or sequence + 1 < (first := self._unsent[0].sequence):
+            return None
+        return self._unsent[sequence + 1 - first : self._last_published + 1 - first]
