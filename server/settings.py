@@ -46,7 +46,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PLAIT_", frozen=True, extra="ignore", protected_namespaces=())
 
     model: Path | None = Field(default=None, description="BAGEL-layout model directory; default: storybook, which comes with Plait")
-    model_name: str | None = Field(default=None, max_length=256, description="name clients use; default: the directory's name")
+    model_name: str | None = Field(
+        default=None, max_length=256, description="name clients use; default: that of its repository or directory"
+    )
     family: Literal["bagel", "interleaved"] | None = Field(default=None, description="model family, where the directory does not say")
     host: str = Field(default="127.0.0.1", description="address to listen on; beyond this machine only with keys, or --insecure")
     port: int = Field(default=8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")

@@ -125,11 +125,11 @@ def fit_costs(steps: list[MeasuredStep], overhead_s: float) -> Costs:
     kept = np.ones(len(steps), dtype=np.bool_)
     seconds, errors = np.zeros(len(NO_LOAD) + 1), np.zeros(len(steps))
     for _ in range(NUM_ROUNDS):
-        taken = whole_s + pace * beside_s
+        taken = np.maximum(whole_s + pace * beside_s, SHORTEST_S)
         terms = np.column_stack([loads, -beside_s])
         *fitted, pace = _non_negative_fit(terms[kept] / taken[kept, None], whole_s[kept] / taken[kept])
         seconds, pace = np.array(fitted), min(pace, 1.0)
-        taken = whole_s + pace * beside_s
+        taken = np.maximum(whole_s + pace * beside_s, SHORTEST_S)
         errors = np.abs(loads @ seconds - taken) / taken
         kept = errors <= max(LARGEST_ERROR, float(np.median(errors)))
     scale = float(taken.sum() / max((loads @ seconds).sum(), 1e-12))

@@ -83,9 +83,8 @@ class Scheduler:
         self._latest = Batch()
         self._failed: set[int] = set()
         self._hungry: Sequence | None = None
-        self._next_id = self._step = 0
+        self._next_id = self._step = self._prefix_queries = self._prefix_hits = 0
         self._began_s = self._last_step_s = clock()
-        self._prefix_queries = self._prefix_hits = 0
         self.predicted_s = 0.0
 
     # -- requests in and out ------------------------------------------------------------------------------------------------
@@ -185,11 +184,13 @@ class Scheduler:
 
     def schedule_ahead(self, under_way: Batch) -> Batch:
         """Make the step that may begin before ``under_way`` has ended; empty where what it would hold cannot be foreseen."""
-        if not self._foresight.covers(under_way) or self._reservations.starving() is not None:
+        if not self._foresight.covers(under_way):
             return Batch()
         began_s = self._began_s
         self._begin_step()
         self._began_s = began_s
+        if self._hungry is not None:
+            return Batch()
         self._commit.move_on_ahead(under_way)
         candidates = [other for other in self._foresight.candidates() if not self.encodings.is_awaited(other)]
         decoding = self._foresight.decoding()
@@ -213,7 +214,7 @@ class Scheduler:
             return draft
         self._shares.settle(self._roster.running.values())
         candidates = self._shares.order(candidates, draft.step)
-        riding, hungry = decoding, self._hungry if self._hungry in candidates else None
+        riding, hungry = decoding, next((other for other in candidates if other is self._hungry), None)
         if hungry is not None:
             candidates = [hungry, *(other for other in candidates if other is not hungry)]
             riding = [other for other in decoding if other.sequence_id < hungry.sequence_id]

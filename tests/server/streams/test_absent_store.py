@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from server.metrics import Metrics
 from server.store import redis_scripts
 from server.store.memory import MemoryStore
 from server.store.redis import RedisBounds, RedisStore
-from server.store.store import AlreadyOpen, KeyUse, Opened, Opening, StoreUnavailable, StreamStore
+from server.store.store import AlreadyOpen, KeyUse, Opened, Opening, StoreUnavailable
 from server.streams.hub import StreamHub
 from server.streams.owned import OwnedStream
 from tests.lossy_redis import lossy_redis
 from tests.redis_server import redis_on_socket
+from tests.server.streams.running_hub import running_hub
 
 WAIT_S = 5.0
 ASKED_TWICE = 2
@@ -31,17 +30,6 @@ OPENING = Opening("s", "tenant", b"spec", KEY)
 def redis_url(tmp_path: Path) -> Iterator[str]:
     with redis_on_socket(tmp_path) as url:
         yield url
-
-
-@asynccontextmanager
-async def running_hub(store: StreamStore) -> AsyncIterator[StreamHub]:
-    """Run the streams of a process called ``writer`` until the block ends."""
-    hub = StreamHub(store, "writer", Metrics())
-    running = asyncio.create_task(hub.run())
-    yield hub
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
 
 
 async def open_while_away(hub: StreamHub, opening: Opening) -> OwnedStream:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 
 import pytest
 
-from server.metrics import Metrics
 from server.store.memory import MemoryStore
 from server.store.store import Append, AppendResult, Opening, StoreFull, StoreUnavailable
 from server.streams.hub import StreamHub
 from server.streams.owned import RECENT_BYTES, OwnedStream
+from tests.server.streams.running_hub import running_hub
 
 WAIT_S = 5.0
 
@@ -33,12 +32,8 @@ def store() -> FullStore:
 
 @pytest.fixture
 async def hub(store: FullStore) -> AsyncIterator[StreamHub]:
-    hub = StreamHub(store, "owner", Metrics())
-    running = asyncio.create_task(hub.run())
-    yield hub
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
+    async with running_hub(store) as hub:
+        yield hub
 
 
 @pytest.fixture

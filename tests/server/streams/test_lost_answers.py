@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from server.metrics import Metrics
 from server.store import redis_scripts
 from server.store.redis import RedisBounds, RedisStore
 from server.store.store import AlreadyOpen, Append, KeyUse, Lease, Opening, StoreUnavailable
 from server.streams.hub import StreamHub
 from server.streams.owned import OwnedStream
 from tests.lossy_redis import LossyRedis, lossy_redis
+from tests.server.streams.running_hub import running_hub
 
 ASKED_ONCE, ASKED_TWICE = 1, 2
 """How often the store is asked before it counts as away: the second time by the client of Redis itself."""
@@ -40,12 +38,8 @@ async def store(lossy: LossyRedis) -> AsyncIterator[RedisStore]:
 @pytest.fixture
 async def hub(store: RedisStore) -> AsyncIterator[StreamHub]:
     """The streams of that process."""
-    hub = StreamHub(store, "writer", Metrics())
-    running = asyncio.create_task(hub.run())
-    yield hub
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
+    async with running_hub(store) as hub:
+        yield hub
 
 
 @pytest.fixture
