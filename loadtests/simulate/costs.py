@@ -21,12 +21,17 @@ from loadtests.simulate.bits import Cut, some_of_each
 from server.engine.cost_model import NO_LOAD, SHORTEST_S, Load
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
+Rows = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 NUM_SWEEPS = 2000
 NUM_ROUNDS = 5
 NUM_SPREAD = 50
 SPELL_S = 3.0
 """How finely a change of the machine's speed is followed: a spell holds several long passes."""
+LEAST_BESIDE = 100
+"""So many steps beside a long pass say what such steps cost."""
+LEAST_WORDS = 10
+"""So many of its steps of decode rows alone say how slow those were in a spell."""
 NUM_LEVELLINGS = 8
 """Costs and speeds are fitted in turns, since each hides in the other where one kind of step is commoner in a slow spell."""
 LARGEST_ERROR = 0.5
@@ -74,19 +79,37 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
+class Slowness:
+    """How many times as long steps took in each ``SPELL_S`` of a run: those of decode rows alone, which memory binds, and the others, which
+    arithmetic does. What else is at work on a machine seldom slows both down alike. Nothing where that is not asked."""
+
+    words: tuple[float, ...] = ()
+    others: tuple[float, ...] = ()
+
+    def at(self, run_s: float, load: Load) -> float:
+        """Return how many times as long a step with ``load`` takes ``run_s`` after the run began."""
+        spells = self.others if load.mixed else self.words
+        return spells[int(run_s / SPELL_S)] if 0.0 <= run_s < SPELL_S * len(spells) else 1.0
+
+
+STEADY = Slowness()
+
+
+@dataclass(frozen=True, slots=True)
 class Costs:
     """What steps cost on a machine.
 
     Attributes:
         seconds: for one of each term of a load.
         cold_s: what a step of decode rows alone takes more right after other work.
-        spread: how they differ from that; beside: how those made beside a long pass do.
+        spread: how they differ from that.
+        beside_seconds, beside: the same of steps made beside a long pass; None where they cost as much as those alone, but for the spread.
         share_of_steps: the share of the processors that those have; 0 where steps are let through between a pass's bits.
         pace_beside: the share of its pace that a long pass keeps beside a step.
         overhead_s: what each step takes outside the runner; arrival_s: what taking in a request does.
         median_error: median relative error of the fit; num_steps: how many steps it was made from.
         cuts: how long passes were cut into bits.
-        slowness: how many times as long steps took in each ``SPELL_S`` of the run; nothing where that is not asked.
+        slowness: how the machine's speed changed during the run.
     """
 
     seconds: Load
@@ -100,15 +123,13 @@ class Costs:
     beside: Spread = Spread()
     share_of_steps: float = 0.0
     pace_beside: float = 0.0
-    slowness: tuple[float, ...] = ()
+    slowness: Slowness = STEADY
+    beside_seconds: Load | None = None
 
-    def of(self, load: Load) -> float:
+    def of(self, load: Load, *, is_beside: bool = False) -> float:
         """Return the seconds of a step in the runner."""
-        return sum(seconds * amount for seconds, amount in zip(self.seconds, load, strict=True))
-
-    def slowness_at(self, run_s: float) -> float:
-        """Return how many times as long a step takes ``run_s`` after the run began."""
-        return self.slowness[int(run_s / SPELL_S)] if 0.0 <= run_s < SPELL_S * len(self.slowness) else 1.0
+        of_each = self.seconds if self.beside_seconds is None or not is_beside else self.beside_seconds
+        return sum(seconds * amount for seconds, amount in zip(of_each, load, strict=True))
 
 
 def fit_costs(steps: list[MeasuredStep], overhead_s: float) -> Costs:
@@ -121,9 +142,38 @@ def fit_costs(steps: list[MeasuredStep], overhead_s: float) -> Costs:
         raise ValueError("costs cannot be fitted to no steps")
     beside, steps = [step for step in steps if step.is_beside], [step for step in steps if not step.is_beside]
     loads, whole_s, beside_s = _rows(steps), _seconds(steps), np.array([step.beside_s for step in steps])
-    pace, taken = FIRST_PACE_BESIDE, whole_s
-    kept = np.ones(len(steps), dtype=np.bool_)
-    seconds, errors = np.zeros(len(NO_LOAD) + 1), np.zeros(len(steps))
+    *by_term, cold_s, pace = _robust_fit(loads, whole_s, beside_s)
+    seconds, taken = np.array([*by_term, cold_s]), np.maximum(whole_s + pace * beside_s, SHORTEST_S)
+    errors = np.abs(loads @ seconds - taken) / taken
+    seconds *= taken.sum() / max((loads @ seconds).sum(), 1e-12)
+    spread = _spread(steps, taken, loads @ seconds)
+    cuts = some_of_each(Cut.of(step.load, step.bits_s, step.bits_per_layer) for step in steps if step.bits_s)
+    *by_term, cold_s = (float(value) for value in seconds)
+    costs = Costs(Load(*by_term), overhead_s, median(errors.tolist()), len(steps), cold_s, spread, cuts, pace_beside=float(pace))
+    return _with_beside(costs, beside)
+
+
+def _with_beside(costs: Costs, steps: list[MeasuredStep]) -> Costs:
+    """Add what ``steps`` beside a long pass cost, where enough were seen; what none of them had to do costs as much as alone.
+
+    They have one of the processors and what is left of the memory.
+    """
+    loads, taken, seconds = _rows(steps)[:, :-1], _seconds(steps), np.array(costs.seconds)
+    if len(steps) >= LEAST_BESIDE:
+        *fitted, _ = _robust_fit(loads, taken, np.zeros(len(steps)))
+        seconds = np.where(loads.any(axis=0), fitted, seconds)
+        costs = replace(costs, beside_seconds=Load(*(float(value) for value in seconds)))
+    return replace(costs, beside=_spread(steps, taken, loads @ seconds))
+
+
+def _robust_fit(loads: Rows, whole_s: Floats, beside_s: Floats) -> list[float]:
+    """Return the seconds for one of each column of ``loads``, and what of its pace a pass keeps in ``beside_s``.
+
+    Steps far off are left out.
+    """
+    pace = FIRST_PACE_BESIDE
+    kept = np.ones(len(loads), dtype=np.bool_)
+    seconds = np.zeros(loads.shape[1])
     for _ in range(NUM_ROUNDS):
         taken = np.maximum(whole_s + pace * beside_s, SHORTEST_S)
         terms = np.column_stack([loads, -beside_s])
@@ -132,29 +182,23 @@ def fit_costs(steps: list[MeasuredStep], overhead_s: float) -> Costs:
         taken = np.maximum(whole_s + pace * beside_s, SHORTEST_S)
         errors = np.abs(loads @ seconds - taken) / taken
         kept = errors <= max(LARGEST_ERROR, float(np.median(errors)))
-    scale = float(taken.sum() / max((loads @ seconds).sum(), 1e-12))
-    *by_term, cold_s = (float(value) * scale for value in seconds)
-    spread = _spread(steps, taken, loads @ seconds * scale)
-    cuts = some_of_each(Cut.of(step.load, step.bits_s, step.bits_per_layer) for step in steps if step.bits_s)
-    costs = Costs(Load(*by_term), overhead_s, median(errors.tolist()), len(steps), cold_s, spread, cuts, pace_beside=float(pace))
-    return replace(costs, beside=_spread(beside, _seconds(beside), _rows(beside) @ seconds * scale))
+    return [*seconds.tolist(), pace]
 
 
 def _seconds(steps: list[MeasuredStep]) -> Floats:
     return np.array([step.seconds for step in steps])
 
 
-def _rows(steps: list[MeasuredStep]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _rows(steps: list[MeasuredStep]) -> Rows:
     return np.array([(*step.load, float(step.is_cold)) for step in steps], dtype=np.float64).reshape(len(steps), len(NO_LOAD) + 1)
 
 
 def fit_in_time(steps: list[MeasuredStep], overhead_s: float) -> Costs:
     """Do the same for a machine whose speed changed during the run: its slowness in each spell is kept, and taken out of the fit."""
-    costs = fit_costs(steps, overhead_s)
-    slowness: tuple[float, ...] = ()
+    costs, slowness = fit_costs(steps, overhead_s), STEADY
     for _ in range(NUM_LEVELLINGS):
         slowness = _slowness(steps, costs)
-        costs = fit_costs([_level(step, slowness[int(step.at_s / SPELL_S)]) for step in steps], overhead_s)
+        costs = fit_costs([_level(step, slowness.at(step.at_s, step.load)) for step in steps], overhead_s)
     return replace(costs, slowness=slowness)
 
 
@@ -163,17 +207,31 @@ def _level(step: MeasuredStep, slowness: float) -> MeasuredStep:
     return replace(step, seconds=step.seconds / slowness, beside_s=step.beside_s / slowness)
 
 
-def _slowness(steps: list[MeasuredStep], costs: Costs) -> tuple[float, ...]:
-    """Return by how much the steps of each spell took longer than they cost; 1 where there were none but beside a long pass."""
+def _slowness(steps: list[MeasuredStep], costs: Costs) -> Slowness:
+    """Return by how much the steps of each spell took longer than usual, against what they cost; 1 where there were none.
+
+    Of those of words it is the median, or a single hiccup would stand for a spell that has few of them; where that says little, words are
+    taken to have been as slow as the others.
+    """
     num_spells = int(max(step.at_s for step in steps) / SPELL_S) + 1
-    taken_s, cost_s = [0.0] * num_spells, [0.0] * num_spells
+    words: dict[bool, list[tuple[int, float]]] = {False: [], True: []}
+    taken_s, cost_s = np.zeros(num_spells), np.zeros(num_spells)
     for step in steps:
-        if step.is_beside:
-            continue
-        spell = int(step.at_s / SPELL_S)
-        taken_s[spell] += step.seconds + costs.pace_beside * step.beside_s
-        cost_s[spell] += costs.of(step.load)
-    return tuple(taken / cost if cost else 1.0 for taken, cost in zip(taken_s, cost_s, strict=True))
+        spell, cost = int(step.at_s / SPELL_S), max(costs.of(step.load, is_beside=step.is_beside), SHORTEST_S)
+        if not step.load.mixed:
+            words[step.is_beside].append((spell, step.seconds / cost))
+        elif not step.is_beside:
+            taken_s[spell] += step.seconds + costs.pace_beside * step.beside_s
+            cost_s[spell] += cost
+    usual = taken_s.sum() / max(cost_s.sum(), SHORTEST_S)
+    others = np.divide(taken_s, usual * cost_s, out=np.ones(num_spells), where=cost_s > 0.0).tolist()
+    by_spell: list[list[float]] = [[] for _ in range(num_spells)]
+    for measured in filter(None, words.values()):
+        usual = median(ratio for _, ratio in measured)
+        for spell, ratio in measured:
+            by_spell[spell].append(ratio / usual)
+    of_words = (median(ratios) if len(ratios) >= LEAST_WORDS else other for ratios, other in zip(by_spell, others, strict=True))
+    return Slowness(tuple(of_words), tuple(others))
 
 
 def _spread(steps: list[MeasuredStep], taken_s: Floats, fitted_s: Floats) -> Spread:
@@ -193,7 +251,7 @@ def _factors(taken_s: Floats, fitted_s: Floats) -> tuple[float, ...]:
     return tuple(float(value) for value in factors * (taken_s.sum() / fitted_s.sum() / factors.mean()))
 
 
-def _non_negative_fit(rows: np.ndarray[tuple[int, int], np.dtype[np.float64]], sums: Floats) -> Floats:
+def _non_negative_fit(rows: Rows, sums: Floats) -> Floats:
     """Return the x >= 0 that brings rows · x closest to ``sums``, in columns scaled to equal length."""
     lengths = np.linalg.norm(rows, axis=0)
     scaled = rows / np.where(lengths > 0, lengths, 1.0)
@@ -219,13 +277,15 @@ class CostsFile(msgspec.Struct):
     beside: Spread
     share_of_steps: float
     pace_beside: float
+    beside_seconds: dict[str, float] | None = None
 
 
 def write_costs(path: Path, costs: Costs) -> None:
     """Write ``costs`` as JSON."""
     seconds = costs.seconds._asdict()
     others = (costs.overhead_s, costs.median_error, costs.num_steps, costs.cold_s, costs.spread, costs.cuts, costs.arrival_s)
-    document = CostsFile(seconds, *others, costs.beside, costs.share_of_steps, costs.pace_beside)
+    beside_seconds = None if costs.beside_seconds is None else costs.beside_seconds._asdict()
+    document = CostsFile(seconds, *others, costs.beside, costs.share_of_steps, costs.pace_beside, beside_seconds)
     path.write_bytes(msgspec.json.encode(document) + b"\n")
 
 
@@ -236,4 +296,6 @@ def read_costs(path: Path) -> Costs:
         msgspec.MsgspecError: the file is not what it should be.
     """
     document = msgspec.json.decode(path.read_bytes(), type=CostsFile)
-    return Costs(Load(**document.seconds), *msgspec.structs.astuple(document)[1:])
+    beside_seconds = None if document.beside_seconds is None else Load(**document.beside_seconds)
+    others = msgspec.structs.astuple(document)[1:-1]
+    return replace(Costs(Load(**document.seconds), *others), beside_seconds=beside_seconds)

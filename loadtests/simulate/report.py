@@ -127,11 +127,13 @@ def write_validation(directory: Path, validation: Validation, machine: str, plan
 
 def _verdict(validated: Validated) -> str:
     missed = [one.name for one in validated.metrics if not one.holds]
-    slow = [slowness for costs in validated.costs for slowness in costs.slowness]
+    words = [spell for costs in validated.costs for spell in costs.slowness.words]
+    others = [spell for costs in validated.costs for spell in costs.slowness.others]
     num_steps, error = sum(costs.num_steps for costs in validated.costs), max(costs.median_error for costs in validated.costs)
     found = f"all but {', '.join(missed)}" if missed else "every metric"
     return (
-        f"{num_steps} steps; in spells of {SPELL_S:g} s they took {min(slow):.2f} to {max(slow):.2f} times as long as on average."
+        f"{num_steps} steps; in spells of {SPELL_S:g} s those of words took {min(words):.2f} to {max(words):.2f} times as long as on"
+        f" average, the others {min(others):.2f} to {max(others):.2f}."
         f" Median error of the fit {error:.1%}. Within {LARGEST_ERROR:.0%} of the engine: {found}."
     )
 

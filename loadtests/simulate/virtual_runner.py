@@ -159,9 +159,10 @@ class VirtualRunner:
 
     def _result(self, batch: Batch) -> BatchResult:
         self.tally.add(batch.load)
-        slowness = self.costs.slowness_at(self.clock.now() - self.began_s)
+        slowness = self.costs.slowness.at(self.clock.now() - self.began_s, batch.load)
         spread = self.costs.beside if batch.is_beside else self.costs.spread
-        result = BatchResult(execute_s=slowness * self.costs.of(batch.load) * self.luck.choice(spread.of(batch.load)))
+        cost_s = self.costs.of(batch.load, is_beside=batch.is_beside)
+        result = BatchResult(execute_s=slowness * cost_s * self.luck.choice(spread.of(batch.load)))
         for row in batch.decodes:
             result.tokens[row.sequence_id] = DrawnToken((row.sequence_id * 31 + row.draw.index) % NUM_ORDINARY_IDS)
         for prefill in batch.prefills:

@@ -16,7 +16,7 @@ from loadtests.mixed.replay import at_once, watch_nothing
 from loadtests.mixed.stand import Way
 from loadtests.mixed.timeline import Replayed
 from loadtests.simulate.bits import Cut, cut_like
-from loadtests.simulate.costs import SPELL_S, Costs, MeasuredStep, Spread, fit_costs, fit_in_time, read_costs, write_costs
+from loadtests.simulate.costs import SPELL_S, Costs, MeasuredStep, Slowness, Spread, fit_costs, fit_in_time, read_costs, write_costs
 from loadtests.simulate.replica import Replica
 from loadtests.simulate.virtual_runner import VirtualRunner
 from loadtests.traces.arrivals import Arrivals
@@ -116,14 +116,25 @@ def test_the_first_decode_step_after_a_bit_takes_longer_than_the_next() -> None:
 
 
 def test_a_fit_tells_what_steps_take_beside_a_pass() -> None:
-    """A third more for words, twice as long for prompts; what they take alone is learnt from those that were alone."""
-    alone = [MeasuredStep(load, COSTS.of(load)) for load in (*DECODES, *PROMPTS)]
-    words = [MeasuredStep(load, COSTS.of(load) * 4 / 3, is_beside=True) for load in DECODES]
-    prompts = [MeasuredStep(load, COSTS.of(load) * 2, is_beside=True) for load in PROMPTS]
-    fit = fit_costs([*words, *alone, *prompts], overhead_s=0.0)
-    assert all(fit.of(load) == pytest.approx(COSTS.of(load), rel=0.05) for load in (*DECODES, *PROMPTS))
-    assert fit.beside.words == pytest.approx([4 / 3] * len(fit.beside.words), rel=0.05)
-    assert fit.beside.prompts == pytest.approx([2.0] * len(fit.beside.prompts), rel=0.05)
+    """What each row adds is not what it adds to a step alone: one of the processors has all of them, and the memory is shared."""
+    beside = COSTS.seconds._replace(steps=2.0 * COSTS.seconds.steps, und_tokens=0.5 * COSTS.seconds.und_tokens)
+    costs = replace(COSTS, beside_seconds=beside)
+    alone = [MeasuredStep(load, COSTS.of(load)) for load in [*DECODES, *PROMPTS, *PICTURES]]
+    words = [MeasuredStep(load, costs.of(load, is_beside=True), is_beside=True) for load in [*DECODES, *PROMPTS]]
+    fit = fit_costs([*alone, *words], 0.0)
+    for load in [*DECODES, *PROMPTS]:
+        assert fit.of(load) == pytest.approx(COSTS.of(load), rel=0.02)
+        assert fit.of(load, is_beside=True) == pytest.approx(costs.of(load, is_beside=True), rel=0.02)
+    picture = PICTURES[0]
+    assert fit.beside_seconds is not None and fit.beside_seconds.gen_tokens == fit.seconds.gen_tokens > 0.0
+    assert fit.of(picture) == pytest.approx(COSTS.of(picture), rel=0.05)
+
+
+def test_a_few_steps_beside_a_pass_cost_what_they_cost_alone_times_what_is_usual() -> None:
+    few = [MeasuredStep(load, 1.5 * COSTS.of(load), is_beside=True) for load in DECODES[:20]]
+    fit = fit_costs([*(MeasuredStep(load, COSTS.of(load)) for load in [*DECODES, *PROMPTS, *PICTURES]), *few], 0.0)
+    assert fit.beside_seconds is None
+    assert fit.beside.words == pytest.approx([1.5] * len(fit.beside.words), rel=0.05)
 
 
 def test_a_fit_tells_what_a_pass_keeps_of_its_pace_beside_steps() -> None:
@@ -235,15 +246,41 @@ def test_a_machine_that_becomes_slower_is_told_from_steps_that_cost_more() -> No
         for load, factor in zip(loads, halves, strict=True)
     ]
     fit = fit_in_time(steps, overhead_s=0.0)
-    simulated = [fit.of(step.load) * fit.slowness_at(step.at_s) for step in steps]
-    assert fit.slowness[1] / fit.slowness[0] == pytest.approx(2.0, rel=0.15)
+    simulated = [fit.of(step.load) * fit.slowness.at(step.at_s, step.load) for step in steps]
+    assert fit.slowness.words[1] / fit.slowness.words[0] == pytest.approx(2.0, rel=0.15)
     assert simulated == pytest.approx([step.seconds for step in steps], rel=0.15)
-    assert fit.slowness_at(-1.0) == fit.slowness_at(2 * SPELL_S) == 1.0
+    assert fit.slowness.at(-1.0, DECODES[0]) == fit.slowness.at(2 * SPELL_S, DECODES[0]) == 1.0
+
+
+def test_a_machine_may_become_slower_for_words_alone() -> None:
+    """What binds them is memory, of which other programs may take much while they leave the processors alone; beside a pass as well."""
+    loads = 2 * [*DECODES, *PROMPTS]
+    steps = [
+        MeasuredStep(load, COSTS.of(load) * (2.0 if spell and not load.mixed else 1.0), at_s=spell * SPELL_S)
+        for spell, load in zip(np.repeat([0, 1], len(loads) // 2).tolist(), loads, strict=True)
+    ]
+    beside = [replace(step, seconds=1.5 * step.seconds, is_beside=True) for step in steps if not step.load.mixed]
+    fit = fit_in_time([*steps, *beside], overhead_s=0.0)
+    assert fit.slowness.words[1] / fit.slowness.words[0] == pytest.approx(2.0, rel=0.05)
+    assert fit.slowness.others == pytest.approx((1.0, 1.0), rel=0.05)
+    simulated = [fit.of(step.load) * fit.slowness.at(step.at_s, step.load) for step in steps]
+    assert simulated == pytest.approx([step.seconds for step in steps], rel=0.15)
+    simulated = [fit.of(step.load, is_beside=True) * fit.slowness.at(step.at_s, step.load) for step in beside]
+    assert simulated == pytest.approx([step.seconds for step in beside], rel=0.15)
+
+
+def test_a_hiccup_in_a_spell_of_few_words_is_not_its_speed() -> None:
+    """One step of 0.1 s among three stood for a machine ten times as slow, and the simulation had all words of the spell be so late."""
+    few = [MeasuredStep(load, COSTS.of(load), at_s=SPELL_S) for load in [*DECODES[:3], *PROMPTS]]
+    many = [MeasuredStep(load, COSTS.of(load), at_s=2 * SPELL_S) for load in [*DECODES, *PROMPTS]]
+    few[0], many[0] = replace(few[0], seconds=0.1), replace(many[0], seconds=0.1)
+    fit = fit_in_time([*(MeasuredStep(load, COSTS.of(load)) for load in [*DECODES, *PROMPTS, *PICTURES]), *few, *many], 0.0)
+    assert fit.slowness.words == pytest.approx((1.0, 1.0, 1.0), rel=0.05)
 
 
 def test_a_simulation_follows_the_speed_of_the_run() -> None:
     trace = at_once(tiny_trace())
-    even, slow = (replace(COSTS, slowness=(factor,) * 10) for factor in (1.0, 2.0))
+    even, slow = (replace(COSTS, slowness=Slowness((factor,) * 10, (factor,) * 10)) for factor in (1.0, 2.0))
     spans = [replace(replica(), costs=costs).serve_after(tiny_trace(seed=4), trace).replayed.span_s for costs in (even, slow)]
     assert spans[1] == pytest.approx(2.0 * spans[0], rel=0.1)
 
@@ -261,8 +298,9 @@ def test_costs_cannot_be_fitted_to_nothing() -> None:
 def test_costs_survive_their_file(tmp_path: Path) -> None:
     spread, beside = Spread((0.9, 1.1), (1.0,), (1.0,)), Spread((1.5,), (2.0,))
     costs = Costs(Load(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 0.5, 0.01, 100, 0.2, spread, (Cut(Load(), 3, (1.0,)),), 0.1, beside, 0.5, 0.6)
-    write_costs(tmp_path / "costs.json", costs)
-    assert read_costs(tmp_path / "costs.json") == costs
+    for one in (costs, replace(costs, beside_seconds=Load(2, 3))):
+        write_costs(tmp_path / "costs.json", one)
+        assert read_costs(tmp_path / "costs.json") == one
 
 
 def test_no_two_traces_of_a_plan_share_a_session() -> None:
