@@ -21,6 +21,7 @@ from kernels.reference import NORM_EPS as EPS
 from kernels.upload import upload_tensor
 
 BLOCK_TOKENS = 32
+SQUARES_AT_A_TIME = 64
 GUIDE_WARPS = 8
 """With 4 warps ptxas gives the first kernel 56 registers on Blackwell and spills 13 times, although twice as many do no harm there."""
 
@@ -53,7 +54,7 @@ def take_euler_steps_of_table(x_t: torch.Tensor, velocity: torch.Tensor, steps: 
     if any(step.mix.renorm is RenormOver.IMAGE for step in steps):
         renorm_kernel[grid](
             x_t, out, squares, table, channels, num_blocks,
-            BLOCK_T=BLOCK_TOKENS, BLOCK_C=block, BLOCK_B=triton.next_power_of_2(num_blocks), num_warps=GUIDE_WARPS,
+            BLOCK_T=BLOCK_TOKENS, BLOCK_C=block, BLOCK_B=SQUARES_AT_A_TIME, num_warps=GUIDE_WARPS,
         )  # fmt: skip
     return out
 
@@ -88,7 +89,8 @@ def ratio_of(unguided_square, guided_square, least):
     return tl.minimum(tl.maximum(ratio, least), 1.0)
 
 
-@triton.jit
+# For whatever number of blocks the same code: nobody's next token waits for it to be compiled for a picture of another size.
+@triton.jit(do_not_specialize=["num_blocks"])
 def guide_kernel(x_ptr, velocity_ptr, out_ptr, squares_ptr, table, channels, num_blocks, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr):
     block, image = tl.program_id(0), tl.program_id(1)
     line = table + image * LINE
@@ -118,7 +120,7 @@ def guide_kernel(x_ptr, velocity_ptr, out_ptr, squares_ptr, table, channels, num
             tl.store(out_ptr + place, x - guided * weight_at(line, 11), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_blocks"])
 def renorm_kernel(
     x_ptr, out_ptr, squares_ptr, table, channels, num_blocks, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_B: tl.constexpr
 ):
@@ -127,12 +129,13 @@ def renorm_kernel(
     line = table + image * LINE
     num_tokens = tl.load(line + 1)
     if (tl.load(line + 5) == IMAGE) & (block * BLOCK_T < num_tokens):
-        b = tl.arange(0, BLOCK_B)
-        squares = squares_ptr + (image * num_blocks + b) * 2
-        is_there = b < tl.cdiv(num_tokens, BLOCK_T)
-        unguided_square = tl.sum(tl.load(squares, mask=is_there, other=0.0), 0)
-        guided_square = tl.sum(tl.load(squares + 1, mask=is_there, other=0.0), 0)
-        ratio = ratio_of(unguided_square, guided_square, weight_at(line, 10))
+        b, num_there = tl.arange(0, BLOCK_B), tl.cdiv(num_tokens, BLOCK_T)
+        unguided_squares, guided_squares = tl.zeros([BLOCK_B], tl.float32), tl.zeros([BLOCK_B], tl.float32)
+        for start in range(0, num_there, BLOCK_B):
+            squares, is_there = squares_ptr + (image * num_blocks + start + b) * 2, start + b < num_there
+            unguided_squares += tl.load(squares, mask=is_there, other=0.0)
+            guided_squares += tl.load(squares + 1, mask=is_there, other=0.0)
+        ratio = ratio_of(tl.sum(unguided_squares, 0), tl.sum(guided_squares, 0), weight_at(line, 10))
         t, c = block * BLOCK_T + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_C)
         mask = (t < num_tokens)[:, None] & (c < channels)[None, :]
         place = (tl.load(line) + t).to(tl.int64)[:, None] * channels + c[None, :]

@@ -10,7 +10,7 @@ import triton
 from kernels.attention_triton import attention_kernel, merge_kernel
 from kernels.fp8_triton import BLOCK as QUANTIZE_BLOCK
 from kernels.fp8_triton import QUANTIZE_WARPS, quantize_rows_kernel
-from kernels.guidance_triton import BLOCK_TOKENS, GUIDE_WARPS, guide_kernel, renorm_kernel
+from kernels.guidance_triton import BLOCK_TOKENS, GUIDE_WARPS, SQUARES_AT_A_TIME, guide_kernel, renorm_kernel
 from kernels.heads_triton import HEADS_OF_PROGRAM, ROTATE_WARPS, rotate_and_keep_kernel
 from kernels.norm_to_fp8_triton import add_rms_norm_to_fp8_kernel, rms_norm_to_fp8_kernel
 from kernels.pages_triton import write_pages_kernel
@@ -50,8 +50,7 @@ VOCAB = 152_064
 HIDDEN = 3584
 """Width of BAGEL-7B's residual stream."""
 LATENT_CHANNELS = 64
-MOST_LATENTS = 4096
-"""Channels of a latent token, and tokens of its largest picture."""
+"""Channels of a latent token."""
 
 POINTERS = ("q_ptr", "k_ptr", "v_ptr", "out_ptr")
 PAGES = ("k_pages_ptr", "v_pages_ptr")
@@ -128,10 +127,10 @@ def token_specs() -> Iterator[KernelSpec]:
 
 
 def guidance_specs() -> Iterator[KernelSpec]:
-    """Describe guidance, renorm and Euler step on the latents of BAGEL-7B, up to 1024 x 1024 pixels."""
+    """Describe guidance, renorm and Euler step on the latents of BAGEL-7B."""
     types = {"x_ptr": "*fp32", "velocity_ptr": "*bf16", "out_ptr": "*fp32", "squares_ptr": "*fp32", "table": "*i32"}
     constants = {"BLOCK_T": BLOCK_TOKENS, "BLOCK_C": LATENT_CHANNELS}
-    for name, kernel, more in (("guide", guide_kernel, {}), ("renorm", renorm_kernel, {"BLOCK_B": MOST_LATENTS // BLOCK_TOKENS})):
+    for name, kernel, more in (("guide", guide_kernel, {}), ("renorm", renorm_kernel, {"BLOCK_B": SQUARES_AT_A_TIME})):
         known = constants | more
         run_time = {argument: types.get(argument, "i32") for argument in kernel.arg_names if argument not in known}
         yield KernelSpec(f"{name} bf16", kernel, run_time, known, frozenset({"channels"}), num_warps=GUIDE_WARPS, num_stages=3)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.guidance import take_euler_steps, take_euler_steps_one_by_one
-from kernels.guidance_triton import BLOCK_TOKENS, take_euler_steps_with_triton
+from kernels.guidance_triton import BLOCK_TOKENS, SQUARES_AT_A_TIME, take_euler_steps_with_triton
 from kernels.mix import GuidedStep, Mix, RenormOver
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -58,6 +58,11 @@ def assert_takes_the_steps(images: list[tuple[Mix, int]], channels: int, dtype: 
 @pytest.mark.parametrize("mix", MIXES[::5])
 def test_one_image_equals_its_reference(mix: Mix, dtype: torch.dtype) -> None:
     assert_takes_the_steps([(mix, 70)], 64, dtype)
+
+
+def test_a_norm_over_more_blocks_than_are_added_up_at_a_time_equals_its_reference() -> None:
+    mix = Mix(FIRST, SECOND, RenormOver.IMAGE)
+    assert_takes_the_steps([(mix, SQUARES_AT_A_TIME * BLOCK_TOKENS + 5), (mix, 40)], 16, torch.bfloat16)
 
 
 @settings(max_examples=25)
