@@ -89,8 +89,8 @@ class Producer:
         releasing.add_done_callback(lambda _: self._tasks.pop(stream))
 
     async def hand_over(self, *, only_queued: bool) -> None:
-        """Stop work and let others claim it: all of it, or what the engine has not begun."""
-        streams = [stream for stream in self._tasks if not (only_queued and stream.has_canon)]
+        """Stop work and let others claim it: all of it, or what the engine has not begun and somebody else can."""
+        streams = [stream for stream in self._tasks if not only_queued or (not stream.has_canon and self._hub.can_give_up(stream))]
         tasks = [self._tasks[stream] for stream in streams]
         for task in tasks:
             task.cancel()

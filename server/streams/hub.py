@@ -119,6 +119,11 @@ class StreamHub:
         self._owned[stream.lease.stream_id] = stream
         return stream
 
+    def can_give_up(self, stream: OwnedStream) -> bool:
+        """Tell whether others could claim a stream as far as is known: the store answers, and has all of it or takes what it lacks."""
+        is_stuck = self._journal.is_held_up and stream.has_unsent
+        return stream.is_durable and not (stream.is_lost or self.is_store_absent or is_stuck)
+
     async def give_up(self, streams: Sequence[OwnedStream], *, by_death: bool) -> None:
         """Let others claim streams of which the store has all that was written; ``by_death`` when what worked on them died.
 
