@@ -181,10 +181,15 @@ class Acceptance:
         if joined is not None:
             return joined
         ask = self._on_account(reply.ask, arrival)
-        with ExitStack() as place:
-            place.enter_context(self._service.place(ask))
-            prepared = await self._prepared(ask, entry)
-            return await self._whole(self._begin(entry, prepared, place.pop_all()))
+        account = self._quotas.enter(arrival.tenant, ask.n)
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._quotas.settle, account)
+            with ExitStack() as place:
+                place.enter_context(self._service.place(ask))
+                prepared = await self._prepared(ask, entry)
+                beginning = self._begin(entry, prepared, account, place.pop_all())
+            undo.pop_all()
+            return await self._whole(beginning)
 
     async def _whole(self, beginning: Coroutine[None, None, Reading]) -> Reading:
         """Await a beginning, which is not left in the middle when the client goes: what the store knows of must be worked on."""
@@ -217,12 +222,12 @@ class Acceptance:
                 raise
             raise DeadlineExceeded(f"The request was still being prepared after {deadline_s:g} s, all its time.") from error
 
-    async def _begin(self, entry: _Entry, prepared: Prepared, place: ExitStack) -> Reading:
+    async def _begin(self, entry: _Entry, prepared: Prepared, account: Account, place: ExitStack) -> Reading:
         """Begin an answer, whose place is held until the engine counts it."""
         with place:
-            account = await self._quotas.admit(entry.arrival.tenant, prepared.plan.requests)
             async with AsyncExitStack() as undo:
                 undo.push_async_callback(self._quotas.settle, account)
+                await self._quotas.charge(account, prepared.plan.requests)
                 grace_s = self._grace_s(entry.arrival, is_whole=entry.reply.is_whole)
                 reading = await self._open(entry, Work(entry.reply, prepared, account, grace_s))
                 if reading.account is account:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from server.access.keys import Tenant
@@ -41,7 +40,7 @@ class Standing:
 
 @dataclass(slots=True)
 class Account:
-    """One request's part of its tenant's quota, from its admission to `settle`.
+    """One request's part of its tenant's quota, from `Quotas.enter` to `Quotas.settle`.
 
     Attributes:
         requests, tokens: how the tenant stands, None where there is no bound.
@@ -49,7 +48,7 @@ class Account:
 
     tenant: Tenant
     num_answers: int
-    reserved: Use
+    reserved: Use = Use()
     requests: Standing | None = None
     tokens: Standing | None = None
     _tokens: Counter[int] = field(default_factory=Counter)
@@ -85,26 +84,31 @@ class Quotas:
         self._rates = rates
         self._in_flight: Counter[str] = Counter()
 
-    async def admit(self, tenant: Tenant, requests: list[Request]) -> Account:
+    def enter(self, tenant: Tenant, num_answers: int) -> Account:
+        """Count so many answers as under way until `settle`, those that are still to be prepared too.
+
+        Raises:
+            QuotaExceeded: too much at once.
+        """
+        most = tenant.quota.max_in_flight
+        if most is not None and self._in_flight[tenant.name] + num_answers > most:
+            raise QuotaExceeded(f"This key may have {most} answers under way at once.", AT_ONCE_RETRY_S)
+        self._in_flight[tenant.name] += num_answers
+        return Account(tenant, num_answers)
+
+    async def charge(self, account: Account, requests: list[Request]) -> None:
         """Take what ``requests``, the answers of one ask, may need.
 
         Raises:
-            QuotaExceeded: too much in this minute, or at once.
+            QuotaExceeded: too much in this minute; what was taken already is the account's, to be settled.
         """
-        quota, need = tenant.quota, _need(requests)
-        account = Account(tenant, len(requests), Use())
-        if quota.max_in_flight is not None and self._in_flight[tenant.name] + len(requests) > quota.max_in_flight:
-            raise QuotaExceeded(f"This key may have {quota.max_in_flight} answers under way at once.", AT_ONCE_RETRY_S)
-        self._in_flight[tenant.name] += len(requests)
-        async with AsyncExitStack() as undo:
-            undo.push_async_callback(self.settle, account)
-            account.requests = await self._take(tenant, "requests", quota.requests_per_minute, 1)
-            account.tokens = await self._take(tenant, "tokens", quota.tokens_per_minute, need.tokens)
-            account.reserved = Use(need.tokens, 0)
-            await self._take(tenant, "pictures", quota.pictures_per_minute, need.pictures)
-            account.reserved = need
-            undo.pop_all()
-        return account
+        tenant, need = account.tenant, _need(requests)
+        quota = tenant.quota
+        account.requests = await self._take(tenant, "requests", quota.requests_per_minute, 1)
+        account.tokens = await self._take(tenant, "tokens", quota.tokens_per_minute, need.tokens)
+        account.reserved = Use(need.tokens, 0)
+        await self._take(tenant, "pictures", quota.pictures_per_minute, need.pictures)
+        account.reserved = need
 
     async def settle(self, account: Account) -> None:
         """Give back what an answer did not use; doing it twice does nothing."""

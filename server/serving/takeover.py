@@ -22,7 +22,7 @@ from server.serving.generation import GenerationService, seeded
 from server.serving.output_stream import Output
 from server.serving.picture_links import PictureLinks
 from server.serving.producing import Producer, Work
-from server.serving.quotas import Account, Use
+from server.serving.quotas import Account
 from server.serving.spec import Spec
 from server.serving.surfaces import Piece, Reply, Surface
 from server.store.store import Claim, Store, StoreUnavailable
@@ -187,7 +187,7 @@ class ClaimDesk:
         prepared = await self._continuing.service.prepare(seeded(ask, spec.seed), arrived)
         prepared = replace(prepared, traceparent=spec.traceparent)
         # Its tenant's quota was charged where it was accepted.
-        account = Account(ANYONE, 0, Use())
+        account = Account(ANYONE, 0)
         self._continuing.producer.start(stream, Work(reply, prepared, account, _grace_s(spec), past, claim.last))
         if claim.is_cancelled:
             stream.cancelled.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
@@ -36,6 +37,16 @@ def tenant(quota: Quota, name: str = "alice") -> Tenant:
     return Tenant(name, quota=quota)
 
 
+async def admitted(counted: Quotas, tenant: Tenant, requests: list[Request]) -> Account:
+    """Let an ask in, or have it leave nothing behind."""
+    account = counted.enter(tenant, len(requests))
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(counted.settle, account)
+        await counted.charge(account, requests)
+        undo.pop_all()
+    return account
+
+
 def spend(account: Account, *events: Event) -> None:
     for event in events:
         account.count(event)
@@ -49,62 +60,62 @@ async def test_requests_in_a_minute_are_bounded_and_come_back_with_time() -> Non
     clock = Clock()
     counted, alice = quotas(clock), tenant(Quota(requests_per_minute=2))
     for _ in range(2):
-        await counted.settle(await counted.admit(alice, [TEXT]))
+        await counted.settle(await admitted(counted, alice, [TEXT]))
     with pytest.raises(QuotaExceeded, match="2 requests") as caught:
-        await counted.admit(alice, [TEXT])
+        await admitted(counted, alice, [TEXT])
     assert caught.value.retry_after_s == pytest.approx(30.0)
     clock.now += 30.0
-    await counted.admit(alice, [TEXT])
+    await admitted(counted, alice, [TEXT])
 
 
 async def test_one_tenant_s_use_is_not_another_s() -> None:
     counted = quotas()
-    await counted.admit(tenant(Quota(requests_per_minute=1)), [TEXT])
-    await counted.admit(tenant(Quota(requests_per_minute=1), "bob"), [TEXT])
+    await admitted(counted, tenant(Quota(requests_per_minute=1)), [TEXT])
+    await admitted(counted, tenant(Quota(requests_per_minute=1), "bob"), [TEXT])
 
 
 async def test_tokens_are_taken_in_advance_and_what_was_not_used_is_given_back() -> None:
     counted, alice = quotas(), tenant(Quota(tokens_per_minute=150))
-    account = await counted.admit(alice, [TEXT])
+    account = await admitted(counted, alice, [TEXT])
     assert account.tokens is not None and (account.tokens.limit, account.tokens.remaining) == (150, 50)
     with pytest.raises(QuotaExceeded, match="tokens"):
-        await counted.admit(alice, [TEXT])
+        await admitted(counted, alice, [TEXT])
     spend(account, TextEvent(0, 0, "a"), finished(10))
     await counted.settle(account)
-    again = await counted.admit(alice, [TEXT])
+    again = await admitted(counted, alice, [TEXT])
     assert again.tokens is not None and again.tokens.remaining == 150 - 13 - 100
 
 
 async def test_an_answer_that_is_given_up_costs_what_was_seen_of_it() -> None:
     """Else a client could have everything but the last token for nothing."""
     counted, alice = quotas(), tenant(Quota(tokens_per_minute=150))
-    account = await counted.admit(alice, [TEXT])
+    account = await admitted(counted, alice, [TEXT])
     spend(account, *[TextEvent(0, 0, "a")] * 40)
     await counted.settle(account)
     await counted.settle(account)
-    again = await counted.admit(alice, [TEXT])
+    again = await admitted(counted, alice, [TEXT])
     assert again.tokens is not None and again.tokens.remaining == 150 - 40 - 100
 
 
 async def test_a_request_larger_than_a_minute_takes_the_whole_minute() -> None:
     counted, alice = quotas(), tenant(Quota(tokens_per_minute=50))
-    account = await counted.admit(alice, [TEXT])
+    account = await admitted(counted, alice, [TEXT])
     assert account.tokens is not None and account.tokens.remaining == 0
 
 
 async def test_pictures_are_bounded_and_a_refusal_takes_nothing() -> None:
     counted, alice = quotas(), tenant(Quota(pictures_per_minute=4, tokens_per_minute=1000))
-    await counted.admit(alice, [PICTURES])
+    await admitted(counted, alice, [PICTURES])
     with pytest.raises(QuotaExceeded, match="4 pictures"):
-        await counted.admit(alice, [PICTURES])
-    account = await counted.admit(alice, [TEXT])
+        await admitted(counted, alice, [PICTURES])
+    account = await admitted(counted, alice, [TEXT])
     assert account.tokens is not None and account.tokens.remaining == 1000 - 3 - 100
 
 
 async def test_answers_at_once_are_bounded_until_they_end() -> None:
     counted, alice = quotas(), tenant(Quota(max_in_flight=2))
-    account = await counted.admit(alice, [TEXT, TEXT])
+    account = await admitted(counted, alice, [TEXT, TEXT])
     with pytest.raises(QuotaExceeded, match="2 answers"):
-        await counted.admit(alice, [TEXT])
+        await admitted(counted, alice, [TEXT])
     await counted.settle(account)
-    await counted.admit(alice, [TEXT])
+    await admitted(counted, alice, [TEXT])
