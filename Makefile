@@ -16,6 +16,9 @@ ARGS ?=
 
 # make unit TESTS=tests/engine
 TESTS ?= tests
+# In how many processes, whole files each: one for each core, up to four. WORKERS=0 tests in one, for a debugger or the order of things.
+WORKERS ?= logical
+PYTEST := $(PYTHON_BIN) -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile
 
 PINS := pyproject.toml constraints.txt deploy/install.sh
 
@@ -56,7 +59,7 @@ types: install-dev ## mypy --strict
 # One thread a process: the tests' matrices are tiny, and several processes share the cores.
 unit: export OMP_NUM_THREADS ?= 1
 unit: install-dev ## the tests alone (TESTS=path for some of them)
-	$(call step,tests,$(PYTHON_BIN) -m pytest $(TESTS))
+	$(call step,tests,$(PYTEST) $(TESTS))
 
 # As under python -O, children included: the product's own assertions are gone, the tests' are not (tests/conftest.py has them rewritten).
 # Where assertions of the product are; OPTIMISED_TESTS=tests for every test there is.
@@ -64,7 +67,7 @@ OPTIMISED_TESTS ?= tests/access tests/engine tests/server -m "not slow"
 unit-optimised: export OMP_NUM_THREADS ?= 1
 unit-optimised: export PYTHONOPTIMIZE = 1
 unit-optimised: install-dev ## the quick tests as under python -O (OPTIMISED_TESTS=tests for all)
-	$(call step,tests without assertions,$(PYTHON_BIN) -m pytest -W ignore::pytest.PytestConfigWarning $(OPTIMISED_TESTS))
+	$(call step,tests without assertions,$(PYTEST) -W ignore::pytest.PytestConfigWarning $(OPTIMISED_TESTS))
 
 format: install-dev ## let ruff rewrite the sources
 	$(VENV)/bin/ruff check --fix
