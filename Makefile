@@ -16,9 +16,9 @@ ARGS ?=
 
 # make unit TESTS=tests/engine
 TESTS ?= tests
-# In how many processes, whole files each: one for each core, up to four. WORKERS=0 tests in one, for a debugger or the order of things.
-WORKERS ?= logical
-PYTEST := $(PYTHON_BIN) -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile
+# In how many processes, whole files each; many tests wait more than they compute. WORKERS=0 tests in one, for a debugger.
+WORKERS ?= 3
+PYTEST := $(PYTHON_BIN) -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 PINS := pyproject.toml constraints.txt deploy/install.sh
 
