@@ -29,7 +29,9 @@ NUM_SPREAD = 50
 SPELL_S = 3.0
 """How finely a change of the machine's speed is followed: a spell holds several long passes."""
 LEAST_BESIDE = 100
-"""So many steps beside a long pass say what such steps cost."""
+"""So many decode steps beside a long pass say what such steps cost."""
+NEARNESS = 0.1
+"""How much it weighs that they cost so many times what they cost alone, beside all of them."""
 LEAST_WORDS = 10
 """So many of its steps of decode rows alone say how slow those were in a spell."""
 NUM_LEVELLINGS = 8
@@ -103,7 +105,8 @@ class Costs:
         seconds: for one of each term of a load.
         cold_s: what a step of decode rows alone takes more right after other work.
         spread: how they differ from that.
-        beside_seconds, beside: the same of steps made beside a long pass; None where they cost as much as those alone, but for the spread.
+        beside: how steps made beside a long pass do; words_beside: what one of each term costs decode steps there, None where that is what
+            it costs alone.
         share_of_steps: the share of the processors that those have; 0 where steps are let through between a pass's bits.
         pace_beside: the share of its pace that a long pass keeps beside a step.
         overhead_s: what each step takes outside the runner; arrival_s: what taking in a request does.
@@ -124,11 +127,11 @@ class Costs:
     share_of_steps: float = 0.0
     pace_beside: float = 0.0
     slowness: Slowness = STEADY
-    beside_seconds: Load | None = None
+    words_beside: Load | None = None
 
     def of(self, load: Load, *, is_beside: bool = False) -> float:
         """Return the seconds of a step in the runner."""
-        of_each = self.seconds if self.beside_seconds is None or not is_beside else self.beside_seconds
+        of_each = self.words_beside if is_beside and self.words_beside is not None and not load.mixed else self.seconds
         return sum(seconds * amount for seconds, amount in zip(of_each, load, strict=True))
 
 
@@ -154,16 +157,21 @@ def fit_costs(steps: list[MeasuredStep], overhead_s: float) -> Costs:
 
 
 def _with_beside(costs: Costs, steps: list[MeasuredStep]) -> Costs:
-    """Add what ``steps`` beside a long pass cost, where enough were seen; what none of them had to do costs as much as alone.
+    """Add what ``steps`` beside a long pass cost: they have one of the processors and what is left of the memory.
 
-    They have one of the processors and what is left of the memory.
+    Decode steps are fitted where enough were seen, near to so many times what they cost alone, which decides what these do not tell
+    apart. Those with prompts are few: they cost what they cost alone, but for their spread.
     """
-    loads, taken, seconds = _rows(steps)[:, :-1], _seconds(steps), np.array(costs.seconds)
-    if len(steps) >= LEAST_BESIDE:
-        *fitted, _ = _robust_fit(loads, taken, np.zeros(len(steps)))
-        seconds = np.where(loads.any(axis=0), fitted, seconds)
-        costs = replace(costs, beside_seconds=Load(*(float(value) for value in seconds)))
-    return replace(costs, beside=_spread(steps, taken, loads @ seconds))
+    words = [step for step in steps if not step.load.mixed]
+    if len(words) >= LEAST_BESIDE:
+        loads, taken, alone = _rows(words)[:, :-1], _seconds(words), np.array(costs.seconds)
+        near = alone * (taken.sum() / max((loads @ alone).sum(), SHORTEST_S))
+        rows = loads / taken[:, None]
+        pull = NEARNESS * np.linalg.norm(rows, axis=0)
+        fitted = _non_negative_fit(np.vstack([rows, np.diag(pull)]), np.concatenate([np.ones(len(words)), pull * near]))
+        costs = replace(costs, words_beside=Load(*(float(value) for value in np.where(pull > 0.0, fitted, near))))
+    fitted_s = np.array([costs.of(step.load, is_beside=True) for step in steps])
+    return replace(costs, beside=_spread(steps, _seconds(steps), fitted_s))
 
 
 def _robust_fit(loads: Rows, whole_s: Floats, beside_s: Floats) -> list[float]:
@@ -208,16 +216,17 @@ def _level(step: MeasuredStep, slowness: float) -> MeasuredStep:
 
 
 def _slowness(steps: list[MeasuredStep], costs: Costs) -> Slowness:
-    """Return by how much the steps of each spell took longer than usual, against what they cost; 1 where there were none.
+    """Return by how much the steps of each spell took longer than usual, against what they cost.
 
     Of those of words it is the median, or a single hiccup would stand for a spell that has few of them; where that says little, words are
-    taken to have been as slow as the others.
+    taken to have been as slow as the others, and these as usual where there were none.
     """
     num_spells = int(max(step.at_s for step in steps) / SPELL_S) + 1
     words: dict[bool, list[tuple[int, float]]] = {False: [], True: []}
     taken_s, cost_s = np.zeros(num_spells), np.zeros(num_spells)
     for step in steps:
-        spell, cost = int(step.at_s / SPELL_S), max(costs.of(step.load, is_beside=step.is_beside), SHORTEST_S)
+        spell = int(step.at_s / SPELL_S)
+        cost = max(costs.of(step.load, is_beside=step.is_beside) + costs.cold_s * step.is_cold, SHORTEST_S)
         if not step.load.mixed:
             words[step.is_beside].append((spell, step.seconds / cost))
         elif not step.is_beside:
@@ -277,15 +286,15 @@ class CostsFile(msgspec.Struct):
     beside: Spread
     share_of_steps: float
     pace_beside: float
-    beside_seconds: dict[str, float] | None = None
+    words_beside: dict[str, float] | None = None
 
 
 def write_costs(path: Path, costs: Costs) -> None:
     """Write ``costs`` as JSON."""
     seconds = costs.seconds._asdict()
     others = (costs.overhead_s, costs.median_error, costs.num_steps, costs.cold_s, costs.spread, costs.cuts, costs.arrival_s)
-    beside_seconds = None if costs.beside_seconds is None else costs.beside_seconds._asdict()
-    document = CostsFile(seconds, *others, costs.beside, costs.share_of_steps, costs.pace_beside, beside_seconds)
+    words_beside = None if costs.words_beside is None else costs.words_beside._asdict()
+    document = CostsFile(seconds, *others, costs.beside, costs.share_of_steps, costs.pace_beside, words_beside)
     path.write_bytes(msgspec.json.encode(document) + b"\n")
 
 
@@ -296,6 +305,6 @@ def read_costs(path: Path) -> Costs:
         msgspec.MsgspecError: the file is not what it should be.
     """
     document = msgspec.json.decode(path.read_bytes(), type=CostsFile)
-    beside_seconds = None if document.beside_seconds is None else Load(**document.beside_seconds)
+    words_beside = None if document.words_beside is None else Load(**document.words_beside)
     others = msgspec.structs.astuple(document)[1:-1]
-    return replace(Costs(Load(**document.seconds), *others), beside_seconds=beside_seconds)
+    return replace(Costs(Load(**document.seconds), *others), words_beside=words_beside)

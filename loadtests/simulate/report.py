@@ -132,8 +132,8 @@ def _verdict(validated: Validated) -> str:
     num_steps, error = sum(costs.num_steps for costs in validated.costs), max(costs.median_error for costs in validated.costs)
     found = f"all but {', '.join(missed)}" if missed else "every metric"
     return (
-        f"{num_steps} steps; in spells of {SPELL_S:g} s those of words took {min(words):.2f} to {max(words):.2f} times as long as on"
-        f" average, the others {min(others):.2f} to {max(others):.2f}."
+        f"{num_steps} steps; in spells of {SPELL_S:g} s those of words took {min(words):.2f} to {max(words):.2f} times as long as"
+        f" usual, the others {min(others):.2f} to {max(others):.2f}."
         f" Median error of the fit {error:.1%}. Within {LARGEST_ERROR:.0%} of the engine: {found}."
     )
 

@@ -135,7 +135,7 @@ class VirtualRunner:
             return result
         is_words = not batch.load.mixed
         if is_words and not self.caches.hold_words:
-            result.execute_s += self.costs.cold_s
+            result.execute_s += self._slowness(batch) * self.costs.cold_s
         self.caches.hold_words = is_words
         self.clock.advance(result.execute_s + self.costs.overhead_s)
         return result
@@ -157,12 +157,14 @@ class VirtualRunner:
     def forget(self, sequence_ids: list[int]) -> None:
         """Nothing is kept, so nothing is forgotten."""
 
+    def _slowness(self, batch: Batch) -> float:
+        return self.costs.slowness.at(self.clock.now() - self.began_s, batch.load)
+
     def _result(self, batch: Batch) -> BatchResult:
         self.tally.add(batch.load)
-        slowness = self.costs.slowness.at(self.clock.now() - self.began_s, batch.load)
         spread = self.costs.beside if batch.is_beside else self.costs.spread
         cost_s = self.costs.of(batch.load, is_beside=batch.is_beside)
-        result = BatchResult(execute_s=slowness * cost_s * self.luck.choice(spread.of(batch.load)))
+        result = BatchResult(execute_s=self._slowness(batch) * cost_s * self.luck.choice(spread.of(batch.load)))
         for row in batch.decodes:
             result.tokens[row.sequence_id] = DrawnToken((row.sequence_id * 31 + row.draw.index) % NUM_ORDINARY_IDS)
         for prefill in batch.prefills:

@@ -7,8 +7,9 @@ engine dies under it, the stream is given up, for whoever claims it to go on: an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +24,9 @@ from server.streams.hub import StreamHub
 from server.streams.owned import OwnedStream
 
 logger = logging.getLogger(__name__)
+
+RETRY_S = 0.2
+"""How soon a store that did not answer is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +66,7 @@ class Producer:
         # Of a whole answer nothing is seen before its end: its times are those at which its parts were there.
         once_seen = _at_once if work.reply.is_whole else partial(self._hub.once_next_is_handed_on, stream)
         generation = self._service.begin(work.prepared, stream.lease, Tape(work.past, stream.note, once_seen))
-        task = asyncio.create_task(self._produce(stream, work, generation))
-        self._tasks[stream] = task
-        task.add_done_callback(lambda _: self._tasks.pop(stream))
+        self._run(stream, self._produce(stream, work, generation))
 
     async def hand_back(self, stream: OwnedStream, reply: Reply, error: EngineUnavailable) -> None:
         """Let others, or this server's next engine, claim a stream that could not be begun; where nobody can, it ends with the error."""
@@ -84,18 +86,43 @@ class Producer:
         self._let_go(stream)
 
     def _let_go(self, stream: OwnedStream) -> None:
-        releasing = asyncio.create_task(self._hub.release(stream))
-        self._tasks[stream] = releasing
-        releasing.add_done_callback(lambda _: self._tasks.pop(stream))
+        self._run(stream, self._hub.release(stream))
+
+    def _run(self, stream: OwnedStream, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks[stream] = task
+        task.add_done_callback(partial(self._forget, stream))
+
+    def _forget(self, stream: OwnedStream, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(stream) is task:
+            del self._tasks[stream]
 
     async def hand_over(self, *, only_queued: bool) -> None:
-        """Stop work and let others claim it: all of it, or what the engine has not begun and somebody else can."""
+        """Stop work and let others claim it: all of it, or what the engine has not begun and somebody else can.
+
+        Raises:
+            StoreUnavailable: others could not be told of all of it; of what had not begun they are as soon as the store answers again.
+        """
         streams = [stream for stream in self._tasks if not only_queued or (not stream.has_canon and self._hub.can_give_up(stream))]
         tasks = [self._tasks[stream] for stream in streams]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._hub.give_up(streams, by_death=False)
+        try:
+            await self._hub.give_up(streams, by_death=False)
+        except StoreUnavailable:
+            for stream in streams if only_queued else ():
+                if not stream.is_lost:
+                    self._run(stream, self._give_up_in_the_end(stream))
+            raise
+
+    async def _give_up_in_the_end(self, stream: OwnedStream) -> None:
+        """Give up a stream that nobody works on any more, as soon as the store takes it."""
+        while True:
+            await asyncio.sleep(RETRY_S)
+            with contextlib.suppress(StoreUnavailable):
+                await self._hub.give_up([stream], by_death=False)
+                return
 
     async def _produce(self, stream: OwnedStream, work: Work, generation: Generation) -> None:
         writing = asyncio.create_task(_write(stream, work, generation))

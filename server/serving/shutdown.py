@@ -1,4 +1,5 @@
-"""How a server leaves: it takes nothing more, hands back what waits, lets the rest finish, and hands over what does not in time."""
+"""How a server leaves: it takes nothing more, hands back what waits and others can take up, lets the rest finish, and hands over what does
+not in time."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ class Farewell:
         self._is_shared = is_shared
 
     async def begin(self) -> None:
-        """Claim nothing more, and give back what no engine has begun."""
+        """Claim nothing more, and give back what no engine has begun and somebody else can take up."""
         self._takeover.is_draining = True
         await self._hand_over(only_queued=True)
 

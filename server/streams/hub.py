@@ -137,7 +137,8 @@ class StreamHub:
                     for stream in durable:
                         await self._journal.flushed(stream)
         written = [stream for stream in durable if stream.is_durable and not stream.has_unsent]
-        await self._store.give_up([stream.lease for stream in written], by_death=by_death)
+        if written:
+            await self._store.give_up([stream.lease for stream in written], by_death=by_death)
         for stream in written:
             stream.lose()
             if self._owned.get(stream.lease.stream_id) is stream:

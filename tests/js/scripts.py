@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 from functools import cache
@@ -14,8 +15,14 @@ SCRIPT_TIMEOUT_S = 120
 
 @cache
 def installed() -> Path:
-    """Install the locked packages once a session; return the folder."""
-    _run(["npm", "ci", "--silent"], INSTALL_TIMEOUT_S)
+    """Install the locked packages, unless they are there; return the folder. Processes that test beside each other do it one at a time."""
+    mark = FOLDER / "node_modules" / ".installed-from"
+    with (FOLDER / "package-lock.json").open("rb") as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        wanted = locked.read()
+        if not (mark.exists() and mark.read_bytes() == wanted):
+            _run(["npm", "ci", "--silent"], INSTALL_TIMEOUT_S)
+            mark.write_bytes(wanted)
     return FOLDER
 
 
