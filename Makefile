@@ -16,8 +16,8 @@ ARGS ?=
 
 # make unit TESTS=tests/engine
 TESTS ?= tests
-# In how many processes, whole files each; many tests wait more than they compute. WORKERS=0 tests in one, for a debugger.
-WORKERS ?= 3
+# In how many processes, whole files each. WORKERS=0 tests in one, for a debugger.
+WORKERS ?= 2
 PYTEST := $(PYTHON_BIN) -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 PINS := pyproject.toml constraints.txt deploy/install.sh

@@ -20,7 +20,7 @@ TINY = ["--model", "tiny", "--mix", "tiny", "--pages", "512"]
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of everything `loadtests.mixed all` found."""
     out = tmp_path_factory.mktemp("mixed")
-    options = ["--sessions", "8", "--rounds", "1", "--seconds", "0.5", "--targets", "4", "--chats", "1", "--side", "64", "--threads", "1"]
+    options = ["--sessions", "8", "--rounds", "1", "--seconds", "2", "--targets", "4", "--chats", "1", "--side", "64", "--threads", "1"]
     assert mixed(["all", *TINY, "--out", str(out), *options]) == 0
     return out
 
