@@ -16,9 +16,9 @@ ARGS ?=
 
 # make unit TESTS=tests/engine
 TESTS ?= tests
-# In how many processes, whole files each. WORKERS=0 tests in one, for a debugger.
-WORKERS ?= 2
-PYTEST := $(PYTHON_BIN) -m pytest --numprocesses $(WORKERS) --dist loadfile
+# Tests that only compute, a file at a time in each of two processes. Those that start servers and wait for them run one after the other.
+COMPUTING := tests/access tests/deploy tests/engine tests/helm tests/kernels tests/model
+PYTEST := $(PYTHON_BIN) -m pytest
 
 PINS := pyproject.toml constraints.txt deploy/install.sh
 
@@ -59,7 +59,12 @@ types: install-dev ## mypy --strict
 # One thread a process: the tests' matrices are tiny, and several processes share the cores.
 unit: export OMP_NUM_THREADS ?= 1
 unit: install-dev ## the tests alone (TESTS=path for some of them)
+ifeq ($(TESTS),tests)
+	$(call step,tests that compute,$(PYTEST) --numprocesses 2 --dist loadfile $(COMPUTING))
+	$(call step,other tests,$(PYTEST) $(addprefix --ignore=,$(COMPUTING)) $(TESTS))
+else
 	$(call step,tests,$(PYTEST) $(TESTS))
+endif
 
 # As under python -O, children included: the product's own assertions are gone, the tests' are not (tests/conftest.py has them rewritten).
 # Where assertions of the product are; OPTIMISED_TESTS=tests for every test there is.

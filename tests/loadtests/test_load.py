@@ -135,7 +135,7 @@ def test_a_ramp_over_a_real_front_reports_its_levels(tmp_path: Path) -> None:
 def test_users_that_begin_at_once_ask_different_things(tmp_path: Path) -> None:
     """They once had all the same number: each asked what all others asked at that moment, which no router and no cache ever sees."""
     scenarios = str(ROOT / "loadtests" / "load" / "users.py")
-    command = [sys.executable, "-m", "locust", "-f", scenarios, "ChatUser", "--headless", "-u", "8", "-r", "8", "-t", "1s"]
+    command = [sys.executable, "-m", "locust", "-f", scenarios, "ChatUser", "--headless", "-u", "8", "-r", "8", "-t", "4s"]
     engine = ScriptedEngine(hello)
     with running_front(engine) as front:
         subprocess.run(
