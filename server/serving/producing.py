@@ -7,7 +7,6 @@ engine dies under it, the stream is given up, for whoever claims it to go on: an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,6 @@ from server.streams.hub import StreamHub
 from server.streams.owned import OwnedStream
 
 logger = logging.getLogger(__name__)
-
-RETRY_S = 0.2
-"""How soon a store that did not answer is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +109,8 @@ class Producer:
         except StoreUnavailable:
             for stream in streams if only_queued else ():
                 if not stream.is_lost:
-                    self._run(stream, self._give_up_in_the_end(stream))
+                    self._run(stream, self._hub.give_up_in_the_end(stream, by_death=False))
             raise
-
-    async def _give_up_in_the_end(self, stream: OwnedStream) -> None:
-        """Give up a stream that nobody works on any more, as soon as the store takes it."""
-        while True:
-            await asyncio.sleep(RETRY_S)
-            with contextlib.suppress(StoreUnavailable):
-                await self._hub.give_up([stream], by_death=False)
-                return
 
     async def _produce(self, stream: OwnedStream, work: Work, generation: Generation) -> None:
         writing = asyncio.create_task(_write(stream, work, generation))

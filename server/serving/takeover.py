@@ -37,9 +37,6 @@ MAX_DEATHS = 2
 RETURN_S = 10.0
 """For how long work taken over goes on without a reader, whatever its client said."""
 
-RETRY_S = 0.2
-"""How soon a store that did not answer is asked again."""
-
 NOT_UNDERSTOOD = "The server was changed while this answer was made, and cannot go on with it. Ask again."
 FAILED = "The server failed as it was to go on with this answer."
 
@@ -196,7 +193,7 @@ class ClaimDesk:
         """Leave a stream that could not be begun to another attempt, here or elsewhere, while one may help; else end it."""
         if isinstance(failure, PlaitError):
             if failure.is_retryable and _left_s(spec) > 0:
-                await self._give_up(stream, by_death=False)
+                await self._hub.give_up_in_the_end(stream, by_death=False)
             else:
                 self._continuing.producer.end(stream, reply.failure(failure))
             return
@@ -206,19 +203,9 @@ class ClaimDesk:
     async def _leave_to_others(self, claim: Claim, stream: OwnedStream, ending: Piece) -> None:
         """Give up what this server does not understand; it ends when too many have not."""
         if claim.num_deaths < MAX_DEATHS:
-            await self._give_up(stream, by_death=True)
+            await self._hub.give_up_in_the_end(stream, by_death=True)
         else:
             self._continuing.producer.end(stream, ending)
-
-    async def _give_up(self, stream: OwnedStream, *, by_death: bool) -> None:
-        """Let others claim a stream; while the store is away nobody knows that they can."""
-        while True:
-            try:
-                await self._hub.give_up([stream], by_death=by_death)
-            except StoreUnavailable:
-                await asyncio.sleep(RETRY_S)
-            else:
-                return
 
 
 def _left_s(spec: Spec) -> float:

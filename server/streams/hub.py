@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from server.metrics import Metrics
 from server.store.store import AlreadyOpen, Claim, KeyUse, Lease, Opening, StoredEvent, StoreFull, StoreUnavailable, StreamStore
-from server.streams.journal import Journal
+from server.streams.journal import RETRY_S, Journal
 from server.streams.owned import OwnedStream, Past
 from server.streams.readers import Readers
 from server.streams.tail import Tail
@@ -145,6 +145,16 @@ class StreamHub:
                 del self._owned[stream.lease.stream_id]
         if len(written) < len(durable):
             raise StoreUnavailable
+
+    async def give_up_in_the_end(self, stream: OwnedStream, *, by_death: bool) -> None:
+        """Let others claim a stream that nobody works on here; while the store is away nobody knows that they can."""
+        while True:
+            try:
+                await self.give_up([stream], by_death=by_death)
+            except StoreUnavailable:
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
 
     async def release(self, stream: OwnedStream) -> None:
         """Stop being the writer, once what was written is where readers find it."""

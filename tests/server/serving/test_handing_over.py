@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from tests.server.api.chats import hello, user
 from tests.server.scripted_engine import Output, ScriptedEngine
 from tests.server.serving.replica import running_replica
 
-WAIT_S = 10.0
+pytestmark = pytest.mark.timeout(60)
 BODY = json.dumps({"model": "tiny_a", "messages": [user("hi")], "stream": True}).encode()
 
 
@@ -60,9 +61,30 @@ def queued(request: Request) -> list[list[Output]]:
     return [[], *hello(request)]
 
 
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A replica that takes up nothing more."""
+
+    engine: ScriptedEngine
+    store: HinderedStore
+    durability: Durability
+
+
+@pytest.fixture
+async def leaving(tmp_path: Path) -> AsyncIterator[Leaving]:
+    engine, store = ScriptedEngine(queued), HinderedStore()
+    async with running_replica(engine, store, tmp_path) as replica:
+        replica.durability.takeover.is_draining = True
+        yield Leaving(engine, store, replica.durability)
+
+
+async def ask(durability: Durability, key: str) -> Reading:
+    return await durability.acceptance.accept(Arrival(ChatSurface("tiny_a", PictureLinks(durability.store)), BODY, key=key))
+
+
 async def begin(durability: Durability, key: str) -> tuple[Reading, OwnedStream]:
     """Ask, until the store has what is written before the engine says anything."""
-    reading = await durability.acceptance.accept(Arrival(ChatSurface("tiny_a", PictureLinks(durability.store)), BODY, key=key))
+    reading = await ask(durability, key)
     assert await reading.next()
     stream = durability.hub.owned_stream(reading.stream_id)
     assert stream is not None
@@ -74,59 +96,43 @@ async def claimed(store: HinderedStore) -> list[str]:
     return [claim.lease.stream_id for claim in await store.claim("other", 8, only_given_up=True)]
 
 
-async def test_what_waits_is_handed_back(tmp_path: Path) -> None:
-    engine, store = ScriptedEngine(queued), HinderedStore()
-    async with running_replica(engine, store, tmp_path) as replica, asyncio.timeout(WAIT_S):
-        durability = replica.durability
-        durability.takeover.is_draining = True
-        reading, _ = await begin(durability, "k")
-        await durability.producer.hand_over(only_queued=True)
-        assert await claimed(store) == [reading.stream_id]
-        assert durability.hub.owned_stream(reading.stream_id) is None
+async def test_what_waits_is_handed_back(leaving: Leaving) -> None:
+    reading, _ = await begin(leaving.durability, "k")
+    await leaving.durability.producer.hand_over(only_queued=True)
+    assert await claimed(leaving.store) == [reading.stream_id]
+    assert leaving.durability.hub.owned_stream(reading.stream_id) is None
 
 
-async def test_what_a_full_store_lacks_something_of_is_answered_here_and_the_rest_handed_back(tmp_path: Path) -> None:
-    engine, store = ScriptedEngine(queued), HinderedStore()
-    async with running_replica(engine, store, tmp_path) as replica, asyncio.timeout(WAIT_S):
-        durability = replica.durability
-        durability.takeover.is_draining = True
-        reading, _ = await begin(durability, "whole")
-        other, stream = await begin(durability, "not whole")
-        store.error = StoreFull
-        stream.write("", "{}")
-        while durability.hub.can_give_up(stream):
-            await asyncio.sleep(0.01)
-        await durability.producer.hand_over(only_queued=True)
-        assert await claimed(store) == [reading.stream_id]
-        engine.release()
-        assert (await other.final()).payload == "[DONE]"
+async def test_what_a_full_store_lacks_something_of_is_answered_here_and_the_rest_handed_back(leaving: Leaving) -> None:
+    reading, _ = await begin(leaving.durability, "whole")
+    other, stream = await begin(leaving.durability, "not whole")
+    leaving.store.error = StoreFull
+    stream.write("", "{}")
+    while leaving.durability.hub.can_give_up(stream):
+        await asyncio.sleep(0.01)
+    await leaving.durability.producer.hand_over(only_queued=True)
+    assert await claimed(leaving.store) == [reading.stream_id]
+    leaving.engine.release()
+    assert (await other.final()).payload == "[DONE]"
 
 
-async def test_what_was_stopped_before_the_store_was_known_to_be_away_is_handed_back_when_it_is_there_again(tmp_path: Path) -> None:
+async def test_what_was_stopped_before_the_store_was_known_to_be_away_is_handed_back_when_it_is_there_again(leaving: Leaving) -> None:
     """Its lease was kept, and nobody worked on it, until this server had ended."""
-    engine, store = ScriptedEngine(queued), HinderedStore()
-    async with running_replica(engine, store, tmp_path) as replica, asyncio.timeout(WAIT_S):
-        durability = replica.durability
-        durability.takeover.is_draining = True
-        reading, stream = await begin(durability, "k")
-        store.error = StoreUnavailable
-        assert durability.hub.can_give_up(stream), "the test is of a store that nobody has missed yet"
-        with pytest.raises(StoreUnavailable):
-            await durability.producer.hand_over(only_queued=True)
-        store.error = None
-        while not (found := await claimed(store)):
-            await asyncio.sleep(0.01)
-        assert found == [reading.stream_id]
+    reading, stream = await begin(leaving.durability, "k")
+    leaving.store.error = StoreUnavailable
+    assert leaving.durability.hub.can_give_up(stream), "the test is of a store that nobody has missed yet"
+    with pytest.raises(StoreUnavailable):
+        await leaving.durability.producer.hand_over(only_queued=True)
+    leaving.store.error = None
+    while not (found := await claimed(leaving.store)):
+        await asyncio.sleep(0.01)
+    assert found == [reading.stream_id]
 
 
-async def test_what_waits_is_answered_here_where_the_store_is_away(tmp_path: Path) -> None:
+async def test_what_waits_is_answered_here_where_the_store_is_away(leaving: Leaving) -> None:
     """Its work was stopped, and nobody else could know of it."""
-    engine, store = ScriptedEngine(queued), HinderedStore()
-    async with running_replica(engine, store, tmp_path) as replica, asyncio.timeout(WAIT_S):
-        durability = replica.durability
-        store.error = StoreUnavailable
-        reading = await durability.acceptance.accept(Arrival(ChatSurface("tiny_a", PictureLinks(store)), BODY, key="k"))
-        durability.takeover.is_draining = True
-        await durability.producer.hand_over(only_queued=True)
-        engine.release()
-        assert (await reading.final()).payload == "[DONE]"
+    leaving.store.error = StoreUnavailable
+    reading = await ask(leaving.durability, "k")
+    await leaving.durability.producer.hand_over(only_queued=True)
+    leaving.engine.release()
+    assert (await reading.final()).payload == "[DONE]"
