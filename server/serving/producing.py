@@ -44,6 +44,14 @@ class Work:
     num_written: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A task at work on a stream; ``reply`` says how the stream is ended, where it is not yet."""
+
+    task: asyncio.Task[None]
+    reply: Reply | None
+
+
 class Producer:
     """Runs generations into streams."""
 
@@ -51,7 +59,7 @@ class Producer:
         self._service = service
         self._quotas = quotas
         self._hub = hub
-        self._tasks: dict[OwnedStream, asyncio.Task[None]] = {}
+        self._jobs: dict[OwnedStream, Job] = {}
 
     def start(self, stream: OwnedStream, work: Work) -> None:
         """Begin an answer, or go on with one; its first reader, if there is one, must have joined.
@@ -62,7 +70,7 @@ class Producer:
         # Of a whole answer nothing is seen before its end: its times are those at which its parts were there.
         once_seen = _at_once if work.reply.is_whole else partial(self._hub.once_next_is_handed_on, stream)
         generation = self._service.begin(work.prepared, stream.lease, Tape(work.past, stream.note, once_seen))
-        self._run(stream, self._produce(stream, work, generation))
+        self._run(stream, self._produce(stream, work, generation), work.reply)
 
     async def hand_back(self, stream: OwnedStream, reply: Reply, error: EngineUnavailable) -> None:
         """Let others, or this server's next engine, claim a stream that could not be begun; where nobody can, it ends with the error."""
@@ -84,14 +92,14 @@ class Producer:
     def _let_go(self, stream: OwnedStream) -> None:
         self._run(stream, self._hub.release(stream))
 
-    def _run(self, stream: OwnedStream, work: Coroutine[None, None, None]) -> None:
+    def _run(self, stream: OwnedStream, work: Coroutine[None, None, None], reply: Reply | None = None) -> None:
         task = asyncio.create_task(work)
-        self._tasks[stream] = task
+        self._jobs[stream] = Job(task, reply)
         task.add_done_callback(partial(self._forget, stream))
 
     def _forget(self, stream: OwnedStream, task: asyncio.Task[None]) -> None:
-        if self._tasks.get(stream) is task:
-            del self._tasks[stream]
+        if (job := self._jobs.get(stream)) is not None and job.task is task:
+            del self._jobs[stream]
 
     async def hand_over(self, *, only_queued: bool) -> None:
         """Stop work and let others claim it: all of it, or what the engine has not begun and somebody else can.
@@ -99,18 +107,28 @@ class Producer:
         Raises:
             StoreUnavailable: others could not be told of all of it; of what had not begun they are as soon as the store answers again.
         """
-        streams = [stream for stream in self._tasks if not only_queued or (not stream.has_canon and self._hub.can_give_up(stream))]
-        tasks = [self._tasks[stream] for stream in streams]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        jobs = {
+            stream: job for stream, job in self._jobs.items() if not only_queued or (not stream.has_canon and self._hub.can_give_up(stream))
+        }
+        for job in jobs.values():
+            job.task.cancel()
+        await asyncio.gather(*(job.task for job in jobs.values()), return_exceptions=True)
         try:
-            await self._hub.give_up(streams, by_death=False)
+            await self._hub.give_up(list(jobs), by_death=False)
         except StoreUnavailable:
-            for stream in streams if only_queued else ():
-                if not stream.is_lost:
-                    self._run(stream, self._hub.give_up_in_the_end(stream, by_death=False))
+            for stream, job in jobs.items() if only_queued else ():
+                if stream.is_ended or job.reply is None:
+                    self._let_go(stream)
+                elif not stream.is_lost:
+                    self._run(stream, self._leave(stream, job.reply), job.reply)
             raise
+
+    async def _leave(self, stream: OwnedStream, reply: Reply) -> None:
+        """Let others claim an answer as soon as the store can tell them; it ends here where that cannot come any more."""
+        if not await self._hub.give_up_in_the_end(stream, by_death=False):
+            error = EngineUnavailable("The server is shutting down, and nobody else can go on with this answer. Try again shortly.")
+            await self._fail(stream, reply, error)
+            await self._hub.release(stream)
 
     async def _produce(self, stream: OwnedStream, work: Work, generation: Generation) -> None:
         writing = asyncio.create_task(_write(stream, work, generation))

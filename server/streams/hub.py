@@ -146,15 +146,19 @@ class StreamHub:
         if len(written) < len(durable):
             raise StoreUnavailable
 
-    async def give_up_in_the_end(self, stream: OwnedStream, *, by_death: bool) -> None:
-        """Let others claim a stream that nobody works on here; while the store is away nobody knows that they can."""
+    async def give_up_in_the_end(self, stream: OwnedStream, *, by_death: bool) -> bool:
+        """Let others claim a stream that nobody works on here; while the store is away nobody knows that they can.
+
+        Returns:
+            Whether it is somebody else's: not where it ceased to be durable meanwhile, so that nobody but this process knows of it.
+        """
         while True:
             try:
                 await self.give_up([stream], by_death=by_death)
             except StoreUnavailable:
                 await asyncio.sleep(RETRY_S)
             else:
-                return
+                return stream.is_lost
 
     async def release(self, stream: OwnedStream) -> None:
         """Stop being the writer, once what was written is where readers find it."""

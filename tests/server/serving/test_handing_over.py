@@ -33,6 +33,10 @@ class HinderedStore(MemoryStore):
         super().__init__()
         self.error: type[StoreUnavailable] | None = None
 
+    def come_back_empty(self) -> None:
+        """Answer again, as a server that kept nothing on a disk does after its end."""
+        self.__init__()  # type: ignore[misc]
+
     async def open(self, opening: Opening, owner: str) -> Opened | AlreadyOpen:
         self._refuse()
         return await super().open(opening, owner)
@@ -127,6 +131,18 @@ async def test_what_was_stopped_before_the_store_was_known_to_be_away_is_handed_
     while not (found := await claimed(leaving.store)):
         await asyncio.sleep(0.01)
     assert found == [reading.stream_id]
+
+
+async def test_what_a_store_forgot_while_it_was_away_ends_here(leaving: Leaving) -> None:
+    """Nobody can claim it any more, and its reader waited for ever."""
+    reading, stream = await begin(leaving.durability, "k")
+    leaving.store.error = StoreUnavailable
+    stream.write("", "{}")
+    with pytest.raises(StoreUnavailable):
+        await leaving.durability.producer.hand_over(only_queued=True)
+    leaving.store.come_back_empty()
+    ending = await reading.final()
+    assert "shutting down" in ending.payload
 
 
 async def test_what_waits_is_answered_here_where_the_store_is_away(leaving: Leaving) -> None:
