@@ -29,6 +29,9 @@ FIXED_COST_SHARE = 0.1
 the last is; one after the other they are done sooner on average, for at most so much of their pace."""
 DIVIDING_GAIN = 1.05
 """How much faster dividing must be than riding to be chosen."""
+LONE_TARGETS = 2.0
+"""How many targets a pass may take undivided where steps run ahead and nobody decodes: divided, it would not, and the device would wait for
+the host before each. Whoever comes meanwhile may wait for two."""
 BIT_SHARE = 0.2
 """How much of the target one bit of the longest passes takes, cut as finely as can be: no pass is made longer than that."""
 CUT_SHARE = 0.2
@@ -125,6 +128,7 @@ class Goals:
         self._pace = pace
         self._num_layers = facts.num_layers
         self._most_bits = facts.most_bits
+        self._lone_targets = LONE_TARGETS if facts.runs_ahead else 1.0
 
     @property
     def has_target(self) -> bool:
@@ -202,7 +206,7 @@ class Goals:
             whole = whole.joined(load)
         target_s = self.target_s(decodes)
         if not num_decodes:
-            return predict(whole) > target_s
+            return predict(whole) > self._lone_targets * target_s
         left_s = PLANNED_SHARE * (target_s - waited_s)
         if predict(decodes.joined(whole)) <= left_s:
             return False

@@ -9,6 +9,7 @@ import torch
 from model.stepwise import Steps
 from server.engine.batch import BatchResult
 from server.engine.bit_pace import BitPace
+from server.engine.queued_bits import QueuedBits
 from server.engine.thread_beside import Beside
 
 AWAY_S = 5e-4
@@ -43,9 +44,10 @@ class PassBeside:
 class Pass:
     """A step that is left between its bits. ``result`` is there once `advance` has come to its end."""
 
-    def __init__(self, steps: Steps[BatchResult], pace: BitPace) -> None:
+    def __init__(self, steps: Steps[BatchResult], pace: BitPace, queued: QueuedBits) -> None:
         """Begin ``steps``; ``pace`` is that of passes cut like this one, and is kept up to date."""
         self._steps = steps
+        self._queued = queued
         self._elapsed_s = 0.0
         self._pace = pace
         self._left_s: float | None = None
@@ -53,8 +55,8 @@ class Pass:
 
     @property
     def next_bit_s(self) -> float:
-        """How long the next bit should take, in seconds."""
-        return self._pace.next_s
+        """In how many seconds the next bit should be over, after those that the device has been given before."""
+        return (1 + self._queued.num_left) * self._pace.next_s
 
     def advance(self, until_s: float) -> bool:
         """Go on, at least one bit, and stop before one that should not be over by ``until_s`` of `time.monotonic`.
@@ -74,14 +76,22 @@ class Pass:
                 self._left_s = now_s
                 self._elapsed_s += now_s - before_s
                 if now_s + self.next_bit_s > until_s:
+                    self._leave()
                     break
         if self.result is None:
             return False
         self.result.execute_s = self._elapsed_s
         return True
 
+    def _leave(self) -> None:
+        before_s = self._left_s or 0.0
+        self._queued.leave()
+        self._left_s = time.monotonic()
+        self._elapsed_s += self._left_s - before_s
+
     def _take_one_bit(self) -> None:
         try:
             next(self._steps)
+            self._queued.add()
         except StopIteration as end:
             self.result = end.value

@@ -75,6 +75,7 @@ class ModelFacts:
         latent_stride: pixels per latent token side; vit_stride: pixels per patch side.
         num_layers: of the transformer. most_bits: into how many bits of about equal length each may be divided in a long pass.
         share_of_steps: what share of the processors steps have beside a long pass; 0 where they are let through between its bits.
+        runs_ahead: whether a step that is not divided is begun before the one before it has ended, so that the device never waits for it.
         model_id: what tells the pages of this model from another's.
     """
 
@@ -90,4 +91,5 @@ class ModelFacts:
     num_layers: int = 1
     most_bits: int = 1
     share_of_steps: float = 0.0
+    runs_ahead: bool = False
     model_id: str = ""

@@ -228,7 +228,8 @@ def assemble_engine(
     )
     if (thread := thread_beside(device, dtype)) is not None:
         runner.pass_beside(thread)
-    facts = replace(facts, model_id=options.model_path, share_of_steps=runner.share_of_steps)
+    runs_ahead = device.type == "cuda"
+    facts = replace(facts, model_id=options.model_path, share_of_steps=runner.share_of_steps, runs_ahead=runs_ahead)
     scheduler = Scheduler(pool, facts, limits, lambda picture: input_picture(picture, model.config), grammars)
     if runner.decodes_beside:
         scheduler.encodings.encoder = runner
@@ -243,7 +244,7 @@ def assemble_engine(
         attention=attention_backend(device),
         kv_dtype=str(cache.pool.dtype).removeprefix("torch."),
     )
-    engine = Engine(scheduler, runner, pool, link, launcher=runner if device.type == "cuda" else None)
+    engine = Engine(scheduler, runner, pool, link, launcher=runner if runs_ahead else None)
     return LoadedEngine(engine, scheduler, runner, pool, model, ready)
 
 

@@ -38,6 +38,7 @@ from server.engine.packer import LatentRun, Markers, PackedBatch, pack, put
 from server.engine.paged_attention import PagedKeysValues
 from server.engine.pictures import DecodedBeside, PictureEncoder, picture_from_u8
 from server.engine.previews import PreviewPainter
+from server.engine.queued_bits import QueuedBits, mark_on
 from server.engine.sampling_rows import sampling_row
 from server.engine.segments import VaeImage, VitImage
 from server.engine.thread_beside import ThreadBeside
@@ -134,7 +135,7 @@ class Runner:
             self._copy_pages(batch)  # before others may be given the pages it copies from
         if self._thread is not None:
             return PassBeside(self._thread.begin(self._steps(batch)))
-        return Pass(self._steps(batch), self._bit_paces.of(batch.bits_per_layer))
+        return Pass(self._steps(batch), self._bit_paces.of(batch.bits_per_layer), QueuedBits(mark_on(self._device)))
 
     def _steps(self, batch: Batch) -> Steps[BatchResult]:
         computed = yield from self._compute(batch)

@@ -8,6 +8,7 @@ from model.stepwise import Steps
 from server.engine.batch import BatchResult
 from server.engine.bit_pace import NUM_KEPT, BitPace, BitPaces
 from server.engine.long_pass import AWAY_S, Pass
+from server.engine.queued_bits import QueuedBits
 
 
 def pace_after(seconds: list[float]) -> BitPace:
@@ -62,7 +63,7 @@ def test_the_first_bit_after_others_had_the_device_says_nothing_of_the_next() ->
         return BatchResult()
 
     pace = BitPace()
-    divided = Pass(steps(), pace)
+    divided = Pass(steps(), pace, QueuedBits(None))
     for _ in range(2):
         divided.advance(float("-inf"))
         divided.advance(float("-inf"))

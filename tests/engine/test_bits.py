@@ -1,4 +1,4 @@
-"""Into how many bits a layer of a long pass is cut: as few as the words of others allow."""
+"""Whether a pass is divided at all, and into how many bits a layer of it: as few as the words of others allow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from model.stepwise import CPU_CUT, GPU_CUT, UNCUT, Cut
 from server.engine.budget import Goals
-from server.engine.cost_model import Load
+from server.engine.cost_model import NO_LOAD, Load
 from server.engine.decode_pace import DecodePace
 from server.engine.loads import denoise_load
 from server.engine.options import SchedulerLimits
@@ -20,11 +20,15 @@ DECODES = Load(und_tokens=4, pairs=400, rows=4, keys=400)
 PASS = denoise_load(1024, 200).joined(denoise_load(1024, 200))
 
 
-def bits_per_layer(target_s: float, load: Load = PASS, num_decodes: int = 4) -> int:
+def goals(target_s: float, *, runs_ahead: bool = False) -> Goals:
     costs = KnownCosts().scheduler.costs
     limits = SchedulerLimits(4096, 16, inter_token_target_s=target_s, min_target_decodes=1.5)
-    goals = Goals(limits, costs, DecodePace(costs.beside), replace(facts(), num_layers=NUM_LAYERS, most_bits=CPU_CUT.num_bits))
-    return goals.bits_per_layer(load, DECODES, num_decodes)
+    known = replace(facts(), num_layers=NUM_LAYERS, most_bits=CPU_CUT.num_bits, runs_ahead=runs_ahead)
+    return Goals(limits, costs, DecodePace(costs.beside), known)
+
+
+def bits_per_layer(target_s: float, load: Load = PASS, num_decodes: int = 4) -> int:
+    return goals(target_s).bits_per_layer(load, DECODES, num_decodes)
 
 
 def test_the_longer_the_target_the_fewer_the_cuts() -> None:
@@ -60,3 +64,19 @@ def test_a_coarser_cut_has_about_as_many_bits_as_asked_for_and_is_never_finer(fi
     for num_bits in range(1, 2 * finest.num_bits):
         cut = finest.into(num_bits)
         assert min(num_bits, finest.num_bits) <= cut.num_bits <= min(num_bits + 2, finest.num_bits)
+
+
+@pytest.mark.parametrize("runs_ahead", [False, True])
+def test_a_pass_beside_those_who_write_is_divided_where_it_is_longer_than_the_target(runs_ahead: bool) -> None:
+    assert goals(0.6 * cost_of(PASS), runs_ahead=runs_ahead).should_divide([PASS], DECODES, 4, 0.0)
+
+
+def test_a_pass_beside_nobody_who_writes_runs_ahead_whole_where_it_can_unless_it_is_very_long() -> None:
+    """Divided, it would not run ahead, and the device would wait for the host before each."""
+    shares = [0.3, 0.6, 1.2]  # how long the target is, of the pass
+
+    def divided(*, runs_ahead: bool) -> list[bool]:
+        return [goals(share * cost_of(PASS), runs_ahead=runs_ahead).should_divide([PASS], NO_LOAD, 0, 0.0) for share in shares]
+
+    assert divided(runs_ahead=False) == [True, True, False]
+    assert divided(runs_ahead=True) == [True, False, False]
