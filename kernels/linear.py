@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from kernels.fp8 import Fp8Rows
 from kernels.native_kernels import linear_fits, native_kernels
 from kernels.quantize import quantize_rows
+
+FEW_ROWS, MANY_COLUMNS = 256, 8192
+"""For so few rows over so many columns cuBLASLt has no product with scales of rows and channels on Hopper (pytorch/ao#4582)."""
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -32,8 +37,21 @@ def fp8_product(rows: Fp8Rows, weight: Fp8Rows, dtype: torch.dtype, bias: torch.
     its arithmetic is done in float32, to see what it costs in precision.
     """
     if rows.values.is_cuda:
-        scales = (rows.scales[:, None], weight.scales[None, :])
-        # The only scaled product of rows and channels that PyTorch has; its public name takes no such scales.
-        return torch._scaled_mm(rows.values, weight.values.T, *scales, bias=bias, out_dtype=dtype, use_fast_accum=True)
+        return scaled_product(rows, weight, dtype, bias)
     product = linear(rows.values.float(), weight.values.float()) * rows.scales[:, None] * weight.scales
     return (product if bias is None else product + bias).to(dtype)
+
+
+def scaled_product(rows: Fp8Rows, weight: Fp8Rows, dtype: torch.dtype, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Do the same with the library's product, whose public name takes no scales of rows and channels."""
+    values = rows.values, weight.values.T
+    if bias is None and len(rows.values) <= FEW_ROWS and rows.values.shape[1] > MANY_COLUMNS:
+        one = _one(rows.values.device)
+        wide = torch._scaled_mm(*values, one, one, out_dtype=torch.float32, use_fast_accum=True)
+        return wide.mul_(rows.scales[:, None]).mul_(weight.scales).to(dtype)
+    return torch._scaled_mm(*values, rows.scales[:, None], weight.scales[None, :], bias=bias, out_dtype=dtype, use_fast_accum=True)
+
+
+@cache
+def _one(device: torch.device) -> torch.Tensor:
+    return torch.ones((), device=device)

@@ -40,6 +40,8 @@ may wait for its picture to be decoded. A single one such may have moved a seque
 
 DEVICE_IS_LOST = "CUDA error"
 """What every call fails with once the device has faulted, whatever is asked of it (running out of memory is another matter)."""
+ASKED_TOO_MUCH = ("CUBLAS_STATUS_NOT_SUPPORTED", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_INVALID_VALUE")
+"""What that is said of too, where a library only could not do what it was asked to: the device goes on."""
 
 
 class DividedPass(Protocol):
@@ -296,7 +298,7 @@ class Engine:
         Raises:
             Exception: the device is past all help; a new process can have it back.
         """
-        if DEVICE_IS_LOST in str(error):
+        if is_device_lost(error):
             raise error
         decoding.is_under_way = False
         if decoding.num_tries > 1:
@@ -345,7 +347,7 @@ class Engine:
         Raises:
             Exception: the device is past all help; a new process can have it back.
         """
-        if DEVICE_IS_LOST in str(error):
+        if is_device_lost(error):
             raise error
         sequence_ids = batch.sequence_ids()
         if not sequence_ids:
@@ -366,6 +368,12 @@ class Engine:
             logger.exception("a step failed twice for one request; it is ended, the others go on")
             self._scheduler.fail(batch.sequence_ids(), "server_error", "the model failed on this request")
             return BatchResult()
+
+
+def is_device_lost(error: Exception) -> bool:
+    """Tell whether the device has faulted, so that nothing can be computed there any more."""
+    message = str(error)
+    return DEVICE_IS_LOST in message and not any(status in message for status in ASKED_TOO_MUCH)
 
 
 def _launch(launcher: Launcher, batch: Batch, started: float) -> UnderWay:

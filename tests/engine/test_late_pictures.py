@@ -193,6 +193,15 @@ def test_a_decoder_that_finds_the_device_lost_ends_the_engine() -> None:
         house.run()
 
 
+def test_a_decoder_that_asked_a_library_too_much_costs_its_own_request_alone() -> None:
+    """The words are those of a lost device, and an engine that ended for them would end again with the next such request."""
+    house = LateHouse()
+    requests = [chat("a", 40), drawing("p")]
+    house.submit(*requests)
+    house.side.num_failures, house.side.message = 2, "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul(...)`"
+    assert ends_of(house.run()) == {"a": FinishReason.LENGTH, "p": FinishReason.ERROR}
+
+
 def test_a_step_that_raises_leaves_the_picture_in_the_decoder_alone(tmp_path: Path) -> None:
     house = LateHouse()
     house.loaded.runner.faults = FaultPoints(tmp_path)

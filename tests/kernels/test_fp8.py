@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kernels.fp8 import MAX_FP8, Fp8Rows
 from kernels.fp8_triton import BLOCK, quantize_rows_with_triton
-from kernels.linear import fp8_linear
+from kernels.linear import FEW_ROWS, MANY_COLUMNS, fp8_linear, scaled_product
 from kernels.norm_to_fp8_triton import add_rms_norm_to_fp8_with_triton, rms_norm_to_fp8_with_triton
 from kernels.quantize import quantize_rows_with_torch
 from kernels.rms_norm import add_rms_norm
@@ -123,6 +123,20 @@ def test_the_product_is_that_of_the_rounded_rows(dtype: torch.dtype, has_bias: b
     assert found.dtype is dtype
     # Sums of 96 products of unit variance; bfloat16 rounds the result to 2^-8 of numbers below 64.
     torch.testing.assert_close(found.double(), expected, rtol=2.0**-8 if dtype is torch.bfloat16 else 1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_rows", [1, FEW_ROWS, FEW_ROWS + 1])
+@pytest.mark.parametrize(("width", "has_bias"), [(64, False), (64, True), (MANY_COLUMNS + 16, False)])
+def test_the_librarys_product_is_the_same(num_rows: int, width: int, has_bias: bool) -> None:
+    """Also where it has none with scales of rows and channels, and they are put on afterwards."""
+    rows, weight = (quantize_rows_with_torch(draw(num, width, seed=num)) for num in (num_rows, 48))
+    bias = draw(48, dtype=torch.bfloat16, seed=2) if has_bias else None
+    expected = rows.wide().double() @ weight.wide().double().T + (0.0 if bias is None else bias.double())
+    there, weight_there = (Fp8Rows(one.values.to(DEVICE), one.scales.to(DEVICE)) for one in (rows, weight))
+    found = scaled_product(there, weight_there, torch.bfloat16, None if bias is None else bias.to(DEVICE))
+    assert found.dtype is torch.bfloat16
+    # Two roundings to bfloat16 at most, and sums of thousands of numbers of unit variance.
+    torch.testing.assert_close(found.cpu().double(), expected, rtol=2.0**-7, atol=1e-3 * width**0.5)
 
 
 def test_the_product_stays_near_that_of_the_wide_rows() -> None:
