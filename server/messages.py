@@ -92,6 +92,7 @@ class SamplingParams:
 class ImageParams:
     """How pictures are drawn. Sizes in pixels, multiples of the latent stride; ``num_timesteps`` T means T-1 Euler steps.
 
+    An answer that wants more than ``max_images`` goes on without another picture, or ``ends_at_last_image``, as too long.
     ``num_previews`` rough pictures are shown on the way to each finished one, spread over its steps. ``step_cache`` None computes every
     velocity.
     """
@@ -108,6 +109,7 @@ class ImageParams:
     renorm_min: float = 0.0
     seed: int = 0
     max_images: int = 1
+    ends_at_last_image: bool = False
     negative_token_ids: list[int] | None = None
     num_previews: int = 0
     step_cache: StepCache | None = None

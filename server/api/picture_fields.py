@@ -5,6 +5,11 @@ from __future__ import annotations
 from server.api.field_table import FieldTable, Origin, honoured, no_op, refused
 from server.api.step_cache_options import STEP_CACHE_FIELDS
 
+MAX_IMAGES = (
+    "most pictures of the answer, 1 to 16, after which it goes on without; left out, 8 where the model decides (finish_reason length where "
+    "it wants more), else 1"
+)
+
 PICTURE_FIELDS = FieldTable(
     "picture-fields",
     "the pictures of a chat",
@@ -24,7 +29,7 @@ PICTURE_FIELDS = FieldTable(
             negative_prompt="what guidance leads away from",
             **STEP_CACHE_FIELDS,
             seed="the same seed draws the same pictures, whoever else is served",
-            max_images="most pictures of the answer, 1 to 16",
+            max_images=MAX_IMAGES,
             progress="true adds image_progress to the stream, at each step of a picture",
             partial_images="how many rough pictures are sent of each, in a stream",
             output_format="png, webp or jpeg",
@@ -51,7 +56,7 @@ TOOL_FIELDS = FieldTable(
         ),
         *honoured(
             Origin.PLAIT,
-            max_images="most pictures of the answer, 1 to 16",
+            max_images=MAX_IMAGES,
             num_inference_steps="how many timesteps a picture gets, instead of quality",
             text_scale="how closely a picture follows the words; 1 is off",
             image_scale="how closely an edit keeps to its picture; where there is none, strengthens text_scale; 1 is off",

@@ -150,7 +150,7 @@ class Turns:
         request = sequence.request
         sampling = request.sampling
         is_text, num_ahead = sequence.phase is Phase.DECODE, int(is_ahead)
-        suppressed: tuple[int, ...] = () if self._may_begin_image(sequence, in_text=is_text) else (self._facts.boi_id,)
+        suppressed: tuple[int, ...] = () if self._may_ask_for_image(sequence, in_text=is_text) else (self._facts.boi_id,)
         if is_text and (sampling.ignore_eos or len(sequence.text_ids) + num_ahead < sampling.min_tokens):
             suppressed = (*suppressed, *self._facts.end_ids, self._facts.eos_id)
         text_ids = tuple(sequence.text_ids) if is_text and sampling.has_penalty else ()
@@ -158,8 +158,11 @@ class Turns:
         index, wants_logprob = sequence.num_draws + num_ahead, sampling.logprobs is not None
         return Draw(sampling, index, suppressed, text_ids, wants_logprob, grammar, is_ahead)
 
-    def _may_begin_image(self, sequence: Sequence, *, in_text: bool) -> bool:
-        if sequence.request.mode is not OutputMode.INTERLEAVED or sequence.images_left <= 0:
+    def _may_ask_for_image(self, sequence: Sequence, *, in_text: bool) -> bool:
+        """Tell whether begin-of-image may be drawn: the answer then has a picture left, or ends there, as too long."""
+        if sequence.request.mode is not OutputMode.INTERLEAVED:
+            return False
+        if sequence.images_left <= 0 and not sequence.request.image.ends_at_last_image:
             return False
         allowed = BeginOfImage.IN_TEXT if in_text else BeginOfImage.AFTER_TEXT_END
         return self._facts.profile.begin_of_image in (allowed, BeginOfImage.ANYWHERE)
@@ -167,7 +170,9 @@ class Turns:
     def on_text_token(self, sequence: Sequence, token_id: int) -> TurnEnd:
         """Take in a token drawn inside a text: it goes on, or the turn ends by a stop token, begin-of-image or a limit."""
         sequence.num_draws += 1
-        if token_id == self._facts.boi_id and self._may_begin_image(sequence, in_text=True):
+        if token_id == self._facts.boi_id and self._may_ask_for_image(sequence, in_text=True):
+            if sequence.images_left <= 0:
+                return TurnEnd(closed_text=True, finish=FinishReason.LENGTH)
             return self._close_text(sequence, AfterFill.BEGIN_IMAGE)
         if token_id == self._facts.eos_id:
             return self._on_text_end(sequence, FinishReason.STOP)
@@ -206,6 +211,8 @@ class Turns:
         """Take in the token drawn after a closed text or a picture: a picture, another text, or the end (spec 8.3, steps 2 and 3)."""
         sequence.num_draws += 1
         if token_id == self._facts.boi_id:
+            if sequence.images_left <= 0:
+                return TurnEnd(finish=FinishReason.LENGTH)
             sequence.after_fill = AfterFill.BEGIN_IMAGE
         elif token_id == self._facts.bos_id:
             if sequence.tokens_left <= 0:

@@ -33,6 +33,10 @@ class Need:
         return Need(self.rows * count, self.positions * count)
 
 
+WORDS_FIRST = 1024
+"""Tokens of text that an answer has room for before its pictures, where the client left open how many of either."""
+
+
 class ContextBudget:
     """Counts against one engine's limits."""
 
@@ -49,13 +53,12 @@ class ContextBudget:
         while True:
             before = self._before_tokens(request)
             left = min(self._limits.rows - before.rows, self._limits.positions - before.positions)
-            wants_text = request.mode is not OutputMode.IMAGE
-            min_tokens = (request.sampling.max_tokens if ask.text.max_tokens is not None else 1) if wants_text else 0
+            may_have_fewer = _leaves_pictures_open(ask) and request.image.max_images > 1 and request.mode is not OutputMode.TEXT
+            min_tokens = _min_tokens(request, ask, may_have_fewer=may_have_fewer)
             if left >= min_tokens:
                 sampling = request.sampling
                 return replace(request, sampling=replace(sampling, max_tokens=min(sampling.max_tokens, max(left, 1))))
-            is_open = ask.pictures is None or ask.pictures.max_images is None
-            if not is_open or request.image.max_images == 1 or request.mode is OutputMode.TEXT:
+            if not may_have_fewer:
                 raise self._exceeded(request, before, min_tokens, ask.names)
             request = replace(request, image=replace(request.image, max_images=request.image.max_images - 1))
 
@@ -105,3 +108,16 @@ class ContextBudget:
             f"{names.max_tokens}, or ask for fewer or smaller pictures."
         )
         return ContextLengthExceeded(message, names.messages)
+
+
+def _leaves_pictures_open(ask: Ask) -> bool:
+    return ask.pictures is None or ask.pictures.max_images is None
+
+
+def _min_tokens(request: Request, ask: Ask, *, may_have_fewer: bool) -> int:
+    """Return for how many tokens of text there must be room: pictures that may be left out give way to more of them."""
+    if request.mode is OutputMode.IMAGE:
+        return 0
+    if ask.text.max_tokens is not None:
+        return request.sampling.max_tokens
+    return min(WORDS_FIRST, request.sampling.max_tokens) if may_have_fewer else 1

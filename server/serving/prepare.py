@@ -38,7 +38,7 @@ SEED_MASK = (1 << 63) - 1
 """Seeds are non-negative 63-bit numbers inside; a client's negative one wraps round."""
 
 DEFAULT_MAX_IMAGES = 1
-DEFAULT_MAX_IMAGES_INTERLEAVED = 4
+DEFAULT_MAX_IMAGES_INTERLEAVED = 8
 """How many pictures a model that decides by itself may draw when the client does not say."""
 
 
@@ -193,6 +193,7 @@ class Preparer:
             timestep_shift=_or(pictures.timestep_shift, sampler.timestep_shift),
             guidance=_or(pictures.guidance, defaults.guidance),
             max_images=_or(pictures.max_images, self._default_max_images(ask)),
+            ends_at_last_image=pictures.max_images is None,
             num_previews=pictures.num_previews,
             step_cache=pictures.step_cache,
         )

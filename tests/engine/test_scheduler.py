@@ -91,6 +91,21 @@ def test_begin_of_image_is_suppressed_after_the_last_picture() -> None:
     assert [BOI in draw.suppressed for draw in sorted(draws, key=lambda draw: draw.index)] == [False] * 3 + [True] * 4
 
 
+@pytest.mark.parametrize(("script", "words"), [((40, EOS, BOI, BOS, 41, EOS, BOI), [40, 41]), ((40, BOI, BOS, 41, BOI), [40, 41])])
+def test_where_nobody_asked_for_fewer_an_answer_that_wants_a_picture_too_many_ends_as_too_long(
+    script: tuple[int, ...], words: list[int]
+) -> None:
+    """After a text or in its middle: one that went on without its pictures would look whole."""
+    house = scripted(*script)
+    image = ImageParams(32, 32, num_timesteps=4, ends_at_last_image=True)
+    house.scheduler.submit(make_request("a", mode=OutputMode.INTERLEAVED, sampling=TEN, image=image))
+
+    outputs = house.run()
+
+    assert (tokens_of(outputs, "a"), len(outputs.images)) == (words, 1)
+    assert [finished.reason for finished in outputs.finished] == [FinishReason.LENGTH]
+
+
 def test_what_follows_a_picture_is_the_familys_choice() -> None:
     profile = replace(FREE, begin_of_image=BeginOfImage.AFTER_TEXT_END, after_image=AfterImage.FINISH)
     house = make_house(lambda _, index: (40, EOS, BOI)[index], profile=profile)

@@ -12,6 +12,7 @@ from model.profile import THINK_IMAGE_PROMPT, THINK_TEXT_PROMPT
 from server.errors import ContextLengthExceeded, InvalidValue, PlaitError, UnsupportedParameter
 from server.messages import EngineReady, ImageSegment, OutputMode, Request, TextSegment
 from server.serving.asks import Ask, Message, Modality, PictureChoices, PicturePart, TextChoices, TextPart
+from server.serving.context_budget import WORDS_FIRST
 from server.serving.picture_files import PictureLimits
 from server.serving.picture_intake import PictureIntake
 from server.serving.picture_readers import PictureReaders
@@ -190,6 +191,13 @@ def test_pictures_left_open_become_fewer_where_the_cache_is_small() -> None:
     free = only_request(Ask([HELLO]), "interleaved")
     tight = only_request(Ask([HELLO]), "interleaved", replace(READY, max_context_rows=400))
     assert free.image.max_images > tight.image.max_images >= 1
+
+
+@pytest.mark.parametrize("max_context_rows", range(300, 3000, 150))
+def test_pictures_left_open_give_way_to_words_left_open(max_context_rows: int) -> None:
+    """Else as many pictures as fit would leave a token or two to tell of them."""
+    found = only_request(Ask([HELLO]), "interleaved", replace(READY, max_context_rows=max_context_rows))
+    assert found.sampling.max_tokens >= min(WORDS_FIRST, READY.max_positions // 2) or found.image.max_images == 1
 
 
 def test_pictures_asked_for_that_do_not_fit_are_refused() -> None:
