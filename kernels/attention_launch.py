@@ -27,9 +27,28 @@ def attend_with_triton(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pages:
     Raises:
         ValueError: heads wider than 128, or more query heads to a key head than a tile has rows.
     """
+    return attend_with_tiles(q, k, v, pages, plan, shipped_tiles(q.device, k.shape[2], has_fp8_pages=pages.is_fp8))
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """How programs are cut for rows of one query, and for all others."""
+
+    decode: TileShape
+    long: TileShape
+
+
+def shipped_tiles(device: torch.device, head_dim: int, *, has_fp8_pages: bool = False) -> Tiles:
+    """Look up how programs are cut on ``device``."""
+    generation = generation_of_device(device)
+    decode, long = (tile_shape(generation, kind, head_dim, has_fp8_pages=has_fp8_pages) for kind in (Kind.DECODE, Kind.LONG))
+    return Tiles(decode, long)
+
+
+def attend_with_tiles(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pages: KvPages, plan: AttentionPlan, tiles: Tiles) -> torch.Tensor:
+    """Do the same with programs cut otherwise, to find out what suits a device."""
     group, head_dim = q.shape[1] // k.shape[1], k.shape[2]
-    generation = generation_of_device(q.device)
-    decode, long = (tile_shape(generation, kind, head_dim, has_fp8_pages=pages.is_fp8) for kind in Kind)
+    decode, long = tiles.decode, tiles.long
     if head_dim > WIDE_HEAD or group > long.rows:
         raise ValueError(
             f"attention takes heads up to {WIDE_HEAD} wide and {long.rows} query heads to a key head, got {head_dim} and {group}"
