@@ -108,8 +108,9 @@ def _placeable(directory: Path, field: str, stated: ImageTransform | None, impli
 
 def implied_vae_transform(table_side: int, latent_stride: int) -> ImageTransform:
     """Derive the VAE resize from the latent table: as large as the table, as small as the released model or half of that."""
-    max_size = table_side * latent_stride
-    return ImageTransform(max_size, max(latent_stride, min(SMALLEST_VAE_SIDE, max_size // 2)), latent_stride)
+    half = table_side // 2 * latent_stride
+    smallest = SMALLEST_VAE_SIDE // latent_stride * latent_stride
+    return ImageTransform(table_side * latent_stride, max(latent_stride, min(smallest, half)), latent_stride)
 
 
 def implied_vit_transform(table_side: int, patch_size: int) -> ImageTransform:

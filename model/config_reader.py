@@ -26,6 +26,8 @@ REAL_VIT_TABLE_SIDE = 70
 
 LATENT_TABLE = "latent_pos_embed.pos_embed"
 VIT_TABLE = "vit_pos_embed.pos_embed"
+VIT_EMBEDDING = "vit_model.vision_model.embeddings.position_embedding.weight"
+"""As many rows as the ViT's table, which may be left out of a file: it can be computed."""
 LATENT_PROJECTION = "vae2llm.weight"
 
 ROPE_KINDS = frozenset({"rope_type", "type"})
@@ -56,11 +58,12 @@ def read_parts(directory: Path) -> ConfigParts:
     vit_json = JsonObject.read(directory / "vit_config.json", "the ViT's sizes")
     _refuse_other_connector(constants)
     shapes = main_tensors(directory) if has_main_file(directory) else {}
+    vit_table = shapes.get(VIT_TABLE) or shapes.get(VIT_EMBEDDING)
     vae = _read_vae(directory, constants.child("vae_config"))
     try:
         return ConfigParts(
             llm=_read_llm(llm_json),
-            vit=_read_vit(vit_json, _table_side(constants, "vit_max_num_patch_per_side", shapes.get(VIT_TABLE), REAL_VIT_TABLE_SIDE)),
+            vit=_read_vit(vit_json, _table_side(constants, "vit_max_num_patch_per_side", vit_table, REAL_VIT_TABLE_SIDE)),
             vae=vae,
             latent_patch_size=_latent_patch_size(constants, shapes.get(LATENT_PROJECTION), vae.z_channels),
             latent_table_side=_table_side(constants, "max_latent_size", shapes.get(LATENT_TABLE), REAL_LATENT_TABLE_SIDE),
@@ -154,14 +157,21 @@ def _latent_patch_size(constants: JsonObject, projection: StoredTensor | None, z
 
 
 def _read_vae(directory: Path, fields: JsonObject) -> VaeConfig:
-    stated = _stated_vae(fields)
-    if not (directory / VAE_NAME).is_file():
-        return stated
-    stored = _vae_from_shapes(directory)
-    return replace(stated, ch=stored.ch, ch_mult=stored.ch_mult, num_res_blocks=stored.num_res_blocks, z_channels=stored.z_channels)
+    widths = _vae_from_shapes(directory) if (directory / VAE_NAME).is_file() else _stated_widths(fields)
+    released = VaeConfig()
+    try:
+        return replace(
+            widths,
+            in_channels=fields.positive("in_channels", released.in_channels),
+            out_ch=fields.positive("out_ch", released.out_ch),
+            scale_factor=fields.number("scale_factor", released.scale_factor),
+            shift_factor=fields.number("shift_factor", released.shift_factor),
+        )
+    except ValueError as error:
+        raise CheckpointError.in_file(fields.path, str(error)) from error
 
 
-def _stated_vae(fields: JsonObject) -> VaeConfig:
+def _stated_widths(fields: JsonObject) -> VaeConfig:
     released = VaeConfig()
     try:
         return VaeConfig(
@@ -169,10 +179,6 @@ def _stated_vae(fields: JsonObject) -> VaeConfig:
             ch_mult=fields.positives("ch_mult", released.ch_mult),
             num_res_blocks=fields.positive("num_res_blocks", released.num_res_blocks),
             z_channels=fields.positive("z_channels", released.z_channels),
-            in_channels=fields.positive("in_channels", released.in_channels),
-            out_ch=fields.positive("out_ch", released.out_ch),
-            scale_factor=fields.number("scale_factor", released.scale_factor),
-            shift_factor=fields.number("shift_factor", released.shift_factor),
         )
     except ValueError as error:
         raise CheckpointError.in_file(fields.path, str(error)) from error

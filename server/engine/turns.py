@@ -211,16 +211,13 @@ class Turns:
         """Take in the token drawn after a closed text or a picture: a picture, another text, or the end (spec 8.3, steps 2 and 3)."""
         sequence.num_draws += 1
         if token_id == self._facts.boi_id:
-            if sequence.images_left <= 0:
-                return TurnEnd(finish=FinishReason.LENGTH)
-            sequence.after_fill = AfterFill.BEGIN_IMAGE
+            sequence.after_fill, num_left = AfterFill.BEGIN_IMAGE, sequence.images_left
         elif token_id == self._facts.bos_id:
-            if sequence.tokens_left <= 0:
-                return TurnEnd(finish=FinishReason.LENGTH)
-            sequence.after_fill = AfterFill.BEGIN_TEXT
+            sequence.after_fill, num_left = AfterFill.BEGIN_TEXT, sequence.tokens_left
         else:
             return TurnEnd(finish=FinishReason.STOP)
-        return TurnEnd()
+        has_room = num_left > 0 and sequence.full.rope_pos < self._facts.max_positions
+        return TurnEnd() if has_room else TurnEnd(finish=FinishReason.LENGTH)
 
     def on_picture(self, sequence: Sequence, picture: Picture) -> TurnEnd:
         """Count a finished picture and either end the answer or feed the picture back into the context."""

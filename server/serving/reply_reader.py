@@ -152,11 +152,13 @@ class ReplyReader:
         """Return the call that was written; None when it is none of ours."""
         try:
             value = json.loads(written)
-        except ValueError:
+            if not isinstance(value, dict) or value.get("name") not in self._tool_names or not isinstance(value.get("arguments"), dict):
+                return None
+            arguments = json.dumps(value["arguments"], ensure_ascii=False)
+            arguments.encode()  # half a surrogate pair, which JSON may spell, is no text
+        except (ValueError, RecursionError):
             return None
-        if not isinstance(value, dict) or value.get("name") not in self._tool_names or not isinstance(value.get("arguments"), dict):
-            return None
-        return Call(value["name"], json.dumps(value["arguments"], ensure_ascii=False))
+        return Call(value["name"], arguments)
 
     def _shown(self, text: str) -> list[Piece]:
         if self._drops_space:

@@ -42,10 +42,11 @@ def tool_list(tools: list[Tool]) -> TextPart:
 def past_call(name: str, arguments: str) -> TextPart:
     """Return a call that the model made earlier; ``arguments`` should be JSON, and is repeated as a string if it is not."""
     try:
-        value = json.loads(arguments)
-    except ValueError:
-        value = arguments
-    return TextPart(f"{CALL_BEGIN}\n{_json({'name': name, 'arguments': value})}\n{CALL_END}", has_call_tags=True)
+        call = _json({"name": name, "arguments": json.loads(arguments)})
+        call.encode()  # half a surrogate pair, which JSON may spell, is no text
+    except (ValueError, RecursionError):
+        call = _json({"name": name, "arguments": arguments})
+    return TextPart(f"{CALL_BEGIN}\n{call}\n{CALL_END}", has_call_tags=True)
 
 
 def past_result(text: str) -> TextPart:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from model.config import BagelConfig
 from model.profile import Family, FamilyProfile
@@ -19,12 +19,14 @@ BOS, EOS, BOI, EOI, END = 1, 2, 3, 4, 5
 FREE = FamilyProfile.of_family(Family.INTERLEAVED, BagelConfig.named("tiny"))
 """Begins pictures anywhere and decides what follows them."""
 
+MAX_POSITIONS = 100_000
+
 Script = Callable[[int, int], int]
 """(sequence id, draw index) -> the token drawn."""
 
 
 def facts(profile: FamilyProfile = FREE) -> ModelFacts:
-    return ModelFacts(BOS, EOS, BOI, EOI, (END,), latent_stride=16, vit_stride=16, max_positions=100_000, profile=profile)
+    return ModelFacts(BOS, EOS, BOI, EOI, (END,), latent_stride=16, vit_stride=16, max_positions=MAX_POSITIONS, profile=profile)
 
 
 def refeed(picture: Picture) -> ImageSegment:
@@ -164,9 +166,11 @@ def make_house(
     limits: SchedulerLimits | None = None,
     profile: FamilyProfile = FREE,
     runs_ahead: bool = False,
+    max_positions: int = MAX_POSITIONS,
 ) -> House:
     pool = PagePool(num_pages, page_size)
-    scheduler = Scheduler(pool, facts(profile), limits or SchedulerLimits(max_batch_tokens=64, max_running=8), refeed)
+    known = replace(facts(profile), max_positions=max_positions)
+    scheduler = Scheduler(pool, known, limits or SchedulerLimits(max_batch_tokens=64, max_running=8), refeed)
     return House(scheduler, FakeRunner(script), pool, runs_ahead)
 
 

@@ -106,6 +106,19 @@ def test_where_nobody_asked_for_fewer_an_answer_that_wants_a_picture_too_many_en
     assert [finished.reason for finished in outputs.finished] == [FinishReason.LENGTH]
 
 
+@pytest.mark.parametrize("max_positions", [30, 31, 32])
+def test_no_text_is_begun_where_no_position_is_left(max_positions: int) -> None:
+    """Texts of one token each, three positions, until the last is taken: nothing is fed beyond it."""
+    house = make_house(lambda _, index: (40, EOS, BOS)[index % 3], max_positions=max_positions)
+    sampling = SamplingParams(max_tokens=1000)
+
+    reason, _ = finish(house, make_request("a", mode=OutputMode.INTERLEAVED, sampling=sampling))
+
+    fed = [row.rope_pos for batch in house.runner.batches for row in batch.decodes]
+    assert reason is FinishReason.LENGTH
+    assert max_positions - 3 <= max(fed) < max_positions
+
+
 def test_what_follows_a_picture_is_the_familys_choice() -> None:
     profile = replace(FREE, begin_of_image=BeginOfImage.AFTER_TEXT_END, after_image=AfterImage.FINISH)
     house = make_house(lambda _, index: (40, EOS, BOI)[index], profile=profile)

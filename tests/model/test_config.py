@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.config import BagelConfig, ImageTransform
+from model.config import BagelConfig, ImageTransform, implied_vae_transform
 from model.errors import CheckpointError
 from model.sizes import LlmConfig, VaeConfig
 from tests.model.checkpoints import GOLDEN, change_json, change_tensors, copy_checkpoint
@@ -43,6 +43,7 @@ def test_constants_are_recovered_from_stored_shapes(directory: Path) -> None:
         {"max_latent_size": 32},
         {"vit_max_num_patch_per_side": 70},
         {"latent_patch_size": 4},
+        {"vae_config": {"ch": 100, "ch_mult": []}},
         {"vae_config": {"ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "z_channels": 4}},
     ],
 )
@@ -56,6 +57,13 @@ def test_a_table_that_is_not_stored_has_the_stated_side(directory: Path) -> None
     change_tensors(directory / "ema.safetensors", lambda tensors: tensors.pop("latent_pos_embed.pos_embed"))
     change_json(directory / "config.json", max_latent_size=32)
     assert BagelConfig.from_directory(directory).latent_table_side == 32
+
+
+def test_the_vits_table_may_be_left_out_of_a_file_that_does_not_say_its_side(directory: Path) -> None:
+    """The learned positions beside it have as many rows; the released model's side was taken, and nothing fitted."""
+    change_tensors(directory / "ema.safetensors", lambda tensors: tensors.pop("vit_pos_embed.pos_embed"))
+    (directory / "config.json").unlink()
+    assert BagelConfig.from_directory(directory).vit == BagelConfig.from_directory(GOLDEN).vit
 
 
 def test_the_latents_scale_is_the_stated_one(directory: Path) -> None:
@@ -185,6 +193,15 @@ def test_the_released_transforms_follow_from_the_released_tables() -> None:
     config = BagelConfig.named("bagel-7b")
     assert config.vae_transform == ImageTransform(1024, 512, 16)
     assert config.vit_transform == ImageTransform(980, 224, 14)
+
+
+@pytest.mark.parametrize("side", range(1, 70))
+@pytest.mark.parametrize("stride", [16, 32, 48])
+def test_an_implied_resize_has_bounds_that_a_picture_can_have(side: int, stride: int) -> None:
+    """Else a picture of the smallest side was resized again by whoever resized it once more."""
+    implied = implied_vae_transform(side, stride)
+    assert implied.min_size % stride == implied.max_size % stride == 0
+    assert 0 < implied.min_size <= implied.max_size == side * stride
 
 
 def test_plait_json_sets_the_transforms(directory: Path) -> None:

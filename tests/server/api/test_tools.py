@@ -152,10 +152,10 @@ def test_a_family_that_was_taught_no_tools_refuses_them_by_name() -> None:
             assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")
 
 
-def past_call() -> dict[str, object]:
+def past_call(arguments: str = '{"city": "Rome"}') -> dict[str, object]:
     return {
         "role": "assistant",
-        "tool_calls": [{"id": "c", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'}}],
+        "tool_calls": [{"id": "c", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}],
     }
 
 
@@ -163,6 +163,14 @@ def test_a_call_of_an_earlier_answer_is_told_as_the_model_would_have_written_it(
     with front.http() as http:
         stream_events(http, {"messages": [*MESSAGES, past_call()]})
     assert prompt_of(front)[1] == SEEN
+
+
+@pytest.mark.parametrize("arguments", ['{"city": "\\ud800"}', "[" * 1500, "no json"])
+def test_arguments_of_an_earlier_call_that_are_no_json_we_can_write_are_told_as_they_are(front: RunningFront, arguments: str) -> None:
+    """Half a surrogate pair, lists too deep: both were errors of the server's."""
+    with front.http() as http:
+        stream_events(http, {"messages": [*MESSAGES, past_call(arguments)]})
+    assert json.dumps(arguments)[1:-1] in prompt_of(front)[1]
 
 
 def test_thoughts_come_apart_from_the_answer_and_are_counted(front: RunningFront) -> None:

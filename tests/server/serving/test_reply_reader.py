@@ -12,6 +12,7 @@ from server.serving.reply_reader import Call, Piece, ReplyReader, Thinking, Thou
 
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "<b> ń"}}\n</tool_call>'
 LOOK = Call("look", '{"at": "<b> ń"}')
+HALF_A_PAIR = '<tool_call>{"name": "look", "arguments": {"at": "\\ud800"}}</tool_call>'
 
 CASES: list[tuple[Thinking, str, list[Piece]]] = [
     (Thinking.NONE, "a <think>b</think> c", [Words("a <think>b</think> c")]),
@@ -29,6 +30,7 @@ CASES: list[tuple[Thinking, str, list[Piece]]] = [
     (Thinking.NONE, "cut off <tool_call>\n{", [Words("cut off"), Words("<tool_call>\n{")]),
     (Thinking.NONE, "<tool_call>no json</tool_call>", [Words("<tool_call>no json</tool_call>")]),
     (Thinking.NONE, CALL.replace("look", "leap"), [Words(CALL.replace("look", "leap"))]),
+    (Thinking.NONE, HALF_A_PAIR, [Words(HALF_A_PAIR)]),
     (Thinking.NONE, "1 < 2 <tool", [Words("1 < 2 <tool")]),
 ]
 
@@ -64,3 +66,9 @@ def test_words_are_shown_as_soon_as_they_cannot_be_a_tag() -> None:
     reader = ReplyReader(Thinking.NONE, ["look"])
     assert reader.push("hello <") == [Words("hello")]
     assert reader.push("3") == [Words(" <3")]
+
+
+def test_a_call_nested_too_deeply_is_words() -> None:
+    """It ended the answer with an error of the server's."""
+    text = '<tool_call>{"name": "look", "arguments": {"at": ' + "[" * 100_000 + "]" * 100_000 + "}}</tool_call>"
+    assert read([text], Thinking.NONE) == [Words(text)]
