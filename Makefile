@@ -68,11 +68,17 @@ endif
 
 # As under python -O, children included: the product's own assertions are gone, the tests' are not (tests/conftest.py has them rewritten).
 # Where assertions of the product are; OPTIMISED_TESTS=tests for every test there is.
-OPTIMISED_TESTS ?= tests/access tests/engine tests/server -m "not slow"
+OPTIMISED_TESTS ?= tests/access tests/engine tests/server
 unit-optimised: export OMP_NUM_THREADS ?= 1
 unit-optimised: export PYTHONOPTIMIZE = 1
-unit-optimised: install-dev ## the quick tests as under python -O (OPTIMISED_TESTS=tests for all)
-	$(call step,tests without assertions,$(PYTEST) -W ignore::pytest.PytestConfigWarning $(OPTIMISED_TESTS))
+unit-optimised: OPTIMISED := $(PYTEST) -W ignore::pytest.PytestConfigWarning -m "not slow"
+unit-optimised: install-dev ## the quick tests as under python -O (OPTIMISED_TESTS=path for some of them)
+ifeq ($(OPTIMISED_TESTS),tests/access tests/engine tests/server)
+	$(call step,tests that compute without assertions,$(OPTIMISED) --numprocesses 2 --dist loadfile tests/access tests/engine)
+	$(call step,other tests without assertions,$(OPTIMISED) tests/server)
+else
+	$(call step,tests without assertions,$(OPTIMISED) $(OPTIMISED_TESTS))
+endif
 
 format: install-dev ## let ruff rewrite the sources
 	$(VENV)/bin/ruff check --fix
