@@ -8,61 +8,47 @@ matrix rate, and what a token reads, at the bandwidth, both measured in this ver
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import torch
 
 from loadtests.costs import decode_bytes, denoise_flops
 from loadtests.gpu.part import Line, Options, Report, read_options
+from loadtests.gpu.random_engine import PROMPT_TOKENS, chat_request, drain, from_idle, next_report, picture_request, random_engine, step
 from loadtests.gpu.side import side_stream
 from loadtests.machine import Machine, Rates
-from model.bagel import Bagel
 from model.config import BagelConfig
-from model.profile import Family, FamilyProfile
 from model.step_cache_rules import StepCache
-from model.tokenizer import Tokenizer
 from server.engine.graph_sizes import ROWS
 from server.engine.graph_warming import warm_graphs
-from server.engine.link import LocalLink
-from server.engine.loop import Engine
-from server.engine.options import EngineOptions
-from server.engine.process import LoadedEngine, assemble_engine, model_facts
-from server.messages import ImageParams, ImageSegment, OutputMode, Picture, Request, SamplingParams, StepReport, StepStats, TextSegment
+from server.engine.process import LoadedEngine
+from server.messages import ImageSegment, Picture, Request, TextSegment
 
-ANY_TOKENIZER = Path(__file__).parents[2] / "tests" / "golden" / "tiny_a"
-"""Only its special tokens are used: the words mean nothing here."""
-
-PROMPT_TOKENS = 30
 NUM_STEPS = 40
+WARM_TIMESTEPS = 10
+"""Of the picture before the one that counts: enough that every kind of its steps has come."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = read_options("engine", arguments)
-    config = BagelConfig.named("tiny" if options.is_tiny else "bagel-7b")
-    loaded = random_engine(config, options.device)
-    machine = Machine(options.device, loaded.model.dtype)
-    rates = machine.probe()
+    loaded = random_engine(options)
+    rates = Machine(options.device, loaded.model.dtype).probe()
     report = Report(options, "engine")
     report.add("rates", partial(rate_lines, rates))
     report.add("graphs", partial(measure_graphs, loaded, options))
     for concurrency, context in ((1, 20), (3, 20)) if options.is_tiny else ((1, 30), (16, 2000), (64, 2000)):
-        report.add("decode", partial(measure_decode, loaded, concurrency, context, rates.read_gbps))
-        drain(loaded)
+        report.add("decode", from_idle(loaded, partial(measure_decode, loaded, concurrency, context, rates.read_gbps)))
     for side, num_timesteps in ((16, 3),) if options.is_tiny else ((512, 50), (1024, 50), (512, 20)):
-        report.add("picture", partial(measure_picture, loaded, side, num_timesteps, rates.matmul_gflops))
-        drain(loaded)
-    report.add("mixed", partial(measure_mixed, loaded, options))
-    drain(loaded)
-    report.add("decoder", partial(measure_decoder, loaded, options))
-    report.add("launches", partial(measure_launches, loaded, options, rates.read_gbps))
+        report.add("picture", from_idle(loaded, partial(measure_picture, loaded, side, num_timesteps, rates.matmul_gflops)))
+    report.add("mixed", from_idle(loaded, partial(measure_mixed, loaded, options)))
+    report.add("decoder", from_idle(loaded, partial(measure_decoder, loaded, options)))
+    report.add("launches", from_idle(loaded, partial(measure_launches, loaded, options, rates.read_gbps)))
     return int(report.has_failed)
 
 
@@ -72,78 +58,10 @@ def rate_lines(rates: Rates) -> Iterator[Line]:
     yield {"what": "large read", "value": rates.read_gbps / 1e3, "unit": "TB/s"}
 
 
-def random_engine(config: BagelConfig, device: torch.device, *, is_fp8: bool = False) -> LoadedEngine:
-    """Build an engine round random weights, which never touch a disk; bfloat16 on a GPU, experts and cache in 8-bit floats if so wished.
-
-    Steps run ahead, decode steps are replayed and pictures decoded beside on a CPU too, all of it at once: a rehearsal takes every way.
-    """
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = random_model(config, device, dtype)
-    if is_fp8:
-        for expert in model.experts:
-            expert.round_matrices()
-    profile = FamilyProfile.of_family(Family.BAGEL, config)
-    facts = model_facts(model, Tokenizer.from_directory(ANY_TOKENIZER, profile), profile)
-    engine_options = EngineOptions(str(ANY_TOKENIZER), has_prefix_cache=False, kv_dtype="fp8" if is_fp8 else "auto", device=device.type)
-    link = LocalLink()
-    loaded = assemble_engine(model, facts, engine_options, link)
-    if device.type == "cpu":
-        loaded.runner.capture_decodes(lambda work: work)
-        loaded.runner.decode_beside(side_stream(device))
-        loaded.scheduler.encodings.encoder = loaded.runner
-    return replace(loaded, engine=Engine(loaded.scheduler, loaded.runner, loaded.pool, link, loaded.runner))
-
-
-def random_model(config: BagelConfig, device: torch.device, dtype: torch.dtype) -> Bagel:
-    """Draw weights that keep activations in size, on the device itself: the VAE's in float32, all others in ``dtype``."""
-    with torch.device("meta"):
-        model = Bagel(config)
-    model.to(dtype)
-    model.vae.float()
-    model.to_empty(device=device)
-    model.requires_grad_(False)
-    for name, parameter in model.named_parameters():
-        if parameter.dim() < 2:
-            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-        else:
-            parameter.normal_(std=1.0 / math.sqrt(math.prod(parameter.shape[1:])))
-    return model.eval()
-
-
-def picture_request(name: str, side: int, num_timesteps: int, step_cache: StepCache | None = None) -> Request:
-    """Ask for one picture from words alone, with the default guidance: two branches, in the interval only."""
-    image = ImageParams(side, side, num_timesteps=num_timesteps, text_scale=4.0, image_scale=1.0, seed=len(name), step_cache=step_cache)
-    return Request(name, [TextSegment(list(range(PROMPT_TOKENS)))], OutputMode.IMAGE, SamplingParams(), image)
-
-
-def chat_request(name: str, num_context: int, num_tokens: int) -> Request:
-    sampling = SamplingParams(max_tokens=num_tokens, ignore_eos=True)
-    tokens = [token % 200 for token in range(num_context)]
-    return Request(name, [TextSegment(tokens)], OutputMode.TEXT, sampling, ImageParams(16, 16))
-
-
-def step(loaded: LoadedEngine) -> StepStats:
-    return next_report(loaded).stats
-
-
-def next_report(loaded: LoadedEngine) -> StepReport:
-    """Step until there is something to say: a picture that is being decoded brings nothing for a while."""
-    while (report := loaded.engine.step()) is None:
-        if not loaded.scheduler.has_work:
-            raise RuntimeError("the engine has nothing to do")
-    return report
-
-
-def drain(loaded: LoadedEngine) -> None:
-    """Abort whatever is running."""
-    loaded.scheduler.abort_all()
-    loaded.engine.step()
-
-
 def measure_picture(loaded: LoadedEngine, side: int, num_timesteps: int, matmul_gflops: float, step_cache: StepCache | None = None) -> Line:
     """Time the second of two pictures, from the request to its pixels. The floor is that of the rows that were run."""
-    for round_name in ("warm", "counts"):
-        loaded.engine.submit(picture_request(round_name, side, num_timesteps, step_cache))
+    for round_name, num in (("warm", min(WARM_TIMESTEPS, num_timesteps)), ("counts", num_timesteps)):
+        loaded.engine.submit(picture_request(round_name, side, num, step_cache))
         steps = []
         started = time.perf_counter()
         while loaded.scheduler.has_work:
@@ -200,8 +118,10 @@ def measure_decode(loaded: LoadedEngine, concurrency: int, num_context: int, rea
 def measure_launches(loaded: LoadedEngine, options: Options, read_gbps: float) -> Line:
     """Time decode steps that are not replayed: what their launches cost."""
     graphs, loaded.runner.decode_graphs = loaded.runner.decode_graphs, None
-    line = measure_decode(loaded, 1, 20 if options.is_tiny else 30, read_gbps)
-    loaded.runner.decode_graphs = graphs
+    try:
+        line = measure_decode(loaded, 1, 20 if options.is_tiny else 30, read_gbps)
+    finally:
+        loaded.runner.decode_graphs = graphs
     return line | {"what": f"{line['what']}, launch by launch"}
 
 

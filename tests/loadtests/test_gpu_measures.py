@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,23 +15,40 @@ import pytest
 import torch
 
 from loadtests.gpu.ahead import are_alike
-from loadtests.gpu.busy import covered, measure, warm_engine
+from loadtests.gpu.busy import Kernel, Trace, Traffic, covered, measure, warm_engine
 from loadtests.gpu.check import groups
-from loadtests.gpu.engine import chat_request, looking_request, step, until_it_is_there
+from loadtests.gpu.engine import looking_request, until_it_is_there
 from loadtests.gpu.part import Line, Options, Report
 from loadtests.gpu.peers import CannotTake, Site, asks_for_grouped_heads, peers
+from loadtests.gpu.random_engine import chat_request, from_idle, random_engine, step
 from loadtests.gpu.timing import Work, timing_as_graph
 from loadtests.kernels.shapes import BAGEL, TINY_SHAPES, Row, Segment, Shape, decode, denoise
 from server.engine.decode_graphs import Replay
 from server.messages import Picture
 
-SCRIPT = Path(__file__).parents[2] / "loadtests" / "gpu" / "run.sh"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "loadtests" / "gpu" / "run.sh"
 CPU = Site(torch.float32, torch.device("cpu"))
 
 
 def test_time_that_two_kernels_share_counts_once() -> None:
     assert covered([(5.0, 7.0), (0.0, 2.0), (1.0, 3.0), (1.5, 2.5)]) == 5.0
     assert covered([]) == 0.0
+
+
+def test_a_kernel_of_the_step_that_runs_ahead_counts_with_its_time() -> None:
+    """Kernels of 21 steps were set against the host's time of 20: a device that idled a twentieth of its time passed for busy."""
+    steps_us = [(10.0 * number, 10.0 * number + 9.5) for number in range(21)]
+    trace = Trace(Kernel("step", *times) for times in steps_us)
+    assert trace.span_us == 209.5
+    assert trace.busy == pytest.approx(21 * 9.5 / 209.5)
+    assert trace.largest(1) == [("step", trace.busy)]
+
+
+def test_a_trace_without_kernels_says_nothing_of_the_device() -> None:
+    """It was taken for one that had nothing to do."""
+    with pytest.raises(ValueError, match="not measured"):
+        Trace([])
 
 
 @pytest.mark.parametrize("row", [Row(0, ((Segment.TEXT, 3),)), Row(2, ((Segment.TEXT, 1), (Segment.LATENTS, 6)))])
@@ -85,6 +105,70 @@ def test_a_measurement_that_raises_is_a_line_and_costs_no_other(tmp_path: Path) 
     assert saved == [{"what": "first", "us": 1.0}, {"what": "kernels", "raised": "RuntimeError: no kernel image"}, second]
 
 
+LOSES_ITS_DEVICE = """
+import os, sys
+from loadtests.gpu.part import Report, read_options
+
+report = Report(read_options("planted", None), "planted")
+faults = []
+
+def on_the_device(line, breaks=False):
+    def measure():
+        if breaks or faults:
+            faults.append(line)
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        yield {"what": line}
+    return measure
+
+for number in range(3):
+    report.add(f"{number}", on_the_device(f"{number}", breaks=number == 1))
+report.add("faults here", lambda: {"what": "faults here", "value": len(faults)})
+sys.exit(int(report.has_failed))
+"""
+
+
+def test_a_part_that_loses_its_device_goes_on_in_a_new_process_behind_what_lost_it(tmp_path: Path) -> None:
+    """All that followed an illegal access failed with it: one wrong kernel cost every number of the part."""
+    script = tmp_path / "planted.py"
+    script.write_text(LOSES_ITS_DEVICE)
+    command = [sys.executable, str(script), "--device", "cpu", "--tiny", "--out", str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1, done.stderr
+    lines = json.loads((tmp_path / "planted.json").read_text())["lines"]
+    assert [line["what"] for line in lines] == ["0", "1", "2", "faults here"]
+    assert [line["what"] for line in lines if "raised" in line] == ["1"]
+    assert lines[-1]["value"] == 0
+
+
+def test_a_part_begins_anew_no_more_often_than_it_measures(tmp_path: Path) -> None:
+    def begin(after: int) -> None:
+        raise SystemExit(after)
+
+    def broken() -> Line:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    def run(after: int) -> int | None:
+        report = Report(Options(torch.device("cpu"), True, tmp_path, after), "part", begin)
+        try:
+            for number in range(3):
+                report.add(f"{number}", broken)
+        except SystemExit as ended:
+            return int(str(ended))
+        return None
+
+    assert [run(after) for after in range(4)] == [1, 2, 3, None]
+
+
+def test_what_a_failed_measurement_left_running_is_drained_within_the_next_one(tmp_path: Path) -> None:
+    """It was drained between the two, where a device that was lost by then ended the part."""
+    loaded = random_engine(Options(torch.device("cpu"), True, tmp_path))
+    loaded.engine.submit(chat_request("left", 10, 10_000))
+    step(loaded)
+    measure = from_idle(loaded, lambda: len(loaded.scheduler.running))
+    assert len(loaded.scheduler.running) == 1
+    assert measure() == 0
+
+
 def test_the_parts_of_the_script_are_over_within_nine_minutes() -> None:
     limits = re.findall(r"^part \w+ (\d+)\b", SCRIPT.read_text(), re.MULTILINE)
     assert len(limits) == 7 and sum(map(int, limits)) <= 9 * 60 - 30
@@ -109,17 +193,18 @@ def test_nothing_is_captured_while_the_device_is_watched(tmp_path: Path) -> None
     """Decode steps were captured at the third of a size: within the profiled steps, whose time that then was."""
     options = Options(torch.device("cpu"), True, tmp_path)
     with torch.inference_mode():
-        loaded = warm_engine(options, 2)
+        loaded, replays = warm_engine(options, 2)
         graphs = loaded.runner.decode_graphs
         assert graphs is not None and len(graphs.sizes) == 2, "of one chat and of two"
         before_s = graphs.capture_s
-        measure(loaded, options, side=16, num_pictures=0, num_chats=2)
+        line, _ = measure(loaded, replays, options, Traffic("chats", side=16, num_pictures=0, num_chats=2))
     assert graphs.capture_s == before_s
+    assert {"busy", "replay ms", "replay/step"} <= line.keys(), "replayed steps are timed without the profiler too"
 
 
 def test_the_step_that_takes_an_encoded_picture_in_is_told_apart_from_tokens_beside_the_encoders(tmp_path: Path) -> None:
     """It was the longest of them, so that what was called their 99th percentile was the time of that pass."""
-    loaded = warm_engine(Options(torch.device("cpu"), True, tmp_path), 2)
+    loaded, _ = warm_engine(Options(torch.device("cpu"), True, tmp_path), 2)
     loaded.engine.submit(chat_request("chat", 10, 10_000))
     while step(loaded).num_decode_rows < 1:
         pass
