@@ -14,10 +14,14 @@ import numpy as np
 import pytest
 import torch
 
+from kernels.fp8 import Fp8Rows
+from kernels.linear import fp8_product
 from loadtests.gpu.ahead import are_alike
 from loadtests.gpu.busy import Kernel, Trace, Traffic, covered, measure, warm_engine
 from loadtests.gpu.check import groups
 from loadtests.gpu.engine import looking_request, until_it_is_there
+from loadtests.gpu.fp8_checks import product_lines
+from loadtests.gpu.matrices import Matrix
 from loadtests.gpu.part import Line, Options, Report
 from loadtests.gpu.peers import CannotTake, Site, asks_for_grouped_heads, peers
 from loadtests.gpu.random_engine import chat_request, from_idle, random_engine, step
@@ -174,10 +178,26 @@ def test_the_parts_of_the_script_are_over_within_nine_minutes() -> None:
     assert len(limits) == 7 and sum(map(int, limits)) <= 9 * 60 - 30
 
 
-def test_what_no_other_part_shows_is_checked_before_the_many_shapes_of_attention(tmp_path: Path) -> None:
+def test_attention_and_golden_parity_are_checked_before_rarer_things(tmp_path: Path) -> None:
+    """A new GPU builds kernels for each shape: what was checked after them the limit left out, and so it did them after the rest."""
     names = list(groups(Options(torch.device("cpu"), True, tmp_path)))
-    assert set(names[-len(TINY_SHAPES) :]) == {shape.name for shape in TINY_SHAPES}
-    assert {"replay", "ahead", "sampling", "golden"} <= set(names[: -len(TINY_SHAPES)])
+    first = ["golden", *(shape.name for shape in TINY_SHAPES), "replay", "ahead"]
+    assert names[: len(first)] == first
+    assert {"sampling", "euler", "fp8", "qkv in 8-bit floats", "down in 8-bit floats"} <= set(names[len(first) :])
+
+
+def test_a_product_that_the_library_has_not_hides_no_other(tmp_path: Path) -> None:
+    """Products of one size alone were tried: that cuBLASLt refuses few rows and long sums would have been seen first in serving."""
+
+    def product(rows: Fp8Rows, weight: Fp8Rows, dtype: torch.dtype, bias: torch.Tensor | None) -> torch.Tensor:
+        if len(rows.values) == 2:
+            raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED when calling cublasLtMatmul\nmore of it")
+        found = fp8_product(rows, weight, dtype, bias)
+        return 2.0 * found if len(rows.values) == 5 else found
+
+    matrix = Matrix("qkv", num_out=32, num_in=16, has_bias=True)
+    verdicts = [line["verdict"] for line in product_lines(matrix, Options(torch.device("cpu"), True, tmp_path), product)]
+    assert verdicts == ["ok", "RuntimeError: CUBLAS_STATUS_NOT_SUPPORTED when calling cublasLtMatmul", "WRONG"]
 
 
 def test_pictures_whose_last_bits_differ_are_alike_and_others_are_not() -> None:
