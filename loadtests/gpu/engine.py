@@ -19,10 +19,11 @@ from statistics import median
 import torch
 
 from loadtests.costs import decode_bytes, denoise_flops
+from loadtests.gpu.ceilings import rate_lines
 from loadtests.gpu.part import Line, Options, Report, read_options
 from loadtests.gpu.random_engine import PROMPT_TOKENS, chat_request, drain, from_idle, next_report, picture_request, random_engine, step
 from loadtests.gpu.side import side_stream
-from loadtests.machine import Machine, Rates
+from loadtests.machine import Machine
 from model.config import BagelConfig
 from model.step_cache_rules import StepCache
 from server.engine.graph_sizes import ROWS
@@ -50,12 +51,6 @@ def main(arguments: list[str] | None = None) -> int:
     report.add("decoder", from_idle(loaded, partial(measure_decoder, loaded, options)))
     report.add("launches", from_idle(loaded, partial(measure_launches, loaded, options, rates.read_gbps)))
     return int(report.has_failed)
-
-
-def rate_lines(rates: Rates) -> Iterator[Line]:
-    """Yield what the floors are computed from."""
-    yield {"what": "large matmul", "value": rates.matmul_gflops / 1e3, "unit": "TFLOP/s"}
-    yield {"what": "large read", "value": rates.read_gbps / 1e3, "unit": "TB/s"}
 
 
 def measure_picture(loaded: LoadedEngine, side: int, num_timesteps: int, matmul_gflops: float, step_cache: StepCache | None = None) -> Line:
