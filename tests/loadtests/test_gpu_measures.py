@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,12 @@ from loadtests.gpu.fp8_checks import product_lines
 from loadtests.gpu.matrices import Matrix
 from loadtests.gpu.part import Line, Options, Report
 from loadtests.gpu.peers import CannotTake, Site, asks_for_grouped_heads, peers
+from loadtests.gpu.products import Product, num_taking_turns
+from loadtests.gpu.products import measure as measure_product
 from loadtests.gpu.random_engine import chat_request, from_idle, random_engine, step
 from loadtests.gpu.timing import Work, timing_as_graph
 from loadtests.kernels.shapes import BAGEL, TINY_SHAPES, Row, Segment, Shape, decode, denoise
+from loadtests.machine import Rates
 from server.engine.decode_graphs import Replay
 from server.messages import Picture
 
@@ -198,6 +202,31 @@ def test_a_product_that_the_library_has_not_hides_no_other(tmp_path: Path) -> No
     matrix = Matrix("qkv", num_out=32, num_in=16, has_bias=True)
     verdicts = [line["verdict"] for line in product_lines(matrix, Options(torch.device("cpu"), True, tmp_path), product)]
     assert verdicts == ["ok", "RuntimeError: CUBLAS_STATUS_NOT_SUPPORTED when calling cublasLtMatmul", "WRONG"]
+
+
+def test_the_floor_of_a_product_is_of_its_bytes_or_of_its_operations_whichever_takes_longer() -> None:
+    rates = Rates(matmul_gflops=1000.0, copy_gbps=1.0, read_gbps=10.0)
+    product = Product("", Matrix("o", num_out=200, num_in=100), itemsize=2, out_itemsize=2, speedup=1.0, work_of=lambda _: lambda: None)
+    assert product.floor_s(1, rates) == (2 * (100 + 200 * 100) + 2 * 200) / 10e9
+    assert product.floor_s(10_000, rates) == 2 * 10_000 * 200 * 100 / 1e12
+    assert replace(product, speedup=2.0).floor_s(100_000, rates) == 100_000 * 200 * 100 / 1e12
+
+
+def test_weights_that_take_turns_fill_any_cache() -> None:
+    small, large = Matrix("qkv", 4608, 3584), Matrix("lm_head", 152_064, 3584)
+    assert num_taking_turns(small, itemsize=2) == 9 and num_taking_turns(large, itemsize=2) == 1
+
+
+def test_a_product_that_fails_has_a_line_and_costs_no_other(tmp_path: Path) -> None:
+    def work_of(num_rows: int) -> Work:
+        if num_rows == 1:
+            raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
+        return lambda: None
+
+    product = Product("plain", Matrix("o", 8, 8), 2, 2, 1.0, work_of)
+    failed, timed = measure_product(lambda: product, Rates(1.0, 1.0, 1.0), Options(torch.device("cpu"), True, tmp_path))
+    assert failed["raised"] == "RuntimeError: CUBLAS_STATUS_NOT_SUPPORTED"
+    assert {"us", "TFLOP/s", "GB/s", "of floor"} <= timed.keys()
 
 
 def test_pictures_whose_last_bits_differ_are_alike_and_others_are_not() -> None:
