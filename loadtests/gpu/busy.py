@@ -24,8 +24,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from loadtests.gpu.part import Line, Options, Report, read_options
-from loadtests.gpu.random_engine import chat_request, drain, from_idle, picture_request, random_engine, step
+from loadtests.gpu.random_engine import drain, from_idle, random_engine, step
 from loadtests.gpu.timing import back_to_back
+from loadtests.gpu.traffic import Traffic
 from server.engine.decode_graphs import Capture, CudaCapture, Replay
 from server.engine.graph_warming import warm_graphs
 from server.engine.process import LoadedEngine
@@ -52,25 +53,6 @@ class WatchedReplays:
         return watched
 
 
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """Pictures of so many pixels a side, and chats, that go on for long."""
-
-    name: str
-    side: int
-    num_pictures: int
-    num_chats: int
-
-    def begin(self, loaded: LoadedEngine) -> None:
-        """Ask for all of it, and step until all of it is under way."""
-        for number in range(self.num_chats):
-            loaded.engine.submit(chat_request(f"chat {number}", 10, 10_000))
-        for number in range(self.num_pictures):
-            loaded.engine.submit(picture_request(f"picture {number}", self.side, 1000))
-        while (stats := step(loaded)).num_decode_rows < self.num_chats or (self.num_pictures and not stats.num_denoise_rows):
-            pass
-
-
 def main(arguments: list[str] | None = None) -> int:
     options = read_options("busy", arguments)
     side, chats = (16, 2) if options.is_tiny else (512, 32)
@@ -82,13 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
         kernels.keep({"what": traffic.name, **one} for one in largest)
         return line
 
-    for name, num_pictures, num_chats in (
-        (f"4 pictures beside {chats} chats", 4, chats),
-        (f"{chats} chats", 0, chats),
-        ("a picture", 1, 0),
-        ("one chat", 0, 1),
-    ):
-        busy.add(name, from_idle(loaded, partial(of, Traffic(name, side, num_pictures, num_chats))))
+    for num_pictures, num_chats in ((4, chats), (0, chats), (1, 0), (0, 1)):
+        traffic = Traffic(side, num_pictures, num_chats)
+        busy.add(traffic.name, from_idle(loaded, partial(of, traffic)))
     return int(busy.has_failed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +18,24 @@ from model.config import BagelConfig
 from model.profile import Family, FamilyProfile
 from model.step_cache_rules import StepCache
 from model.tokenizer import Tokenizer
+from server.engine.calibration import calibrate
 from server.engine.link import LocalLink
 from server.engine.loop import Engine
-from server.engine.options import EngineOptions
+from server.engine.options import EngineOptions, ModelFacts, SchedulerLimits
+from server.engine.pictures import input_picture
 from server.engine.process import LoadedEngine, assemble_engine, model_facts
-from server.messages import ImageParams, OutputMode, Request, SamplingParams, StepReport, StepStats, TextSegment
+from server.engine.scheduler import Scheduler
+from server.messages import ImageParams, ImageSegment, OutputMode, Picture, Request, SamplingParams, StepReport, StepStats, TextSegment
 
 ANY_TOKENIZER = Path(__file__).parents[2] / "tests" / "golden" / "tiny_a"
 """Only its special tokens are used: the words mean nothing here."""
 
+SERVER_TARGET_S, SERVER_TARGET_DECODES = 0.040, 6.0
+"""What a server aims at where nothing else is set (`server.front`, which needs packages that a bare GPU machine has not)."""
+
 PROMPT_TOKENS = 30
+MOST_BITS = 2000
+"""More steps than any pass is divided into."""
 
 ResultT = TypeVar("ResultT")
 
@@ -43,8 +52,6 @@ def random_engine(options: Options, *, is_fp8: bool = False) -> LoadedEngine:
     if is_fp8:
         for expert in model.experts:
             expert.round_matrices()
-    profile = FamilyProfile.of_family(Family.BAGEL, config)
-    facts = model_facts(model, Tokenizer.from_directory(ANY_TOKENIZER, profile), profile)
     engine_options = EngineOptions(
         str(ANY_TOKENIZER),
         has_prefix_cache=False,
@@ -53,12 +60,39 @@ def random_engine(options: Options, *, is_fp8: bool = False) -> LoadedEngine:
         cache_dir=options.cache_dir(size),
     )
     link = LocalLink()
-    loaded = assemble_engine(model, facts, engine_options, link)
+    loaded = assemble_engine(model, facts_of(model), engine_options, link)
     if device.type == "cpu":
         loaded.runner.capture_decodes(lambda work: work)
         loaded.runner.decode_beside(side_stream(device))
         loaded.scheduler.encodings.encoder = loaded.runner
     return replace(loaded, engine=Engine(loaded.scheduler, loaded.runner, loaded.pool, link, loaded.runner))
+
+
+def facts_of(model: Bagel) -> ModelFacts:
+    """Return what a scheduler must know of a model that has no tokenizer of its own."""
+    profile = FamilyProfile.of_family(Family.BAGEL, model.config)
+    return model_facts(model, Tokenizer.from_directory(ANY_TOKENIZER, profile), profile)
+
+
+def with_target(loaded: LoadedEngine) -> LoadedEngine:
+    """Set a scheduler before the same runner that keeps to the server's own target, and let it learn what steps cost, as a server's does.
+
+    Nothing may be under way in ``loaded``, which is not to be stepped any more.
+    """
+    usual = EngineOptions(str(ANY_TOKENIZER))
+    limits = SchedulerLimits(
+        usual.max_batch_tokens,
+        usual.max_running,
+        inter_token_target_s=SERVER_TARGET_S,
+        has_prefix_cache=False,
+        min_target_decodes=SERVER_TARGET_DECODES,
+    )
+    config, runner, link = loaded.model.config, loaded.runner, LocalLink()
+    facts = replace(facts_of(loaded.model), share_of_steps=runner.share_of_steps)
+    scheduler = Scheduler(loaded.pool, facts, limits, lambda picture: input_picture(picture, config))
+    scheduler.encodings.encoder = runner
+    calibrate(scheduler, runner, loaded.pool, config)
+    return replace(loaded, engine=Engine(scheduler, runner, loaded.pool, link, runner), scheduler=scheduler)
 
 
 def random_model(config: BagelConfig, device: torch.device, dtype: torch.dtype) -> Bagel:
@@ -89,6 +123,27 @@ def chat_request(name: str, num_context: int, num_tokens: int) -> Request:
     return Request(name, [TextSegment(tokens)], OutputMode.TEXT, sampling, ImageParams(16, 16))
 
 
+def looking_request(name: str, side: int, config: BagelConfig) -> Request:
+    """Ask for a word about a picture, which both encoders read; no two names have the same."""
+    words = chat_request(name, PROMPT_TOKENS, 1)
+    return replace(words, segments=[given_picture(name, side, config), *words.segments])
+
+
+def edit_request(name: str, side: int, num_timesteps: int, config: BagelConfig) -> Request:
+    """Ask for a picture like one that is given, with the family's guidance of edits: three branches at every step."""
+    edit = FamilyProfile.of_family(Family.BAGEL, config).defaults.edit
+    request = picture_request(name, side, num_timesteps)
+    image = replace(request.image, text_scale=edit.text_scale, image_scale=edit.image_scale, interval=edit.interval, renorm=edit.renorm)
+    return replace(request, segments=[given_picture(name, side, config), *request.segments], image=image)
+
+
+def given_picture(name: str, side: int, config: BagelConfig) -> ImageSegment:
+    """Return a picture of one colour for both encoders."""
+    vit_side = max(1, min(side, config.vit_transform.max_size) // config.vit.patch_size) * config.vit.patch_size
+    rgb = zlib.crc32(name.encode()).to_bytes(4, "little")[:3]
+    return ImageSegment(*(Picture(length, length, rgb * (length * length)) for length in (vit_side, side)))
+
+
 def step(loaded: LoadedEngine) -> StepStats:
     return next_report(loaded).stats
 
@@ -102,9 +157,13 @@ def next_report(loaded: LoadedEngine) -> StepReport:
 
 
 def drain(loaded: LoadedEngine) -> None:
-    """Abort whatever is running."""
+    """Abort whatever is running, and see the pass under way to its end: its pages are not free before."""
     loaded.scheduler.abort_all()
     loaded.engine.step()
+    for _ in range(MOST_BITS):
+        if loaded.pool.num_free == loaded.pool.num_pages:
+            return
+        loaded.engine.step()
 
 
 def from_idle(loaded: LoadedEngine, measure: Callable[[], ResultT]) -> Callable[[], ResultT]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from loadtests.gpu.engine import measure_decode, measure_picture
+from loadtests.gpu.engine import measure_decode
 from loadtests.gpu.part import Line, Report, has_fp8, read_options, write
+from loadtests.gpu.pictures import measure_picture
 from loadtests.gpu.random_engine import from_idle, random_engine
 from loadtests.machine import Machine
 from model.step_cache_rules import StepCache

@@ -18,20 +18,35 @@ import torch
 from kernels.fp8 import Fp8Rows
 from kernels.linear import fp8_product
 from loadtests.gpu.ahead import are_alike
-from loadtests.gpu.busy import Kernel, Trace, Traffic, covered, measure, warm_engine
+from loadtests.gpu.beside import until_it_is_there
+from loadtests.gpu.busy import Kernel, Trace, covered, measure, warm_engine
 from loadtests.gpu.check import groups
-from loadtests.gpu.engine import looking_request, until_it_is_there
 from loadtests.gpu.fp8_checks import product_lines
 from loadtests.gpu.matrices import Matrix
+from loadtests.gpu.mixed import mixed_lines
 from loadtests.gpu.part import Line, Options, Report
 from loadtests.gpu.peers import CannotTake, Site, asks_for_grouped_heads, peers
+from loadtests.gpu.pictures import draw
 from loadtests.gpu.products import Product, num_taking_turns
 from loadtests.gpu.products import measure as measure_product
-from loadtests.gpu.random_engine import chat_request, from_idle, random_engine, step
+from loadtests.gpu.random_engine import (
+    PROMPT_TOKENS,
+    SERVER_TARGET_DECODES,
+    SERVER_TARGET_S,
+    chat_request,
+    edit_request,
+    from_idle,
+    looking_request,
+    random_engine,
+    step,
+    with_target,
+)
 from loadtests.gpu.timing import Work, timing_as_graph
+from loadtests.gpu.traffic import Traffic
 from loadtests.kernels.shapes import BAGEL, TINY_SHAPES, Row, Segment, Shape, decode, denoise
 from loadtests.machine import Rates
 from server.engine.decode_graphs import Replay
+from server.front import DEFAULT_TARGET_DECODES, DEFAULT_TARGET_MS
 from server.messages import Picture
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +130,7 @@ def test_a_measurement_that_raises_is_a_line_and_costs_no_other(tmp_path: Path) 
 
 LOSES_ITS_DEVICE = """
 import os, sys
+from loadtests.gpu.mixed import mixed_lines
 from loadtests.gpu.part import Report, read_options
 
 report = Report(read_options("planted", None), "planted")
@@ -177,6 +193,28 @@ def test_what_a_failed_measurement_left_running_is_drained_within_the_next_one(t
     assert measure() == 0
 
 
+def test_mixed_traffic_says_what_pictures_and_chats_cost_each_other(tmp_path: Path) -> None:
+    """The rate of the pictures alone was missing, and forty steps have no slowest hundredth."""
+    loaded = random_engine(Options(torch.device("cpu"), True, tmp_path))
+    for engine in (loaded, with_target(loaded)):
+        alone, mixed = mixed_lines(engine, Traffic(16, num_pictures=1, num_chats=2), "some goal")
+        assert mixed["of alone"] == float(mixed["denoise rows/s"]) / float(alone["denoise rows/s"])
+        assert int(mixed["steps"]) >= 300 and int(mixed["gaps"]) == 2 * (int(mixed["steps"]) - 1)
+        assert float(mixed["value"]) <= float(mixed["p99"]) <= float(mixed["max"])
+        assert loaded.pool.num_free == loaded.pool.num_pages
+
+
+def test_the_target_is_the_one_that_servers_have() -> None:
+    assert (1e3 * SERVER_TARGET_S, SERVER_TARGET_DECODES) == (DEFAULT_TARGET_MS, DEFAULT_TARGET_DECODES)
+
+
+def test_an_edit_is_drawn_in_three_branches_over_the_picture_it_is_given(tmp_path: Path) -> None:
+    loaded = random_engine(Options(torch.device("cpu"), True, tmp_path))
+    steps, kv_lens = draw(loaded, edit_request("edit", 16, 3, loaded.model.config))
+    assert sum(stats.num_denoise_rows for stats in steps) == 3 * 2
+    assert len(kv_lens) == 3 and kv_lens[0] > PROMPT_TOKENS and kv_lens[0] > max(kv_lens[1:])
+
+
 def test_the_parts_of_the_script_are_over_within_nine_minutes() -> None:
     limits = re.findall(r"^part \w+ (\d+)\b", SCRIPT.read_text(), re.MULTILINE)
     assert len(limits) == 7 and sum(map(int, limits)) <= 9 * 60 - 30
@@ -205,11 +243,11 @@ def test_a_product_that_the_library_has_not_hides_no_other(tmp_path: Path) -> No
 
 
 def test_the_floor_of_a_product_is_of_its_bytes_or_of_its_operations_whichever_takes_longer() -> None:
-    rates = Rates(matmul_gflops=1000.0, copy_gbps=1.0, read_gbps=10.0)
+    rates = Rates(matmul_gflops=100.0, copy_gbps=1.0, read_gbps=10.0)
     product = Product("", Matrix("o", num_out=200, num_in=100), itemsize=2, out_itemsize=2, speedup=1.0, work_of=lambda _: lambda: None)
-    assert product.floor_s(1, rates) == (2 * (100 + 200 * 100) + 2 * 200) / 10e9
-    assert product.floor_s(10_000, rates) == 2 * 10_000 * 200 * 100 / 1e12
-    assert replace(product, speedup=2.0).floor_s(100_000, rates) == 100_000 * 200 * 100 / 1e12
+    assert product.floor_s(1, rates) == pytest.approx((2 * (100 + 200 * 100) + 2 * 200) / 10e9)
+    assert product.floor_s(10_000, rates) == 2 * 10_000 * 200 * 100 / 100e9
+    assert replace(product, speedup=2.0).floor_s(100_000, rates) == 100_000 * 200 * 100 / 100e9
 
 
 def test_weights_that_take_turns_fill_any_cache() -> None:
@@ -246,7 +284,7 @@ def test_nothing_is_captured_while_the_device_is_watched(tmp_path: Path) -> None
         graphs = loaded.runner.decode_graphs
         assert graphs is not None and len(graphs.sizes) == 2, "of one chat and of two"
         before_s = graphs.capture_s
-        line, _ = measure(loaded, replays, options, Traffic("chats", side=16, num_pictures=0, num_chats=2))
+        line, _ = measure(loaded, replays, options, Traffic(side=16, num_pictures=0, num_chats=2))
     assert graphs.capture_s == before_s
     assert {"busy", "replay ms", "replay/step"} <= line.keys(), "replayed steps are timed without the profiler too"
 
