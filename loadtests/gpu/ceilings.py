@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loadtests.gpu.part import Line
+from loadtests.gpu.roofline import COPY, MATMUL, READ
 from loadtests.machine import Rates
-
-MATMUL, COPY, READ = "large matmul", "large copy", "large read"
 
 
 def rate_lines(rates: Rates) -> Iterator[Line]:

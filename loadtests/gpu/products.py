@@ -24,6 +24,7 @@ from kernels.quantize import quantize_rows
 from loadtests.gpu.ceilings import rate_lines
 from loadtests.gpu.matrices import Matrix, matrices_of
 from loadtests.gpu.part import Line, Options, Report, first_line, has_fp8, is_lost, read_options
+from loadtests.gpu.roofline import FP8_SPEEDUP
 from loadtests.gpu.timing import CALLS, Work, timing
 from loadtests.machine import Machine, Rates
 from model.config import BagelConfig
@@ -32,8 +33,6 @@ ROWS = (1, 2, 4, 16, 64, 128, 1024, 2048, 4096, 8192)
 TINY_ROWS = (1, 4)
 CACHE_BYTES = 256 << 20
 """More than the last-level cache of any card so far: weights that take turns are as many as fill this."""
-FP8_SPEEDUP = 2.0
-"""Of a product of 8-bit floats over one of bfloat16, on every generation that has both."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,10 +3,11 @@
 #
 #   loadtests/gpu/run.sh [DIR]      results go to DIR, to $OUT, or to loadtests/results/gpu
 #
-# DIR gets two files, written anew after each part: gpu.md, all tables, and gpu.tar.gz, which holds the tables, their numbers as JSON, and
-# each part's output. Parts are in the order of what they tell; each saves what it has after every measurement.
+# DIR gets two files, written anew after each part: gpu.md, what is installed and all tables, and gpu.tar.gz, which holds the tables, their
+# numbers as JSON, and each part's output; and at the end roofline.svg, which "python -m loadtests.gpu.roofline DIR" draws from the latter
+# anywhere. Parts are in the order of what they tell; each saves what it has after every measurement.
 # ARGS="--device cpu --tiny" rehearses it on a CPU. A part that fails or outruns its limit costs no other and is named among the tables; the
-# script then ends with 1.
+# script then ends with 1. One that loses the GPU to a fault goes on in a new process behind the measurement that lost it.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 export PYTHONUNBUFFERED=1 TRITON_DEFAULT_FP_FUSION=1 PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}$PWD"
@@ -26,16 +27,20 @@ part() {  # part NAME SECONDS: one module of loadtests/gpu under its limit
     if ((status)); then failed+=("$1"); fi
     echo "==> $ended" | tee -a "$parts/$1.log"
     printf '%s\n\n' "$ended" > "$parts/$1.status.md"
-    cat "$parts"/*.md > "$out/gpu.md" 2> /dev/null
+    cat "$parts/installed.txt" "$parts"/*.md > "$out/gpu.md" 2> /dev/null
     tar -czf "$out/gpu.tar.gz" -C "$parts" .
 }
 
-part check 150  # on a new machine it compiles most of the kernels; Triton keeps them for the parts that follow
-part engine 110
-part attention 80
-part streams 30
-part savings 65
+timeout --kill-after=1 10 "${PYTHON:-python3}" -m loadtests.gpu.installed 2>&1 | tee "$parts/installed.txt"
+echo >> "$parts/installed.txt"
+part check 135  # on a new machine it compiles most of the kernels; Triton keeps them for the parts that follow
+part engine 145
+part attention 70
+part products 20
 part busy 45
-part golden 30
+part savings 55
+part streams 25
+part golden 25
+"${PYTHON:-python3}" -m loadtests.gpu.roofline "$out"
 cat "$out/gpu.md"
 if ((${#failed[@]})); then echo "failed: ${failed[*]}"; exit 1; fi
