@@ -219,10 +219,8 @@ def test_an_edit_is_drawn_in_three_branches_over_the_picture_it_is_given(tmp_pat
 
 
 def test_what_is_missing_on_a_machine_is_named() -> None:
-    command = [sys.executable, "-m", "loadtests.gpu.installed"]
-    done = subprocess.run(
-        command, env={"PATH": "/nowhere", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=True
-    )
+    command, env = [sys.executable, "-m", "loadtests.gpu.installed"], {"PATH": "/nowhere", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
     said = dict(line.strip().split(": ", 1) for line in done.stdout.splitlines())
     assert said["gcc"] == said["GPU, driver, memory"] == "missing"
     assert said["torch"] == torch.__version__
