@@ -87,7 +87,7 @@ def measure(loaded: LoadedEngine, replays: WatchedReplays, options: Options, tra
     trace, watched_s = profiled(loaded, options)
     drain(loaded)
     line: Line = {"what": traffic.name, "busy": trace.busy, "ms/step": 1e3 * step_s, "ms/step, watched": 1e3 * watched_s}
-    if replays.last is not None:
+    if replays.last is not None and not traffic.num_pictures:
         with torch.inference_mode():
             replay_s = back_to_back(replays.last, options.device)
         line |= {"replay ms": 1e3 * replay_s, "replay/step": replay_s / step_s}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -50,8 +50,14 @@ def mixed_lines(loaded: LoadedEngine, traffic: Traffic, goal: str) -> Iterator[L
 
 def watch(loaded: LoadedEngine, traffic: Traffic, num_steps: int) -> Watched:
     """Watch traffic until so many steps have brought tokens, or where nobody chats have denoised; then end it."""
-    traffic.begin(loaded)
-    counts = has_tokens if traffic.num_chats else has_denoised
+    try:
+        traffic.begin(loaded)
+        return _watched(loaded, num_steps, has_tokens if traffic.num_chats else has_denoised)
+    finally:
+        drain(loaded)
+
+
+def _watched(loaded: LoadedEngine, num_steps: int, counts: Callable[[StepReport], bool]) -> Watched:
     num_left, num_denoise_rows = num_steps, 0
     gaps_ms: list[float] = []
     last_s: dict[str, float] = {}
@@ -62,8 +68,7 @@ def watch(loaded: LoadedEngine, traffic: Traffic, num_steps: int) -> Watched:
         num_denoise_rows += report.stats.num_denoise_rows
         gaps_ms += [1e3 * (now_s - last_s[token.request_id]) for token in report.tokens if token.request_id in last_s]
         last_s |= {token.request_id: now_s for token in report.tokens}
-    drain(loaded)
-    return Watched(num_steps, now_s - started, num_denoise_rows, gaps_ms)
+    return Watched(num_steps, time.perf_counter() - started, num_denoise_rows, gaps_ms)
 
 
 def has_tokens(report: StepReport) -> bool:

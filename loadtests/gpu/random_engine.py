@@ -34,8 +34,6 @@ SERVER_TARGET_S, SERVER_TARGET_DECODES = 0.040, 6.0
 """What a server aims at where nothing else is set (`server.front`, which needs packages that a bare GPU machine has not)."""
 
 PROMPT_TOKENS = 30
-MOST_BITS = 2000
-"""More steps than any pass is divided into."""
 
 ResultT = TypeVar("ResultT")
 
@@ -160,9 +158,7 @@ def drain(loaded: LoadedEngine) -> None:
     """Abort whatever is running, and see the pass under way to its end: its pages are not free before."""
     loaded.scheduler.abort_all()
     loaded.engine.step()
-    for _ in range(MOST_BITS):
-        if loaded.pool.num_free == loaded.pool.num_pages:
-            return
+    while loaded.scheduler.has_work:
         loaded.engine.step()
 
 
