@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 WIDTH, HEIGHT, MARGIN, TOP = 360, 250, 46, 52
-COLOURS = ("#1b7f5c", "#c2572b", "#4b5fb5", "#a63d78", "#8a7a1f", "#555555")
+COLOURS = ("#1b7f5c", "#c2572b", "#4b5fb5", "#a63d78", "#8a7a1f", "#555555", "#2a9db0")
 NUM_TICKS = 4
 MAX_POINTS = 200
 

@@ -85,14 +85,15 @@ def panel(title: str, points: dict[str, list[Point]], ceilings: dict[str, float]
     bandwidth, matmul = max(ceilings[COPY], ceilings[READ]), ceilings[MATMUL]
     across = [intensity for shapes in points.values() for intensity, _ in shapes]
     roofs = {"roof": matmul} | ({"roof of 8-bit floats": FP8_SPEEDUP * matmul} if "8-bit floats" in points else {})
-    lines = [Series(name, roof_points(bandwidth, top, (min(across), max(across)))) for name, top in roofs.items()]
+    ends = min(across), max(*across, 2.0 * max(roofs.values()) / bandwidth)
+    lines = [Series(name, roof_points(bandwidth, top, ends)) for name, top in roofs.items()]
     kernels = [Series(name, sorted(shapes), is_scatter=True) for name, shapes in points.items()]
     return Panel(title, "FLOP/B", "TFLOP/s", [*lines, *kernels], log_x=True, log_y=True)
 
 
 def roof_points(bandwidth: float, top: float, across: tuple[float, float]) -> list[Point]:
     """Return the corners of a roof in TFLOP/s, at TB/s and TFLOP/s, over a range of operations a byte."""
-    first, last = across[0], max(across[1], 2.0 * top / bandwidth)
+    first, last = across
     corners = [first, *([top / bandwidth] if first < top / bandwidth else []), last]
     return [(intensity, min(top, bandwidth * intensity)) for intensity in corners]
 
