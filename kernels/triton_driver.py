@@ -21,9 +21,17 @@ FLAGS = ("-O3", "-shared", "-fPIC", "-Wno-psabi", "-Wl,--no-as-needed")
 """Triton's own (``triton/runtime/build.py``), and that the module must name the driver's library although the stand-in defines nothing."""
 
 
-def use_prebuilt(directory: Path = PREBUILT_DIRECTORY) -> None:
-    """Let Triton take its module from ``directory``, if one lies there, instead of compiling it; before its first launch."""
-    if not any(directory.glob("cuda_utils-*.so")):
+LAUNCHER = b"__triton_launcher"
+"""What Triton up to 3.6 calls a further module, which it writes and compiles for each kind of call."""
+
+
+def use_prebuilt(directory: Path = PREBUILT_DIRECTORY, triton: Path | None = None) -> None:
+    """Let Triton take its module from ``directory``, if one lies there, instead of compiling it; before its first launch.
+
+    A Triton that compiles launchers too, whatever it finds, is left to do so: it needs a compiler where it runs. ``triton``: the directory
+    of its driver, for tests.
+    """
+    if not any(directory.glob("cuda_utils-*.so")) or LAUNCHER in ((triton or _triton_directory()) / "driver.py").read_bytes():
         return
     from triton import knobs
 

@@ -1,4 +1,4 @@
-"""Line charts of a few series in SVG, drawn without a plotting library: panels side by side, one legend."""
+"""Charts of a few series in SVG, lines or points, drawn without a plotting library: panels side by side, one legend."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from html import escape
 from pathlib import Path
 
 WIDTH, HEIGHT, MARGIN, TOP = 360, 250, 46, 52
-COLOURS = ("#1b7f5c", "#c2572b", "#4b5fb5", "#a63d78", "#8a7a1f", "#555555")
+COLOURS = ("#1b7f5c", "#c2572b", "#4b5fb5", "#a63d78", "#8a7a1f", "#555555", "#2a9db0")
 NUM_TICKS = 4
 MAX_POINTS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A named line; its points in order of x."""
+    """A named line, its points in order of x; or with ``is_scatter`` the points alone."""
 
     name: str
     points: list[tuple[float, float]]
+    is_scatter: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A chart. With ``log_x``, points at x <= 0 are left out; ``y_max`` None follows the values."""
+    """A chart. With ``log_x``, points at x <= 0 are left out, with ``log_y`` those at y <= 0; ``y_max`` None follows the values."""
 
     title: str
     x_label: str
@@ -31,6 +32,7 @@ class Panel:
     series: list[Series]
     log_x: bool = False
     y_max: float | None = None
+    log_y: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +91,27 @@ def _legend(colours: dict[str, str]) -> str:
 
 
 def _panel(panel: Panel, left: int, colours: dict[str, str]) -> str:
-    points = [[point for point in series.points if point[0] > 0 or not panel.log_x] for series in panel.series]
+    points = [[(x, y) for x, y in series.points if (x > 0 or not panel.log_x) and (y > 0 or not panel.log_y)] for series in panel.series]
     xs, ys = [x for line in points for x, _ in line], [y for line in points for _, y in line]
     if not xs:
         return ""
     across = Axis(min(xs), max(xs), left + MARGIN, left + WIDTH - 14, panel.log_x)
-    up = Axis(min(0.0, *ys), max(ys) if panel.y_max is None else panel.y_max, TOP + HEIGHT - MARGIN, TOP + 24)
-    lines = "".join(
-        f'<polyline points="{" ".join(f"{across.place(x):.1f},{up.place(y):.1f}" for x, y in line)}" fill="none"'
-        f' stroke="{colours[series.name]}" stroke-width="1.6"/>'
-        for series, line in zip(panel.series, points, strict=True)
-    )
-    return _frame(panel, across, up) + lines
+    low, high = min(ys) if panel.log_y else min(0.0, *ys), max(ys) if panel.y_max is None else panel.y_max
+    up = Axis(low, high, TOP + HEIGHT - MARGIN, TOP + 24, panel.log_y)
+    drawn = ""
+    for series, shown in zip(panel.series, points, strict=True):
+        places = [(across.place(x), up.place(y)) for x, y in shown]
+        drawn += (_dots if series.is_scatter else _line)(places, colours[series.name])
+    return _frame(panel, across, up) + drawn
+
+
+def _line(places: list[tuple[float, float]], colour: str) -> str:
+    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    return f'<polyline points="{corners}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
+
+
+def _dots(places: list[tuple[float, float]], colour: str) -> str:
+    return "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}" fill-opacity="0.8"/>' for x, y in places)
 
 
 def _frame(panel: Panel, across: Axis, up: Axis) -> str:

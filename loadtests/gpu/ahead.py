@@ -164,5 +164,6 @@ def _load(directory: Path, options: Options, link: LocalLink) -> LoadedEngine:
     model = load_bagel(directory, options.device, torch.float32)
     profile = FamilyProfile.of_family(Family.INTERLEAVED, model.config)
     facts = model_facts(model, Tokenizer.from_directory(directory, profile), profile)
-    engine_options = EngineOptions(str(directory), device=options.device.type, dtype="float32", num_pages=256)
+    cache_dir = options.cache_dir(directory.name)
+    engine_options = EngineOptions(str(directory), device=options.device.type, dtype="float32", num_pages=256, cache_dir=cache_dir)
     return assemble_engine(model, facts, engine_options, link, grammars=SumGrammars(model.config.llm.vocab_size))

@@ -55,7 +55,7 @@ def measure_peers(shape: Shape, peers: dict[str, Peer], options: Options) -> Ite
             attend = peer(shape, Site(_dtype(options), options.device))
             attend()
             timed = timing(attend, options.device)
-            line |= timed.columns | {"TFLOP/s": flops(shape) / timed.seconds / 1e12}
+            line |= timed.columns | rate_columns(shape, ITEMSIZE, timed.seconds)
         except Exception as error:  # whatever a peer raises is its reason
             line["not measured"] = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         yield line
@@ -69,10 +69,24 @@ def ours(name: str, shape: Shape, call: Call, options: Options) -> Line:
     """Time the kernel, beside the bound of a call over such pages."""
     attend_with_triton(*call.arguments)
     timed = timing(lambda: attend_with_triton(*call.arguments), options.device)
-    predicted = predict(shape, H200, FP8_ITEMSIZE if call.pages.is_fp8 else ITEMSIZE)
+    page_itemsize = FP8_ITEMSIZE if call.pages.is_fp8 else ITEMSIZE
+    predicted = predict(shape, H200, page_itemsize)
     predicted_us = sum(prediction.predicted_us for prediction in predicted)
     line: Line = {"shape": shape.name, "kernel": name, **timed.columns}
-    return line | {"TFLOP/s": flops(shape) / timed.seconds / 1e12, "predicted us": predicted_us}
+    return line | rate_columns(shape, page_itemsize, timed.seconds) | {"predicted us": predicted_us}
+
+
+def rate_columns(shape: Shape, page_itemsize: int, seconds: float) -> Line:
+    """Return what a table says of how fast a call was, and for the roofline how much it computes with each byte."""
+    return {"TFLOP/s": flops(shape) / seconds / 1e12, "FLOP/B": flops(shape) / num_bytes(shape, page_itemsize)}
+
+
+def num_bytes(shape: Shape, page_itemsize: int) -> float:
+    """Count the bytes that are moved once each: queries, results, the batch's own keys and values, and those in pages."""
+    heads = shape.heads
+    own = shape.num_tokens * 2 * (heads.num_heads + heads.num_kv_heads) * ITEMSIZE
+    past = sum(row.past_len for row in shape.rows) * 2 * heads.num_kv_heads * page_itemsize
+    return float(heads.head_dim * (own + past))
 
 
 def flops(shape: Shape) -> float:

@@ -1,23 +1,33 @@
-"""How busy is the device while the engine works? What share of a step its kernels fill, and which take the time.
+"""How busy is the device while the engine works? What share of the time its kernels fill, and which take it.
 
     python -m loadtests.gpu.busy --out DIR [--device cpu --tiny]
 
-A step's time that no kernel fills is the host's: work in Python that the device waits for. On a CPU, for rehearsal, operators count.
+Time that no kernel fills is the host's: work in Python that the device waits for. On a CPU, for rehearsal, operators count.
+
+A profiler sees what ran between the first kernel of its trace and the end of the last, and both the kernels' time and what it is a share of
+are taken from there: steps run ahead, so that a trace of twenty steps has kernels of a twenty-first, and the host's clock is not the
+device's. Of graphs that are replayed it may see other times than there were (pytorch/kineto#1165, before CUDA 13.1). Steps that are
+replayed are therefore timed without one too: replays back to back, by the device's own clock, beside the steps they are part of. What a
+step does besides, its draws among that, keeps the device busy and is not in a replay, so that share is the least there can be.
 """
 
 from __future__ import annotations
 
 import sys
-import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
+from statistics import median
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 
-from loadtests.gpu.engine import chat_request, drain, picture_request, random_engine, step
 from loadtests.gpu.part import Line, Options, Report, read_options
-from model.config import BagelConfig
+from loadtests.gpu.random_engine import drain, from_idle, random_engine, step
+from loadtests.gpu.timing import back_to_back
+from loadtests.gpu.traffic import Traffic
+from server.engine.decode_graphs import Capture, CudaCapture, Replay
 from server.engine.graph_warming import warm_graphs
 from server.engine.process import LoadedEngine
 
@@ -26,54 +36,112 @@ NUM_NAMED = 8
 """So many kernels are named in each line's table."""
 
 
+class WatchedReplays:
+    """Captures as another does, and knows which graph was replayed last."""
+
+    def __init__(self, capture: Capture) -> None:
+        self._capture = capture
+        self.last: Replay | None = None
+
+    def __call__(self, work: Replay) -> Replay:
+        replay = self._capture(work)
+
+        def watched() -> torch.Tensor:
+            self.last = replay
+            return replay()
+
+        return watched
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = read_options("busy", arguments)
     side, chats = (16, 2) if options.is_tiny else (512, 32)
-    loaded = warm_engine(options, chats)
-    ways = {"a picture": (1, 0), "one chat": (0, 1), f"{chats} chats": (0, chats), f"4 pictures beside {chats} chats": (4, chats)}
+    loaded, replays = warm_engine(options, chats)
     busy, kernels = Report(options, "busy"), Report(options, "busiest-kernels")
 
-    def of(name: str, num_pictures: int, num_chats: int) -> Line:
-        line, largest = measure(loaded, options, side, num_pictures, num_chats)
-        kernels.add(name, lambda: [{"what": name, **one} for one in largest])
-        return {"what": name, **line}
+    def of(traffic: Traffic) -> Line:
+        line, largest = measure(loaded, replays, options, traffic)
+        kernels.keep({"what": traffic.name, **one} for one in largest)
+        return line
 
-    for name, (num_pictures, num_chats) in ways.items():
-        busy.add(name, partial(of, name, num_pictures, num_chats))
-        drain(loaded)
+    for num_pictures, num_chats in ((4, chats), (0, chats), (1, 0), (0, 1)):
+        traffic = Traffic(side, num_pictures, num_chats)
+        busy.add(traffic.name, from_idle(loaded, partial(of, traffic)))
     return int(busy.has_failed)
 
 
-def warm_engine(options: Options, num_chats: int) -> LoadedEngine:
+def warm_engine(options: Options, num_chats: int) -> tuple[LoadedEngine, WatchedReplays]:
     """Build an engine that has captured its decode steps: the third of a size would be captured while it is watched."""
-    loaded = random_engine(BagelConfig.named("tiny" if options.is_tiny else "bagel-7b"), options.device)
+    loaded = random_engine(options)
+    replays = WatchedReplays(CudaCapture() if options.device.type == "cuda" else lambda work: work)
+    loaded.runner.capture_decodes(replays)
     warm_graphs(loaded.runner, num_chats, lambda: True, lambda *_: None)
-    return loaded
+    return loaded, replays
 
 
-def measure(loaded: LoadedEngine, options: Options, side: int, num_pictures: int, num_chats: int) -> tuple[Line, list[Line]]:
-    """Profile steady steps of pictures and chats that go on for long."""
-    for number in range(num_chats):
-        loaded.engine.submit(chat_request(f"chat {number}", 10, 10_000))
-    for number in range(num_pictures):
-        loaded.engine.submit(picture_request(f"picture {number}", side, 1000))
-    while (stats := step(loaded)).num_decode_rows < num_chats or (num_pictures and not stats.num_denoise_rows):
-        pass
-    is_gpu = options.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_gpu else [])]) as profiler:
-        started = time.perf_counter()
-        for _ in range(NUM_STEPS):
-            step(loaded)
-        elapsed_us = 1e6 * (time.perf_counter() - started)
+def measure(loaded: LoadedEngine, replays: WatchedReplays, options: Options, traffic: Traffic) -> tuple[Line, list[Line]]:
+    """Time steady steps, replay those that can be, and profile as many."""
+    traffic.begin(loaded)
+    replays.last = None
+    step_s = steady_step_s(loaded)
+    trace, watched_s = profiled(loaded, options)
     drain(loaded)
-    wanted = "CUDA" if is_gpu else "CPU"
-    events = [event for event in profiler.events() or [] if event.device_type.name == wanted]
-    busy_us = covered((event.time_range.start, event.time_range.end) for event in events)
-    line: Line = {"busy": busy_us / elapsed_us, "ms/step": elapsed_us / NUM_STEPS / 1e3}
-    times: Counter[str] = Counter()
-    for event in events:
-        times[event.name] += event.time_range.end - event.time_range.start
-    return line, [{"kernel": name[:80], "share": us / elapsed_us} for name, us in times.most_common(NUM_NAMED)]
+    line: Line = {"what": traffic.name, "busy": trace.busy, "ms/step": 1e3 * step_s, "ms/step, watched": 1e3 * watched_s}
+    if replays.last is not None and not traffic.num_pictures:
+        with torch.inference_mode():
+            replay_s = back_to_back(replays.last, options.device)
+        line |= {"replay ms": 1e3 * replay_s, "replay/step": replay_s / step_s}
+    return line, [{"kernel": name[:80], "share": share} for name, share in trace.largest(NUM_NAMED)]
+
+
+def steady_step_s(loaded: LoadedEngine) -> float:
+    """Return the seconds of one of the steps to come."""
+    return median(step(loaded).step_s for _ in range(NUM_STEPS))
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What ran, and from when to when, in microseconds."""
+
+    name: str
+    start_us: float
+    end_us: float
+
+
+class Trace:
+    """What ran on the device, from the first start to the last end.
+
+    Raises:
+        ValueError: nothing did, as far as was seen: how busy it was is not known.
+    """
+
+    def __init__(self, kernels: Iterable[Kernel]) -> None:
+        self._kernels = list(kernels)
+        if not self._kernels:
+            raise ValueError("not measured: the profiler saw no kernel on the device")
+        self.span_us = max(kernel.end_us for kernel in self._kernels) - min(kernel.start_us for kernel in self._kernels)
+
+    @property
+    def busy(self) -> float:
+        """Share of the time in which anything ran."""
+        return covered((kernel.start_us, kernel.end_us) for kernel in self._kernels) / self.span_us
+
+    def largest(self, num: int) -> list[tuple[str, float]]:
+        """Return those that took the most, each with its share; kernels that overlap count both."""
+        times: defaultdict[str, float] = defaultdict(float)
+        for kernel in self._kernels:
+            times[kernel.name] += kernel.end_us - kernel.start_us
+        largest = sorted(times.items(), key=lambda one: -one[1])[:num]
+        return [(name, us / self.span_us) for name, us in largest]
+
+
+def profiled(loaded: LoadedEngine, options: Options) -> tuple[Trace, float]:
+    """Return what runs on the device during a few steps, and the seconds of one; the host is not traced, since that would slow it."""
+    activity = ProfilerActivity.CUDA if options.device.type == "cuda" else ProfilerActivity.CPU
+    with profile(activities=[activity]) as profiler:
+        step_s = steady_step_s(loaded)
+    ran = (event for event in profiler.events() or [] if event.device_type.name == activity.name and not event.is_user_annotation)
+    return Trace(Kernel(event.name, event.time_range.start, event.time_range.end) for event in ran), step_s
 
 
 def covered(intervals: Iterable[tuple[float, float]]) -> float:

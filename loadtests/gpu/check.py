@@ -16,14 +16,13 @@ from safetensors.torch import load_file
 
 from kernels.attention_launch import attend_with_triton
 from kernels.attention_torch import attend_with_torch
-from kernels.fp8 import FP8, Fp8Rows
+from kernels.fp8 import FP8
 from kernels.guidance import take_euler_steps_one_by_one
 from kernels.guidance_triton import take_euler_steps_with_triton
 from kernels.head_norms import ExpertHeads, HeadNorms
 from kernels.heads import rotate_and_keep_in_parts
 from kernels.heads_triton import rotate_and_keep_with_triton
 from kernels.kv_pages import KvPages, KvScales, widened
-from kernels.linear import fp8_linear
 from kernels.mix import GuidedStep, Mix, RenormOver
 from kernels.norm_to_fp8 import add_rms_norm_to_fp8, rms_norm_to_fp8
 from kernels.norm_to_fp8_triton import add_rms_norm_to_fp8_with_triton, rms_norm_to_fp8_with_triton
@@ -34,11 +33,14 @@ from kernels.sampling_triton import draw_with_triton
 from kernels.silu_mul_to_fp8 import silu_mul_to_fp8
 from kernels.silu_mul_to_fp8_triton import silu_mul_to_fp8_with_triton
 from loadtests.gpu.ahead import ahead_lines
+from loadtests.gpu.fp8_checks import product_lines
+from loadtests.gpu.matrices import matrices_of
 from loadtests.gpu.part import Line, Options, Report, has_fp8, read_options
-from loadtests.gpu.tensors import random_call
+from loadtests.gpu.tensors import Call, random_call
 from loadtests.gpu.waits import counting_waits
 from loadtests.kernels.shapes import BAGEL, SHAPES, TINY_SHAPES, Shape
 from model.bagel import Bagel, PackedTokens
+from model.config import BagelConfig
 from model.latents import pixels_from_u8
 from model.weights import load_bagel
 from server.engine.batch import Batch, DecodeRow, Draw
@@ -75,30 +77,42 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def groups(options: Options) -> dict[str, Callable[[], Iterable[Line]]]:
-    """Return what is checked, in order: first what no other part shows, then the many shapes of attention."""
-    whole_steps: dict[str, Callable[[], Iterable[Line]]] = {
+    """Return what is checked, in order: first what every answer is made of, last what few or none ask for."""
+    shapes = TINY_SHAPES if options.is_tiny else SHAPES
+    size = BagelConfig.named("tiny" if options.is_tiny else "bagel-7b")
+    matrices = [matrix for matrix in matrices_of(size) if matrix.is_of_expert] if has_fp8(options.device) else []
+    return {
         "golden": lambda: golden_lines(options),
+        **{shape.name: partial(attention_lines, shape, options) for shape in shapes},
         "replay": lambda: [replay_line(options)],
         "ahead": lambda: ahead_lines(GOLDEN, options),
         "sampling": lambda: sampling_lines(options),
         "euler": lambda: euler_lines(options),
+        **{f"{matrix.name} in 8-bit floats": partial(product_lines, matrix, options) for matrix in matrices},
         "fp8": lambda: fp8_lines(options),
+        **{f"{shape.name}, float16": partial(float16_lines, shape, options) for shape in shapes},
     }
-    shapes = TINY_SHAPES if options.is_tiny else SHAPES
-    return whole_steps | {shape.name: partial(attention_lines, shape, options) for shape in shapes}
 
 
 def attention_lines(shape: Shape, options: Options) -> Iterator[Line]:
-    """Compare a shape in every dtype with one float32 `scaled_dot_product_attention` a row."""
-    dtypes = (torch.float32,) if options.is_tiny else (torch.bfloat16, torch.float16)
-    for dtype in dtypes:
-        call = random_call(shape, dtype, options.device)
-        expected = attend_with_torch(*call.to(torch.float32).arguments)
-        yield _line(f"attention, {shape.name}", dtype, attend_with_triton(*call.arguments).float(), expected, BOUND[dtype])
+    """Compare a shape, over pages in the model's format and in 8-bit floats, with one float32 `scaled_dot_product_attention` a row."""
+    dtype = torch.float32 if options.is_tiny else torch.bfloat16
+    call = random_call(shape, dtype, options.device)
+    yield attention_line(f"attention, {shape.name}", call)
     if has_fp8(options.device):
-        call = random_call(shape, dtypes[0], options.device).in_fp8_pages()
-        found, expected = attend_with_triton(*call.arguments).float(), attend_with_torch(*call.to(torch.float32).arguments)
-        yield _line(f"attention over 8-bit pages, {shape.name}", dtypes[0], found, expected, BOUND[dtypes[0]])
+        yield attention_line(f"attention over 8-bit pages, {shape.name}", call.in_fp8_pages())
+
+
+def float16_lines(shape: Shape, options: Options) -> Iterator[Line]:
+    """Compare a shape in the other format of 16 bits, which no model here is in; the interpreter has had it in float32."""
+    if not options.is_tiny:
+        yield attention_line(f"attention, {shape.name}", random_call(shape, torch.float16, options.device))
+
+
+def attention_line(name: str, call: Call) -> Line:
+    """Compare a call."""
+    found, expected = attend_with_triton(*call.arguments).float(), attend_with_torch(*call.to(torch.float32).arguments)
+    return _line(name, call.qkv.dtype, found, expected, BOUND[call.qkv.dtype])
 
 
 def euler_lines(options: Options) -> list[Line]:
@@ -117,23 +131,20 @@ def euler_lines(options: Options) -> list[Line]:
 
 
 def fp8_lines(options: Options) -> list[Line]:
-    """Round to 8-bit floats and multiply them on the device, and compare the same arithmetic on the CPU."""
+    """Compare what rounds to 8-bit floats on the device with doing it on the CPU."""
     if not has_fp8(options.device):
         return []
-    rows, width = (8, 64) if options.is_tiny else (1026, 3584)
-    x = torch.randn(rows, width, generator=torch.Generator().manual_seed(1)).bfloat16()
-    weight = quantize_rows(torch.randn(2 * width, width, generator=torch.Generator().manual_seed(2)).bfloat16())
-    there = Fp8Rows(weight.values.to(options.device), weight.scales.to(options.device))
-    found, expected = fp8_linear(x.to(options.device), there), fp8_linear(x, weight)
-    product = _line("product of 8-bit floats", torch.bfloat16, found.cpu().float(), expected.float(), BOUND[torch.bfloat16])
-    return [product, *rounding_lines(x, options), *keeping_lines(options)]
+    size = (8, 64) if options.is_tiny else (1026, 3584)
+    x = torch.randn(size, generator=torch.Generator().manual_seed(1)).bfloat16()
+    return [*rounding_lines(x, options), *keeping_lines(options)]
 
 
 def rounding_lines(x: torch.Tensor, options: Options) -> list[Line]:
-    """Norm and gate rows straight to 8-bit floats on the device, and compare doing one after the other on the CPU."""
+    """Round rows to 8-bit floats on the device, some straight from a norm or a gate, and compare doing one after the other on the CPU."""
     bound = BOUND[torch.bfloat16] if options.device.type == "cuda" else INTERPRETED_ROUNDING
     there, weight = x.to(options.device), torch.ones(x.shape[1], dtype=x.dtype, device=options.device)
     pairs = {
+        "rows to 8-bit floats": (quantize_rows(there), quantize_rows(x)),
         "norm to 8-bit floats": (rms_norm_to_fp8_with_triton(there, weight, 1e-6), rms_norm_to_fp8(x, weight.cpu(), 1e-6)),
         "sum and norm to 8-bit floats": (
             add_rms_norm_to_fp8_with_triton(there.clone(), there, weight, 1e-6)[1],

@@ -8,153 +8,57 @@ matrix rate, and what a token reads, at the bandwidth, both measured in this ver
 
 from __future__ import annotations
 
-import math
 import sys
 import time
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import torch
 
-from loadtests.costs import decode_bytes, denoise_flops
+from loadtests.costs import decode_bytes
+from loadtests.gpu.beside import measure_decoder
+from loadtests.gpu.ceilings import rate_lines
+from loadtests.gpu.mixed import mixed_lines
 from loadtests.gpu.part import Line, Options, Report, read_options
-from loadtests.gpu.side import side_stream
-from loadtests.machine import Machine, Rates
-from model.bagel import Bagel
-from model.config import BagelConfig
-from model.profile import Family, FamilyProfile
-from model.step_cache_rules import StepCache
-from model.tokenizer import Tokenizer
+from loadtests.gpu.pictures import measure_edit, measure_picture
+from loadtests.gpu.random_engine import SERVER_TARGET_S, chat_request, drain, from_idle, random_engine, step, with_target
+from loadtests.gpu.traffic import Traffic
+from loadtests.machine import Machine
 from server.engine.graph_sizes import ROWS
 from server.engine.graph_warming import warm_graphs
-from server.engine.link import LocalLink
-from server.engine.loop import Engine
-from server.engine.options import EngineOptions
-from server.engine.process import LoadedEngine, assemble_engine, model_facts
-from server.messages import ImageParams, ImageSegment, OutputMode, Picture, Request, SamplingParams, StepReport, StepStats, TextSegment
+from server.engine.process import LoadedEngine
 
-ANY_TOKENIZER = Path(__file__).parents[2] / "tests" / "golden" / "tiny_a"
-"""Only its special tokens are used: the words mean nothing here."""
-
-PROMPT_TOKENS = 30
 NUM_STEPS = 40
+OVER_HTTP: Line = {"what": "20 timesteps end to end over HTTP", "not measured": "the server's front needs packages that are not here"}
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = read_options("engine", arguments)
-    config = BagelConfig.named("tiny" if options.is_tiny else "bagel-7b")
-    loaded = random_engine(config, options.device)
-    machine = Machine(options.device, loaded.model.dtype)
-    rates = machine.probe()
+    loaded = random_engine(options)
+    rates = Machine(options.device, loaded.model.dtype).probe()
     report = Report(options, "engine")
     report.add("rates", partial(rate_lines, rates))
     report.add("graphs", partial(measure_graphs, loaded, options))
     for concurrency, context in ((1, 20), (3, 20)) if options.is_tiny else ((1, 30), (16, 2000), (64, 2000)):
-        report.add("decode", partial(measure_decode, loaded, concurrency, context, rates.read_gbps))
-        drain(loaded)
+        report.add("decode", from_idle(loaded, partial(measure_decode, loaded, concurrency, context, rates.read_gbps)))
     for side, num_timesteps in ((16, 3),) if options.is_tiny else ((512, 50), (1024, 50), (512, 20)):
-        report.add("picture", partial(measure_picture, loaded, side, num_timesteps, rates.matmul_gflops))
-        drain(loaded)
-    report.add("mixed", partial(measure_mixed, loaded, options))
-    drain(loaded)
-    report.add("decoder", partial(measure_decoder, loaded, options))
-    report.add("launches", partial(measure_launches, loaded, options, rates.read_gbps))
+        report.add("picture", from_idle(loaded, partial(measure_picture, loaded, side, num_timesteps, rates.matmul_gflops)))
+    report.add("HTTP", lambda: OVER_HTTP)
+    side, num_timesteps = (16, 3) if options.is_tiny else (512, 50)
+    report.add("edit", from_idle(loaded, partial(measure_edit, loaded, side, num_timesteps, rates.matmul_gflops)))
+    small, large = (Traffic(16, 1, 2), Traffic(32, 1, 2)) if options.is_tiny else (Traffic(512, 4, 32, 500), Traffic(1024, 2, 32, 500))
+    for traffic in (small, large):
+        report.add("mixed", from_idle(loaded, partial(measure_as_served, loaded, traffic)))
+    report.add("mixed, no target", from_idle(loaded, partial(mixed_lines, loaded, small, "no target")))
+    report.add("decoder", from_idle(loaded, partial(measure_decoder, loaded, options)))
+    report.add("launches", from_idle(loaded, partial(measure_launches, loaded, options, rates.read_gbps)))
     return int(report.has_failed)
 
 
-def rate_lines(rates: Rates) -> Iterator[Line]:
-    """Yield what the floors are computed from."""
-    yield {"what": "large matmul", "value": rates.matmul_gflops / 1e3, "unit": "TFLOP/s"}
-    yield {"what": "large read", "value": rates.read_gbps / 1e3, "unit": "TB/s"}
-
-
-def random_engine(config: BagelConfig, device: torch.device, *, is_fp8: bool = False) -> LoadedEngine:
-    """Build an engine round random weights, which never touch a disk; bfloat16 on a GPU, experts and cache in 8-bit floats if so wished.
-
-    Steps run ahead, decode steps are replayed and pictures decoded beside on a CPU too, all of it at once: a rehearsal takes every way.
-    """
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = random_model(config, device, dtype)
-    if is_fp8:
-        for expert in model.experts:
-            expert.round_matrices()
-    profile = FamilyProfile.of_family(Family.BAGEL, config)
-    facts = model_facts(model, Tokenizer.from_directory(ANY_TOKENIZER, profile), profile)
-    engine_options = EngineOptions(str(ANY_TOKENIZER), has_prefix_cache=False, kv_dtype="fp8" if is_fp8 else "auto", device=device.type)
-    link = LocalLink()
-    loaded = assemble_engine(model, facts, engine_options, link)
-    if device.type == "cpu":
-        loaded.runner.capture_decodes(lambda work: work)
-        loaded.runner.decode_beside(side_stream(device))
-        loaded.scheduler.encodings.encoder = loaded.runner
-    return replace(loaded, engine=Engine(loaded.scheduler, loaded.runner, loaded.pool, link, loaded.runner))
-
-
-def random_model(config: BagelConfig, device: torch.device, dtype: torch.dtype) -> Bagel:
-    """Draw weights that keep activations in size, on the device itself: the VAE's in float32, all others in ``dtype``."""
-    with torch.device("meta"):
-        model = Bagel(config)
-    model.to(dtype)
-    model.vae.float()
-    model.to_empty(device=device)
-    model.requires_grad_(False)
-    for name, parameter in model.named_parameters():
-        if parameter.dim() < 2:
-            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-        else:
-            parameter.normal_(std=1.0 / math.sqrt(math.prod(parameter.shape[1:])))
-    return model.eval()
-
-
-def picture_request(name: str, side: int, num_timesteps: int, step_cache: StepCache | None = None) -> Request:
-    """Ask for one picture from words alone, with the default guidance: two branches, in the interval only."""
-    image = ImageParams(side, side, num_timesteps=num_timesteps, text_scale=4.0, image_scale=1.0, seed=len(name), step_cache=step_cache)
-    return Request(name, [TextSegment(list(range(PROMPT_TOKENS)))], OutputMode.IMAGE, SamplingParams(), image)
-
-
-def chat_request(name: str, num_context: int, num_tokens: int) -> Request:
-    sampling = SamplingParams(max_tokens=num_tokens, ignore_eos=True)
-    tokens = [token % 200 for token in range(num_context)]
-    return Request(name, [TextSegment(tokens)], OutputMode.TEXT, sampling, ImageParams(16, 16))
-
-
-def step(loaded: LoadedEngine) -> StepStats:
-    return next_report(loaded).stats
-
-
-def next_report(loaded: LoadedEngine) -> StepReport:
-    """Step until there is something to say: a picture that is being decoded brings nothing for a while."""
-    while (report := loaded.engine.step()) is None:
-        if not loaded.scheduler.has_work:
-            raise RuntimeError("the engine has nothing to do")
-    return report
-
-
-def drain(loaded: LoadedEngine) -> None:
-    """Abort whatever is running."""
-    loaded.scheduler.abort_all()
-    loaded.engine.step()
-
-
-def measure_picture(loaded: LoadedEngine, side: int, num_timesteps: int, matmul_gflops: float, step_cache: StepCache | None = None) -> Line:
-    """Time the second of two pictures, from the request to its pixels. The floor is that of the rows that were run."""
-    for round_name in ("warm", "counts"):
-        loaded.engine.submit(picture_request(round_name, side, num_timesteps, step_cache))
-        steps = []
-        started = time.perf_counter()
-        while loaded.scheduler.has_work:
-            steps.append(step(loaded))
-        elapsed_s = time.perf_counter() - started
-    denoise = [stats for stats in steps if stats.num_denoise_rows]
-    num_latents = (side // loaded.model.config.latent_stride) ** 2
-    contexts = [PROMPT_TOKENS] * sum(stats.num_denoise_rows for stats in denoise)
-    floor_s = denoise_flops(loaded.model.config, num_latents, contexts) / matmul_gflops / 1e9
-    name = f"text to image {side}, {num_timesteps} timesteps"
-    return {"what": name, "value": elapsed_s, "unit": "s", "floor": floor_s, "of floor": elapsed_s / floor_s}
+def measure_as_served(loaded: LoadedEngine, traffic: Traffic) -> Iterator[Line]:
+    """Watch traffic under the target that a server has where nothing else is set."""
+    return mixed_lines(with_target(loaded), traffic, f"target {1e3 * SERVER_TARGET_S:.0f} ms")
 
 
 def measure_graphs(loaded: LoadedEngine, options: Options) -> Line:
@@ -200,101 +104,11 @@ def measure_decode(loaded: LoadedEngine, concurrency: int, num_context: int, rea
 def measure_launches(loaded: LoadedEngine, options: Options, read_gbps: float) -> Line:
     """Time decode steps that are not replayed: what their launches cost."""
     graphs, loaded.runner.decode_graphs = loaded.runner.decode_graphs, None
-    line = measure_decode(loaded, 1, 20 if options.is_tiny else 30, read_gbps)
-    loaded.runner.decode_graphs = graphs
+    try:
+        line = measure_decode(loaded, 1, 20 if options.is_tiny else 30, read_gbps)
+    finally:
+        loaded.runner.decode_graphs = graphs
     return line | {"what": f"{line['what']}, launch by launch"}
-
-
-def measure_mixed(loaded: LoadedEngine, options: Options) -> Line:
-    """Pictures that denoise without pause beside chats: steps, tokens and denoise rows a second."""
-    side, num_pictures, num_chats = (16, 1, 2) if options.is_tiny else (512, 4, 32)
-    for number in range(num_chats):
-        loaded.engine.submit(chat_request(f"chat {number}", 10 if options.is_tiny else 500, 10_000))
-    for number in range(num_pictures):
-        loaded.engine.submit(picture_request(f"picture {number}", side, 1000))
-    while (stats := step(loaded)).num_denoise_rows == 0 or stats.num_decode_rows < num_chats:
-        pass
-    steps = [step(loaded) for _ in range(NUM_STEPS)]
-    drain(loaded)
-    total_s = sum(stats.step_s for stats in steps)
-    times_ms = [1e3 * stats.step_s for stats in steps]
-    line: Line = {"what": f"{num_pictures} pictures of {side} beside {num_chats} chats", "unit": "ms/step", "value": median(times_ms)}
-    line["max"] = max(times_ms)
-    line["tokens/s"] = sum(stats.num_decode_rows for stats in steps) / total_s
-    line["denoise rows/s"] = sum(stats.num_denoise_rows for stats in steps) / total_s
-    return line
-
-
-def measure_decoder(loaded: LoadedEngine, options: Options) -> Iterator[Line]:
-    """Time the tokens of chats while a picture is in the decoder or the encoders, beside them and within a step: then they wait for it."""
-    side, num_chats = (16, 2) if options.is_tiny else (1024, 32)
-    for number in range(num_chats):
-        loaded.engine.submit(chat_request(f"chat {number}", 10 if options.is_tiny else 500, 10_000))
-    while step(loaded).num_decode_rows < num_chats:
-        pass
-    for way, stream in (("beside", side_stream(options.device)), ("before", None)):
-        loaded.runner.decode_beside(stream)
-        loaded.scheduler.encodings.encoder = loaded.runner if stream is not None else None
-        for round_number in range(2):
-            drawn = until_it_is_there(loaded, picture_request(f"drawn {way}, {round_number}", side, 3))
-            read = until_it_is_there(loaded, looking_request(f"read {way}, {round_number}", side, loaded.model.config))
-        whose = f"{way} the next tokens of {num_chats} chats"
-        yield {"what": f"a picture of {side} in the decoder {whose}", "unit": "ms/token", **drawn.columns, "decoder ms": drawn.decoder_ms}
-        yield {"what": f"a picture of {side} in the encoders {whose}", "unit": "ms/token", **read.columns}
-    loaded.runner.decode_beside(side_stream(options.device))
-    loaded.scheduler.encodings.encoder = loaded.runner
-    drain(loaded)
-
-
-@dataclass(frozen=True, slots=True)
-class Gaps:
-    """Milliseconds between others' tokens until a picture was there, by what the step between them did.
-
-    Attributes:
-        decoding_ms: it only decoded, or it ended a picture: what the decoder and the encoders cost others where they work beside.
-        taking_in_ms: it took in a prompt, or a picture that had been encoded; within it where nothing works beside.
-        decoder_ms: how long the decoder took.
-    """
-
-    decoding_ms: list[float]
-    taking_in_ms: list[float]
-    decoder_ms: float
-
-    @property
-    def columns(self) -> Line:
-        """What a table says of them; a kind of step that did not come has no number."""
-        line: Line = {"value": median(self.decoding_ms), "max": max(self.decoding_ms)} if self.decoding_ms else {}
-        return line | ({"step that takes it in, ms": max(self.taking_in_ms)} if self.taking_in_ms else {})
-
-
-def looking_request(name: str, side: int, config: BagelConfig) -> Request:
-    """Ask for a word about a picture, which both encoders read; no two names have the same."""
-    vit_side = max(1, min(side, config.vit_transform.max_size) // config.vit.patch_size) * config.vit.patch_size
-    rgb = zlib.crc32(name.encode()).to_bytes(4, "little")[:3]
-    picture = ImageSegment(*(Picture(length, length, rgb * (length * length)) for length in (vit_side, side)))
-    return replace(chat_request(name, PROMPT_TOKENS, 1), segments=[picture, TextSegment(list(range(PROMPT_TOKENS)))])
-
-
-def until_it_is_there(loaded: LoadedEngine, request: Request) -> Gaps:
-    """Answer a request, and watch others' tokens meanwhile; what came before and between its denoise steps is left out.
-
-    Decoded within a step there is one gap: that step, its forward pass included.
-    """
-    loaded.engine.submit(request)
-    decoding_ms: list[float] = []
-    taking_in_ms: list[float] = []
-    last_s = time.perf_counter()
-    while True:
-        report = next_report(loaded)
-        now_s = time.perf_counter()
-        if report.stats.num_denoise_rows and not report.images:
-            decoding_ms.clear()
-            taking_in_ms.clear()
-        else:
-            (taking_in_ms if report.stats.num_prefill_tokens else decoding_ms).append(1e3 * (now_s - last_s))
-        last_s = now_s
-        if any(end.request_id == request.request_id for end in report.finished):
-            return Gaps(decoding_ms, taking_in_ms, 1e3 * report.stats.vae_s)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,8 @@ def main(arguments: list[str] | None = None) -> int:
 def compare(recorded: Recorded, dtype: str, options: Options) -> list[Line]:
     """Run everything in one engine, and compare."""
     link = LocalLink()
-    engine_options = EngineOptions(str(GOLDEN), device=options.device.type, dtype=dtype, num_pages=512)
+    cache_dir = options.cache_dir(GOLDEN.name)
+    engine_options = EngineOptions(str(GOLDEN), device=options.device.type, dtype=dtype, num_pages=512, cache_dir=cache_dir)
     recorder = Recorder(load_engine(engine_options, link, recorded.noise))
     engine = Engine(recorder.loaded.scheduler, recorder, recorder.loaded.pool, link)
     for request in recorded.requests:

@@ -11,8 +11,9 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from triton import knobs
 
-from kernels.triton_driver import DRIVER_LIBRARY, build_beforehand
+from kernels.triton_driver import DRIVER_LIBRARY, build_beforehand, use_prebuilt
 
 ROOT = Path(__file__).parents[2]
 LOAD = "from triton.backends.nvidia.driver import CudaUtils; CudaUtils().launch; print('loaded')"
@@ -57,6 +58,13 @@ def test_triton_takes_the_module_built_beforehand(prebuilt: Path, driver: Path, 
 def test_without_it_triton_asks_for_a_compiler(driver: Path, tmp_path: Path) -> None:
     done = run(USE.format(str(tmp_path)) + LOAD, driver, tmp_path)
     assert "Failed to find C compiler" in done.stderr
+
+
+def test_a_triton_that_compiles_a_launcher_for_each_kind_of_call_is_left_to_do_so(prebuilt: Path, tmp_path: Path) -> None:
+    """Triton 3.6 asks for its launchers in the same way as for its module: each was refused as a module of another Triton's."""
+    (tmp_path / "driver.py").write_text('mod = compile_module_from_src(src=src, name="__triton_launcher")')
+    use_prebuilt(prebuilt, triton=tmp_path)
+    assert knobs.build.impl is None
 
 
 def test_a_module_of_another_triton_is_not_taken(prebuilt: Path, driver: Path, tmp_path: Path) -> None:

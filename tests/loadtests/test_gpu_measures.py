@@ -3,32 +3,76 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from kernels.fp8 import Fp8Rows
+from kernels.linear import fp8_product
 from loadtests.gpu.ahead import are_alike
-from loadtests.gpu.busy import covered, measure, warm_engine
+from loadtests.gpu.beside import until_it_is_there
+from loadtests.gpu.busy import Kernel, Trace, covered, measure, warm_engine
 from loadtests.gpu.check import groups
-from loadtests.gpu.engine import chat_request, looking_request, step, until_it_is_there
+from loadtests.gpu.fp8_checks import product_lines
+from loadtests.gpu.matrices import Matrix
+from loadtests.gpu.mixed import mixed_lines
 from loadtests.gpu.part import Line, Options, Report
 from loadtests.gpu.peers import CannotTake, Site, asks_for_grouped_heads, peers
+from loadtests.gpu.pictures import draw
+from loadtests.gpu.products import Product, num_taking_turns
+from loadtests.gpu.products import measure as measure_product
+from loadtests.gpu.random_engine import (
+    PROMPT_TOKENS,
+    SERVER_TARGET_DECODES,
+    SERVER_TARGET_S,
+    chat_request,
+    edit_request,
+    from_idle,
+    looking_request,
+    random_engine,
+    step,
+    with_target,
+)
+from loadtests.gpu.roofline import panels_of, roof_points
 from loadtests.gpu.timing import Work, timing_as_graph
+from loadtests.gpu.traffic import Traffic
 from loadtests.kernels.shapes import BAGEL, TINY_SHAPES, Row, Segment, Shape, decode, denoise
+from loadtests.machine import Rates
 from server.engine.decode_graphs import Replay
+from server.front import DEFAULT_TARGET_DECODES, DEFAULT_TARGET_MS
 from server.messages import Picture
 
-SCRIPT = Path(__file__).parents[2] / "loadtests" / "gpu" / "run.sh"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "loadtests" / "gpu" / "run.sh"
 CPU = Site(torch.float32, torch.device("cpu"))
 
 
 def test_time_that_two_kernels_share_counts_once() -> None:
     assert covered([(5.0, 7.0), (0.0, 2.0), (1.0, 3.0), (1.5, 2.5)]) == 5.0
     assert covered([]) == 0.0
+
+
+def test_a_kernel_of_the_step_that_runs_ahead_counts_with_its_time() -> None:
+    """Kernels of 21 steps were set against the host's time of 20: a device that idled a twentieth of its time passed for busy."""
+    steps_us = [(10.0 * number, 10.0 * number + 9.5) for number in range(21)]
+    trace = Trace(Kernel("step", *times) for times in steps_us)
+    assert trace.span_us == 209.5
+    assert trace.busy == pytest.approx(21 * 9.5 / 209.5)
+    assert trace.largest(1) == [("step", trace.busy)]
+
+
+def test_a_trace_without_kernels_says_nothing_of_the_device() -> None:
+    """It was taken for one that had nothing to do."""
+    with pytest.raises(ValueError, match="not measured"):
+        Trace([])
 
 
 @pytest.mark.parametrize("row", [Row(0, ((Segment.TEXT, 3),)), Row(2, ((Segment.TEXT, 1), (Segment.LATENTS, 6)))])
@@ -85,15 +129,175 @@ def test_a_measurement_that_raises_is_a_line_and_costs_no_other(tmp_path: Path) 
     assert saved == [{"what": "first", "us": 1.0}, {"what": "kernels", "raised": "RuntimeError: no kernel image"}, second]
 
 
-def test_the_parts_of_the_script_are_over_within_nine_minutes() -> None:
-    limits = re.findall(r"^part \w+ (\d+)\b", SCRIPT.read_text(), re.MULTILINE)
-    assert len(limits) == 7 and sum(map(int, limits)) <= 9 * 60 - 30
+LOSES_ITS_DEVICE = """
+import os, sys
+from loadtests.gpu.mixed import mixed_lines
+from loadtests.gpu.part import Report, read_options
+
+report = Report(read_options("planted", None), "planted")
+faults = []
+
+def on_the_device(line, breaks=False):
+    def measure():
+        if breaks or faults:
+            faults.append(line)
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        yield {"what": line}
+    return measure
+
+for number in range(3):
+    report.add(f"{number}", on_the_device(f"{number}", breaks=number == 1))
+report.add("faults here", lambda: {"what": "faults here", "value": len(faults)})
+sys.exit(int(report.has_failed))
+"""
 
 
-def test_what_no_other_part_shows_is_checked_before_the_many_shapes_of_attention(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_part_that_loses_its_device_goes_on_in_a_new_process_behind_what_lost_it(tmp_path: Path) -> None:
+    """All that followed an illegal access failed with it: one wrong kernel cost every number of the part."""
+    script = tmp_path / "planted.py"
+    script.write_text(LOSES_ITS_DEVICE)
+    command = [sys.executable, str(script), "--device", "cpu", "--tiny", "--out", str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1, done.stderr
+    lines = json.loads((tmp_path / "planted.json").read_text())["lines"]
+    assert [line["what"] for line in lines] == ["0", "1", "2", "faults here"]
+    assert [line["what"] for line in lines if "raised" in line] == ["1"]
+    assert lines[-1]["value"] == 0
+
+
+def test_a_part_begins_anew_no_more_often_than_it_measures(tmp_path: Path) -> None:
+    def begin(after: int) -> None:
+        raise SystemExit(after)
+
+    def broken() -> Line:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    def run(after: int) -> int | None:
+        report = Report(Options(torch.device("cpu"), True, tmp_path, after), "part", begin)
+        try:
+            for number in range(3):
+                report.add(f"{number}", broken)
+        except SystemExit as ended:
+            return int(str(ended))
+        return None
+
+    assert [run(after) for after in range(4)] == [1, 2, 3, None]
+
+
+def test_what_a_failed_measurement_left_running_is_drained_within_the_next_one(tmp_path: Path) -> None:
+    """It was drained between the two, where a device that was lost by then ended the part."""
+    loaded = random_engine(Options(torch.device("cpu"), True, tmp_path))
+    loaded.engine.submit(chat_request("left", 10, 10_000))
+    step(loaded)
+    measure = from_idle(loaded, lambda: len(loaded.scheduler.running))
+    assert len(loaded.scheduler.running) == 1
+    assert measure() == 0
+
+
+@pytest.mark.slow
+def test_mixed_traffic_says_what_pictures_and_chats_cost_each_other(tmp_path: Path) -> None:
+    """The rate of the pictures alone was missing, and forty steps have no slowest hundredth."""
+    loaded = random_engine(Options(torch.device("cpu"), True, tmp_path))
+    for engine in (loaded, with_target(loaded)):
+        alone, mixed = mixed_lines(engine, Traffic(16, num_pictures=1, num_chats=2), "some goal")
+        assert mixed["of alone"] == float(mixed["denoise rows/s"]) / float(alone["denoise rows/s"])
+        assert int(mixed["steps"]) >= 300 and int(mixed["gaps"]) == 2 * (int(mixed["steps"]) - 1)
+        assert float(mixed["value"]) <= float(mixed["p99"]) <= float(mixed["max"])
+        assert loaded.pool.num_free == loaded.pool.num_pages
+
+
+def test_the_target_is_the_one_that_servers_have() -> None:
+    assert (1e3 * SERVER_TARGET_S, SERVER_TARGET_DECODES) == (DEFAULT_TARGET_MS, DEFAULT_TARGET_DECODES)
+
+
+def test_an_edit_is_drawn_in_three_branches_over_the_picture_it_is_given(tmp_path: Path) -> None:
+    loaded = random_engine(Options(torch.device("cpu"), True, tmp_path))
+    steps, kv_lens = draw(loaded, edit_request("edit", 16, 3, loaded.model.config))
+    assert sum(stats.num_denoise_rows for stats in steps) == 3 * 2
+    assert len(kv_lens) == 3 and kv_lens[0] > PROMPT_TOKENS and kv_lens[0] > max(kv_lens[1:])
+
+
+def test_what_is_missing_on_a_machine_is_named() -> None:
+    command, env = [sys.executable, "-m", "loadtests.gpu.installed"], {"PATH": "/nowhere", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
+    said = dict(line.strip().split(": ", 1) for line in done.stdout.splitlines())
+    assert said["gcc"] == said["GPU, driver, memory"] == "missing"
+    assert said["torch"] == torch.__version__
+    assert {"CUDA that torch was built with", "cuBLAS", "Triton", "Python.h"} <= said.keys()
+
+
+def test_a_roof_rises_with_the_bandwidth_up_to_the_rate_of_a_large_product() -> None:
+    assert roof_points(4.0, 800.0, (1.0, 1000.0)) == [(1.0, 4.0), (200.0, 800.0), (1000.0, 800.0)]
+    assert roof_points(4.0, 800.0, (300.0, 500.0)) == [(300.0, 800.0), (500.0, 800.0)]
+
+
+def test_the_roofline_shows_products_and_attention_beside_the_fastest_peer() -> None:
+    ceilings: list[Line] = [{"what": what, "value": 2.0} for what in ("large matmul", "large copy", "large read")]
+    product: Line = {"kernel": "8-bit floats", "FLOP/B": 3.0, "TFLOP/s": 1.5}
+    shapes: list[Line] = [{"kernel": name, "FLOP/B": 0.5, "TFLOP/s": rate} for name, rate in (("plait", 0.9), ("sdpa", 0.6), ("flex", 0.7))]
+    untimed: Line = {"kernel": "varlen", "not measured": "its mask is not full"}
+    products, attention = panels_of({"products": [*ceilings, product], "attention": [*shapes, untimed]})
+    assert [series.name for series in products.series] == ["roof", "roof of 8-bit floats", "8-bit floats"]
+    assert {series.name: series.points for series in attention.series if series.is_scatter} == {
+        "plait": [(0.5, 0.9)],
+        "fastest peer": [(0.5, 0.7)],
+    }
+    assert panels_of({"attention": shapes}) == [], "without ceilings there is no roof"
+
+
+def test_the_script_is_over_within_nine_minutes() -> None:
+    limits = re.findall(r"^(?:part (\w+)|timeout --kill-after=1) (\d+)\b", SCRIPT.read_text(), re.MULTILINE)
+    names = ["", "check", "engine", "attention", "products", "busy", "savings", "streams", "golden"]
+    assert [name for name, _ in limits] == names, "the first says what is installed"
+    assert 510 <= sum(int(limit_s) for _, limit_s in limits) <= 9 * 60 - 10
+
+
+def test_attention_and_golden_parity_are_checked_before_rarer_things(tmp_path: Path) -> None:
+    """A new GPU builds kernels for each shape: what was checked after them the limit left out, and so it did them after the rest."""
     names = list(groups(Options(torch.device("cpu"), True, tmp_path)))
-    assert set(names[-len(TINY_SHAPES) :]) == {shape.name for shape in TINY_SHAPES}
-    assert {"replay", "ahead", "sampling", "golden"} <= set(names[: -len(TINY_SHAPES)])
+    first = ["golden", *(shape.name for shape in TINY_SHAPES), "replay", "ahead"]
+    assert names[: len(first)] == first
+    assert {"sampling", "euler", "fp8", "qkv in 8-bit floats", "down in 8-bit floats"} <= set(names[len(first) :])
+
+
+def test_a_product_that_the_library_has_not_hides_no_other(tmp_path: Path) -> None:
+    """Products of one size alone were tried: that cuBLASLt refuses few rows and long sums would have been seen first in serving."""
+
+    def product(rows: Fp8Rows, weight: Fp8Rows, dtype: torch.dtype, bias: torch.Tensor | None) -> torch.Tensor:
+        if len(rows.values) == 2:
+            raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED when calling cublasLtMatmul\nmore of it")
+        found = fp8_product(rows, weight, dtype, bias)
+        return 2.0 * found if len(rows.values) == 5 else found
+
+    matrix = Matrix("qkv", num_out=32, num_in=16, has_bias=True)
+    verdicts = [line["verdict"] for line in product_lines(matrix, Options(torch.device("cpu"), True, tmp_path), product)]
+    assert verdicts == ["ok", "RuntimeError: CUBLAS_STATUS_NOT_SUPPORTED when calling cublasLtMatmul", "WRONG"]
+
+
+def test_the_floor_of_a_product_is_of_its_bytes_or_of_its_operations_whichever_takes_longer() -> None:
+    rates = Rates(matmul_gflops=100.0, copy_gbps=1.0, read_gbps=10.0)
+    product = Product("", Matrix("o", num_out=200, num_in=100), itemsize=2, out_itemsize=2, speedup=1.0, work_of=lambda _: lambda: None)
+    assert product.floor_s(1, rates) == pytest.approx((2 * (100 + 200 * 100) + 2 * 200) / 10e9)
+    assert product.floor_s(10_000, rates) == 2 * 10_000 * 200 * 100 / 100e9
+    assert replace(product, speedup=2.0).floor_s(100_000, rates) == 100_000 * 200 * 100 / 100e9
+
+
+def test_weights_that_take_turns_fill_any_cache() -> None:
+    small, large = Matrix("qkv", 4608, 3584), Matrix("lm_head", 152_064, 3584)
+    assert num_taking_turns(small, itemsize=2) == 9 and num_taking_turns(large, itemsize=2) == 1
+
+
+def test_a_product_that_fails_has_a_line_and_costs_no_other(tmp_path: Path) -> None:
+    def work_of(num_rows: int) -> Work:
+        if num_rows == 1:
+            raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
+        return lambda: None
+
+    product = Product("plain", Matrix("o", 8, 8), 2, 2, 1.0, work_of)
+    failed, timed = measure_product(lambda: product, Rates(1.0, 1.0, 1.0), Options(torch.device("cpu"), True, tmp_path))
+    assert failed["raised"] == "RuntimeError: CUBLAS_STATUS_NOT_SUPPORTED"
+    assert {"us", "TFLOP/s", "GB/s", "of floor"} <= timed.keys()
 
 
 def test_pictures_whose_last_bits_differ_are_alike_and_others_are_not() -> None:
@@ -109,17 +313,18 @@ def test_nothing_is_captured_while_the_device_is_watched(tmp_path: Path) -> None
     """Decode steps were captured at the third of a size: within the profiled steps, whose time that then was."""
     options = Options(torch.device("cpu"), True, tmp_path)
     with torch.inference_mode():
-        loaded = warm_engine(options, 2)
+        loaded, replays = warm_engine(options, 2)
         graphs = loaded.runner.decode_graphs
         assert graphs is not None and len(graphs.sizes) == 2, "of one chat and of two"
         before_s = graphs.capture_s
-        measure(loaded, options, side=16, num_pictures=0, num_chats=2)
+        line, _ = measure(loaded, replays, options, Traffic(side=16, num_pictures=0, num_chats=2))
     assert graphs.capture_s == before_s
+    assert {"busy", "replay ms", "replay/step"} <= line.keys(), "replayed steps are timed without the profiler too"
 
 
 def test_the_step_that_takes_an_encoded_picture_in_is_told_apart_from_tokens_beside_the_encoders(tmp_path: Path) -> None:
     """It was the longest of them, so that what was called their 99th percentile was the time of that pass."""
-    loaded = warm_engine(Options(torch.device("cpu"), True, tmp_path), 2)
+    loaded, _ = warm_engine(Options(torch.device("cpu"), True, tmp_path), 2)
     loaded.engine.submit(chat_request("chat", 10, 10_000))
     while step(loaded).num_decode_rows < 1:
         pass

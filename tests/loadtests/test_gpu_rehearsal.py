@@ -24,7 +24,7 @@ def rehearse(out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_the_script_runs_through_and_leaves_tables_and_numbers(tmp_path: Path) -> None:
     done = rehearse(tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.md", "gpu.tar.gz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.md", "gpu.tar.gz", "roofline.svg"]
     with tarfile.open(tmp_path / "gpu.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
     checks = json.loads((tmp_path / "check.json").read_text())["lines"]
@@ -46,11 +46,15 @@ def test_the_script_runs_through_and_leaves_tables_and_numbers(tmp_path: Path) -
     assert (tmp_path / "savings.md").read_text().count("text to image") == 3
     golden = json.loads((tmp_path / "golden.json").read_text())["lines"]
     assert {line["verdict"] for line in golden} == {"ok"} and len(golden) == 2 * (1 + 9 * 2), "a text, latents and pictures"
+    products = json.loads((tmp_path / "products.json").read_text())["lines"]
+    assert {line["matrix"] for line in products if "us" in line} == {"qkv", "o", "gate_up", "down", "lm_head"}
     assert all(0 < line["busy"] < 1 for line in json.loads((tmp_path / "busy.json").read_text())["lines"])
     engine = (tmp_path / "engine.md").read_text()
-    measured = ("decode steps captured", "text to image", "decode, batch 3", "launch by launch", "beside 2 chats")
+    measured = ("large copy", "decode steps captured", "text to image", "edit", "decode, batch 3", "launch by launch", "beside 2 chats")
     assert all(word in engine for word in measured)
-    assert "replayed decode steps" in (tmp_path / "gpu.md").read_text()
+    assert all(word in engine for word in ("target 40 ms", "no target", "over HTTP"))
+    tables = (tmp_path / "gpu.md").read_text()
+    assert tables.startswith("GPU, driver, memory: ") and "replayed decode steps" in tables
 
 
 @pytest.mark.parametrize(("status", "said"), [(3, "check: status 3, "), (124, "out of time: what it does not list was not measured")])
