@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from server.engine.loop import DEVICE_IS_LOST
+from server.engine.loop import is_device_lost
 from server.engine.options import LEAST_FP8_CAPABILITY
 
 Line = dict[str, str | float]
@@ -56,7 +56,7 @@ def is_lost(error: Exception, device: torch.device) -> bool:
     meets is not. Of a CPU, which stands in for one, the message decides.
     """
     if device.type != "cuda":
-        return DEVICE_IS_LOST in str(error)
+        return is_device_lost(error)
     try:
         torch.ones(1, device=device).sum().item()
     except RuntimeError:

@@ -35,14 +35,15 @@ part() {  # part NAME SECONDS: one module of loadtests/gpu under its limit, ten 
 
 timeout --kill-after=1 10 "${PYTHON:-python3}" -m loadtests.gpu.installed 2>&1 | tee "$parts/installed.txt"
 echo >> "$parts/installed.txt"
-part check 135  # on a new machine it compiles most of the kernels; Triton keeps them for the parts that follow
-part engine 145
+part check 130  # on a new machine it compiles most of the kernels; Triton keeps them for the parts that follow
+part engine 135
 part attention 70
 part products 20
 part busy 45
 part savings 55
-part streams 25
+part streams 20
 part golden 25
+part candidates 20
 "${PYTHON:-python3}" -m loadtests.gpu.roofline "$out"
 cat "$out/gpu.md"
 if ((${#failed[@]})); then echo "failed: ${failed[*]}"; exit 1; fi

@@ -38,7 +38,7 @@ STUCK_WAIT_S = 0.001
 may wait for its picture to be decoded. A single one such may have moved a sequence on that found all its rows in the prefix cache."""
 
 
-DEVICE_IS_LOST = "CUDA error"
+DEVICE_IS_LOST = ("CUDA error", "Triton Error [CUDA]")
 """What every call fails with once the device has faulted, whatever is asked of it (running out of memory is another matter)."""
 ASKED_TOO_MUCH = ("CUBLAS_STATUS_NOT_SUPPORTED", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_INVALID_VALUE")
 """What that is said of too, where a library only could not do what it was asked to: the device goes on."""
@@ -373,7 +373,7 @@ class Engine:
 def is_device_lost(error: Exception) -> bool:
     """Tell whether the device has faulted, so that nothing can be computed there any more."""
     message = str(error)
-    return DEVICE_IS_LOST in message and not any(status in message for status in ASKED_TOO_MUCH)
+    return any(said in message for said in DEVICE_IS_LOST) and not any(status in message for status in ASKED_TOO_MUCH)
 
 
 def _launch(launcher: Launcher, batch: Batch, started: float) -> UnderWay:
