@@ -148,6 +148,15 @@ def test_more_pages_than_there_is_memory_end_the_server_with_one_line_that_says_
     assert "Traceback" not in said and "starting another" not in said
 
 
+def test_a_device_that_is_not_there_ends_the_server_with_one_line() -> None:
+    """The engine was started three times, each time with a traceback, and the server's last line did not say why."""
+    with serving("--model", str(GOLDEN), "--device", "cuda:77") as process:
+        said = process.communicate(timeout=DEADLINE_S)[1]
+    assert process.returncode == ExitStatus.ENGINE_FAILED
+    assert re.search(r"^plait: the engine could not start: .*GPU.*; --device cpu", said, re.MULTILINE)
+    assert "Traceback" not in said and "starting another" not in said
+
+
 def test_a_directory_that_holds_no_model_is_refused_with_the_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["serve", "--model", str(tmp_path)]) == ExitStatus.BAD_INPUT
     assert str(tmp_path / "llm_config.json") in capsys.readouterr().err

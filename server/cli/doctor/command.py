@@ -14,8 +14,9 @@ from model.shipped import STORYBOOK
 from server.cli.command import Command, ExitStatus, Refused
 from server.cli.doctor.checkpoint import check_checkpoint, check_memory, read_checkpoint, unreadable
 from server.cli.doctor.finding import Finding, Verdict, fault
-from server.cli.doctor.machine import Accelerator, NoSuchDevice, check_device, check_dtype, check_fp8, check_system, find_accelerator
+from server.cli.doctor.machine import Accelerator, check_device, check_dtype, check_fp8, check_system, find_accelerator
 from server.cli.doctor.services import check_keys, check_port, check_store
+from server.engine.options import NoSuchDevice
 from server.settings import BadSettings, Settings, add_options, settings_from
 
 LESSON = """\
@@ -60,7 +61,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     try:
         accelerator = find_accelerator(settings.device)
     except NoSuchDevice as error:
-        yield fault("device", str(error), "--device cpu, or install the driver and PyTorch's CUDA build (make install TORCH=cuda)")
+        yield fault("device", error.says, error.remedy)
         accelerator = find_accelerator("cpu")
     else:
         yield from check_device(accelerator)
