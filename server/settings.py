@@ -6,6 +6,7 @@ Built once by the command that needs them; rooms are handed the few values they 
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 import types
@@ -40,10 +41,14 @@ Size = Annotated[int, BeforeValidator(read_size)]
 """A whole number that may be written short, with units of 1024."""
 
 
+PREFIX = "PLAIT_"
+"""What the name of every variable of the environment begins with."""
+
+
 class Settings(BaseSettings):
     """What ``plait serve`` can be told."""
 
-    model_config = SettingsConfigDict(env_prefix="PLAIT_", frozen=True, extra="ignore", protected_namespaces=())
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", protected_namespaces=())
 
     model: Path | None = Field(default=None, description="BAGEL-layout model directory; default: storybook, which comes with Plait")
     model_name: str | None = Field(
@@ -172,13 +177,32 @@ OF_A_SHARED_SERVER = frozenset({"host", "metrics_port", "metrics_host", "api_key
 def private_environment() -> dict[str, str]:
     """Return the environment of a server that serves one command on this machine alone: this one's, but for what only concerns a
     server for others. It may hold that of such a server, and the key by which this command would ask one."""
-    left_out = {f"PLAIT_{name.upper()}" for name in OF_A_SHARED_SERVER}
+    left_out = {f"{PREFIX}{name.upper()}" for name in OF_A_SHARED_SERVER}
     return {name: value for name, value in os.environ.items() if name.upper() not in left_out}
 
 
 def client_key() -> str | None:
     """Return the API key that commands send to servers when none is given."""
     return os.environ.get("PLAIT_API_KEY") or os.environ.get("OPENAI_API_KEY")
+
+
+def unknown_variables() -> list[str]:
+    """Return a sentence for each variable of the environment that begins as ours do and is none, with the name that was probably meant."""
+    known = [name.upper() for name in Settings.model_fields]
+    own = {name: name.upper().removeprefix(PREFIX) for name in os.environ if name.upper().startswith(PREFIX)}
+    unknown = sorted(name for name, setting in own.items() if setting not in known)
+    return [f"{name} of the environment is no setting and has no effect{_nearest(own[name], known)}" for name in unknown]
+
+
+def _nearest(setting: str, known: list[str]) -> str:
+    found = difflib.get_close_matches(setting, known, n=1)
+    return f"; did you mean {PREFIX}{found[0]}?" if found else ""
+
+
+def wanted_log_format(options: argparse.Namespace) -> LogFormat:
+    """Return how log lines are written, before it is known whether the settings can be used: what is wrong with them is said so too."""
+    given = options.log_format or os.environ.get("PLAIT_LOG_FORMAT")
+    return LogFormat.JSON if given == LogFormat.JSON.value else LogFormat.TEXT
 
 
 def terminal_environment() -> dict[str, str]:
@@ -223,7 +247,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
 
 
 def _option(location: tuple[int | str, ...]) -> str:
-    return f"--{str(location[0]).replace('_', '-')} (or PLAIT_{str(location[0]).upper()}): " if location else ""
+    return f"--{str(location[0]).replace('_', '-')} (or {PREFIX}{str(location[0]).upper()}): " if location else ""
 
 
 def _metavar(annotation: object) -> str:
