@@ -15,8 +15,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.plain_words import in_plain_words
 
 
 class LogFormat(Enum):
@@ -115,7 +117,6 @@ class Settings(BaseSettings):
     stream_ttl_s: Seconds = Field(default=600.0, description="seconds for which a finished answer can be read again")
     store: SecretStr | None = Field(
         default=None,
-        min_length=8,
         max_length=2048,
         description="redis://, rediss:// or unix:// URL of the store that replicas share; without one answers are kept in this process",
     )
@@ -126,16 +127,25 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="what is worth a line")
     log_format: LogFormat = Field(default=LogFormat.TEXT, description="text or json lines")
 
+    @field_validator("store")
+    @classmethod
+    def _is_a_store(cls, store: SecretStr | None) -> SecretStr | None:
+        if store is not None and not store.get_secret_value().startswith(STORE_SCHEMES):
+            raise ValueError("expected redis://host:6379/0, rediss://host:6379/0 or unix://path")
+        return store
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.num_pages is not None and self.num_pages * self.page_size < MIN_CACHE_ROWS:
-            raise ValueError(f"num_pages x page_size must be at least {MIN_CACHE_ROWS} cache rows, or no prompt fits")
+            raise ValueError(f"--num-pages x --page-size must be at least {MIN_CACHE_ROWS} cache rows, or no prompt fits")
         if self.api_key is not None and self.keys_file is not None:
-            raise ValueError("api_key and keys_file exclude each other; put the key into the file")
+            raise ValueError("--api-key and --keys-file exclude each other; put the key into the file")
         if not (self.has_keys or self.insecure or self.host in LOOPBACK_HOSTS):
-            raise ValueError(f"host {self.host} is open to others: set api_key or keys_file, or say --insecure")
+            raise ValueError(
+                f"--host {self.host} is open to others: set --api-key (better PLAIT_API_KEY) or --keys-file, or say --insecure"
+            )
         if self.max_running > self.max_in_flight:
-            raise ValueError(f"max_running {self.max_running} must not be more than max_in_flight {self.max_in_flight}")
+            raise ValueError(f"--max-running {self.max_running} must not be more than --max-in-flight {self.max_in_flight}")
         return self
 
     @property
@@ -154,6 +164,7 @@ class Settings(BaseSettings):
 
 
 MIN_CACHE_ROWS = 64
+STORE_SCHEMES = ("redis://", "rediss://", "unix://")
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -242,7 +253,9 @@ def settings_from(options: argparse.Namespace) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        problems = [f"{_option(problem['loc'])}{problem['msg']}" for problem in error.errors(include_url=False, include_input=False)]
+        problems = [
+            f"{_option(problem['loc'])}{in_plain_words(problem)}" for problem in error.errors(include_url=False, include_input=False)
+        ]
         raise BadSettings("; ".join(problems)) from error
 
 
