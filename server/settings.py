@@ -230,17 +230,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` one option for each setting."""
     for name, field in Settings.model_fields.items():
         if field.annotation is bool:
-            switch = f"--{'no-' if field.default else ''}{name.replace('_', '-')}"
-            parser.add_argument(switch, dest=name, action="store_const", const=not field.default, help=field.description)
+            parser.add_argument(option_of(name), dest=name, action="store_const", const=not field.default, help=field.description)
             continue
-        default = field.default.value if isinstance(field.default, Enum) else field.default
-        shown = "" if default in (None, "") else f" (default: {default})"
+        default = default_of(name)
+        shown = f" (default: {default})" if default else ""
         parser.add_argument(
-            f"--{name.replace('_', '-')}",
+            option_of(name),
             dest=name,
-            metavar=_metavar(field.annotation),
+            metavar=value_word(name),
             help=f"{field.description}{shown}",
         )
+
+
+def option_of(name: str) -> str:
+    """Return the option that gives a setting; for one that is on by default, the one that switches it off."""
+    return f"--{'no-' if Settings.model_fields[name].default is True else ''}{name.replace('_', '-')}"
+
+
+def default_of(name: str) -> str:
+    """Return what a setting is when nothing is said of it, as one would write it; nothing where the description says it."""
+    default = Settings.model_fields[name].default
+    shown = default.value if isinstance(default, Enum) else default
+    return "" if shown is None else str(shown)
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
@@ -263,10 +274,28 @@ def _option(location: tuple[int | str, ...]) -> str:
     return f"--{str(location[0]).replace('_', '-')} (or {PREFIX}{str(location[0]).upper()}): " if location else ""
 
 
-def _metavar(annotation: object) -> str:
-    """Return what stands for a value in the help: its choices, or its kind."""
-    choices = [choice for choice in _members(annotation) if choice is not type(None)]
-    names = {Path: "PATH", SecretStr: "KEY", str: "NAME", int: "N", float: "SECONDS"}
+WORDS = {
+    "_ms": "MILLISECONDS",
+    "_s": "SECONDS",
+    "_bytes": "BYTES",
+    "_pixels": "PIXELS",
+    "_hosts": "NAMES",
+    "host": "ADDRESS",
+    "device": "DEVICE",
+    "store": "URL",
+    "_url": "URL",
+    "_endpoint": "URL",
+}
+"""What a value is, by the end of the setting's name."""
+
+
+def value_word(name: str) -> str:
+    """Return what stands for a setting's value in the help: its unit, its choices, or its kind."""
+    by_name = next((word for end, word in WORDS.items() if name.endswith(end)), None)
+    if by_name is not None:
+        return by_name
+    choices = [choice for choice in _members(Settings.model_fields[name].annotation) if choice is not type(None)]
+    names = {Path: "PATH", SecretStr: "KEY", str: "NAME", int: "N"}
     return "|".join(names[choice] if isinstance(choice, type) and choice in names else str(choice) for choice in choices)
 
 
