@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import gevent
-import requests
 from locust.env import Environment
+from requests import RequestException, get  # after locust, which has patched what it stands on
 
 from loadtests.load.asks import Effort
 from loadtests.load.levels import Level, Ramp, ServiceLevel, Wait, quantile
@@ -68,8 +68,8 @@ class Collector:
 def why_nobody_can_ask(url: str) -> str | None:
     """Return what is wrong where no server that serves a model answers at ``url``."""
     try:
-        answer = requests.get(f"{url}/v1/models", headers=key_headers(), timeout=LOOK_S)
-    except requests.RequestException as error:
+        answer = get(f"{url}/v1/models", headers=key_headers(), timeout=LOOK_S)
+    except RequestException as error:
         return f"{url} cannot be reached: {type(error).__name__}; is a server running there?"
     if answer.status_code in (401, 403):
         return f"{url} asks for a key (status {answer.status_code}): set PLAIT_KEY"
