@@ -87,7 +87,7 @@ format: install-dev ## let ruff rewrite the sources
 docs: install ## the documentation site, in build/docs
 	$(call step,install,$(VENV)/bin/pip install -q -c constraints.txt mkdocs mkdocs-material)
 	$(call step,reference,$(VENV)/bin/plait reference >docs/reference/api.md)
-	$(call step,docs,NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict)
+	$(call step,docs,NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict)
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

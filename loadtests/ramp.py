@@ -17,12 +17,13 @@ from pathlib import Path
 
 import gevent
 from locust.env import Environment
+from requests import RequestException, get  # after locust, which has patched what it stands on
 
 from loadtests.load.asks import Effort
 from loadtests.load.levels import Level, Ramp, ServiceLevel, Wait, quantile
 from loadtests.load.machine import machine
 from loadtests.load.report import write_report
-from loadtests.load.users import ChatUser, EditUser, MixedUser, StoryUser, StreamingUser, TextToImageUser
+from loadtests.load.users import ChatUser, EditUser, MixedUser, StoryUser, StreamingUser, TextToImageUser, key_headers
 
 USERS: dict[str, type[StreamingUser]] = {
     "chat": ChatUser,
@@ -34,6 +35,7 @@ USERS: dict[str, type[StreamingUser]] = {
 HTTP_KIND = "POST"
 WARM_SHARE = 0.2
 """The first part of a level, in which users arrive; not counted."""
+LOOK_S = 10.0
 FINISH_S = 60.0
 """At the end of a level what is being answered may end, not counted either: the next level begins with an idle server."""
 
@@ -63,6 +65,17 @@ class Collector:
         ]
 
 
+def why_nobody_can_ask(url: str) -> str | None:
+    """Return what is wrong where no server that serves a model answers at ``url``."""
+    try:
+        answer = get(f"{url}/v1/models", headers=key_headers(), timeout=LOOK_S)
+    except RequestException as error:
+        return f"{url} cannot be reached: {type(error).__name__}; is a server running there?"
+    if answer.status_code in (401, 403):
+        return f"{url} asks for a key (status {answer.status_code}): set PLAIT_KEY"
+    return None if answer.ok else f"{url}/v1/models answers with status {answer.status_code}: no server of OpenAI's kind"
+
+
 def run_level(url: str, user: type[StreamingUser], num_users: int, seconds: float) -> Level:
     """Keep ``num_users`` asking for ``seconds`` and return what they saw."""
     environment = Environment(user_classes=[user], host=url, stop_timeout=FINISH_S)
@@ -80,7 +93,7 @@ def run_level(url: str, user: type[StreamingUser], num_users: int, seconds: floa
 
 
 def main() -> int:
-    """Run the ramp; exit with 1 when no level keeps the service level."""
+    """Run the ramp; exit with 1 when no level keeps the service level, or when no server is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--name", default="plait", help="what the server is called in the report")
@@ -93,6 +106,9 @@ def main() -> int:
     parser.add_argument("--first-picture-s", type=float, default=10.0)
     parser.add_argument("--out", type=Path, default=Path("loadtests/results/load/ramp"))
     options = parser.parse_args()
+    if reason := why_nobody_can_ask(options.url):
+        print(reason, file=sys.stderr)
+        return 1
     user = USERS[options.scenario]
     user.effort = Effort(num_steps=options.steps)
     where, levels = machine(), []

@@ -41,7 +41,7 @@ from server.api.tokens import TokenRoutes
 from server.api.traced import Traced
 from server.durability import Durability, Shared, build_durability, open_store
 from server.engine.options import EngineOptions
-from server.logs import configure_logs
+from server.logs import announcer, configure_logs
 from server.messages import StepReport
 from server.metrics import Metrics
 from server.serving.engine_client import EngineClient, EnginePhase, RestartPolicy
@@ -57,8 +57,11 @@ from server.serving.room import Room
 from server.serving.served_model import ServedModel
 from server.serving.startup_display import StartupDisplay
 from server.serving.token_counts import TokenCounter
-from server.settings import BadSettings, Settings, engine_environment
+from server.settings import BadSettings, LogFormat, Settings, engine_environment
 from server.tracing import Tracing
+
+PROCESS = "front"
+"""What its log lines call this process."""
 
 ENGINE_STOP_S = 10.0
 """How long the engine may take over its last step before it is ended by force."""
@@ -80,7 +83,7 @@ def serve(settings: Settings) -> None:
         name = settings.model_name or directory_name(path)
         model = ServedModel.from_directory(path, name, settings.family)
         with _listener(settings.host, settings.port) as listener, _metrics_listener(settings) as metrics_listener:
-            configure_logs(settings.log_level, settings.log_format, "front")
+            configure_logs(settings.log_level, settings.log_format, PROCESS)
             listeners = Listeners(listener, metrics_listener)
             run_in_event_loop(_serve_on(listeners, settings, model, path, Path(directory)))
 
@@ -113,7 +116,7 @@ async def _serve_on(listeners: Listeners, settings: Settings, model: ServedModel
     http = HttpServer(front.app, settings.drain_s)
     leaving: set[asyncio.Task[None]] = set()
     http.stop_on_signals(lambda: leaving.add(asyncio.create_task(front.durability.farewell.begin())))
-    display = StartupDisplay(sys.stderr, model, _url(listeners.api), settings.max_running)
+    display = _display(settings, model, _url(listeners.api))
     engine_task = asyncio.create_task(front.run())
     engine_task.add_done_callback(lambda _: http.stop())
     display_task = asyncio.create_task(display.follow(front.engine))
@@ -130,6 +133,13 @@ async def _serve_on(listeners: Listeners, settings: Settings, model: ServedModel
         front.tracing.close()
     if has_failed:
         raise EngineCannotStart(front.engine.status.reason)
+
+
+def _display(settings: Settings, model: ServedModel, url: str) -> StartupDisplay:
+    """Return what says on standard error how the start goes: to a person as lines and bars, to a program that reads JSON as that."""
+    say = announcer(sys.stderr, settings.log_format, PROCESS)
+    is_for_people = settings.log_format is LogFormat.TEXT and sys.stderr.isatty()
+    return StartupDisplay(say, sys.stderr if is_for_people else None, model, url, settings.max_running)
 
 
 @dataclass(frozen=True, slots=True)

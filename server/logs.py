@@ -6,6 +6,9 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TextIO
 
 from server.settings import LogFormat
 
@@ -55,11 +58,34 @@ def escaped(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
+Say = Callable[[str], None]
+"""Tells whoever started this process one thing in one line."""
+
+
+def announcer(out: TextIO, log_format: LogFormat, process: str, level: int = logging.INFO) -> Say:
+    """Return what writes to ``out``, whatever level is logged: ``plait: …``, or an object as of the log lines where those are JSON."""
+    formatter = JsonFormatter(process)
+
+    def say(text: str) -> None:
+        record = logging.LogRecord("plait", level, "", 0, "%s", (text,), None)
+        out.write(f"{formatter.format(record) if log_format is LogFormat.JSON else f'plait: {text}'}\n")
+        out.flush()
+
+    return say
+
+
 def configure_logs(level: str, log_format: LogFormat, process: str) -> None:
-    """Send all log lines of this process, called ``process``, to standard error."""
+    """Send all log lines of this process, called ``process``, to standard error; as JSON, Python's warnings and last words too."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(process) if log_format is LogFormat.JSON else TextFormatter(process))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    if log_format is LogFormat.JSON:
+        logging.captureWarnings(True)
+        sys.excepthook = _log_the_end
     # Ours names the route and the request id; these would say everything twice.
     for name in ("uvicorn.access", "uvicorn.error", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _log_the_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    logging.getLogger(__name__).critical("this process ends by an error that nobody expected", exc_info=(kind, error, trace))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from server.errors import PlaitError, error_codes
 from server.messages import FinishReason, RequestPhase, StepReport, StepStats, Timeline, Usage
@@ -66,11 +66,24 @@ class FrontState:
     is_draining: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Series:
+    """What the documentation says of one name. ``kind`` is Prometheus' word; ``labels`` names with the values known beforehand."""
+
+    name: str
+    kind: str
+    meaning: str
+    labels: Mapping[str, Iterable[str]]
+
+
 class Metrics:
-    """One registry with its series; made once and handed to whoever counts."""
+    """One registry with its series; made once and handed to whoever counts. ``catalogue`` names them all."""
 
     def __init__(self) -> None:
+        # When a series began is of no use to anybody, and a third of all lines.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
+        self.catalogue: list[Series] = []
         self._define_request_series()
         self._define_engine_series()
         self._define_scheduler_series()
@@ -270,18 +283,21 @@ class Metrics:
     # -- making -------------------------------------------------------------------------------------------------------------
 
     def _counter(self, name: str, meaning: str, labels: Labels) -> Counter:
+        self.catalogue.append(Series(f"plait_{name}_total", "counter", meaning, labels))
         counter = Counter(name, meaning, list(labels), namespace="plait", registry=self.registry)
         for value in _known_values(labels):
             counter.labels(value)
         return counter
 
     def _gauge(self, name: str, meaning: str, labels: Labels, namespace: str = "plait") -> Gauge:
+        self.catalogue.append(Series(f"{namespace}_{name}".removeprefix("_"), "gauge", meaning, labels))
         gauge = Gauge(name, meaning, list(labels), namespace=namespace, registry=self.registry)
         for value in _known_values(labels):
             gauge.labels(value)
         return gauge
 
     def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...], labels: Labels | None = None) -> Histogram:
+        self.catalogue.append(Series(f"plait_{name}", "histogram", meaning, labels or {}))
         histogram = Histogram(name, meaning, list(labels or {}), namespace="plait", registry=self.registry, buckets=buckets)
         for value in _known_values(labels or {}):
             histogram.labels(value)

@@ -6,6 +6,7 @@ Built once by the command that needs them; rooms are handed the few values they 
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 import types
@@ -14,8 +15,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.plain_words import in_plain_words
 
 
 class LogFormat(Enum):
@@ -40,10 +43,14 @@ Size = Annotated[int, BeforeValidator(read_size)]
 """A whole number that may be written short, with units of 1024."""
 
 
+PREFIX = "PLAIT_"
+"""What the name of every variable of the environment begins with."""
+
+
 class Settings(BaseSettings):
     """What ``plait serve`` can be told."""
 
-    model_config = SettingsConfigDict(env_prefix="PLAIT_", frozen=True, extra="ignore", protected_namespaces=())
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", protected_namespaces=())
 
     model: Path | None = Field(default=None, description="BAGEL-layout model directory; default: storybook, which comes with Plait")
     model_name: str | None = Field(
@@ -110,7 +117,6 @@ class Settings(BaseSettings):
     stream_ttl_s: Seconds = Field(default=600.0, description="seconds for which a finished answer can be read again")
     store: SecretStr | None = Field(
         default=None,
-        min_length=8,
         max_length=2048,
         description="redis://, rediss:// or unix:// URL of the store that replicas share; without one answers are kept in this process",
     )
@@ -121,16 +127,25 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="what is worth a line")
     log_format: LogFormat = Field(default=LogFormat.TEXT, description="text or json lines")
 
+    @field_validator("store")
+    @classmethod
+    def _is_a_store(cls, store: SecretStr | None) -> SecretStr | None:
+        if store is not None and not store.get_secret_value().startswith(STORE_SCHEMES):
+            raise ValueError("expected redis://host:6379/0, rediss://host:6379/0 or unix://path")
+        return store
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.num_pages is not None and self.num_pages * self.page_size < MIN_CACHE_ROWS:
-            raise ValueError(f"num_pages x page_size must be at least {MIN_CACHE_ROWS} cache rows, or no prompt fits")
+            raise ValueError(f"--num-pages x --page-size must be at least {MIN_CACHE_ROWS} cache rows, or no prompt fits")
         if self.api_key is not None and self.keys_file is not None:
-            raise ValueError("api_key and keys_file exclude each other; put the key into the file")
+            raise ValueError("--api-key and --keys-file exclude each other; put the key into the file")
         if not (self.has_keys or self.insecure or self.host in LOOPBACK_HOSTS):
-            raise ValueError(f"host {self.host} is open to others: set api_key or keys_file, or say --insecure")
+            raise ValueError(
+                f"--host {self.host} is open to others: set --api-key (better PLAIT_API_KEY) or --keys-file, or say --insecure"
+            )
         if self.max_running > self.max_in_flight:
-            raise ValueError(f"max_running {self.max_running} must not be more than max_in_flight {self.max_in_flight}")
+            raise ValueError(f"--max-running {self.max_running} must not be more than --max-in-flight {self.max_in_flight}")
         return self
 
     @property
@@ -149,6 +164,7 @@ class Settings(BaseSettings):
 
 
 MIN_CACHE_ROWS = 64
+STORE_SCHEMES = ("redis://", "rediss://", "unix://")
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -172,13 +188,32 @@ OF_A_SHARED_SERVER = frozenset({"host", "metrics_port", "metrics_host", "api_key
 def private_environment() -> dict[str, str]:
     """Return the environment of a server that serves one command on this machine alone: this one's, but for what only concerns a
     server for others. It may hold that of such a server, and the key by which this command would ask one."""
-    left_out = {f"PLAIT_{name.upper()}" for name in OF_A_SHARED_SERVER}
+    left_out = {f"{PREFIX}{name.upper()}" for name in OF_A_SHARED_SERVER}
     return {name: value for name, value in os.environ.items() if name.upper() not in left_out}
 
 
 def client_key() -> str | None:
     """Return the API key that commands send to servers when none is given."""
     return os.environ.get("PLAIT_API_KEY") or os.environ.get("OPENAI_API_KEY")
+
+
+def unknown_variables() -> list[str]:
+    """Return a sentence for each variable of the environment that begins as ours do and is none, with the name that was probably meant."""
+    known = [name.upper() for name in Settings.model_fields]
+    own = {name: name.upper().removeprefix(PREFIX) for name in os.environ if name.upper().startswith(PREFIX)}
+    unknown = sorted(name for name, setting in own.items() if setting not in known)
+    return [f"{name} of the environment is no setting and has no effect{_nearest(own[name], known)}" for name in unknown]
+
+
+def _nearest(setting: str, known: list[str]) -> str:
+    found = difflib.get_close_matches(setting, known, n=1)
+    return f"; did you mean {PREFIX}{found[0]}?" if found else ""
+
+
+def wanted_log_format(options: argparse.Namespace) -> LogFormat:
+    """Return how log lines are written, before it is known whether the settings can be used: what is wrong with them is said so too."""
+    given = options.log_format or os.environ.get("PLAIT_LOG_FORMAT")
+    return LogFormat.JSON if given == LogFormat.JSON.value else LogFormat.TEXT
 
 
 def terminal_environment() -> dict[str, str]:
@@ -195,17 +230,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` one option for each setting."""
     for name, field in Settings.model_fields.items():
         if field.annotation is bool:
-            switch = f"--{'no-' if field.default else ''}{name.replace('_', '-')}"
-            parser.add_argument(switch, dest=name, action="store_const", const=not field.default, help=field.description)
+            parser.add_argument(option_of(name), dest=name, action="store_const", const=not field.default, help=field.description)
             continue
-        default = field.default.value if isinstance(field.default, Enum) else field.default
-        shown = "" if default in (None, "") else f" (default: {default})"
+        default = default_of(name)
+        shown = f" (default: {default})" if default else ""
         parser.add_argument(
-            f"--{name.replace('_', '-')}",
+            option_of(name),
             dest=name,
-            metavar=_metavar(field.annotation),
+            metavar=value_word(name),
             help=f"{field.description}{shown}",
         )
+
+
+def option_of(name: str) -> str:
+    """Return the option that gives a setting; for one that is on by default, the one that switches it off."""
+    return f"--{'no-' if Settings.model_fields[name].default is True else ''}{name.replace('_', '-')}"
+
+
+def default_of(name: str) -> str:
+    """Return what a setting is when nothing is said of it, as one would write it; nothing where the description says it."""
+    default = Settings.model_fields[name].default
+    shown = default.value if isinstance(default, Enum) else default
+    return "" if shown is None else str(shown)
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
@@ -218,18 +264,38 @@ def settings_from(options: argparse.Namespace) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        problems = [f"{_option(problem['loc'])}{problem['msg']}" for problem in error.errors(include_url=False, include_input=False)]
+        problems = [
+            f"{_option(problem['loc'])}{in_plain_words(problem)}" for problem in error.errors(include_url=False, include_input=False)
+        ]
         raise BadSettings("; ".join(problems)) from error
 
 
 def _option(location: tuple[int | str, ...]) -> str:
-    return f"--{str(location[0]).replace('_', '-')} (or PLAIT_{str(location[0]).upper()}): " if location else ""
+    return f"--{str(location[0]).replace('_', '-')} (or {PREFIX}{str(location[0]).upper()}): " if location else ""
 
 
-def _metavar(annotation: object) -> str:
-    """Return what stands for a value in the help: its choices, or its kind."""
-    choices = [choice for choice in _members(annotation) if choice is not type(None)]
-    names = {Path: "PATH", SecretStr: "KEY", str: "NAME", int: "N", float: "SECONDS"}
+WORDS = {
+    "_ms": "MILLISECONDS",
+    "_s": "SECONDS",
+    "_bytes": "BYTES",
+    "_pixels": "PIXELS",
+    "_hosts": "NAMES",
+    "host": "ADDRESS",
+    "device": "DEVICE",
+    "store": "URL",
+    "_url": "URL",
+    "_endpoint": "URL",
+}
+"""What a value is, by the end of the setting's name."""
+
+
+def value_word(name: str) -> str:
+    """Return what stands for a setting's value in the help: its unit, its choices, or its kind."""
+    by_name = next((word for end, word in WORDS.items() if name.endswith(end)), None)
+    if by_name is not None:
+        return by_name
+    choices = [choice for choice in _members(Settings.model_fields[name].annotation) if choice is not type(None)]
+    names = {Path: "PATH", SecretStr: "KEY", str: "NAME", int: "N"}
     return "|".join(names[choice] if isinstance(choice, type) and choice in names else str(choice) for choice in choices)
 
 

@@ -29,6 +29,7 @@ FLOORS = (
             "server.logs",
             "server.metrics",
             "server.otlp_tracing",
+            "server.plain_words",
             "server.settings",
             "server.time_slices",
             "server.tracing",

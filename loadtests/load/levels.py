@@ -48,7 +48,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class ServiceLevel:
-    """What users are promised, as 95th percentiles in seconds, and that every answer comes whole."""
+    """What users are promised, as 95th percentiles in seconds, and that there are answers and all come whole."""
 
     first_words_s: float
     between_words_s: float
@@ -57,7 +57,8 @@ class ServiceLevel:
     def holds(self, level: Level) -> bool:
         """Say whether a level kept the promise."""
         return (
-            level.failures == 0
+            level.answers > 0
+            and level.failures == 0
             and level.worst("first words") <= self.first_words_s
             and level.worst("between words") <= self.between_words_s
             and level.worst("first picture") <= self.first_picture_s

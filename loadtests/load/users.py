@@ -27,6 +27,11 @@ MIX = {Scenario.CHAT: 6, Scenario.TEXT_TO_IMAGE: 2, Scenario.EDIT: 1, Scenario.S
 TIMEOUT_S = 600.0
 
 
+def key_headers() -> dict[str, str]:
+    """Return what sends the key of the environment."""
+    return {"Authorization": f"Bearer {os.environ.get('PLAIT_KEY', 'none')}"}
+
+
 class StreamingUser(HttpUser):
     """Sends one request after the other. Subclasses say what."""
 
@@ -39,7 +44,7 @@ class StreamingUser(HttpUser):
 
     def on_start(self) -> None:
         """Find out what the model is called; each user asks other things, the same in every run."""
-        self._headers = {"Authorization": f"Bearer {os.environ.get('PLAIT_KEY', 'none')}"}
+        self._headers = key_headers()
         model = self.client.get("/v1/models", headers=self._headers, name="models").json()["data"][0]["id"]
         number = next(self._numbers)
         self._source = AskSource(model, zlib.crc32(f"{type(self).__name__} {number}".encode()), self.effort)

@@ -10,13 +10,14 @@ from pydantic import ValidationError
 
 from server.api.wire_object import UNKNOWN, UNSUPPORTED, WireObject
 from server.errors import InvalidRequest, InvalidValue, UnknownParameter, UnsupportedParameter
+from server.plain_words import in_plain_words
 
 LARGE_BODY_BYTES = 1 << 17
 """From here on a body is read in a thread: the event loop has other streams to serve."""
 
 MAX_PARAM_CHARS = 200
 
-NO_OBJECT = "expected a JSON object, with fields in braces"
+MAX_SAID_CHARS = 400
 
 ObjectT = TypeVar("ObjectT", bound=WireObject)
 
@@ -69,8 +70,7 @@ def _first_problem(error: ValidationError) -> InvalidRequest:
     context = problem.get("ctx") or {}
     param = _param(problem["loc"], str(context.get("name", "")))
     more = f" ({len(problems) - 1} more fields are wrong.)" if len(problems) > 1 else ""
-    says = NO_OBJECT if problem["type"] == "model_type" else problem["msg"][:400].rstrip("?.")
-    message = f"{param or 'body'}: {says}.{more}"
+    message = f"{param or 'body'}: {in_plain_words(problem)[:MAX_SAID_CHARS]}.{more}"
     if problem["type"] == UNKNOWN:
         return UnknownParameter(message, param)
     if problem["type"] == UNSUPPORTED:

@@ -16,6 +16,8 @@ from server.errors import RouteNotFound
 FILES = Path(__file__).with_name("static")
 INDEX = "index.html"
 
+READING = ["GET", "HEAD"]
+
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -76,8 +78,8 @@ class HomeRoutes:
     def router(self) -> APIRouter:
         """Return the routes, which are not part of the API's schema."""
         router = APIRouter(include_in_schema=False)
-        router.add_api_route("/", self.home, methods=["GET"])
-        router.add_api_route("/static/{name}", self.static, methods=["GET"])
+        router.add_api_route("/", self.home, methods=READING)
+        router.add_api_route("/static/{name}", self.static, methods=READING)
         return router
 
     async def home(self, request: Request) -> Response:

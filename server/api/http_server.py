@@ -19,7 +19,8 @@ StatusT = TypeVar("StatusT")
 
 def run_in_event_loop(main: Coroutine[None, None, StatusT]) -> StatusT:
     """Run ``main`` in the fastest event loop there is (uvloop, where it can be installed) and return what it returns."""
-    with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
+    # Without log_config uvicorn would set up log lines of its own, in its own format.
+    with asyncio.Runner(loop_factory=uvicorn.Config("", log_config=None).get_loop_factory()) as runner:
         return runner.run(main)
 
 

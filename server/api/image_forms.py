@@ -69,6 +69,8 @@ def _json(parts: Sequence[tuple[str, UploadFile | str]]) -> bytes:
             raise InvalidValue(f"{name[:64]}: is there twice.", name[:64])
         else:
             fields[name] = _typed(name, value) if isinstance(value, str) else ""
+    if not pictures and "images" not in fields:
+        raise InvalidValue("image: is required: one picture, or several, each as a file in a field of this name.", "image")
     if pictures:
         fields["images"] = pictures
     return json.dumps(fields).encode()

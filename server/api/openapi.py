@@ -17,6 +17,8 @@ from server.api.wire_object import WireObject
 Json = dict[str, JsonValue]
 REF = "#/components/schemas/{model}"
 DEFINITIONS = "$defs"
+RAISES = "\n\nRaises:"
+"""Where the part of a route's docstring begins that speaks of Python; what is refused, and how, stands in the answers."""
 
 
 class ErrorOut(BaseModel):
@@ -147,6 +149,8 @@ def complete_document(document: Json) -> None:
 
 
 def _complete_operation(described: Json) -> None:
+    if isinstance(docstring := described.get("description"), str):
+        described["description"] = docstring.partition(RAISES)[0]
     responses = described["responses"]
     assert isinstance(responses, dict)
     responses.pop("422", None)

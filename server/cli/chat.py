@@ -31,6 +31,8 @@ examples:
 Words go to standard output, progress to standard error: a bar on a terminal, JSON lines otherwise.
 """
 
+PROMPT = "> "
+
 BAGEL = "bagel"
 """The family of models that draw only when they are told to, as /v1/models names it."""
 
@@ -108,7 +110,7 @@ def converse(talk: Talk, pictures: list[Path]) -> None:
     print("Say something; /help says what else can be typed.", file=sys.stderr)
     while True:
         try:
-            line = input("> ").strip()
+            line = _typed().strip()
         except EOFError:
             print(file=sys.stderr)
             return
@@ -128,6 +130,16 @@ def converse(talk: Talk, pictures: list[Path]) -> None:
             case _:
                 _answer(talk, line, pictures)
                 pictures = []
+
+
+def _typed() -> str:
+    """Read one line. Where somebody types it a mark asks for it, which is no part of what standard output holds for a program."""
+    if not sys.stdin.isatty():
+        return input()
+    if sys.stdout.isatty():
+        return input(PROMPT)
+    print(PROMPT, end="", file=sys.stderr, flush=True)
+    return input()
 
 
 def _answer(talk: Talk, line: str, pictures: list[Path]) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from model.errors import CheckpointError
 from server.cli.command import Command, ExitStatus
 from server.engine.memory_plan import TooManyPages
-from server.engine.options import EngineOptions
+from server.engine.options import EngineOptions, NoSuchDevice
 from server.logs import configure_logs
 from server.messages import EngineFailed
 from server.serving.engine_link import SocketLink
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> ExitStatus:
         take_long_slices()
         try:
             run_engine(engine_options, link)
-        except (CheckpointError, TooManyPages) as error:
+        except (CheckpointError, NoSuchDevice, TooManyPages) as error:
             link.send_failed(EngineFailed(str(error)))
             return ExitStatus.ENGINE_FAILED
     return ExitStatus.OK

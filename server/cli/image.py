@@ -23,7 +23,7 @@ examples:
   plait image "a blue heart at sunset"                          plait-1.png, from the model that comes with Plait
   plait image "a lighthouse, watercolour" -n 4 --out gallery    gallery/plait-1.png to plait-4.png
   plait image "make the star yellow" --edit star.png
-  plait image "a harbour" --size 1024x768 --format webp --seed 7
+  plait image "a red circle" --size 96x64 --format webp --seed 7
   plait image "a harbour" --url http://gpu-box:8000 --whole     for servers that do not stream pictures
 
 The path of each picture goes to standard output, progress to standard error: a bar on a terminal, JSON lines otherwise.

@@ -117,14 +117,15 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 class OpenAiServer:
-    """A client of the server at ``url``, with or without a trailing ``/v1``. Use it as a context manager.
+    """A client of the server at ``url``, with or without a leading ``http://`` and a trailing ``/v1``. Use it as a context manager.
 
     Raises:
         Refused: that is no address, or a key that no header can hold.
     """
 
     def __init__(self, url: str, key: str | None) -> None:
-        self.url = url.rstrip("/").removesuffix("/v1")
+        whole = url if "://" in url else f"http://{url}"
+        self.url = whole.rstrip("/").removesuffix("/v1")
         timeout = httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         try:
             self._http = httpx.Client(base_url=self.url, headers=key_headers(key), timeout=timeout, trust_env=False)

@@ -25,7 +25,7 @@ KEPT_LINES = 20
 @contextmanager
 def own_server(options: Sequence[str]) -> Iterator[OwnServer]:
     """Start ``plait serve`` with ``options`` and give the server, which is loading; stop it in the end."""
-    arguments = ["serve", "--port", "0", "--log-level", "warning", "--drain-s", "1", *options]
+    arguments = ["serve", "--port", "0", "--log-level", "warning", "--log-format", "text", "--drain-s", "1", *options]
     with subprocess.Popen(
         command_line(arguments),
         stdin=subprocess.DEVNULL,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import sys
 
 from model.errors import CheckpointError
-from server.cli.command import Command, ExitStatus, Refused
-from server.front import EngineCannotStart
+from server.cli.cache_directory import why_not_writable
+from server.cli.command import Command, ExitStatus
+from server.front import PROCESS, EngineCannotStart
 from server.front import serve as serve_until_stopped
-from server.settings import BadSettings, add_options, settings_from
+from server.logs import Say, announcer
+from server.settings import BadSettings, Settings, add_options, settings_from, unknown_variables, wanted_log_format
 from server.time_slices import take_short_slices
 
 LESSON = """\
@@ -30,13 +34,27 @@ Ctrl-C (or SIGTERM) lets running answers finish for --drain-s seconds; a second 
 def run(options: argparse.Namespace) -> ExitStatus:
     """Serve until told to stop."""
     take_short_slices()
+    log_format = wanted_log_format(options)
+    complain = announcer(sys.stderr, log_format, PROCESS, logging.ERROR)
     try:
-        serve_until_stopped(settings_from(options))
+        settings = settings_from(options)
+        _warn(announcer(sys.stderr, log_format, PROCESS, logging.WARNING), settings)
+        serve_until_stopped(settings)
     except (BadSettings, CheckpointError) as error:
-        raise Refused(str(error)) from error
+        complain(str(error))
+        return ExitStatus.BAD_INPUT
     except EngineCannotStart as error:
-        raise Refused(f"the engine could not start: {error}", ExitStatus.ENGINE_FAILED) from error
+        complain(f"the engine could not start: {error}")
+        return ExitStatus.ENGINE_FAILED
     return ExitStatus.OK
+
+
+def _warn(say: Say, settings: Settings) -> None:
+    """Say what the server will do without."""
+    for sentence in unknown_variables():
+        say(sentence)
+    if reason := why_not_writable(settings.cache_dir):
+        say(reason)
 
 
 COMMAND = Command("serve [options]", LESSON, add_options, run)

@@ -10,6 +10,19 @@ LEAST_FP8_CAPABILITY = (8, 9)
 """The first compute capability with products of 8-bit floats: Ada."""
 
 
+class NoSuchDevice(Exception):
+    """The device asked for is not there.
+
+    Attributes:
+        says: what is there. remedy: the option that helps, or what is to be installed.
+    """
+
+    def __init__(self, says: str) -> None:
+        self.says = says
+        self.remedy = "--device cpu, or install the driver and PyTorch's CUDA build (make install TORCH=cuda)"
+        super().__init__(f"{self.says}; {self.remedy}")
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """Start-up choices. ``None`` or "auto" means: decide from the machine and the model.

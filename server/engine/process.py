@@ -25,6 +25,7 @@ from model.stepwise import finest_cut
 from model.tokenizer import Tokenizer
 from model.weights import load_bagel
 from server.engine.calibration import calibrate
+from server.engine.devices import chosen_device
 from server.engine.fault_points import FaultPoints
 from server.engine.grammar import NO_GRAMMARS, Grammars
 from server.engine.graph_warming import warm_graphs
@@ -75,6 +76,7 @@ def run_engine(options: EngineOptions, link: Link) -> None:
 
     Raises:
         CheckpointError: the model directory is missing something or has something wrong.
+        NoSuchDevice: the options name a device that is not there.
         TooManyPages: there is no memory for the pages that the options ask for.
     """
     loaded = load_engine(options, link)
@@ -94,7 +96,7 @@ def run_engine(options: EngineOptions, link: Link) -> None:
 
 def load_engine(options: EngineOptions, link: Link, noise: NoiseSource = seeded_noise) -> LoadedEngine:
     """Build an engine from a model directory; ``noise`` is a seam for tests that must fix the first latents."""
-    device = _device(options.device)
+    device = chosen_device(options.device)
     dtype = _dtype(options.dtype, device)
     if device.type == "cuda":
         use_prebuilt()
@@ -273,12 +275,6 @@ def _memory_bytes(device: torch.device) -> tuple[int, int]:
         return torch.cuda.mem_get_info(device)
     page = os.sysconf("SC_PAGE_SIZE")
     return os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -7,6 +7,7 @@ answer may need, and what it did not use is given back when it ends; so nobody i
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -142,13 +143,22 @@ class Quotas:
         except StoreUnavailable:
             return None
         if not decision.is_granted:
-            raise QuotaExceeded(f"This key may use {limit} {kind} in a minute, and this needs {min(cost, limit)}.", decision.retry_after_s)
+            raise QuotaExceeded(_used_up(kind, limit, min(cost, limit), decision.retry_after_s), decision.retry_after_s)
         remaining = int(decision.remaining)
         return Standing(limit, remaining, (limit - remaining) * MINUTE_S / limit)
 
 
 def _bucket(tenant: Tenant, kind: str, limit: int) -> Bucket:
     return Bucket(f"{tenant.name}:{kind}", float(limit), limit / MINUTE_S)
+
+
+def _used_up(kind: str, limit: int, cost: int, wait_s: float) -> str:
+    """Say how far a bound is used up, and when what a request costs is there again: after as many seconds as ``Retry-After`` says."""
+    seconds = math.ceil(wait_s)
+    return (
+        f"This key may use {limit} {kind} in a minute and has too few left of them: this request needs {cost}. "
+        f"Try again in {seconds} second{'' if seconds == 1 else 's'}."
+    )
 
 
 def _need(requests: list[Request]) -> Use:

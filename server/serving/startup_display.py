@@ -7,6 +7,7 @@ import shlex
 from typing import TextIO
 
 from server.engine.memory_plan import PictureRoom
+from server.logs import Say
 from server.messages import EngineReady, LoadProgress
 from server.serving.engine_client import EngineClient, EnginePhase, EngineStatus
 from server.serving.served_model import ServedModel
@@ -28,10 +29,14 @@ def curl_line(url: str, model_name: str) -> str:
 
 
 class StartupDisplay:
-    """Writes to ``out`` as the engine's status changes; ``max_running`` requests may hold pages at once."""
+    """Says how things stand as the engine's status changes; ``max_running`` requests may hold pages at once.
 
-    def __init__(self, out: TextIO, model: ServedModel, url: str, max_running: int) -> None:
-        self._out = out
+    ``terminal`` is where a bar can move, None where every step is a line.
+    """
+
+    def __init__(self, say: Say, terminal: TextIO | None, model: ServedModel, url: str, max_running: int) -> None:
+        self._say = say
+        self._terminal = terminal
         self._model = model
         self._url = url
         self._max_running = max_running
@@ -39,7 +44,7 @@ class StartupDisplay:
 
     async def follow(self, engine: EngineClient) -> None:
         """Show every change; runs until cancelled."""
-        self._line(f"loading {self._model.name}; {self._url} answers, {self._url}/readyz says when it is ready")
+        self._say(f"loading {self._model.name}; {self._url} answers, {self._url}/readyz says when it is ready")
         phase = engine.status.phase
         while True:
             status = await engine.status_change()
@@ -55,41 +60,37 @@ class StartupDisplay:
             return
         percent = 100 * progress.bytes_done // max(1, progress.bytes_total)
         size = f"{progress.bytes_done / 1e6:,.1f} of {progress.bytes_total / 1e6:,.1f} MB"
-        if self._out.isatty():
+        if self._terminal is not None:
             filled = BAR_CHARS * percent // 100
-            self._out.write(f"\rplait: [{'#' * filled}{'.' * (BAR_CHARS - filled)}] {percent:3} %  {size} ")
-            self._out.flush()
+            self._terminal.write(f"\rplait: [{'#' * filled}{'.' * (BAR_CHARS - filled)}] {percent:3} %  {size} ")
+            self._terminal.flush()
         elif percent >= self._last_percent + PERCENT_PER_LINE or percent < self._last_percent:
             self._last_percent = percent
-            self._line(f"loading {percent} % ({size})")
+            self._say(f"loading {percent} % ({size})")
 
     def _show_graphs(self, done: int, total: int) -> None:
         shown = f"decode steps captured as graphs: {done} of {total}"
-        if self._out.isatty():
-            self._out.write(f"\r\x1b[Kplait: {shown} ")
-            self._out.flush()
+        if self._terminal is not None:
+            self._terminal.write(f"\r\x1b[Kplait: {shown} ")
+            self._terminal.flush()
         elif done == total:
-            self._line(shown)
+            self._say(shown)
 
     def _show_ready(self, status: EngineStatus) -> None:
-        if self._out.isatty():
-            self._out.write("\n")
+        if self._terminal is not None:
+            self._terminal.write("\n")
         limits = status.limits
         if limits is not None:
             self._show_plan(limits)
-        self._line(f"serving {self._model.name} at {self._url}   (Ctrl-C stops)")
-        self._line(f"open {self._url} in a browser, or")
-        self._line(f"try:  {curl_line(self._url, self._model.name)}")
+        self._say(f"serving {self._model.name} at {self._url}   (Ctrl-C stops)")
+        self._say(f"open {self._url} in a browser, or")
+        self._say(f"try:  {curl_line(self._url, self._model.name)}")
 
     def _show_plan(self, limits: EngineReady) -> None:
         room = PictureRoom.of_model(self._model.config, self._model.profile)
         at_once = room.how_many(limits.num_pages, limits.page_size, self._max_running)
         context = min(limits.max_positions, limits.max_context_rows)
-        self._line(f"ready on {limits.device} in {limits.dtype}, attention by {limits.attention} kernels")
+        self._say(f"ready on {limits.device} in {limits.dtype}, attention by {limits.attention} kernels")
         pages = f"{limits.num_pages:,} pages of {limits.page_size} rows in {limits.kv_dtype}"
-        self._line(f"plan: {pages}, context up to {context:,} rows,")
-        self._line(f"      {at_once} pictures of {room.size} at once, {self._max_running} requests in all")
-
-    def _line(self, text: str) -> None:
-        self._out.write(f"plait: {text}\n")
-        self._out.flush()
+        self._say(f"plan: {pages}, context up to {context:,} rows")
+        self._say(f"plan: {at_once} pictures of {room.size} at once, {self._max_running} requests in all")

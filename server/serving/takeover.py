@@ -81,8 +81,8 @@ class Takeover:
         while True:
             try:
                 await self._beat()
-            except StoreUnavailable:
-                self._store_failed()
+            except StoreUnavailable as error:
+                self._store_failed(error)
             await asyncio.sleep(self._pace.beat_s)
 
     async def _beat(self) -> None:
@@ -98,8 +98,8 @@ class Takeover:
             await asyncio.sleep(self._pace.beat_s)
             try:
                 await self._claim()
-            except StoreUnavailable:
-                self._store_failed()
+            except StoreUnavailable as error:
+                self._store_failed(error)
 
     async def _claim(self) -> None:
         """Take over as much as there is room to prepare beside what is being prepared."""
@@ -113,8 +113,8 @@ class Takeover:
             self._going_on.add(task)
             task.add_done_callback(self._going_on.discard)
 
-    def _store_failed(self) -> None:
-        self._hub.store_failed()
+    def _store_failed(self, error: StoreUnavailable) -> None:
+        self._hub.store_failed(error)
         self._in_touch_since = None
 
 

@@ -254,7 +254,7 @@ async def _answered() -> AsyncIterator[None]:
     except OutOfMemoryError as error:
         raise StoreFull from error
     except (TimeoutError, RedisError, OSError) as error:
-        raise StoreUnavailable from error
+        raise StoreUnavailable(str(error) or type(error).__name__) from error
     finally:
         if task.cancelling() > num_cancellations:
             raise asyncio.CancelledError

@@ -17,7 +17,7 @@ import msgspec
 
 
 class StoreUnavailable(Exception):
-    """The store does not answer; what was asked may or may not have happened."""
+    """The store does not answer; what was asked may or may not have happened. The message is the cause, for whoever runs the server."""
 
 
 class StoreFull(StoreUnavailable):

@@ -59,9 +59,9 @@ class StreamHub:
     def is_store_absent(self) -> bool:
         return self._journal.is_store_absent
 
-    def store_failed(self) -> None:
+    def store_failed(self, error: StoreUnavailable) -> None:
         """Take note that the store does not answer."""
-        self._journal.store_failed()
+        self._journal.store_failed(error)
 
     def store_answered(self) -> None:
         """Take note that it does."""
@@ -81,8 +81,8 @@ class StreamHub:
                 opened = await self._store.open(opening, self._owner)
             except StoreFull:
                 raise
-            except StoreUnavailable:
-                self._journal.store_failed()
+            except StoreUnavailable as error:
+                self._journal.store_failed(error)
             else:
                 # Under its own id it is open when the store was asked twice, the first answer being lost.
                 if isinstance(opened, AlreadyOpen) and opened.stream_id != opening.stream_id:
@@ -99,8 +99,8 @@ class StreamHub:
             return None
         try:
             return await self._store.used(key)
-        except StoreUnavailable:
-            self._journal.store_failed()
+        except StoreUnavailable as error:
+            self._journal.store_failed(error)
             return None
 
     async def free_key(self, stream: OwnedStream) -> None:

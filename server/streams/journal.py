@@ -76,7 +76,7 @@ class Journal:
                 await self._flush()
             except StoreUnavailable as error:
                 is_full = isinstance(error, StoreFull)
-                self._hold_up(StoreState.FULL if is_full else StoreState.AWAY)
+                self._hold_up(StoreState.FULL if is_full else StoreState.AWAY, error)
                 await asyncio.sleep(FULL_RETRY_S if is_full else RETRY_S)
                 self._has_work.set()
             else:
@@ -87,26 +87,26 @@ class Journal:
         while stream.has_unsent:
             await stream.change()
 
-    def store_failed(self) -> None:
+    def store_failed(self, error: StoreUnavailable) -> None:
         """Take note that the store does not answer."""
-        self._hold_up(StoreState.AWAY)
+        self._hold_up(StoreState.AWAY, error)
 
     def store_answered(self) -> None:
         """Take note that the store answers somebody; where there is something to write, the writing will tell."""
         if self.is_store_absent and not self._dirty:
             self._note(StoreState.WRITABLE)
 
-    def _hold_up(self, state: StoreState) -> None:
-        self._note(state)
+    def _hold_up(self, state: StoreState, error: StoreUnavailable) -> None:
+        self._note(state, f" ({error})" if str(error) else "")
         self._go_on_without_store()
 
-    def _note(self, state: StoreState) -> None:
+    def _note(self, state: StoreState, cause: str = "") -> None:
         if state is self._state:
             return
         if StoreState.AWAY in (state, self._state):
             self._metrics.observe_store_absence(state is StoreState.AWAY)
         self._state = state
-        logger.log(logging.INFO if state is StoreState.WRITABLE else logging.ERROR, "the store is %s", state.value)
+        logger.log(logging.INFO if state is StoreState.WRITABLE else logging.ERROR, "the store is %s%s", state.value, cause)
 
     def _go_on_without_store(self) -> None:
         for stream in self._dirty.values():

@@ -119,6 +119,26 @@ def test_what_a_soak_leaves_behind_is_named() -> None:
     assert left_behind("plait_pages_used 3.0\nplait_requests_in_flight 0.0\nplait_pages_total 9.0") == {"plait_pages_used": 3.0}
 
 
+def test_a_ramp_against_nobody_ends_with_one_line(tmp_path: Path) -> None:
+    """It printed tracebacks, then "0 failed" and a knee, and exited with 0."""
+    command = [
+        sys.executable,
+        "-m",
+        "loadtests.ramp",
+        "--url",
+        "http://127.0.0.1:9",
+        "--users",
+        "1",
+        "--seconds",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith("http://127.0.0.1:9 cannot be reached") and "Traceback" not in done.stderr
+
+
 def test_a_ramp_over_a_real_front_reports_its_levels(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "loadtests.ramp", "--scenario", "chat", "--users", "1", "2", "--seconds", "4", "--out", "ramp"]
     with running_front(ScriptedEngine(hello)) as front:

@@ -12,13 +12,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from server.cli.operator_pages import PAGES as PAGES_OF_LISTS
+from server.metrics import FrontState, Metrics
 from server.serving.engine_launch import command_line
+from server.settings import Settings, option_of
 from tests.helm.chart import CHART, VALUES, binary, helm
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "operations").glob("*.md"))
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)).replace("\\\n", " ")
+IDLE = FrontState("tiny", in_flight=0, is_ready=True, num_engine_starts=1, page_size=16, num_pages=256)
 OF_OTHERS = {"--headless", "--use-server-token-count", "--atomic", "--build-arg"}
 """Options of locust, of aiperf, of an older helm and of docker."""
 CODE = [*BLOCKS.splitlines(), *re.findall(r"`([^`\n]+)`", TEXT)]
@@ -88,9 +92,31 @@ def test_values_of_the_chart_exist() -> None:
 
 
 def test_series_exist() -> None:
-    metrics = (ROOT / "server" / "metrics.py").read_text(encoding="utf-8")
-    named = set(re.findall(r"plait_([a-z_]+)", TEXT))
-    assert named and {name for name in named if name not in metrics} == set()
+    catalogue = Metrics().catalogue
+    known = {series.name for series in catalogue} | {f"{series.name}_bucket" for series in catalogue if series.kind == "histogram"}
+    assert set(re.findall(r"plait_[a-z0-9_]+", TEXT)) - known == set()
+
+
+@pytest.mark.parametrize("page", PAGES_OF_LISTS)
+def test_pages_that_list_everything_are_those_of_the_code(page: str) -> None:
+    """`python -m server.cli.operator_pages` renews them."""
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == PAGES_OF_LISTS[page]()
+
+
+def test_every_option_has_a_row_with_its_unit_and_its_bounds() -> None:
+    """Seven of them stood on no page at all."""
+    page = PAGES_OF_LISTS["reference/settings.md"]()
+    assert all(f"| `{option_of(name)}" in page for name in Settings.model_fields)
+    assert "| `--inter-token-target-ms MILLISECONDS` |  | above 0 to 60,000 |" in page
+    assert "| `--num-pages N` |  | from 1 to 1,073,741,824 |" in page
+
+
+def test_every_series_that_is_exported_has_a_row_and_none_says_when_it_began() -> None:
+    page = PAGES_OF_LISTS["operations/metrics.md"]()
+    metrics = Metrics()
+    exported = {line.split()[2] for line in metrics.exposition(IDLE).decode().splitlines() if line.startswith("# HELP")}
+    assert len(exported) > 40 and all(f"| `{name}` |" in page or f"| `{name}_total` |" in page for name in exported)
+    assert not any(name.endswith("_created") for name in exported)
 
 
 def test_files_exist() -> None:

@@ -44,8 +44,6 @@ class Seen:
 
     def scrape(self, replica: Replica) -> None:
         for family in text_string_to_metric_families(httpx.get(replica.metrics_url, timeout=10).text):
-            if family.name.endswith("_created"):
-                continue
             self.families.add(family.name)
             if any(sample.value > 0 for sample in family.samples):
                 self.touched.add(family.name)

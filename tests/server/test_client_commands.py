@@ -63,6 +63,20 @@ def test_a_conversation_goes_on_from_what_was_said(front: RunningFront, tmp_path
     assert lengths[1] > lengths[0] == lengths[2]
 
 
+def test_what_a_program_types_is_answered_without_a_mark_in_between(
+    front: RunningFront, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The mark that asks for a line stood before every answer on standard output."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("/new\n/help\n"))
+    assert run(["chat", "--url", front.url]) == ExitStatus.OK
+    assert capsys.readouterr().out == ""
+
+
+def test_an_address_without_a_scheme_is_taken_for_http(front: RunningFront, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "--url", front.url.removeprefix("http://")]) == ExitStatus.OK
+    assert "tiny_a" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("typed", "meant"), [("/nwe", "'/new'"), ("/picture", "'/picture FILE'"), ("/new one", "'/new'")])
 def test_a_slip_in_a_command_is_no_message(
     front: RunningFront, typed: str, meant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -27,6 +27,8 @@ from tests.redis_server import free_port
 from tests.server.running_front import GOLDEN
 
 DEADLINE_S = 120.0
+NOT_WRITABLE = Path("/proc/nobody-makes-a-directory-here")
+"""Not even root does."""
 
 
 @contextmanager
@@ -146,6 +148,49 @@ def test_more_pages_than_there_is_memory_end_the_server_with_one_line_that_says_
     assert process.returncode == ExitStatus.ENGINE_FAILED
     assert re.search(r"^plait: the engine could not start: 1,073,741,824 pages .* --num-pages \d+ or less", said, re.MULTILINE)
     assert "Traceback" not in said and "starting another" not in said
+
+
+def test_a_device_that_is_not_there_ends_the_server_with_one_line() -> None:
+    """The engine was started three times, each time with a traceback, and the server's last line did not say why."""
+    with serving("--model", str(GOLDEN), "--device", "cuda:77") as process:
+        said = process.communicate(timeout=DEADLINE_S)[1]
+    assert process.returncode == ExitStatus.ENGINE_FAILED
+    assert re.search(r"^plait: the engine could not start: .*GPU.*; --device cpu", said, re.MULTILINE)
+    assert "Traceback" not in said and "starting another" not in said
+
+
+def test_with_json_lines_everything_on_standard_error_is_one() -> None:
+    """The web server's own lines, the progress of loading and the address came as text in between."""
+    with serving("--model", str(GOLDEN), "--log-format", "json", "--cache-dir", str(NOT_WRITABLE)) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(json.loads(line))
+            if "serving tiny_a at" in line:
+                process.send_signal(signal.SIGTERM)
+    assert {line["process"] for line in said} == {"front", "engine"}
+    assert [line["level"] for line in said if "cache_dir" in line["message"]] == ["warning"]
+
+
+@pytest.mark.parametrize("wrong", [["--port", "70000"], ["--model", "/no/such/model"]])
+def test_with_json_lines_a_refusal_is_one_too(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--log-format", "json", *wrong]) == ExitStatus.BAD_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["level"] == "error"
+
+
+def test_a_variable_that_is_no_setting_is_named_at_the_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelt one was ignored in silence."""
+    monkeypatch.setenv("PLAIT_NUMPAGES", "64")
+    assert run(["serve", "--model", "/no/such/model"]) == ExitStatus.BAD_INPUT
+    assert (
+        "plait: PLAIT_NUMPAGES of the environment is no setting and has no effect; did you mean PLAIT_NUM_PAGES?" in capsys.readouterr().err
+    )
+
+
+def test_a_cache_that_cannot_be_written_is_named_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--model", "/no/such/model", "--cache-dir", str(NOT_WRITABLE)]) == ExitStatus.BAD_INPUT
+    assert f"plait: cache_dir {NOT_WRITABLE} cannot be written" in capsys.readouterr().err
 
 
 def test_a_directory_that_holds_no_model_is_refused_with_the_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

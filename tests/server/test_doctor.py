@@ -116,6 +116,19 @@ def test_too_little_memory(capsys: pytest.CaptureFixture[str]) -> None:
     assert_fault(examine(capsys, "--num-pages", "512m"), "memory", "too little memory")
 
 
+def test_a_misspelt_variable(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAIT_STOER", "redis://127.0.0.1:9/0")
+    status, findings = examine(capsys)
+    assert status == ExitStatus.OK and findings["environment"]["verdict"] == Verdict.WARNING.value
+    assert "PLAIT_STOER" in findings["environment"]["says"] and "PLAIT_STORE?" in findings["environment"]["says"]
+
+
+def test_a_cache_directory_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    status, findings = examine(capsys, "--cache-dir", "/proc/nobody-makes-a-directory-here")
+    assert status == ExitStatus.OK and findings["cache"]["verdict"] == Verdict.WARNING.value
+    assert "/proc/nobody" in findings["cache"]["says"]
+
+
 def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -8,6 +8,9 @@ import pytest
 
 from server.settings import BadSettings, LogFormat, Settings, add_options, settings_from
 
+FOREIGN_WORDS = ("Value error", "Input should", "should have", "after validation")
+"""How pydantic speaks of a value."""
+
 
 def parse(*arguments: str) -> Settings:
     parser = argparse.ArgumentParser()
@@ -45,14 +48,18 @@ def test_sizes_may_be_written_short(written: str, meant: int) -> None:
         (["--dtype", "int4"], ["--dtype", "bfloat16"]),
         (["--device", "tpu"], ["--device"]),
         (["--keep-alive-s", "nan"], ["--keep-alive-s"]),
-        (["--num-pages", "1", "--page-size", "16"], ["num_pages", "64"]),
-        (["--max-running", "600"], ["max_running", "512"]),
+        (["--num-pages", "1", "--page-size", "16"], ["--num-pages", "64"]),
+        (["--max-running", "600"], ["--max-running", "512"]),
+        (["--api-key", "short"], ["--api-key", "at least 16 characters"]),
+        (["--store", "foo://x"], ["--store", "redis://host:6379/0"]),
+        (["--host", "0.0.0.0"], ["--host 0.0.0.0 is open to others", "--keys-file"]),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_with_its_name_and_the_bound(arguments: list[str], words: list[str]) -> None:
     with pytest.raises(BadSettings) as caught:
         parse(*arguments)
     assert all(word in str(caught.value) for word in words)
+    assert not any(word in str(caught.value) for word in FOREIGN_WORDS)
 
 
 def test_every_setting_says_what_it_is_for() -> None:

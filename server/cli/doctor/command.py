@@ -13,10 +13,11 @@ from model.errors import CheckpointError
 from model.shipped import STORYBOOK
 from server.cli.command import Command, ExitStatus, Refused
 from server.cli.doctor.checkpoint import check_checkpoint, check_memory, read_checkpoint, unreadable
-from server.cli.doctor.finding import Finding, Verdict, fault
-from server.cli.doctor.machine import Accelerator, NoSuchDevice, check_device, check_dtype, check_fp8, check_system, find_accelerator
-from server.cli.doctor.services import check_keys, check_port, check_store
-from server.settings import BadSettings, Settings, add_options, settings_from
+from server.cli.doctor.finding import Finding, Verdict, fault, warning
+from server.cli.doctor.machine import Accelerator, check_device, check_dtype, check_fp8, check_system, find_accelerator
+from server.cli.doctor.services import check_cache, check_keys, check_port, check_store
+from server.engine.options import NoSuchDevice
+from server.settings import BadSettings, Settings, add_options, settings_from, unknown_variables
 
 LESSON = """\
 Look at the machine, the model and the services that plait serve would use, and name what is wrong with them.
@@ -57,10 +58,12 @@ def run(options: argparse.Namespace) -> ExitStatus:
 def examine(settings: Settings) -> Iterator[Finding]:
     """Yield a finding for each thing looked at, from the machine to the services."""
     yield from check_system()
+    for sentence in unknown_variables():
+        yield warning("environment", sentence, "correct the name, or unset it; plait serve --help lists the options")
     try:
         accelerator = find_accelerator(settings.device)
     except NoSuchDevice as error:
-        yield fault("device", str(error), "--device cpu, or install the driver and PyTorch's CUDA build (make install TORCH=cuda)")
+        yield fault("device", error.says, error.remedy)
         accelerator = find_accelerator("cpu")
     else:
         yield from check_device(accelerator)
@@ -68,6 +71,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     wanted = {"--quantization": settings.quantization, "--kv-dtype": settings.kv_dtype}
     yield from check_fp8((option for option, value in wanted.items() if value == "fp8"), accelerator)
     yield from _examine_model(settings.model or STORYBOOK, accelerator, settings)
+    yield check_cache(settings.cache_dir)
     yield check_port(settings.host, settings.port)
     if settings.metrics_port is not None:
         yield check_port(settings.metrics_host or settings.host, settings.metrics_port, "metrics-port")

@@ -41,10 +41,6 @@ class Accelerator:
     capability: tuple[int, int] | None = None
 
 
-class NoSuchDevice(Exception):
-    """The device asked for is not there."""
-
-
 def find_accelerator(device: str) -> Accelerator:
     """Return the device that ``--device`` names. Imports torch.
 
@@ -53,15 +49,13 @@ def find_accelerator(device: str) -> Accelerator:
     """
     import torch
 
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+    from server.engine.devices import chosen_device
+
+    chosen = chosen_device(device)
+    if chosen.type == "cpu":
         total, free = host_memory()
         return Accelerator(platform.machine(), False, total, free, bool(_cpu_flags() & BFLOAT16_FLAGS))
-    if not torch.cuda.is_available():
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        raise NoSuchDevice(f"PyTorch {torch.__version__} ({built}) sees no GPU")
-    index = int(device.partition(":")[2] or 0) if device != "auto" else 0
-    if index >= torch.cuda.device_count():
-        raise NoSuchDevice(f"{device} is asked for, and there are {torch.cuda.device_count()} GPUs")
+    index = chosen.index or 0
     free, total = torch.cuda.mem_get_info(index)
     capability = torch.cuda.get_device_capability(index)
     return Accelerator(torch.cuda.get_device_name(index), True, total, free, capability >= BFLOAT16_CAPABILITY, capability)

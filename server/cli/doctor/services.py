@@ -1,4 +1,4 @@
-"""What lies outside the process: the ports to listen on, the key file, and the store that other replicas share."""
+"""What lies outside the process: the cache directory, the ports to listen on, the key file, and the store that other replicas share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import redis
 
 from server.access.keys import BadKeys, KeyRing
+from server.cli.cache_directory import REMEDY, why_not_writable
 from server.cli.doctor.finding import Finding, fault, fine, warning
 from server.front import listening_socket
 
@@ -21,6 +22,12 @@ MAX_SKEW_S = 1.0
 SLOW_PING_S = 0.005
 NUM_PINGS = 9
 KEEPING_POLICY = "noeviction"
+
+
+def check_cache(directory: Path) -> Finding:
+    """See whether what is computed once can be kept."""
+    reason = why_not_writable(directory)
+    return fine("cache", f"{directory.expanduser()} can be written") if reason is None else warning("cache", reason, REMEDY)
 
 
 def check_port(host: str, port: int, option: str = "port") -> Finding:

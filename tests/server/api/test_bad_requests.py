@@ -165,6 +165,9 @@ def assert_is_catalogued(response: httpx.Response) -> None:
     assert set(error) == {"message", "type", "param", "code"}
     assert len(response.content) <= 8192
     assert not re.search(r"0x[0-9a-f]{6,}|Traceback|/[a-z]+/[a-z]+\.py|pydantic", response.text)
+    assert not re.search(
+        r"Input should|should have|Value error|Field required|after validation|valid (string|list|dictionary)", response.text
+    )
 
 
 @pytest.mark.parametrize(("body", "param", "code", "words"), ROWS, ids=[f"{row[1]}-{number}" for number, row in enumerate(ROWS)])

@@ -94,7 +94,7 @@ def test_the_host_header_opens_nothing(front: RunningFront, host: str) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/static/app.js", "/static/style.css"])
 def test_the_page_is_open_so_that_it_can_ask_for_the_key(front: RunningFront, path: str) -> None:
-    assert raw_status(front, "GET", path) == 200
+    assert raw_status(front, "GET", path) == raw_status(front, "HEAD", path) == 200
 
 
 @pytest.mark.parametrize("path", PUBLIC)

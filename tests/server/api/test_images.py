@@ -218,7 +218,7 @@ def test_an_edit_needs_a_picture(http: httpx.Client) -> None:
     answer = http.post(EDITS, data={"prompt": "p", "model": MODEL}, files={"other": b""})
     alone = http.post(EDITS, json=DRAW)
 
-    assert error_of(alone)["param"] == "images"
+    assert (error_of(alone)["param"], error_of(answer)["param"]) == ("images", "image")
     assert answer.status_code == alone.status_code == 400
 
 

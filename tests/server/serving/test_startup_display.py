@@ -12,10 +12,12 @@ import pytest
 
 from model.shipped import STORYBOOK
 from server.cli.own_server import SERVING
+from server.logs import announcer
 from server.messages import EngineReady, LoadProgress
 from server.serving.engine_client import EngineClient, EnginePhase, EngineStatus
 from server.serving.served_model import ServedModel
 from server.serving.startup_display import StartupDisplay
+from server.settings import LogFormat
 
 
 class Scripted:
@@ -41,7 +43,8 @@ def shown(out: io.StringIO, name: str = "storybook") -> str:
     progress = [LoadProgress(50, 100, "x"), LoadProgress(100, 100, "y"), *(LoadProgress(0, 0, "", done, 3) for done in (1, 2, 3))]
     ready = EngineReady(4096, 2048, 16, 256, "bfloat16", "cuda", attention="triton", kv_dtype="float8_e4m3fn")
     statuses = [EngineStatus(progress=one) for one in progress] + [EngineStatus(EnginePhase.READY, "ready", None, ready)]
-    display = StartupDisplay(out, ServedModel.from_directory(STORYBOOK, name, None), "http://here", 8)
+    say, terminal = announcer(out, LogFormat.TEXT, "front"), out if out.isatty() else None
+    display = StartupDisplay(say, terminal, ServedModel.from_directory(STORYBOOK, name, None), "http://here", 8)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(display.follow(cast(EngineClient, Scripted(statuses))))
     return out.getvalue()

@@ -15,7 +15,7 @@ from server.store.store import AlreadyOpen, KeyUse, Opened, Opening, StoreUnavai
 from server.streams.hub import StreamHub
 from server.streams.owned import OwnedStream
 from tests.lossy_redis import lossy_redis
-from tests.redis_server import redis_on_socket
+from tests.redis_server import free_port, redis_on_socket
 from tests.server.streams.running_hub import running_hub
 
 WAIT_S = 5.0
@@ -34,7 +34,7 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
 
 async def open_while_away(hub: StreamHub, opening: Opening) -> OwnedStream:
     """Accept a stream that the store does not hear of."""
-    hub.store_failed()
+    hub.store_failed(StoreUnavailable())
     stream = await hub.open(opening)
     assert isinstance(stream, OwnedStream)
     return stream
@@ -54,6 +54,15 @@ async def test_a_stream_without_an_event_is_given_up_only_when_the_store_knows_i
         (claim,) = await store.claim("other", 1)
     await store.close()
     assert (claim.lease.stream_id, claim.spec) == ("s", b"spec")
+
+
+async def test_the_log_says_why_the_store_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    """It said only that it is; the doctor knew the cause."""
+    store = RedisStore(f"redis://127.0.0.1:{free_port()}/0", "p:", RedisBounds())
+    async with running_hub(store) as hub, asyncio.timeout(WAIT_S):
+        await hub.open(OPENING)
+    await store.close()
+    assert "the store is away; going on without it (Error 111 connecting to 127.0.0.1" in caplog.text
 
 
 class SlowStore(MemoryStore):
