@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+
+from tests.browser.storyteller import tell, tell_with_a_pause
+from tests.server.running_front import RunningFront, running_front
+from tests.server.scripted_engine import ScriptedEngine
 
 FAR_HOST = "plait.test"
 """A name that leads to this machine and that the browser does not know to do so: over plain http it takes it for unsafe."""
@@ -92,3 +99,34 @@ def visiting(chromium: Browser, *, width: int = 1200, height: int = 860, is_dark
 def visit(chromium: Browser) -> Iterator[Visit]:
     with visiting(chromium) as visit:
         yield visit
+
+
+@pytest.fixture
+def front() -> Iterator[RunningFront]:
+    with running_front(ScriptedEngine(tell, pace_s=0.01), family="interleaved") as front:
+        yield front
+
+
+@pytest.fixture
+def pausing_front() -> Iterator[RunningFront]:
+    with running_front(ScriptedEngine(tell_with_a_pause), family="interleaved") as front:
+        yield front
+
+
+def a_picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), (250, 120, 10)).save(file, "PNG")
+    return file.getvalue()
+
+
+def drop(page: Page, picture: bytes) -> None:
+    """Drop a PNG file on the page, as a hand would."""
+    page.evaluate(
+        """encoded => {
+            const bytes = Uint8Array.from(atob(encoded), (char) => char.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], "orange.png", { type: "image/png" }));
+            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+        }""",
+        base64.b64encode(picture).decode("ascii"),
+    )

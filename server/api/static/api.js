@@ -4,6 +4,8 @@ import { eventsOf } from "/static/sse.js";
 
 /** Tells the server to go on while nobody reads: a reload comes back. */
 const RESUMABLE = { "x-plait-resumable": "true" };
+const NO_KEY = "This server needs an API key.";
+const UNKNOWN_KEY = "The server does not know this API key.";
 const RECONNECT_MS = [300, 800, 2000, 4000, 8000];
 
 /** An answer of the server that is an error; `status` is 0 when there was no answer. */
@@ -103,6 +105,7 @@ export class Api {
       throw new ApiError("The server does not answer.", 0);
     }
     if (response.ok) return response;
+    if (response.status === 401) throw new ApiError(this.readKey() ? UNKNOWN_KEY : NO_KEY, 401);
     const told = await response.json().catch(() => null);
     const error = told?.error ?? { message: `The server answered with status ${response.status}.` };
     throw new ApiError(error.message, response.status, error.code, error.param);

@@ -19,7 +19,7 @@ const $ = (id) => document.getElementById(id);
 
 class Page {
   constructor() {
-    this.settings = new Settings($("settings-form"));
+    this.settings = new Settings($("settings-form"), () => this.card || this.connect());
     this.api = new Api(() => this.settings.key);
     this.history = new History();
     this.views = new Map();
@@ -45,7 +45,7 @@ class Page {
     $("new").addEventListener("click", () => this.open(newConversation()));
     $("open-history").addEventListener("click", () => this.#openHistory());
     $("open-settings").addEventListener("click", () => $("settings").showModal());
-    $("settings").addEventListener("close", () => this.card || this.connect());
+    $("settings").addEventListener("close", () => this.card || this.settings.asksForKey || this.connect());
     await this.history.open();
     const last = localStorage.getItem(CURRENT);
     const kept = last && (await this.history.load(last));
@@ -60,12 +60,19 @@ class Page {
       [this.card] = await this.api.models();
     } catch (error) {
       this.#showState("error", error.message);
-      if (error.status === 401) $("settings").showModal();
+      if (error.status === 401) this.#askForKey(error.message);
       return;
     }
+    if (this.settings.asksForKey) $("settings").close();
     this.settings.offer(this.card);
     this.#showExamples();
     await this.#waitUntilReady(`${this.card.id} is loading`);
+  }
+
+  #askForKey(plea) {
+    this.card = null;
+    if (!$("settings").open) $("settings").showModal();
+    this.settings.askForKey(plea);
   }
 
   /** Show `meanwhile` until the server is ready to answer. */
@@ -74,7 +81,8 @@ class Page {
       this.#showState("waiting", meanwhile);
       await new Promise((resolve) => setTimeout(resolve, READY_POLL_MS));
     }
-    this.#showState("ready", this.card.id);
+    if (this.card) this.#showState("ready", this.card.id);
+    else await this.connect();
   }
 
   /** Show a conversation, and take up its answer where a reload interrupted it. */
@@ -169,6 +177,7 @@ class Page {
       });
     } catch (error) {
       if (!turn.isStopped && !(controller.signal.aborted && this.running?.turn !== turn)) turn.answer.error = error.message;
+      if (error.status === 401) this.#askForKey(error.message);
       if (error.status === 0) this.#waitUntilReady(error.message);
     }
     clearInterval(clock);

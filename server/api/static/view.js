@@ -120,7 +120,7 @@ export class TurnView {
   #showFoot(speed) {
     const { answer, isRunning } = this.turn;
     const nodes = [];
-    if (answer.error) nodes.push(make("p", "error", answer.error));
+    if (answer.error) nodes.push(make("p", "failure", answer.error));
     const isWaiting = isRunning && !answer.parts.length && !answer.drawing && !answer.thought;
     if (isWaiting) nodes.push(dots());
     else nodes.push(make("span", "speed", isRunning ? speed : [summary(answer), this.turn.isStopped ? "stopped" : answer.finish === "length" ? "cut at the limit" : ""].filter(Boolean).join(" · ")));
