@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.browser.storyteller import tell, tell_with_a_pause
 from tests.server.running_front import RunningFront, running_front
@@ -59,9 +59,11 @@ class Visit:
         self.page.locator(".dot.ready").wait_for()
 
     def ask(self, words: str) -> None:
-        """Type a message and send it, as one does: with Enter."""
-        self.page.get_by_label("Message", exact=True).fill(words)
+        """Type a message and send it, as one does: with Enter. It has gone once its field is empty."""
+        field = self.page.get_by_label("Message", exact=True)
+        field.fill(words)
         self.page.keyboard.press("Enter")
+        expect(field).to_have_value("")
 
     def wait_for_the_end(self) -> None:
         """Wait until the answer is over: then another can be asked for."""
@@ -113,9 +115,9 @@ def pausing_front() -> Iterator[RunningFront]:
         yield front
 
 
-def a_picture() -> bytes:
+def a_picture(width: int = 64, height: int = 64, shade: int = 10) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (64, 64), (250, 120, 10)).save(file, "PNG")
+    Image.new("RGB", (width, height), (250, 120, shade)).save(file, "PNG")
     return file.getvalue()
 
 

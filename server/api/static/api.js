@@ -6,6 +6,7 @@ import { eventsOf } from "/static/sse.js";
 const RESUMABLE = { "x-plait-resumable": "true" };
 const NO_KEY = "This server needs an API key.";
 const UNKNOWN_KEY = "The server does not know this API key.";
+const TOO_LONG = ["context_length_exceeded", "body_too_large"];
 const RECONNECT_MS = [300, 800, 2000, 4000, 8000];
 
 /** An answer of the server that is an error; `status` is 0 when there was no answer. */
@@ -13,6 +14,11 @@ export class ApiError extends Error {
   constructor(message, status, code, param, isGone = false) {
     super(message);
     Object.assign(this, { status, code, param, isGone });
+  }
+
+  /** Whether less of the conversation would have been taken. */
+  get isTooLong() {
+    return TOO_LONG.includes(this.code);
   }
 }
 

@@ -1,12 +1,13 @@
 /** The page: one conversation with the server it came from. Wires the parts; each of them is in a module of its own. */
 
-import { asMessage, emptyAnswer, spoken, take } from "/static/answer.js";
+import { emptyAnswer, spoken, take } from "/static/answer.js";
 import { Api } from "/static/api.js";
-import { Composer } from "/static/composer.js";
+import { Composer, MAX_PICTURES } from "/static/composer.js";
 import { openDialogs, showCode, showHistory, showPicture } from "/static/dialogs.js";
 import { examplesFor } from "/static/examples.js";
 import { History } from "/static/history.js";
 import { drawIcons } from "/static/icons.js";
+import { leaveOutOldest, leaveOutPicturesBeyond, messagesOf } from "/static/prompt.js";
 import { Settings } from "/static/settings.js";
 import { Speed } from "/static/speed.js";
 import { TurnView, make } from "/static/view.js";
@@ -23,6 +24,7 @@ class Page {
     this.api = new Api(() => this.settings.key);
     this.history = new History();
     this.views = new Map();
+    this.leftOut = make("p", "left-out note", "The conversation is long: what stands above is no longer sent to the model.");
     this.conversation = newConversation();
     this.running = null;
     this.composer = new Composer({
@@ -35,6 +37,7 @@ class Page {
       retry: (turn) => this.retry(turn),
       showCode: (turn) => showCode(this.#body(turn), this.settings.key !== ""),
       view: (url) => showPicture(url),
+      begin: () => this.open(newConversation()),
     };
   }
 
@@ -65,6 +68,7 @@ class Page {
     }
     if (this.settings.asksForKey) $("settings").close();
     this.settings.offer(this.card);
+    this.composer.maxPictures = Math.min(MAX_PICTURES, this.card.image?.max_per_prompt ?? MAX_PICTURES);
     this.#showExamples();
     await this.#waitUntilReady(`${this.card.id} is loading`);
   }
@@ -95,6 +99,7 @@ class Page {
     this.views.clear();
     $("log").replaceChildren();
     for (const turn of conversation.turns) this.#show(turn);
+    this.#showLeftOut();
     this.#showWelcome();
     const last = conversation.turns.at(-1);
     if (last?.isRunning) this.#takeUp(last);
@@ -106,12 +111,27 @@ class Page {
     const options = this.#options({ isEdit, hasPictures: content.some((part) => part.type === "image_url") });
     const size = options.image?.size ?? this.card?.image?.default_size;
     const remembers = this.settings.remembers;
-    const turn = { content, isEdit, options, size, remembers, answer: emptyAnswer(), isRunning: true, isStopped: false, streamId: null };
-    this.conversation.turns.push(turn);
+    const { turns } = this.conversation;
+    const numLeftOut = turns.at(-1)?.numLeftOut ?? 0;
+    const turn = { content, isEdit, options, size, remembers, numLeftOut, answer: emptyAnswer(), isRunning: true, isStopped: false, streamId: null };
+    turns.push(turn);
+    leaveOutPicturesBeyond(this.card?.image?.max_per_prompt ?? Infinity, turns, turn);
     this.conversation.title ||= titleOf(content);
     this.#show(turn);
     this.#showWelcome();
-    this.#run(turn, (hooks) => this.api.ask(this.#body(turn), hooks));
+    this.#run(turn, (hooks) => this.#ask(turn, hooks));
+  }
+
+  /** Ask with as much of the conversation as the server takes: how much its context holds only it can count. */
+  async #ask(turn, hooks) {
+    for (;;) {
+      this.#showLeftOut();
+      try {
+        return await this.api.ask(this.#body(turn), hooks);
+      } catch (error) {
+        if (hooks.signal.aborted || !error.isTooLong || !leaveOutOldest(this.conversation.turns, turn)) throw error;
+      }
+    }
   }
 
   /** Ask the same again; with the seed left free it comes out differently. */
@@ -176,7 +196,7 @@ class Page {
         },
       });
     } catch (error) {
-      if (!turn.isStopped && !(controller.signal.aborted && this.running?.turn !== turn)) turn.answer.error = error.message;
+      if (!turn.isStopped && !(controller.signal.aborted && this.running?.turn !== turn)) Object.assign(turn.answer, { error: error.message, isTooLong: Boolean(error.isTooLong) });
       if (error.status === 401) this.#askForKey(error.message);
       if (error.status === 0) this.#waitUntilReady(error.message);
     }
@@ -218,12 +238,16 @@ class Page {
 
   /** The whole request of a turn: what came before it in the conversation, and its own message. */
   #body(turn) {
-    const earlier = turn.remembers ? this.conversation.turns.slice(0, this.conversation.turns.indexOf(turn)) : [];
-    const messages = earlier
-      .filter(({ answer }) => !answer.error && answer.parts.length)
-      .flatMap(({ content, answer }) => [{ role: "user", content: simplest(content) }, asMessage(answer)]);
     const { model, ...others } = turn.options;
-    return { model, messages: [...messages, { role: "user", content: simplest(turn.content) }], ...others };
+    return { model, messages: messagesOf(this.conversation.turns, turn), ...others };
+  }
+
+  /** Say above which turn the newest message's part of the conversation begins, where it is not the whole. */
+  #showLeftOut() {
+    this.leftOut.remove();
+    const { turns } = this.conversation;
+    const { remembers, numLeftOut } = turns.at(-1) ?? {};
+    if (remembers && numLeftOut) this.views.get(turns[numLeftOut]).element.before(this.leftOut);
   }
 
   #showWelcome() {
@@ -284,11 +308,6 @@ function newConversation() {
 function titleOf(content) {
   const words = content.find((part) => part.type === "text")?.text ?? "A picture";
   return words.length > TITLE_CHARS ? `${words.slice(0, TITLE_CHARS)}…` : words;
-}
-
-/** Words alone are sent as a string, as anybody would write them. */
-function simplest(content) {
-  return content.length === 1 && content[0].type === "text" ? content[0].text : content;
 }
 
 function countPictures(turn) {

@@ -5,7 +5,7 @@ import { summary } from "/static/speed.js";
 
 const RING = 2 * Math.PI * 15;
 
-/** What the page's owner does when somebody uses a turn: edit(url), retry(turn), showCode(turn), view(url). */
+/** What the page's owner does when somebody uses a turn: edit(url), retry(turn), showCode(turn), view(url), begin(). */
 export class TurnView {
   #parts = [];
   #drawing = null;
@@ -124,6 +124,7 @@ export class TurnView {
     const isWaiting = isRunning && !answer.parts.length && !answer.drawing && !answer.thought;
     if (isWaiting) nodes.push(dots());
     else nodes.push(make("span", "speed", isRunning ? speed : [summary(answer), this.turn.isStopped ? "stopped" : answer.finish === "length" ? "cut at the limit" : ""].filter(Boolean).join(" · ")));
+    if (answer.isTooLong) nodes.push(button("New conversation", "plus", () => this.actions.begin()));
     if (!isRunning) {
       nodes.push(button("Again", "again", () => this.actions.retry(this.turn)), button("Code", "code", () => this.actions.showCode(this.turn)));
     }
