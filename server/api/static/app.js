@@ -37,6 +37,7 @@ class Page {
       retry: (turn) => this.retry(turn),
       showCode: (turn) => showCode(this.#body(turn), this.settings.key !== ""),
       view: (url) => showPicture(url),
+      isLast: (turn) => turn === this.conversation.turns.at(-1),
       begin: () => this.open(newConversation()),
     };
   }
@@ -112,12 +113,14 @@ class Page {
     const size = options.image?.size ?? this.card?.image?.default_size;
     const remembers = this.settings.remembers;
     const { turns } = this.conversation;
-    const numLeftOut = turns.at(-1)?.numLeftOut ?? 0;
+    const before = turns.at(-1);
+    const numLeftOut = before?.numLeftOut ?? 0;
     const turn = { content, isEdit, options, size, remembers, numLeftOut, answer: emptyAnswer(), isRunning: true, isStopped: false, streamId: null };
     turns.push(turn);
     leaveOutPicturesBeyond(this.card?.image?.max_per_prompt ?? Infinity, turns, turn);
     this.conversation.title ||= titleOf(content);
     this.#show(turn);
+    this.views.get(before)?.update("");
     this.#showWelcome();
     this.#run(turn, (hooks) => this.#ask(turn, hooks));
   }
@@ -134,14 +137,12 @@ class Page {
     }
   }
 
-  /** Ask the same again; with the seed left free it comes out differently. */
+  /** Ask the same again, which was asked last; with the seed left free it comes out differently. */
   retry(turn) {
     if (this.running) return;
-    const place = this.conversation.turns.indexOf(turn);
-    for (const later of this.conversation.turns.splice(place)) {
-      this.views.get(later).element.remove();
-      this.views.delete(later);
-    }
+    this.conversation.turns.pop();
+    this.views.get(turn).element.remove();
+    this.views.delete(turn);
     this.send(turn.content, turn.isEdit);
   }
 
@@ -196,14 +197,14 @@ class Page {
         },
       });
     } catch (error) {
-      if (!turn.isStopped && !(controller.signal.aborted && this.running?.turn !== turn)) Object.assign(turn.answer, { error: error.message, isTooLong: Boolean(error.isTooLong) });
+      if (!controller.signal.aborted) Object.assign(turn.answer, { error: error.message, isTooLong: Boolean(error.isTooLong) });
       if (error.status === 401) this.#askForKey(error.message);
       if (error.status === 0) this.#waitUntilReady(error.message);
     }
     clearInterval(clock);
-    // Aborted because another conversation was opened: the stream runs on, and is taken up when this one is opened again.
-    if (controller.signal.aborted && !turn.isStopped) return;
-    if (this.running?.turn === turn) this.running = null;
+    // Another conversation was opened: the stream runs on, and is taken up when this one is opened again.
+    if (!this.conversation.turns.includes(turn)) return;
+    this.running = null;
     this.#finish(turn);
   }
 
@@ -270,12 +271,21 @@ class Page {
   async #openHistory() {
     showHistory(await this.history.all(), {
       open: (conversation) => this.open(conversation),
-      remove: (conversation) => this.history.remove(conversation.id),
+      remove: async (conversation) => {
+        if (conversation.id === this.conversation.id) this.#leave();
+        await this.history.remove(conversation.id);
+      },
       clear: async () => {
+        this.#leave();
         await this.history.clear();
-        this.open(newConversation());
       },
     });
+  }
+
+  /** Leave the open conversation for good, with the answer that is being made in it. */
+  #leave() {
+    this.stop();
+    this.open(newConversation());
   }
 
   async #save() {

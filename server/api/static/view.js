@@ -5,7 +5,7 @@ import { summary } from "/static/speed.js";
 
 const RING = 2 * Math.PI * 15;
 
-/** What the page's owner does when somebody uses a turn: edit(url), retry(turn), showCode(turn), view(url), begin(). */
+/** What the page's owner does when somebody uses a turn: edit(url), retry(turn), showCode(turn), view(url), begin(); isLast(turn) says whether none follows. */
 export class TurnView {
   #parts = [];
   #drawing = null;
@@ -125,9 +125,9 @@ export class TurnView {
     if (isWaiting) nodes.push(dots());
     else nodes.push(make("span", "speed", isRunning ? speed : [summary(answer), this.turn.isStopped ? "stopped" : answer.finish === "length" ? "cut at the limit" : ""].filter(Boolean).join(" · ")));
     if (answer.isTooLong) nodes.push(button("New conversation", "plus", () => this.actions.begin()));
-    if (!isRunning) {
-      nodes.push(button("Again", "again", () => this.actions.retry(this.turn)), button("Code", "code", () => this.actions.showCode(this.turn)));
-    }
+    // Asked again in the middle, a turn would take those after it with it.
+    if (!isRunning && this.actions.isLast(this.turn)) nodes.push(button("Again", "again", () => this.actions.retry(this.turn)));
+    if (!isRunning) nodes.push(button("Code", "code", () => this.actions.showCode(this.turn)));
     // Buttons keep their focus: nothing is replaced unless something changed.
     const key = nodes.map((node) => node.className + node.textContent).join("|");
     if (key === this.shownFoot) return;
