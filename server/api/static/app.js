@@ -22,7 +22,7 @@ class Page {
   constructor() {
     this.settings = new Settings($("settings-form"), () => this.card || this.connect());
     this.api = new Api(() => this.settings.key);
-    this.history = new History();
+    this.history = new History((id) => this.#catchUp(id));
     this.views = new Map();
     this.leftOut = make("p", "left-out note", "The conversation is long: what stands above is no longer sent to the model.");
     this.conversation = newConversation();
@@ -95,27 +95,42 @@ class Page {
     this.running?.controller.abort();
     this.running = null;
     this.composer.setBusy(false);
-    this.conversation = conversation;
     localStorage.setItem(CURRENT, conversation.id);
-    this.views.clear();
-    $("log").replaceChildren();
-    for (const turn of conversation.turns) this.#show(turn);
-    this.#showLeftOut();
-    this.#showWelcome();
+    this.#display(conversation);
     const last = conversation.turns.at(-1);
     if (last?.isRunning) this.#takeUp(last);
     this.composer.focus();
   }
 
-  send(content, isEdit) {
+  #display(conversation) {
+    this.conversation = conversation;
+    this.views.clear();
+    $("log").replaceChildren();
+    for (const turn of conversation.turns) this.#show(turn);
+    this.#showLeftOut();
+    this.#showWelcome();
+  }
+
+  /** Show what another tab has made of the open conversation. While this one makes an answer it goes on, and `#save` sees to both. */
+  async #catchUp(id) {
+    const { conversation } = this;
+    if (this.running || (id ?? conversation.id) !== conversation.id) return;
+    const kept = await this.history.load(conversation.id);
+    if (this.running || this.conversation !== conversation) return;
+    if (kept) this.#display(kept);
+    else if (conversation.turns.length) this.open(newConversation());
+  }
+
+  send(content, isEdit, id = newId()) {
     if (this.running) return;
     const options = this.#options({ isEdit, hasPictures: content.some((part) => part.type === "image_url") });
     const size = options.image?.size ?? this.card?.image?.default_size;
     const remembers = this.settings.remembers;
     const { turns } = this.conversation;
     const before = turns.at(-1);
+    if (before?.isRunning) this.#giveUp(before);
     const numLeftOut = before?.numLeftOut ?? 0;
-    const turn = { content, isEdit, options, size, remembers, numLeftOut, answer: emptyAnswer(), isRunning: true, isStopped: false, streamId: null };
+    const turn = { id, content, isEdit, options, size, remembers, numLeftOut, answer: emptyAnswer(), isRunning: true, isStopped: false, streamId: null };
     turns.push(turn);
     leaveOutPicturesBeyond(this.card?.image?.max_per_prompt ?? Infinity, turns, turn);
     this.conversation.title ||= titleOf(content);
@@ -143,12 +158,18 @@ class Page {
     this.conversation.turns.pop();
     this.views.get(turn).element.remove();
     this.views.delete(turn);
-    this.send(turn.content, turn.isEdit);
+    this.send(turn.content, turn.isEdit, turn.id);
   }
 
   edit(url) {
     this.composer.addPicture(url, true);
     this.#say("The picture is attached. Say what to change.");
+  }
+
+  /** Go on without an answer that another tab is waiting for; that tab keeps it. */
+  #giveUp(turn) {
+    turn.isRunning = false;
+    turn.answer.error = "Another tab was waiting for this answer.";
   }
 
   stop() {
@@ -288,10 +309,20 @@ class Page {
     this.open(newConversation());
   }
 
+  /** Keep the conversation; where another tab has gone on with it differently, as one of its own. */
   async #save() {
-    if (!this.conversation.turns.length) return;
-    localStorage.setItem(CURRENT, this.conversation.id);
-    await this.history.save(this.conversation).catch(() => this.toast("This browser has no room left for the history."));
+    const { conversation } = this;
+    const { id } = conversation;
+    if (!conversation.turns.length) return;
+    localStorage.setItem(CURRENT, id);
+    try {
+      if ((await this.history.save(conversation)) || conversation.id !== id) return;
+      conversation.id = newId();
+      this.toast("Another tab went on with this conversation. Both are in the history.");
+      await this.#save();
+    } catch {
+      this.toast("This browser has no room left for the history.");
+    }
   }
 
   #showState(state, text) {
@@ -312,7 +343,11 @@ class Page {
 }
 
 function newConversation() {
-  return { id: crypto.randomUUID?.() ?? String(Math.random()), title: "", turns: [] };
+  return { id: newId(), title: "", turns: [] };
+}
+
+function newId() {
+  return crypto.randomUUID?.() ?? String(Math.random());
 }
 
 function titleOf(content) {
