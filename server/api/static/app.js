@@ -14,6 +14,7 @@ import { TurnView, make } from "/static/view.js";
 
 const CURRENT = "plait.conversation";
 const READY_POLL_MS = 1500;
+const RECONNECTING = "reconnecting…";
 const TITLE_CHARS = 80;
 
 const $ = (id) => document.getElementById(id);
@@ -200,7 +201,8 @@ class Page {
     this.composer.setBusy(true);
     turn.answer.startedAt ||= Date.now();
     await this.#save();
-    const paint = painter(() => this.#paint(turn, speed.live()));
+    let isBroken = false;
+    const paint = painter(() => this.#paint(turn, isBroken ? RECONNECTING : speed.live()));
     const clock = setInterval(paint, 500);
     try {
       await follow({
@@ -216,13 +218,24 @@ class Page {
           if (countPictures(turn) > pictures) this.#say(`Picture ${countPictures(turn)} is finished.`);
           paint();
         },
+        onBreak: () => {
+          isBroken = true;
+          this.#showState("waiting", RECONNECTING);
+          paint();
+        },
+        onMend: () => {
+          isBroken = false;
+          this.#waitUntilReady(RECONNECTING);
+          paint();
+        },
       });
     } catch (error) {
       if (!controller.signal.aborted) Object.assign(turn.answer, { error: error.message, isTooLong: Boolean(error.isTooLong) });
       if (error.status === 401) this.#askForKey(error.message);
-      if (error.status === 0) this.#waitUntilReady(error.message);
+      isBroken ||= error.status === 0;
     }
     clearInterval(clock);
+    if (isBroken) this.#waitUntilReady(turn.answer.error ?? RECONNECTING);
     // Another conversation was opened: the stream runs on, and is taken up when this one is opened again.
     if (!this.conversation.turns.includes(turn)) return;
     this.running = null;
