@@ -121,14 +121,14 @@ def a_picture(width: int = 64, height: int = 64, shade: int = 10) -> bytes:
     return file.getvalue()
 
 
-def drop(page: Page, picture: bytes) -> None:
-    """Drop a PNG file on the page, as a hand would."""
+def drop(page: Page, content: bytes, name: str = "orange.png", media_type: str = "image/png") -> None:
+    """Drop a file on the page, as a hand would."""
     page.evaluate(
-        """encoded => {
+        """([encoded, name, type]) => {
             const bytes = Uint8Array.from(atob(encoded), (char) => char.charCodeAt(0));
             const transfer = new DataTransfer();
-            transfer.items.add(new File([bytes], "orange.png", { type: "image/png" }));
+            transfer.items.add(new File([bytes], name, { type }));
             document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
         }""",
-        base64.b64encode(picture).decode("ascii"),
+        [base64.b64encode(content).decode("ascii"), name, media_type],
     )

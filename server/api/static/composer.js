@@ -9,7 +9,7 @@ const $ = (id) => document.getElementById(id);
 /** Of one message; a server may read fewer. */
 export const MAX_PICTURES = 8;
 const SAY = "Ask for words and pictures";
-const CHANGE = "Say what to change in the picture";
+const CHANGE = "Say what to change";
 
 export class Composer {
   #pictures = [];
@@ -95,7 +95,7 @@ export class Composer {
     document.addEventListener("drop", (event) => {
       event.preventDefault();
       document.body.classList.remove("dropping");
-      this.#addFiles(filesOf(event.dataTransfer));
+      this.#addFiles([...event.dataTransfer.files]);
     });
   }
 
