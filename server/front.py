@@ -185,7 +185,8 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
     readers = PictureReaders(model.config, PictureLimits(max_pixels=settings.max_picture_pixels))
     fetcher = PictureFetcher(FetchRules(settings.fetch_host_names)) if settings.fetch_host_names else None
     pictures = PictureIntake(readers, fetcher)
-    preparer = Preparer(model, PromptLimits(settings.max_pictures), pictures)
+    limits = PromptLimits(settings.max_pictures)
+    preparer = Preparer(model, limits, pictures)
     room = Room(engine, settings.max_in_flight)
     service = GenerationService(model, preparer, engine, metrics, tracing, room)
     store = open_store(settings)
@@ -204,7 +205,7 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
         FileRoutes(links).router(),
         ResponseRoutes(doorway, responses, Records(Notes(durability.hub), acceptance)).router(),
         StreamRoutes(acceptance, settings.keep_alive_s).router(),
-        ModelRoutes(model).router(),
+        ModelRoutes(model, limits).router(),
         TokenRoutes(TokenCounter(model)).router(),
     ]
 

@@ -9,16 +9,21 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from server.errors import ModelNotFound
+from server.serving.prepare import PromptLimits
 from server.serving.served_model import ServedModel
 
 
 class ImageLimits(BaseModel):
-    """Sizes are WIDTHxHEIGHT in pixels; both sides are multiples of ``size_multiple`` up to ``max_side``."""
+    """Sizes are WIDTHxHEIGHT in pixels; both sides are multiples of ``size_multiple`` up to ``max_side``.
+
+    ``max_per_prompt`` counts the pictures of a whole prompt, those of earlier answers included.
+    """
 
     default_size: str
     offered_sizes: list[str]
     size_multiple: int
     max_side: int
+    max_per_prompt: int
 
 
 class ModelCard(BaseModel):
@@ -40,9 +45,10 @@ class ModelList(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ModelRoutes:
-    """Describes one model."""
+    """Describes one model, and what this server reads for it at once."""
 
     model: ServedModel
+    limits: PromptLimits
 
     def router(self) -> APIRouter:
         """Return the routes."""
@@ -75,6 +81,7 @@ class ModelRoutes:
                 offered_sizes=[_size(size) for size in defaults.offered_sizes],
                 size_multiple=config.latent_stride,
                 max_side=config.latent_stride * config.latent_table_side,
+                max_per_prompt=self.limits.max_pictures,
             ),
         )
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+
+from tests.browser.storyteller import tell, tell_with_a_pause
+from tests.server.running_front import RunningFront, running_front
+from tests.server.scripted_engine import ScriptedEngine
 
 FAR_HOST = "plait.test"
 """A name that leads to this machine and that the browser does not know to do so: over plain http it takes it for unsafe."""
@@ -52,9 +59,11 @@ class Visit:
         self.page.locator(".dot.ready").wait_for()
 
     def ask(self, words: str) -> None:
-        """Type a message and send it, as one does: with Enter."""
-        self.page.get_by_label("Message", exact=True).fill(words)
+        """Type a message and send it, as one does: with Enter. It has gone once its field is empty."""
+        field = self.page.get_by_label("Message", exact=True)
+        field.fill(words)
         self.page.keyboard.press("Enter")
+        expect(field).to_have_value("")
 
     def wait_for_the_end(self) -> None:
         """Wait until the answer is over: then another can be asked for."""
@@ -92,3 +101,34 @@ def visiting(chromium: Browser, *, width: int = 1200, height: int = 860, is_dark
 def visit(chromium: Browser) -> Iterator[Visit]:
     with visiting(chromium) as visit:
         yield visit
+
+
+@pytest.fixture
+def front() -> Iterator[RunningFront]:
+    with running_front(ScriptedEngine(tell, pace_s=0.01), family="interleaved") as front:
+        yield front
+
+
+@pytest.fixture
+def pausing_front() -> Iterator[RunningFront]:
+    with running_front(ScriptedEngine(tell_with_a_pause), family="interleaved") as front:
+        yield front
+
+
+def a_picture(width: int = 64, height: int = 64, shade: int = 10) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), (250, 120, shade)).save(file, "PNG")
+    return file.getvalue()
+
+
+def drop(page: Page, content: bytes, name: str = "orange.png", media_type: str = "image/png") -> None:
+    """Drop a file on the page, as a hand would."""
+    page.evaluate(
+        """([encoded, name, type]) => {
+            const bytes = Uint8Array.from(atob(encoded), (char) => char.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], name, { type }));
+            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+        }""",
+        [base64.b64encode(content).decode("ascii"), name, media_type],
+    )

@@ -3,57 +3,22 @@
 from __future__ import annotations
 
 import base64
-import io
 import re
-from collections.abc import Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from PIL import Image
 from playwright.sync_api import Browser, Page, expect
-from pydantic import SecretStr
 
 from server.messages import ImageSegment, OutputMode
 from server.settings import Settings
-from tests.browser.conftest import FAR_HOST, Visit, visiting
-from tests.browser.storyteller import NUM_STEPS, PANELS, tell, tell_with_a_pause
+from tests.browser.conftest import FAR_HOST, Visit, a_picture, drop, visiting
+from tests.browser.storyteller import NUM_STEPS, PANELS, tell
 from tests.server.running_front import RunningFront, running_front
 from tests.server.scripted_engine import ScriptedEngine
 
 STORY = "Tell me a story about a small red star in three panels"
 TOLD = [piece for words, _ in PANELS for piece in (words, "picture")]
 MAX_TRANSFER_BYTES = 200_000
-
-
-@pytest.fixture
-def front() -> Iterator[RunningFront]:
-    with running_front(ScriptedEngine(tell, pace_s=0.01), family="interleaved") as front:
-        yield front
-
-
-@pytest.fixture
-def pausing_front() -> Iterator[RunningFront]:
-    with running_front(ScriptedEngine(tell_with_a_pause), family="interleaved") as front:
-        yield front
-
-
-def a_picture() -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (64, 64), (250, 120, 10)).save(file, "PNG")
-    return file.getvalue()
-
-
-def drop(page: Page, picture: bytes) -> None:
-    """Drop a PNG file on the page, as a hand would."""
-    page.evaluate(
-        """encoded => {
-            const bytes = Uint8Array.from(atob(encoded), (char) => char.charCodeAt(0));
-            const transfer = new DataTransfer();
-            transfer.items.add(new File([bytes], "orange.png", { type: "image/png" }));
-            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
-        }""",
-        base64.b64encode(picture).decode("ascii"),
-    )
 
 
 def test_a_story_comes_in_order_with_previews_of_what_is_being_drawn(pausing_front: RunningFront, visit: Visit) -> None:
@@ -258,19 +223,6 @@ def test_an_error_is_said_on_the_page(visit: Visit) -> None:
             visit.page.locator(".chip").first.wait_for()
         drop(visit.page, base64.b64decode("aGVsbG8="))
         expect(visit.page.get_by_role("alert")).to_contain_text("cannot be read")
-
-
-def test_a_server_with_a_key_asks_for_it(chromium: Browser) -> None:
-    settings = Settings(api_key=SecretStr("s3cret-s3cret-s3cret"))
-    with running_front(ScriptedEngine(tell, pace_s=0.01), settings, family="interleaved") as front, visiting(chromium) as visit:
-        visit.page.goto(front.url)
-        visit.page.get_by_label("API key").fill("s3cret-s3cret-s3cret")
-        visit.page.get_by_role("button", name="Close settings").click()
-        visit.page.locator(".dot.ready").wait_for()
-        visit.ask(STORY)
-        visit.wait_for_the_end()
-        assert visit.order() == TOLD
-        visit.complaints.clear()  # the browser's own line about the first, keyless, answer 401
 
 
 @pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])

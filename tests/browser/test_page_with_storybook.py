@@ -18,8 +18,8 @@ from loadtests.fleet.replica import served
 from model.storybook.judge import Reading, read
 from model.storybook.scenes import MIDDLE, Background, Colour, Pixels, Shape, Size, Thing, draw, make_scene
 from model.storybook.stories import read_story
-from tests.browser.conftest import Visit, visiting
-from tests.browser.test_page import MAX_TRANSFER_BYTES, assert_accessible, drop
+from tests.browser.conftest import Visit, drop, visiting
+from tests.browser.test_page import MAX_TRANSFER_BYTES, assert_accessible
 from tests.end_to_end.conftest import SMALL
 
 STORY = "tell a story about a small red star"

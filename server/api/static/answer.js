@@ -2,7 +2,7 @@
 
 /** @returns {Answer} an answer nothing has arrived of */
 export function emptyAnswer() {
-  return { parts: [], thought: "", drawing: null, usage: null, finish: null, error: null, chunks: 0, steps: 0, startedAt: 0, firstAt: 0, endedAt: 0 };
+  return { parts: [], thought: "", drawing: null, usage: null, finish: null, error: null, isTooLong: false, chunks: 0, steps: 0, startedAt: 0, firstAt: 0, endedAt: 0 };
 }
 
 /**

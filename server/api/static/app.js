@@ -1,28 +1,31 @@
 /** The page: one conversation with the server it came from. Wires the parts; each of them is in a module of its own. */
 
-import { asMessage, emptyAnswer, spoken, take } from "/static/answer.js";
+import { emptyAnswer, spoken, take } from "/static/answer.js";
 import { Api } from "/static/api.js";
-import { Composer } from "/static/composer.js";
+import { Composer, MAX_PICTURES } from "/static/composer.js";
 import { openDialogs, showCode, showHistory, showPicture } from "/static/dialogs.js";
 import { examplesFor } from "/static/examples.js";
 import { History } from "/static/history.js";
 import { drawIcons } from "/static/icons.js";
+import { leaveOutOldest, leaveOutPicturesBeyond, messagesOf } from "/static/prompt.js";
 import { Settings } from "/static/settings.js";
 import { Speed } from "/static/speed.js";
 import { TurnView, make } from "/static/view.js";
 
 const CURRENT = "plait.conversation";
 const READY_POLL_MS = 1500;
+const RECONNECTING = "reconnecting…";
 const TITLE_CHARS = 80;
 
 const $ = (id) => document.getElementById(id);
 
 class Page {
   constructor() {
-    this.settings = new Settings($("settings-form"));
+    this.settings = new Settings($("settings-form"), () => this.card || this.connect());
     this.api = new Api(() => this.settings.key);
-    this.history = new History();
+    this.history = new History((id) => this.#catchUp(id));
     this.views = new Map();
+    this.leftOut = make("p", "left-out note", "The conversation is long: what stands above is no longer sent to the model.");
     this.conversation = newConversation();
     this.running = null;
     this.composer = new Composer({
@@ -35,6 +38,8 @@ class Page {
       retry: (turn) => this.retry(turn),
       showCode: (turn) => showCode(this.#body(turn), this.settings.key !== ""),
       view: (url) => showPicture(url),
+      isLast: (turn) => turn === this.conversation.turns.at(-1),
+      begin: () => this.open(newConversation()),
     };
   }
 
@@ -45,7 +50,7 @@ class Page {
     $("new").addEventListener("click", () => this.open(newConversation()));
     $("open-history").addEventListener("click", () => this.#openHistory());
     $("open-settings").addEventListener("click", () => $("settings").showModal());
-    $("settings").addEventListener("close", () => this.card || this.connect());
+    $("settings").addEventListener("close", () => this.card || this.settings.asksForKey || this.connect());
     await this.history.open();
     const last = localStorage.getItem(CURRENT);
     const kept = last && (await this.history.load(last));
@@ -60,12 +65,20 @@ class Page {
       [this.card] = await this.api.models();
     } catch (error) {
       this.#showState("error", error.message);
-      if (error.status === 401) $("settings").showModal();
+      if (error.status === 401) this.#askForKey(error.message);
       return;
     }
+    if (this.settings.asksForKey) $("settings").close();
     this.settings.offer(this.card);
+    this.composer.maxPictures = Math.min(MAX_PICTURES, this.card.image?.max_per_prompt ?? MAX_PICTURES);
     this.#showExamples();
     await this.#waitUntilReady(`${this.card.id} is loading`);
+  }
+
+  #askForKey(plea) {
+    this.card = null;
+    if (!$("settings").open) $("settings").showModal();
+    this.settings.askForKey(plea);
   }
 
   /** Show `meanwhile` until the server is ready to answer. */
@@ -74,7 +87,8 @@ class Page {
       this.#showState("waiting", meanwhile);
       await new Promise((resolve) => setTimeout(resolve, READY_POLL_MS));
     }
-    this.#showState("ready", this.card.id);
+    if (this.card) this.#showState("ready", this.card.id);
+    else await this.connect();
   }
 
   /** Show a conversation, and take up its answer where a reload interrupted it. */
@@ -82,44 +96,81 @@ class Page {
     this.running?.controller.abort();
     this.running = null;
     this.composer.setBusy(false);
-    this.conversation = conversation;
     localStorage.setItem(CURRENT, conversation.id);
-    this.views.clear();
-    $("log").replaceChildren();
-    for (const turn of conversation.turns) this.#show(turn);
-    this.#showWelcome();
+    this.#display(conversation);
     const last = conversation.turns.at(-1);
     if (last?.isRunning) this.#takeUp(last);
     this.composer.focus();
   }
 
-  send(content, isEdit) {
+  #display(conversation) {
+    this.conversation = conversation;
+    this.views.clear();
+    $("log").replaceChildren();
+    for (const turn of conversation.turns) this.#show(turn);
+    this.#showLeftOut();
+    this.#showWelcome();
+  }
+
+  /** Show what another tab has made of the open conversation. While this one makes an answer it goes on, and `#save` sees to both. */
+  async #catchUp(id) {
+    const { conversation } = this;
+    if (this.running || (id ?? conversation.id) !== conversation.id) return;
+    const kept = await this.history.load(conversation.id);
+    if (this.running || this.conversation !== conversation) return;
+    if (kept) this.#display(kept);
+    else if (conversation.turns.length) this.open(newConversation());
+  }
+
+  send(content, isEdit, id = newId()) {
     if (this.running) return;
     const options = this.#options({ isEdit, hasPictures: content.some((part) => part.type === "image_url") });
     const size = options.image?.size ?? this.card?.image?.default_size;
     const remembers = this.settings.remembers;
-    const turn = { content, isEdit, options, size, remembers, answer: emptyAnswer(), isRunning: true, isStopped: false, streamId: null };
-    this.conversation.turns.push(turn);
+    const { turns } = this.conversation;
+    const before = turns.at(-1);
+    if (before?.isRunning) this.#giveUp(before);
+    const numLeftOut = before?.numLeftOut ?? 0;
+    const turn = { id, content, isEdit, options, size, remembers, numLeftOut, answer: emptyAnswer(), isRunning: true, isStopped: false, streamId: null };
+    turns.push(turn);
+    leaveOutPicturesBeyond(this.card?.image?.max_per_prompt ?? Infinity, turns, turn);
     this.conversation.title ||= titleOf(content);
     this.#show(turn);
+    this.views.get(before)?.update("");
     this.#showWelcome();
-    this.#run(turn, (hooks) => this.api.ask(this.#body(turn), hooks));
+    this.#run(turn, (hooks) => this.#ask(turn, hooks));
   }
 
-  /** Ask the same again; with the seed left free it comes out differently. */
+  /** Ask with as much of the conversation as the server takes: how much its context holds only it can count. */
+  async #ask(turn, hooks) {
+    for (;;) {
+      this.#showLeftOut();
+      try {
+        return await this.api.ask(this.#body(turn), hooks);
+      } catch (error) {
+        if (hooks.signal.aborted || !error.isTooLong || !leaveOutOldest(this.conversation.turns, turn)) throw error;
+      }
+    }
+  }
+
+  /** Ask the same again, which was asked last; with the seed left free it comes out differently. */
   retry(turn) {
     if (this.running) return;
-    const place = this.conversation.turns.indexOf(turn);
-    for (const later of this.conversation.turns.splice(place)) {
-      this.views.get(later).element.remove();
-      this.views.delete(later);
-    }
-    this.send(turn.content, turn.isEdit);
+    this.conversation.turns.pop();
+    this.views.get(turn).element.remove();
+    this.views.delete(turn);
+    this.send(turn.content, turn.isEdit, turn.id);
   }
 
   edit(url) {
     this.composer.addPicture(url, true);
     this.#say("The picture is attached. Say what to change.");
+  }
+
+  /** Go on without an answer that another tab is waiting for; that tab keeps it. */
+  #giveUp(turn) {
+    turn.isRunning = false;
+    turn.answer.error = "Another tab was waiting for this answer.";
   }
 
   stop() {
@@ -150,7 +201,8 @@ class Page {
     this.composer.setBusy(true);
     turn.answer.startedAt ||= Date.now();
     await this.#save();
-    const paint = painter(() => this.#paint(turn, speed.live()));
+    let isBroken = false;
+    const paint = painter(() => this.#paint(turn, isBroken ? RECONNECTING : speed.live()));
     const clock = setInterval(paint, 500);
     try {
       await follow({
@@ -166,15 +218,27 @@ class Page {
           if (countPictures(turn) > pictures) this.#say(`Picture ${countPictures(turn)} is finished.`);
           paint();
         },
+        onBreak: () => {
+          isBroken = true;
+          this.#showState("waiting", RECONNECTING);
+          paint();
+        },
+        onMend: () => {
+          isBroken = false;
+          this.#waitUntilReady(RECONNECTING);
+          paint();
+        },
       });
     } catch (error) {
-      if (!turn.isStopped && !(controller.signal.aborted && this.running?.turn !== turn)) turn.answer.error = error.message;
-      if (error.status === 0) this.#waitUntilReady(error.message);
+      if (!controller.signal.aborted) Object.assign(turn.answer, { error: error.message, isTooLong: Boolean(error.isTooLong) });
+      if (error.status === 401) this.#askForKey(error.message);
+      isBroken ||= error.status === 0;
     }
     clearInterval(clock);
-    // Aborted because another conversation was opened: the stream runs on, and is taken up when this one is opened again.
-    if (controller.signal.aborted && !turn.isStopped) return;
-    if (this.running?.turn === turn) this.running = null;
+    if (isBroken) this.#waitUntilReady(turn.answer.error ?? RECONNECTING);
+    // Another conversation was opened: the stream runs on, and is taken up when this one is opened again.
+    if (!this.conversation.turns.includes(turn)) return;
+    this.running = null;
     this.#finish(turn);
   }
 
@@ -209,12 +273,16 @@ class Page {
 
   /** The whole request of a turn: what came before it in the conversation, and its own message. */
   #body(turn) {
-    const earlier = turn.remembers ? this.conversation.turns.slice(0, this.conversation.turns.indexOf(turn)) : [];
-    const messages = earlier
-      .filter(({ answer }) => !answer.error && answer.parts.length)
-      .flatMap(({ content, answer }) => [{ role: "user", content: simplest(content) }, asMessage(answer)]);
     const { model, ...others } = turn.options;
-    return { model, messages: [...messages, { role: "user", content: simplest(turn.content) }], ...others };
+    return { model, messages: messagesOf(this.conversation.turns, turn), ...others };
+  }
+
+  /** Say above which turn the newest message's part of the conversation begins, where it is not the whole. */
+  #showLeftOut() {
+    this.leftOut.remove();
+    const { turns } = this.conversation;
+    const { remembers, numLeftOut } = turns.at(-1) ?? {};
+    if (remembers && numLeftOut) this.views.get(turns[numLeftOut]).element.before(this.leftOut);
   }
 
   #showWelcome() {
@@ -237,18 +305,37 @@ class Page {
   async #openHistory() {
     showHistory(await this.history.all(), {
       open: (conversation) => this.open(conversation),
-      remove: (conversation) => this.history.remove(conversation.id),
+      remove: async (conversation) => {
+        if (conversation.id === this.conversation.id) this.#leave();
+        await this.history.remove(conversation.id);
+      },
       clear: async () => {
+        this.#leave();
         await this.history.clear();
-        this.open(newConversation());
       },
     });
   }
 
+  /** Leave the open conversation for good, with the answer that is being made in it. */
+  #leave() {
+    this.stop();
+    this.open(newConversation());
+  }
+
+  /** Keep the conversation; where another tab has gone on with it differently, as one of its own. */
   async #save() {
-    if (!this.conversation.turns.length) return;
-    localStorage.setItem(CURRENT, this.conversation.id);
-    await this.history.save(this.conversation).catch(() => this.toast("This browser has no room left for the history."));
+    const { conversation } = this;
+    const { id } = conversation;
+    if (!conversation.turns.length) return;
+    localStorage.setItem(CURRENT, id);
+    try {
+      if ((await this.history.save(conversation)) || conversation.id !== id) return;
+      conversation.id = newId();
+      this.toast("Another tab went on with this conversation. Both are in the history.");
+      await this.#save();
+    } catch {
+      this.toast("This browser has no room left for the history.");
+    }
   }
 
   #showState(state, text) {
@@ -269,17 +356,16 @@ class Page {
 }
 
 function newConversation() {
-  return { id: crypto.randomUUID?.() ?? String(Math.random()), title: "", turns: [] };
+  return { id: newId(), title: "", turns: [] };
+}
+
+function newId() {
+  return crypto.randomUUID?.() ?? String(Math.random());
 }
 
 function titleOf(content) {
   const words = content.find((part) => part.type === "text")?.text ?? "A picture";
   return words.length > TITLE_CHARS ? `${words.slice(0, TITLE_CHARS)}…` : words;
-}
-
-/** Words alone are sent as a string, as anybody would write them. */
-function simplest(content) {
-  return content.length === 1 && content[0].type === "text" ? content[0].text : content;
 }
 
 function countPictures(turn) {

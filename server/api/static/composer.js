@@ -6,13 +6,15 @@ import { make } from "/static/view.js";
 
 const $ = (id) => document.getElementById(id);
 
-const MAX_PICTURES = 8;
+/** Of one message; a server may read fewer. */
+export const MAX_PICTURES = 8;
 const SAY = "Ask for words and pictures";
-const CHANGE = "Say what to change in the picture";
+const CHANGE = "Say what to change";
 
 export class Composer {
   #pictures = [];
   #isBusy = false;
+  maxPictures = MAX_PICTURES;
 
   /** `onSend(content, isEdit)`, `onStop()`, `onTrouble(message)`. */
   constructor({ onSend, onStop, onTrouble }) {
@@ -45,8 +47,8 @@ export class Composer {
 
   /** Attach a picture of the conversation; with `isEdit` the next message says what to change in it. */
   addPicture(url, isEdit) {
-    if (this.#pictures.length >= MAX_PICTURES) {
-      this.onTrouble(`A message takes ${MAX_PICTURES} pictures.`);
+    if (this.#pictures.length >= this.maxPictures) {
+      this.onTrouble(`A message takes ${this.maxPictures} pictures.`);
       return;
     }
     if (!this.#pictures.some((picture) => picture.url === url)) this.#pictures.push({ url, isEdit });
@@ -93,7 +95,7 @@ export class Composer {
     document.addEventListener("drop", (event) => {
       event.preventDefault();
       document.body.classList.remove("dropping");
-      this.#addFiles(filesOf(event.dataTransfer));
+      this.#addFiles([...event.dataTransfer.files]);
     });
   }
 

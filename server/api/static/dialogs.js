@@ -73,13 +73,25 @@ export function showHistory(conversations, actions) {
     remove.addEventListener("click", async () => {
       await actions.remove(conversation);
       row.remove();
+      $("forget").hidden = !$("past").childElementCount;
     });
     row.append(open, remove);
     return row;
   });
   $("past").replaceChildren(...(rows.length ? rows : [make("li", "note", "Nothing yet.")]));
   $("forget").hidden = !rows.length;
-  $("forget").onclick = async () => {
+  $("sure").hidden = true;
+  $("forget").onclick = () => {
+    $("forget").hidden = true;
+    $("sure").hidden = false;
+    $("keep").focus();
+  };
+  $("keep").onclick = () => {
+    $("sure").hidden = true;
+    $("forget").hidden = false;
+    $("forget").focus();
+  };
+  $("forget-all").onclick = async () => {
     await actions.clear();
     $("history").close();
   };

@@ -17,7 +17,7 @@ export async function readPicture(file) {
   return dataUri(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.92 }));
 }
 
-/** Return the files of a drop or a paste that could be pictures. */
+/** Return the files of a paste that could be pictures: words from an editor may come with files of other kinds. */
 export function filesOf(transfer) {
   return [...(transfer?.files ?? [])].filter((file) => file.type.startsWith("image/"));
 }

@@ -23,9 +23,12 @@ export class Settings {
   #values = { modalities: "auto" };
   #form;
   #family = "";
+  #plea = "";
 
-  constructor(form) {
+  /** `onKey()` is told that there is a key to try. */
+  constructor(form, onKey) {
     this.#form = form;
+    this.onKey = onKey;
     for (const field of FIELDS) if (field.initial !== undefined) this.#values[field.name] = field.initial;
     try {
       Object.assign(this.#values, JSON.parse(localStorage.getItem(STORED)));
@@ -38,16 +41,36 @@ export class Settings {
     return this.#values.key ?? "";
   }
 
+  /** Whether the form asks for a key that the server wants. */
+  get asksForKey() {
+    return this.#plea !== "";
+  }
+
   get remembers() {
     return this.#values.remember;
   }
 
   /** Build the form for a model; `card` is its entry in /v1/models. */
   offer(card) {
+    this.#plea = "";
+    this.#build(card);
+  }
+
+  /** Put the key before everything else, and say why with `plea`. */
+  askForKey(plea) {
+    this.#plea = plea;
+    this.#build(null);
+    const input = this.#form.elements.namedItem("key");
+    input.focus();
+    input.select();
+  }
+
+  #build(card) {
     this.#family = card?.family ?? "";
     const sizes = card?.image?.offered_sizes ?? [];
     FIELDS.find((field) => field.name === "size").options = [["", `the model's own${card?.image ? ` (${card.image.default_size})` : ""}`], ...sizes.map((size) => [size, size.replace("x", " × ")])];
-    this.#form.replaceChildren(...FIELDS.map((field) => this.#row(field)), this.#resetButton(card));
+    const fields = this.asksForKey ? FIELDS.toSorted((a, b) => Boolean(b.isSecret) - Boolean(a.isSecret)) : FIELDS;
+    this.#form.replaceChildren(...fields.map((field) => this.#row(field)), this.#resetButton(card));
   }
 
   /** Put the choices into a request body. */
@@ -79,8 +102,10 @@ export class Settings {
     input.id = id;
     input.name = field.name;
     row.append(label, ...(field.min !== undefined && !field.isTyped ? this.#ranged(field, input) : [input]));
+    const isPlea = field.isSecret && this.asksForKey;
     if (field.hint) {
-      const hint = Object.assign(element("p", "note"), { id: `${id}-hint`, textContent: field.hint });
+      const hint = Object.assign(element("p", isPlea ? "failure" : "note"), { id: `${id}-hint`, textContent: isPlea ? this.#plea : field.hint });
+      if (isPlea) hint.setAttribute("role", "alert");
       input.setAttribute("aria-describedby", hint.id);
       row.append(hint);
     }
@@ -101,7 +126,12 @@ export class Settings {
       input.addEventListener("change", () => this.#set(field.name, input.checked));
     } else if (field.isSecret) {
       Object.assign(input, { type: "password", autocomplete: "off", value: this.key });
-      input.addEventListener("change", () => this.#set(field.name, input.value.trim() || undefined));
+      input.addEventListener("change", () => input.value.trim() === this.key || this.#takeKey(input));
+      input.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter") return;
+        event.preventDefault();
+        this.#takeKey(input);
+      });
     } else {
       Object.assign(input, { type: field.isTyped ? "number" : "range", min: field.min, max: field.max, step: field.step });
       if (field.isTyped) input.placeholder = field.automatic;
@@ -144,6 +174,11 @@ export class Settings {
       this.offer(card);
     });
     return button;
+  }
+
+  #takeKey(input) {
+    this.#set("key", input.value.trim() || undefined);
+    this.onKey();
   }
 
   #set(name, value) {

@@ -5,7 +5,7 @@ import { summary } from "/static/speed.js";
 
 const RING = 2 * Math.PI * 15;
 
-/** What the page's owner does when somebody uses a turn: edit(url), retry(turn), showCode(turn), view(url). */
+/** What the page's owner does when somebody uses a turn: edit(url), retry(turn), showCode(turn), view(url), begin(); isLast(turn) says whether none follows. */
 export class TurnView {
   #parts = [];
   #drawing = null;
@@ -50,7 +50,7 @@ export class TurnView {
     bubble.append(hidden("You: "));
     for (const part of this.turn.content) {
       if (part.type === "text") bubble.append(make("p", "", part.text));
-      else bubble.prepend(Object.assign(make("img", "given"), { src: part.image_url.url, alt: "Picture you sent" }));
+      else bubble.append(Object.assign(make("img", "given"), { src: part.image_url.url, alt: "Picture you sent" }));
     }
     this.asked.append(bubble);
   }
@@ -120,18 +120,25 @@ export class TurnView {
   #showFoot(speed) {
     const { answer, isRunning } = this.turn;
     const nodes = [];
-    if (answer.error) nodes.push(make("p", "error", answer.error));
+    if (answer.error) nodes.push(make("p", "failure", answer.error));
     const isWaiting = isRunning && !answer.parts.length && !answer.drawing && !answer.thought;
     if (isWaiting) nodes.push(dots());
     else nodes.push(make("span", "speed", isRunning ? speed : [summary(answer), this.turn.isStopped ? "stopped" : answer.finish === "length" ? "cut at the limit" : ""].filter(Boolean).join(" · ")));
-    if (!isRunning) {
-      nodes.push(button("Again", "again", () => this.actions.retry(this.turn)), button("Code", "code", () => this.actions.showCode(this.turn)));
-    }
+    if (answer.isTooLong) nodes.push(button("New conversation", "plus", () => this.actions.begin()));
+    if (!isRunning) nodes.push(this.#tools());
     // Buttons keep their focus: nothing is replaced unless something changed.
     const key = nodes.map((node) => node.className + node.textContent).join("|");
     if (key === this.shownFoot) return;
     this.shownFoot = key;
     this.foot.replaceChildren(...nodes);
+  }
+
+  #tools() {
+    const tools = make("span", "tools");
+    // Asked again in the middle, a turn would take those after it with it.
+    if (this.actions.isLast(this.turn)) tools.append(button("Again", "again", () => this.actions.retry(this.turn)));
+    tools.append(button("Code", "code", () => this.actions.showCode(this.turn)));
+    return tools;
   }
 }
 

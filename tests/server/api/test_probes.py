@@ -61,6 +61,7 @@ def test_the_model_is_listed_with_what_it_can_do(front: RunningFront) -> None:
         "offered_sizes": ["128x128", "128x96", "96x128", "128x64", "64x128"],
         "size_multiple": 16,
         "max_side": 128,
+        "max_per_prompt": 16,
     }
 
 
