@@ -104,12 +104,14 @@ FinishReasonOut = Literal["stop", "length", "tool_calls"]
 
 
 class MessageOut(BaseModel):
+    """An answer; one without pictures is plain OpenAI: ``images`` and ``content_parts`` are left out."""
+
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: None = None
     annotations: list[str] = Field(default_factory=list, max_length=0)
-    images: list[ImageOut]
-    content_parts: list[PartOut]
+    images: IfSaid[list[ImageOut]] = None
+    content_parts: IfSaid[list[PartOut]] = None
     reasoning_content: IfSaid[str] = None
     tool_calls: IfSaid[list[ToolCallOut]] = None
 

@@ -101,8 +101,8 @@ class _Draft:
     def choice(self, index: int, *, with_logprobs: bool) -> ChoiceOut:
         message = MessageOut(
             content=None if self.calls and not self.texts else "".join(self.texts),
-            images=self.images,
-            content_parts=[self.parts[part] for part in sorted(self.parts)],
+            images=self.images or None,
+            content_parts=[self.parts[part] for part in sorted(self.parts)] if self.images else None,
             reasoning_content="".join(self.thoughts) or None,
             tool_calls=self.calls or None,
         )

@@ -28,6 +28,8 @@ class ToolInput(WireObject):
     type: Literal["function"]
     function: FunctionTool
 
+    REFUSED: ClassVar[dict[str, str]] = {"custom": "this server knows functions only; offer it as one of type 'function'"}
+
 
 class NamedFunction(WireObject):
     name: ToolName
@@ -72,8 +74,11 @@ ToolChoice = Annotated[
 
 
 class PastFunction(WireObject):
+    """``parsed_arguments`` has no effect: it is what a client's helper has read out of ``arguments``."""
+
     name: ToolName
     arguments: Annotated[str, Field(max_length=1_000_000)]
+    parsed_arguments: JsonValue = None
 
 
 class PastCall(WireObject):
