@@ -175,3 +175,9 @@ class ChunkOut(BaseModel):
     usage: IfSaid[UsageOut] = None
     image_progress: IfSaid[ProgressOut] = None
     metadata: IfSaid[dict[str, str]] = None
+
+
+class CountedChunkOut(ChunkOut):
+    """One event of a stream that was asked for its usage: null in every chunk but the last, which has it."""
+
+    usage: UsageOut | None = None

@@ -10,7 +10,8 @@ from server.api.wire_object import WireObject
 from server.errors import InvalidValue
 from server.serving.asks import Tool, ToolUse
 
-MAX_TOOLS = 64
+MAX_TOOLS = 128
+"""As many as OpenAI takes."""
 
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 

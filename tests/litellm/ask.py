@@ -1,4 +1,6 @@
-"""Chat through litellm, whole, in a second turn and streamed, with a picture sent and pictures received; prints what it saw as one line of JSON.
+"""Chat through litellm, whole, in a second turn and streamed, with a picture sent and pictures received.
+
+Prints what it saw as one line of JSON.
 
 Runs in an environment of its own. Usage: python ask.py BASE_URL MODEL
 """

@@ -140,7 +140,7 @@ def test_pictures_keep_their_place_where_the_agents_library_sends_them_beside_th
 
 
 def test_words_alone_come_back_from_the_agents_library(front: RunningFront) -> None:
-    said = {"role": "assistant", "refusal": None, "annotations": [], "images": [], "content_parts": []}
+    said: dict[str, object] = {"role": "assistant", "refusal": None, "annotations": [], "images": [], "content_parts": []}
     parts = [{"type": "text", "text": "a", **said}, {"type": "text", "text": "b", "annotations": []}]
     assert ask(front, {"role": "assistant", "content": parts}) == ["hi", "a\nb", "on"]
 
