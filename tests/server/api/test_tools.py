@@ -133,7 +133,7 @@ ROWS: list[tuple[dict[str, object], str, str]] = [
     ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": 1}}}]}, PARAMETERS, "invalid_value"),
     ({"tools": [TOOL], "modalities": ["text", "image"]}, "tools", "unsupported_parameter"),
     ({"tools": [TOOL], "ignore_eos": True}, "ignore_eos", "unsupported_parameter"),
-    ({"tools": [TOOL] * 65}, "tools", "invalid_value"),
+    ({"tools": [{"type": "function", "function": {"name": f"f{number}"}} for number in range(129)]}, "tools", "invalid_value"),
 ]  # fmt: skip
 
 
