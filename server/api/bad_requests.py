@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TypeVar
 
 import pydantic_core
@@ -18,6 +19,9 @@ LARGE_BODY_BYTES = 1 << 17
 MAX_PARAM_CHARS = 200
 
 MAX_SAID_CHARS = 400
+
+JSON_KINDS = frozenset({"dict", "list", "float"})
+"""Steps of pydantic's locations that are no places in a body."""
 
 ObjectT = TypeVar("ObjectT", bound=WireObject)
 
@@ -61,14 +65,14 @@ def fitted(value: object, schema: type[ObjectT]) -> ObjectT:
     try:
         return schema.model_validate(value)
     except ValidationError as error:
-        raise _first_problem(error) from error
+        raise _first_problem(error, value) from error
 
 
-def _first_problem(error: ValidationError) -> InvalidRequest:
+def _first_problem(error: ValidationError, value: object) -> InvalidRequest:
     problems = error.errors(include_url=False, include_input=False)
     problem = problems[0]
     context = problem.get("ctx") or {}
-    param = _param(problem["loc"], str(context.get("name", "")))
+    param = _param(_without_kinds(problem["loc"], value), str(context.get("name", "")))
     more = f" ({len(problems) - 1} more fields are wrong.)" if len(problems) > 1 else ""
     message = f"{param or 'body'}: {in_plain_words(problem)[:MAX_SAID_CHARS]}.{more}"
     if problem["type"] == UNKNOWN:
@@ -78,7 +82,21 @@ def _first_problem(error: ValidationError) -> InvalidRequest:
     return InvalidValue(message, param)
 
 
-def _param(location: tuple[int | str, ...], name: str) -> str | None:
+def _without_kinds(location: Sequence[int | str], value: object) -> list[int | str]:
+    """Leave out of a location within ``value`` what pydantic says of a free JSON value: of which kind it is."""
+    steps: list[int | str] = []
+    for step in location:
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and isinstance(step, int):
+            value = value[int(step)]
+        elif step in JSON_KINDS:
+            continue
+        steps.append(step)
+    return steps
+
+
+def _param(location: Sequence[int | str], name: str) -> str | None:
     """Write a pydantic location as a path: ``messages[0].content[1].text``. Parenthesised steps are our union tags."""
     path = ""
     steps: list[int | str] = [*location, name] if name else list(location)

@@ -104,12 +104,14 @@ FinishReasonOut = Literal["stop", "length", "tool_calls"]
 
 
 class MessageOut(BaseModel):
+    """An answer; one without pictures is plain OpenAI: ``images`` and ``content_parts`` are left out."""
+
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: None = None
     annotations: list[str] = Field(default_factory=list, max_length=0)
-    images: list[ImageOut]
-    content_parts: list[PartOut]
+    images: IfSaid[list[ImageOut]] = None
+    content_parts: IfSaid[list[PartOut]] = None
     reasoning_content: IfSaid[str] = None
     tool_calls: IfSaid[list[ToolCallOut]] = None
 
@@ -173,3 +175,9 @@ class ChunkOut(BaseModel):
     usage: IfSaid[UsageOut] = None
     image_progress: IfSaid[ProgressOut] = None
     metadata: IfSaid[dict[str, str]] = None
+
+
+class CountedChunkOut(ChunkOut):
+    """One event of a stream that was asked for its usage: null in every chunk but the last, which has it."""
+
+    usage: UsageOut | None = None

@@ -185,7 +185,7 @@ class ChatRequest(WireObject):
     min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
     ignore_eos: bool = False
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Unit | None = None
     top_k: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
     min_p: Unit | None = None
     presence_penalty: Penalty | None = None

@@ -42,13 +42,13 @@ class ChatSurface:
             model=self.model_name,
             num_choices=chat.n,
             with_logprobs=chat.logprobs,
+            with_usage=chat.stream_options is not None and chat.stream_options.include_usage,
             metadata=chat.metadata,
         )
         kept = self._keeper(chat, stamp)
         if not chat.stream:
             return Reply(chat.ask(), CompletionWriter(heading), failed_answer, kept, is_whole=True)
-        with_usage = chat.stream_options is not None and chat.stream_options.include_usage
-        return Reply(chat.ask(), ChunkWriter(heading, with_usage=with_usage), failure_event, kept)
+        return Reply(chat.ask(), ChunkWriter(heading), failure_event, kept)
 
     def _keeper(self, chat: ChatRequest, stamp: Stamp) -> Callable[[PictureEvent], Awaitable[PictureEvent]] | None:
         if chat.image is None or chat.image.response_format != "url":

@@ -15,6 +15,7 @@ from server.api.chat_answers import (
     ChunkChoiceOut,
     ChunkOut,
     CompletionTokensOut,
+    CountedChunkOut,
     DeltaOut,
     FinishReasonOut,
     FunctionCallOut,
@@ -56,13 +57,17 @@ STAND_IN = secrets.token_hex(16)
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """What every piece of one answer repeats. ``num_choices`` is how many answers it holds."""
+    """What every piece of one answer repeats. ``num_choices`` is how many answers it holds.
+
+    ``with_usage``: a stream ends with the usage.
+    """
 
     completion_id: str
     created: int
     model: str
     num_choices: int
     with_logprobs: bool
+    with_usage: bool
     metadata: dict[str, str] | None
 
 
@@ -101,8 +106,8 @@ class _Draft:
     def choice(self, index: int, *, with_logprobs: bool) -> ChoiceOut:
         message = MessageOut(
             content=None if self.calls and not self.texts else "".join(self.texts),
-            images=self.images,
-            content_parts=[self.parts[part] for part in sorted(self.parts)],
+            images=self.images or None,
+            content_parts=[self.parts[part] for part in sorted(self.parts)] if self.images else None,
             reasoning_content="".join(self.thoughts) or None,
             tool_calls=self.calls or None,
         )
@@ -146,11 +151,10 @@ class CompletionWriter:
 
 
 class ChunkWriter:
-    """Writes a chunk for each event, after one that opens each choice; with ``with_usage`` one that sums up. See `Writer`."""
+    """Writes a chunk for each event, after one that opens each choice, and one that sums up where the usage is wanted. See `Writer`."""
 
-    def __init__(self, heading: Heading, *, with_usage: bool) -> None:
+    def __init__(self, heading: Heading) -> None:
         self._heading = heading
-        self._with_usage = with_usage
         self._words = _WordChunks(heading)
         self._finished: list[FinishedEvent] = []
 
@@ -171,7 +175,7 @@ class ChunkWriter:
 
     def end(self) -> Iterator[Piece]:
         """Yield the sum, where it is wanted, and the end of the stream."""
-        if self._with_usage:
+        if self._heading.with_usage:
             yield Piece(_chunk(self._heading, [], usage=_usage(self._finished)))
         yield Piece(DONE, is_final=True)
 
@@ -197,7 +201,8 @@ class _WordChunks:
 
 
 def _chunk(heading: Heading, choices: list[ChunkChoiceOut], *, progress: ProgressOut | None = None, usage: UsageOut | None = None) -> str:
-    return ChunkOut(
+    kind = CountedChunkOut if heading.with_usage else ChunkOut
+    return kind(
         id=heading.completion_id,
         created=heading.created,
         model=heading.model,

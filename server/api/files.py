@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.gate import tenant_of
+from server.api.heads import answer_heads
 from server.errors import FileNotKept, StoreAway
 from server.serving.picture_links import KeptPicture, PictureLinks
 from server.store.store import StoreUnavailable
@@ -47,6 +48,7 @@ class FileRoutes:
         router.add_api_route("/v1/files/{file_id}", self.describe, methods=["GET"])
         router.add_api_route("/v1/files/{file_id}", self.delete, methods=["DELETE"])
         router.add_api_route("/v1/files/{file_id}/content", self.content, methods=["GET"], response_class=Response)
+        answer_heads(router)
         return router
 
     async def describe(self, request: Request, file_id: str) -> FileOut:

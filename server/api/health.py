@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from server.api.heads import answer_heads
 from server.metrics import CONTENT_TYPE, FrontState, Metrics
 from server.serving.engine_client import EngineClient, EnginePhase
 
@@ -46,6 +47,7 @@ class HealthRoutes:
         router.add_api_route("/readyz", self.ready, methods=["GET"], response_model=Readiness)
         router.add_api_route("/health", self.ready, methods=["GET"], response_model=Readiness)
         router.add_api_route("/version", self.show_version, methods=["GET"])
+        answer_heads(router)
         return router
 
     async def live(self) -> Alive:

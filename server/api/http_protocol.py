@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from server.api.errors import error_json, status_of
 from server.api.http_parser import DecliningParser
@@ -25,6 +26,26 @@ HEAD_TIMEOUT_S = 15.0
 
 class TooMuchHead(Exception):
     """Thrown through the parser to stop it."""
+
+
+class UnframedBody:
+    """An answer to a client of HTTP/1.0, which knows no chunks (RFC 9112, 6.1): a body of unknown length ends with its connection."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._send = cycle.send
+        self._is_counted = True
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send a message of the application."""
+        if message["type"] == "http.response.start":
+            self._is_counted = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+            if not self._is_counted:
+                self._cycle.chunked_encoding = False
+        elif message["type"] == "http.response.body" and not self._is_counted:
+            # uvicorn counts the bytes down from the length that was announced; here each piece announces its own.
+            self._cycle.expected_content_length = len(message.get("body", b""))
+        await self._send(message)
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -70,6 +91,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             raise TooMuchHead
         if not self._is_offer():
             super().on_headers_complete()
+            if self.parser.get_http_version() == "1.0":
+                # Before the task that has the request begins.
+                self.cycle.send = UnframedBody(self.cycle).send  # type: ignore[method-assign]
 
     def on_message_complete(self) -> None:
         if not self._is_offer():

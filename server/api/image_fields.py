@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.api.field_table import FieldTable, Origin, honoured, no_op, refused
+from server.api.picture_fields import ADDRESS_OR_BYTES
 from server.api.step_cache_options import STEP_CACHE_FIELDS
 
 COMMON = (
@@ -16,7 +17,7 @@ COMMON = (
         background="opaque or auto; pictures are never transparent",
         output_format="png, webp or jpeg",
         output_compression="quality of webp and jpeg, 0 to 100",
-        response_format="b64_json, or url: an address of this server",
+        response_format=ADDRESS_OR_BYTES,
         stream="send events while the pictures are drawn",
         partial_images="how many rough pictures are sent of each, 0 to 3, in a stream",
         user="older name of safety_identifier",

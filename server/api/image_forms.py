@@ -11,6 +11,7 @@ import base64
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -19,6 +20,9 @@ from starlette.requests import Request
 from server.api.image_schemas import MAX_EDITED_PICTURES, MAX_PROMPT_CHARS
 from server.api.step_cache_options import STEP_CACHE_FIELDS
 from server.errors import InvalidRequest, InvalidValue
+
+PICTURE_PARAM = re.compile(r"images(\[(?P<place>[0-9]+)\](\.image_url)?)?$")
+"""Where the JSON has the form's files."""
 
 PICTURE_FIELDS = frozenset({"image", "image[]"})
 NUMBER_FIELDS = frozenset(
@@ -35,8 +39,25 @@ MAX_FIELD_BYTES = 4 * MAX_PROMPT_CHARS
 Value = str | int | float | bool | list[dict[str, str]]
 
 
-async def json_of_form(request: Request) -> bytes:
-    """Read a form and return it as JSON.
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form as JSON, and what its ``num_pictures`` files are called there."""
+
+    body: bytes
+    num_pictures: int
+
+    def named_here(self, error: InvalidRequest) -> InvalidRequest:
+        """Return an error of the JSON with the form's own name for its field."""
+        found = PICTURE_PARAM.match(error.param or "")
+        if found is None:
+            return error
+        place = f"[{found['place']}]" if found["place"] and self.num_pictures > 1 else ""
+        param = f"image{place}"
+        return type(error)(error.message.replace(found.group(), param, 1), param)
+
+
+async def read_form(request: Request) -> Form:
+    """Read a form.
 
     Raises:
         InvalidRequest: it is no form, has too many or too large parts, or a part twice that can be there once.
@@ -54,12 +75,12 @@ async def json_of_form(request: Request) -> bytes:
         )
         raise InvalidRequest(message) from error
     try:
-        return await asyncio.to_thread(_json, form.multi_items())
+        return await asyncio.to_thread(_as_json, form.multi_items())
     finally:
         await form.close()
 
 
-def _json(parts: Sequence[tuple[str, UploadFile | str]]) -> bytes:
+def _as_json(parts: Sequence[tuple[str, UploadFile | str]]) -> Form:
     fields: dict[str, Value] = {}
     pictures: list[dict[str, str]] = []
     for name, value in parts:
@@ -73,7 +94,7 @@ def _json(parts: Sequence[tuple[str, UploadFile | str]]) -> bytes:
         raise InvalidValue("image: is required: one picture, or several, each as a file in a field of this name.", "image")
     if pictures:
         fields["images"] = pictures
-    return json.dumps(fields).encode()
+    return Form(json.dumps(fields).encode(), len(pictures))
 
 
 def _data_uri(name: str, value: UploadFile | str) -> str:

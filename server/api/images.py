@@ -10,11 +10,11 @@ from starlette.responses import Response
 
 from server.api.arrivals import Doorway, json_body, media_type
 from server.api.image_answers import PictureEventOut, PicturesOut
-from server.api.image_forms import json_of_form
+from server.api.image_forms import Form, read_form
 from server.api.image_schemas import EditRequest, GenerationRequest
 from server.api.image_surfaces import ImageSurface
 from server.api.openapi import Operation, operation
-from server.errors import UnsupportedMediaType
+from server.errors import InvalidRequest, UnsupportedMediaType
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,14 @@ class ImageRoutes:
         """
         match media_type(request):
             case "multipart/form-data":
-                body = await json_of_form(request)
+                return await self._edit_by_form(request, await read_form(request))
             case "application/json":
-                body = await request.body()
+                return await self.doorway.answer(request, self.edits, await request.body())
             case _:
                 raise UnsupportedMediaType("The body must be a form (multipart/form-data) or JSON (application/json).")
-        return await self.doorway.answer(request, self.edits, body)
+
+    async def _edit_by_form(self, request: Request, form: Form) -> Response:
+        try:
+            return await self.doorway.answer(request, self.edits, form.body)
+        except InvalidRequest as error:
+            raise form.named_here(error) from error

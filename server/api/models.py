@@ -8,6 +8,7 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from server.api.heads import answer_heads
 from server.errors import ModelNotFound
 from server.serving.prepare import PromptLimits
 from server.serving.served_model import ServedModel
@@ -54,7 +55,10 @@ class ModelRoutes:
         """Return the routes."""
         router = APIRouter()
         router.add_api_route("/v1/models", self.all_models, methods=["GET"])
+        # A slash too many is no name of a model.
+        router.add_api_route("/v1/models/", self.all_models, methods=["GET"], include_in_schema=False)
         router.add_api_route("/v1/models/{model_id:path}", self.one_model, methods=["GET"])
+        answer_heads(router)
         return router
 
     async def all_models(self) -> ModelList:

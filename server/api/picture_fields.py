@@ -5,6 +5,10 @@ from __future__ import annotations
 from server.api.field_table import FieldTable, Origin, honoured, no_op, refused
 from server.api.step_cache_options import STEP_CACHE_FIELDS
 
+ADDRESS_OR_BYTES = (
+    "b64_json, or url: an address of this server; where it has keys, the address needs one as well, so <img src> cannot show it"
+)
+
 MAX_IMAGES = (
     "most pictures of the answer, 1 to 16, after which it goes on without; left out, 8 where the model decides (finish_reason length where "
     "it wants more), else 1"
@@ -33,7 +37,7 @@ PICTURE_FIELDS = FieldTable(
             progress="true adds image_progress to the stream, at each step of a picture",
             partial_images="how many rough pictures are sent of each, in a stream",
             output_format="png, webp or jpeg",
-            response_format="b64_json, or url: an address of this server",
+            response_format=ADDRESS_OR_BYTES,
         ),
     ),
 )

@@ -10,7 +10,8 @@ from server.api.wire_object import WireObject
 from server.errors import InvalidValue
 from server.serving.asks import Tool, ToolUse
 
-MAX_TOOLS = 64
+MAX_TOOLS = 128
+"""As many as OpenAI takes."""
 
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
@@ -27,6 +28,8 @@ class FunctionTool(WireObject):
 class ToolInput(WireObject):
     type: Literal["function"]
     function: FunctionTool
+
+    REFUSED: ClassVar[dict[str, str]] = {"custom": "this server knows functions only; offer it as one of type 'function'"}
 
 
 class NamedFunction(WireObject):
@@ -72,8 +75,11 @@ ToolChoice = Annotated[
 
 
 class PastFunction(WireObject):
+    """``parsed_arguments`` has no effect: it is what a client's helper has read out of ``arguments``."""
+
     name: ToolName
     arguments: Annotated[str, Field(max_length=1_000_000)]
+    parsed_arguments: JsonValue = None
 
 
 class PastCall(WireObject):

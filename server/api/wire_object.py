@@ -1,6 +1,7 @@
 """The base of every object a client may send: strict, bounded, and with a name for whatever it does not know.
 
-A field is honoured, or refused by name; none is ignored. Null counts as absent. The validators raise pydantic's custom errors whose kind
+A field is honoured, or refused by name; none is ignored. Null counts as absent, whatever the field's name: clients send back what they
+have read, with null for what was not there. The validators raise pydantic's custom errors whose kind
 is one of ours, which `server.api.bad_requests` turns into errors of the catalogue.
 """
 
@@ -41,12 +42,11 @@ class WireObject(BaseModel):
             return value
         known = cls.known_names()
         for name, given in value.items():
-            if name in known:
+            if given is None or name in known:
                 continue
             if name not in cls.REFUSED:
                 raise unknown(name, cls._nearest(name))
-            if given is not None:
-                raise unsupported(cls.REFUSED[name], name)
+            raise unsupported(cls.REFUSED[name], name)
         return {name: given for name, given in value.items() if given is not None}
 
     @classmethod

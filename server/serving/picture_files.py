@@ -15,8 +15,9 @@ from PIL import Image, PngImagePlugin, WebPImagePlugin
 
 from model.transforms import to_rgb
 from server.errors import ImageTooLarge, InvalidImage
+from server.serving.gif_blocks import count_pictures
 
-MAGIC_BYTES = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
+MAGIC_BYTES = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF87a": "GIF", b"GIF89a": "GIF"}
 """First bytes of a file by format; WebP is a RIFF container and has its mark further in."""
 
 DECODE_ERRORS = (
@@ -49,11 +50,13 @@ def decode_picture(encoded: bytes, param: str, limits: PictureLimits) -> Image.I
     """Decode a picture file, as 8-bit RGB; ``param`` is where it stood in the request, for messages.
 
     Raises:
-        InvalidImage: not PNG, JPEG or WebP, animated, broken or truncated.
+        InvalidImage: not PNG, JPEG, WebP or GIF, animated, broken or truncated.
         ImageTooLarge: beyond ``limits``.
     """
     formats = [_format_of(encoded, param)]
     try:
+        if formats == ["GIF"] and count_pictures(encoded) > 1:
+            raise _animated(param)
         with Image.open(io.BytesIO(encoded), formats=formats) as image:
             _check_header(image, param, limits)
             # Decoding stops at the last pixel; this reads on to the end of the file where the format has checksums.
@@ -73,7 +76,7 @@ def _format_of(encoded: bytes, param: str) -> str:
             return name
     if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
         return "WEBP"
-    raise InvalidImage(f"{param}: the bytes are no PNG, JPEG or WebP picture.", param)
+    raise InvalidImage(f"{param}: the bytes are no PNG, JPEG, WebP or GIF picture.", param)
 
 
 def _check_header(image: Image.Image, param: str, limits: PictureLimits) -> None:
@@ -87,4 +90,8 @@ def _check_header(image: Image.Image, param: str, limits: PictureLimits) -> None
         message = f"{size}; the longer side may be at most {limits.max_proportion:g} times the shorter."
         raise ImageTooLarge(message, param)
     if isinstance(image, PngImagePlugin.PngImageFile | WebPImagePlugin.WebPImageFile) and image.is_animated:
-        raise InvalidImage(f"{param}: the picture is animated; send one frame.", param)
+        raise _animated(param)
+
+
+def _animated(param: str) -> InvalidImage:
+    return InvalidImage(f"{param}: the picture is animated; send one frame.", param)

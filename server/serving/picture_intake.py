@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +12,13 @@ from server.errors import ImageTooLarge, InvalidImage, UnsupportedParameter
 from server.messages import ImageSegment
 from server.serving.asks import PicturePart
 from server.serving.picture_readers import PictureReaders
+
+BASE64 = re.compile(r"; *base64$", re.IGNORECASE)
+"""The end of a media type whose body is base64 (WHATWG: Fetch, data: URL processor)."""
+
+WHITE_SPACE = b"\t\n\f\r "
+ESCAPED = {f"%{byte:02{case}}".encode(): bytes([byte]) for byte in b"+/=" + WHITE_SPACE for case in "Xx"}
+"""What may be percent-encoded in base64: whatever else is has no need to be."""
 
 
 class Fetch(Protocol):
@@ -48,11 +56,22 @@ def _picture_bytes(part: PicturePart, max_bytes: int, fetch: Fetch | None) -> by
             raise UnsupportedParameter(message, part.param)
         return fetch(part.url, part.param, max_bytes)
     media_type, comma, payload = rest.partition(",")
-    if scheme.lower() != "data" or not comma or not media_type.lower().endswith(";base64"):
+    if scheme.lower() != "data" or not comma or BASE64.search(media_type) is None:
         raise InvalidImage(f"{part.param}: expected a data URI such as data:image/png;base64,…", part.param)
-    if len(payload) > max_bytes * 4 // 3 + 4:
+    encoded = _without_decoration(payload)
+    if len(encoded) > max_bytes * 4 // 3 + 4:
         raise ImageTooLarge(f"{part.param}: the picture has more than {max_bytes} bytes.", part.param)
     try:
-        return base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError) as error:
+        return base64.b64decode(encoded, validate=True)
+    except binascii.Error as error:
         raise InvalidImage(f"{part.param}: the data URI is not valid base64.", part.param) from error
+
+
+def _without_decoration(payload: str) -> bytes:
+    """Return base64 as it should have been: without percent-encoding and white space, and padded (WHATWG: Infra, forgiving-base64)."""
+    plain = payload.encode("ascii", "replace")
+    if b"%" in plain:
+        for escaped, byte in ESCAPED.items():
+            plain = plain.replace(escaped, byte)
+    plain = plain.translate(None, WHITE_SPACE)
+    return plain if plain.endswith(b"=") else plain + b"=" * (-len(plain) % 4)

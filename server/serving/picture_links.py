@@ -21,8 +21,8 @@ from server.serving.surfaces import Stamp
 from server.store.store import PictureStore, StoreUnavailable
 
 ID_PREFIX = "file-"
-ADDRESS = re.compile(r"(?:https?://[^/?#]+)?/v1/files/(file-[0-9a-f]{64})/content")
-"""A picture of ours, whatever name the server had when it gave the address."""
+ADDRESS = re.compile(r"https?://[^/?#]+/v1/files/(?P<named>file-[0-9a-f]{64})/content|/v1/files/(?P<bare>.+)/content", re.DOTALL)
+"""A picture of ours, whatever name the server had when it gave the address; without any server's name, nobody else's."""
 
 NONCE_BYTES = 16
 
@@ -100,7 +100,7 @@ class PictureLinks:
         named = ADDRESS.fullmatch(part.url)
         if named is None:
             return part
-        kept = await self.find(named.group(1), tenant)
+        kept = await self.find(named["named"] or named["bare"], tenant)
         if kept is None:
             raise InvalidImage(f"{part.param}: there is no such picture, or it is no longer kept.", part.param)
         return replace(part, url=f"data:{kept.media_type};base64,{base64.b64encode(kept.content).decode('ascii')}")

@@ -164,9 +164,10 @@ class Preparer:
                 raise InvalidValue(f"logit_bias: there is no token {token_id}; ids are 0 to {vocab_size - 1}.", "logit_bias")
         plain = SamplingParams()
         return SamplingParams(
-            temperature=_or(text.temperature, plain.temperature),
+            # No token together has probability 0: of the likeliest ones that do, the first is left.
+            temperature=0.0 if text.top_p == 0 else _or(text.temperature, plain.temperature),
             top_k=_or(text.top_k, plain.top_k),
-            top_p=_or(text.top_p, plain.top_p),
+            top_p=text.top_p or plain.top_p,
             min_p=_or(text.min_p, plain.min_p),
             presence_penalty=_or(text.presence_penalty, plain.presence_penalty),
             frequency_penalty=_or(text.frequency_penalty, plain.frequency_penalty),

@@ -118,7 +118,7 @@ def test_a_picture_can_be_read_and_edited(client: OpenAI, http: httpx.Client) ->
     read = http.post("/v1/chat/completions", json=body)
     edited = http.post("/v1/chat/completions", json={**body, "modalities": ["image"], "image": {"num_inference_steps": 3}})
 
-    assert read.status_code == 200 and read.json()["choices"][0]["message"]["images"] == []
+    assert read.status_code == 200 and "images" not in read.json()["choices"][0]["message"]
     assert [image.size for image in decoded(edited.json()["choices"][0]["message"]["images"])] == [(80, 64)]
 
 

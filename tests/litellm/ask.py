@@ -1,4 +1,6 @@
-"""Chat through litellm, whole and streamed, with a picture sent and pictures received; prints what it saw as one line of JSON.
+"""Chat through litellm, whole, in a second turn and streamed, with a picture sent and pictures received.
+
+Prints what it saw as one line of JSON.
 
 Runs in an environment of its own. Usage: python ask.py BASE_URL MODEL
 """
@@ -27,11 +29,14 @@ def main(base_url: str, model: str) -> None:
         "timeout": 60,
     }
     message = litellm.completion(**asked).choices[0].message
+    history = [question, message, {"role": "user", "content": "and then?"}]
+    second = litellm.completion(**{**asked, "messages": history}).choices[0].message
     chunks = [chunk.choices[0].delta for chunk in litellm.completion(**asked, stream=True) if chunk.choices]
     streamed = [image for delta in chunks for image in getattr(delta, "images", None) or []]
     seen = {
         "text": message.content,
         "pictures": [is_picture(image) for image in message.images],
+        "second_text": second.content,
         "streamed_text": "".join(delta.content or "" for delta in chunks),
         "streamed_pictures": [is_picture(image) for image in streamed],
     }

@@ -1,4 +1,4 @@
-"""litellm before this server passes pictures through, in both directions, whole and streamed.
+"""litellm before this server passes pictures through, in both directions, whole and streamed, and takes answers back as history.
 
 Its pins exclude ours, so it is installed into an environment of its own, once for each state of ``requirements.txt``.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from server.messages import ImageSegment
+from server.messages import ImageSegment, TextSegment
 from tests.server.api.chats import STORY, story
 from tests.server.picture_files import picture_uri
 from tests.server.running_front import RunningFront, running_front
@@ -59,6 +59,9 @@ def test_litellm_passes_pictures_through_in_both_directions(python: Path, front:
     )
     assert done.returncode == 0, done.stderr
     text = "".join(STORY)
-    seen = {"text": text, "pictures": [True, True], "streamed_text": text, "streamed_pictures": [True, True]}
+    seen = {"text": text, "pictures": [True, True], "second_text": text, "streamed_text": text, "streamed_pictures": [True, True]}
     assert json.loads(done.stdout.splitlines()[-1]) == seen
-    assert [any(isinstance(segment, ImageSegment) for segment in request.segments) for request in front.engine.requests] == [True, True]
+    num_pictures = [sum(isinstance(segment, ImageSegment) for segment in request.segments) for request in front.engine.requests]
+    assert num_pictures == [1, 3, 1]
+    kinds = [type(segment) for segment in front.engine.requests[1].segments]
+    assert kinds == [TextSegment, ImageSegment, TextSegment, ImageSegment, TextSegment, ImageSegment, TextSegment], "in their order"

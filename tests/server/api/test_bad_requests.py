@@ -56,7 +56,7 @@ def nested(depth: int) -> dict[str, object]:
 ROWS: list[tuple[dict[str, object], str | None, str, str]] = [
     # body (over a valid one), param, code, words of the message
     ({"messages": picture("data:image/png;base64,@@@")}, URL, "invalid_image", "base64"),
-    ({"messages": picture(uri(b"not a picture at all"))}, URL, "invalid_image", "PNG, JPEG or WebP"),
+    ({"messages": picture(uri(b"not a picture at all"))}, URL, "invalid_image", "PNG, JPEG, WebP or GIF"),
     ({"messages": picture(uri(PNG[:-20]))}, URL, "invalid_image", "truncated"),
     ({"messages": picture(uri(png_header(30_000, 30_000)))}, URL, "image_too_large", "100000"),
     ({"messages": picture(picture_uri(400, 300))}, URL, "image_too_large", "100000"),
@@ -88,7 +88,7 @@ ROWS: list[tuple[dict[str, object], str | None, str, str]] = [
     ({"temperature": 2.5}, "temperature", "invalid_value", "2"),
     ({"temperature": float("nan")}, "temperature", "invalid_value", "finite"),
     ({"top_p": float("inf")}, "top_p", "invalid_value", "finite"),
-    ({"top_p": 0}, "top_p", "invalid_value", "0"),
+    ({"top_p": -0.1}, "top_p", "invalid_value", "0"),
     ({"temperature": "warm"}, "temperature", "invalid_value", "number"),
     ({"n": 5}, "n", "invalid_value", "4"),
     ({"n": True}, "n", "invalid_value", "integer"),
@@ -229,7 +229,7 @@ def test_a_body_that_is_not_said_to_be_json_is_refused(front: RunningFront) -> N
 
 def test_a_wrong_method_is_told_which_methods_there_are(front: RunningFront) -> None:
     with front.http() as http:
-        for path, allowed in (("/v1/chat/completions", "POST"), ("/v1/streams/x", "DELETE, GET"), ("/v1/models/a", "GET")):
+        for path, allowed in (("/v1/chat/completions", "POST"), ("/v1/streams/x", "DELETE, GET"), ("/v1/models/a", "GET, HEAD")):
             response = http.request("OPTIONS", path)
             assert (response.status_code, response.headers["allow"]) == (405, allowed)
             assert error_of(response)["code"] == "method_not_allowed"

@@ -147,13 +147,14 @@ def test_usage_comes_last_and_only_when_asked_for(front: RunningFront) -> None:
         summed = [json.loads(event.payload) for event in stream_events(http, {"stream_options": {"include_usage": True}})[:-1]]
     assert not any("usage" in chunk for chunk in plain)
     assert summed[-1]["choices"] == [] and summed[-1]["usage"]["total_tokens"] == 10
+    assert [chunk["usage"] for chunk in summed[:-1]] == [None] * (len(summed) - 1), "as OpenAI documents it"
 
 
 def test_load_generators_that_ask_for_usage_all_along_get_it_at_the_end(front: RunningFront) -> None:
     options: dict[str, object] = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
     with front.http() as http:
         chunks = [json.loads(event.payload) for event in stream_events(http, options)[:-1]]
-    assert ["usage" in chunk for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert [chunk["usage"] is not None for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
 
 
 def test_progress_comes_outside_the_choices_and_only_when_asked_for(front: RunningFront) -> None:
@@ -220,6 +221,12 @@ def test_what_is_asked_reaches_the_engine(front: RunningFront) -> None:
     assert (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) == (1.0, -1.0, 1.1)
     assert (sampling.logit_bias, sampling.max_tokens, sampling.min_tokens, sampling.ignore_eos) == ({5: 10.0}, 12, 2, True)
     assert request.priority == 5 and request.tenant
+
+
+def test_a_top_p_of_nothing_leaves_the_likeliest_token(front: RunningFront) -> None:
+    front.openai().chat.completions.create(model="tiny_a", messages=[{"role": "user", "content": "hi"}], temperature=1.5, top_p=0)
+    sampling = front.engine.requests[-1].sampling
+    assert (sampling.temperature, sampling.top_p) == (0.0, 1.0)
 
 
 def test_requests_of_one_user_have_one_account_and_those_of_another_another(front: RunningFront) -> None:

@@ -113,6 +113,21 @@ def test_an_address_of_nothing_is_no_picture(http: httpx.Client) -> None:
     assert (answer.status_code, error_of(answer)["code"], error_of(answer)["param"]) == (400, "invalid_image", "images[0].image_url")
 
 
+@pytest.mark.parametrize("file_id", ["file-abc", "x", "a/b"])
+def test_an_id_of_nothing_is_no_picture(http: httpx.Client, file_id: str) -> None:
+    """Whoever sent one was told to send a data URI instead."""
+    answer = http.post("/v1/images/edits", json={"model": MODEL, "prompt": "blue", "images": [{"file_id": file_id}]})
+    assert (answer.status_code, error_of(answer)["code"], error_of(answer)["param"]) == (400, "invalid_image", "images[0].file_id")
+    assert "no such picture" in str(error_of(answer)["message"])
+
+
+def test_a_file_answers_head_with_what_it_would_answer_get(http: httpx.Client) -> None:
+    url = drawn(http)
+    whole, head = http.get(url), http.head(url)
+    assert (head.status_code, head.content, head.headers["content-type"]) == (200, b"", "image/png")
+    assert head.headers["content-length"] == str(len(whole.content))
+
+
 def test_a_picture_is_its_tenants_alone(tmp_path: Path) -> None:
     secrets = {name: f"plait-{name}-{'x' * 40}" for name in ("alice", "bob")}
     keys = tmp_path / "keys.json"

@@ -105,6 +105,26 @@ def test_what_is_no_http_is_refused_in_openais_shape(front: RunningFront, head: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_client_of_http_1_0_gets_no_chunks_and_the_end_with_the_connection(front: RunningFront, is_stream: bool) -> None:
+    """RFC 9112, 6.1. Older nginx is such a client, unless it is told otherwise."""
+    content = json.dumps({"model": "tiny_a", "messages": [user("hi")], "stream": is_stream}).encode()
+    with connect(front) as connection:
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(content)
+        )
+        connection.sendall(content)
+        received = b""
+        while chunk := connection.recv(65536):
+            received += chunk
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b"200 OK" in head and b"transfer-encoding" not in head and b"connection: close" in head
+    if is_stream:
+        assert body.startswith(b"id: 1\n") and body.endswith(b"data: [DONE]\n\n")
+    else:
+        assert json.loads(body)["object"] == "chat.completion"
+
+
 def test_connections_that_drip_are_closed_and_hold_up_nobody(front: RunningFront) -> None:
     dripping = [connect(front) for _ in range(50)]
     started = time.monotonic()

@@ -248,7 +248,7 @@ def test_a_form_is_bounded_in_parts_and_bytes(http: httpx.Client) -> None:
     large = http.post(EDITS, data=fields, files={"image": bytes(2 << 20)})
 
     assert [answer.status_code for answer in (many, one_too_many, crowded, long, large)] == [400, 400, 400, 400, 413]
-    assert error_of(one_too_many)["param"] == "images"
+    assert error_of(one_too_many)["param"] == "image"
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n broken", b"<svg/>"])
@@ -256,6 +256,15 @@ def test_a_file_that_is_no_picture_is_refused(http: httpx.Client, content: bytes
     answer = http.post(EDITS, data={"prompt": "p", "model": MODEL}, files={"image": content})
 
     assert (answer.status_code, error_of(answer)["code"]) == (400, "invalid_image")
+
+
+@pytest.mark.parametrize(("name", "num_files", "param"), [("image", 1, "image"), ("image[]", 1, "image"), ("image[]", 2, "image[1]")])
+def test_a_bad_file_of_a_form_is_named_as_the_form_has_it(http: httpx.Client, name: str, num_files: int, param: str) -> None:
+    """It used to be called ``images[0].image_url``, which no form has."""
+    files = [(name, content) for content in [encoded_picture(32, 32), b"no picture"][-num_files:]]
+    error = error_of(http.post(EDITS, data={"prompt": "p", "model": MODEL}, files=files))
+
+    assert error["param"] == param and str(error["message"]).startswith(f"{param}: ")
 
 
 def test_a_field_sent_twice_is_refused(http: httpx.Client) -> None:

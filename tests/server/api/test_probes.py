@@ -55,6 +55,7 @@ def test_the_model_is_listed_with_what_it_can_do(front: RunningFront) -> None:
         (card,) = http.get("/v1/models").json()["data"]
         assert http.get("/v1/models/tiny_a").json() == card
         assert http.get("/v1/models/other").status_code == 404
+        assert http.get("/v1/models/").json()["data"] == [card]
     assert (card["id"], card["object"], card["family"]) == ("tiny_a", "model", "bagel")
     assert card["image"] == {
         "default_size": "128x128",
@@ -63,6 +64,14 @@ def test_the_model_is_listed_with_what_it_can_do(front: RunningFront) -> None:
         "max_side": 128,
         "max_per_prompt": 16,
     }
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/version", "/v1/models", "/v1/models/tiny_a"])
+def test_what_can_be_read_answers_head_without_a_body(front: RunningFront, path: str) -> None:
+    with front.http() as http:
+        whole, head = http.get(path), http.head(path)
+        assert (head.status_code, head.content) == (whole.status_code, b"")
+        assert head.headers["content-length"] == whole.headers["content-length"]
 
 
 def test_the_official_client_lists_the_model(front: RunningFront) -> None:

@@ -128,12 +128,12 @@ ROWS: list[tuple[dict[str, object], str, str]] = [
     ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "leap"}}}, "tool_choice", "invalid_value"),
     ({"tools": [TOOL], "tool_choice": "perhaps"}, "tool_choice", "invalid_value"),
     ({"tools": [TOOL, TOOL]}, "tools", "invalid_value"),
-    ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].custom", "unknown_parameter"),
+    ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].custom", "unsupported_parameter"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "invalid_value"),
     ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": 1}}}]}, PARAMETERS, "invalid_value"),
     ({"tools": [TOOL], "modalities": ["text", "image"]}, "tools", "unsupported_parameter"),
     ({"tools": [TOOL], "ignore_eos": True}, "ignore_eos", "unsupported_parameter"),
-    ({"tools": [TOOL] * 65}, "tools", "invalid_value"),
+    ({"tools": [{"type": "function", "function": {"name": f"f{number}"}} for number in range(129)]}, "tools", "invalid_value"),
 ]  # fmt: skip
 
 

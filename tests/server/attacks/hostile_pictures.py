@@ -17,7 +17,15 @@ GREY, RGB, PALETTE = 0, 2, 3
 
 def hostile_pictures() -> dict[str, bytes]:
     """Return every hostile file by name."""
-    return {**_bombs(), **_broken_pngs(), **_other_containers(), **_metadata(), **_polyglots(), **_broken_jpegs_and_webps()}
+    return {
+        **_bombs(),
+        **_broken_pngs(),
+        **_other_containers(),
+        **_metadata(),
+        **_polyglots(),
+        **_broken_jpegs_and_webps(),
+        **_broken_gifs(),
+    }
 
 
 def chunk(name: bytes, body: bytes, checksum: int | None = None) -> bytes:
@@ -100,7 +108,7 @@ def _other_containers() -> dict[str, bytes]:
     return {
         "animated PNG": animated_png.getvalue(),
         "animated WebP": animated_webp.getvalue(),
-        "GIF": gif.getvalue(),
+        "animated GIF": gif.getvalue(),
         "TIFF": tiff.getvalue(),
         "BMP": bmp.getvalue(),
         "SVG that reads a file": b'<?xml version="1.0"?><!DOCTYPE s [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>',
@@ -143,4 +151,23 @@ def _broken_jpegs_and_webps() -> dict[str, bytes]:
         "WebP cut": webp[: len(webp) // 2],
         "WebP whose length lies": webp[:4] + b"\xff\xff\xff\x7f" + webp[8:20],
         "WebP of zeros": b"RIFF\x24\x00\x00\x00WEBP" + bytes(64),
+    }
+
+
+def _broken_gifs() -> dict[str, bytes]:
+    noisy = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(noisy, "GIF")
+    good = noisy.getvalue()
+    frame = good.rindex(b",\x00\x00\x00\x00\x40\x00\x40\x00")
+    return {
+        "GIF mark alone": b"GIF89a",
+        "GIF cut in its colours": good[:100],
+        "GIF cut in its data": good[: len(good) // 2],
+        "GIF without its end": good[:-1],
+        "GIF with too little data": good[:-500] + b"\x00;",
+        "GIF of 65,535 x 65,535": good[:6] + b"\xff\xff\xff\xff" + good[10:],
+        "GIF whose frame is 65,535 x 65,535": good[: frame + 5] + b"\xff\xff\xff\xff" + good[frame + 9 :],
+        "GIF of two million blocks": good[:frame] + b"!\xfe" + b"\x01\x00" * 2_000_000 + b"\x00" + good[frame:],
+        "GIF of two million extensions": good[:frame] + b"!\xf9\x00" * 2_000_000 + good[frame:],
+        "GIF of eleven frames": good[:frame] + good[frame:-1] * 11 + b";",
     }

@@ -60,7 +60,7 @@ def test_the_corpus_costs_neither_memory_nor_a_neighbour(front: RunningFront) ->
         while '"content":"w"' not in next(lines):
             pass
         with front.http() as other:
-            ask_about(other, uri(PICTURES["GIF"]))
+            ask_about(other, uri(PICTURES["BMP"]))
             before = psutil.Process().memory_info().rss
             for encoded in PICTURES.values():
                 ask_about(other, uri(encoded))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import textwrap
 import threading
 from collections.abc import Iterator
 
@@ -41,7 +43,7 @@ def pixels_of(picture: Picture | None) -> npt.NDArray[np.uint8]:
     return np.frombuffer(picture.rgb, np.uint8).reshape(picture.height, picture.width, 3)
 
 
-@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "GIF"])
 def test_a_picture_of_each_format_is_read(file_format: str, intake: PictureIntake) -> None:
     segment = read(intake, picture_uri(40, 30, file_format))
     assert np.abs(pixels_of(segment.vae) - np.array([255.0, 0, 0])).max() <= 2  # JPEG's red is 254
@@ -81,15 +83,21 @@ PNG = encoded_picture(64, 64, "PNG")
         ("file:///etc/passwd", InvalidImage, "data URI"),
         ("data:image/png,abc", InvalidImage, "data URI"),
         ("data:image/png;base64,@@@@", InvalidImage, "base64"),
-        ("data:image/png;base64,iVBORw0KGgo", InvalidImage, "base64"),
-        ("data:image/png;base64,", InvalidImage, "no PNG, JPEG or WebP"),
-        (uri(b"GIF89a" + bytes(64)), InvalidImage, "no PNG, JPEG or WebP"),
-        (uri(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), InvalidImage, "no PNG, JPEG or WebP"),
+        ("data:image/png;base64,iVBOR", InvalidImage, "base64"),
+        ("data:image/png;base64,iVBORw0=Kggo", InvalidImage, "base64"),
+        ("data:image/png;base64,iVBORw0KGg=", InvalidImage, "base64"),
+        ("data:image/png;base64,iVBORw0\u00e9", InvalidImage, "base64"),
+        ("data:image/png;base64,iVBORw0KGgo%4", InvalidImage, "base64"),
+        ("data:image/png;base64,iVBORw0KGgo", InvalidImage, "broken or truncated"),
+        ("data:image/png;base64,", InvalidImage, "no PNG, JPEG, WebP or GIF"),
+        (uri(b"GIF89a" + bytes(64)), InvalidImage, "broken or truncated"),
+        (uri(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), InvalidImage, "no PNG, JPEG, WebP or GIF"),
         (uri(PNG[: len(PNG) // 2]), InvalidImage, "broken or truncated"),
         (uri(PNG[:20]), InvalidImage, "broken or truncated"),
         (uri(b"\xff\xd8\xff" + bytes(100)), InvalidImage, "broken or truncated"),
         (uri(animated("PNG")), InvalidImage, "animated"),
         (uri(animated("WEBP")), InvalidImage, "animated"),
+        (uri(animated("GIF")), InvalidImage, "animated"),
         (uri(png_header(40_000, 40_000)), ImageTooLarge, "250000"),
         (uri(png_header(3_000, 3_000)), ImageTooLarge, "2000"),
         (uri(png_header(1_000, 1_000)), ImageTooLarge, "250000"),
@@ -104,6 +112,28 @@ def test_what_is_no_readable_picture_is_refused_by_name_and_bound(
         read(intake, url)
     assert words in caught.value.message
     assert caught.value.param == "messages[0].content[1]" and caught.value.param in caught.value.message
+
+
+NOISE = Image.fromarray(np.random.default_rng(7).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("name", ["lines", "a space", "no padding", "percent-encoded", "a spaced type"])
+def test_base64_is_read_in_every_form_that_addresses_may_have_it(name: str, intake: PictureIntake) -> None:
+    """The URL standard's forgiving base64; the ``base64`` command breaks lines, and forms escape ``+``."""
+    buffer = io.BytesIO()
+    NOISE.save(buffer, "PNG")
+    encoded = base64.b64encode(buffer.getvalue() + b"\xfb").decode()
+    assert "+" in encoded and "/" in encoded and encoded.endswith("=")
+    escaped = encoded.replace("+", "%2B").replace("/", "%2f").replace("=", "%3D")
+    payloads = {
+        "lines": ",\n" + "\r\n".join(textwrap.wrap(encoded, 76)) + "\n",
+        "a space": ", " + encoded,
+        "no padding": "," + encoded.rstrip("="),
+        "percent-encoded": "," + escaped,
+        "a spaced type": "," + encoded,
+    }
+    kind = "data:image/png; BASE64" if name == "a spaced type" else "data:image/png;base64"
+    assert read(intake, kind + payloads[name]) == read(intake, uri(buffer.getvalue()))
 
 
 def test_the_vae_gets_a_picture_only_when_one_will_be_drawn(intake: PictureIntake) -> None:
