@@ -402,7 +402,7 @@ def test_a_response_that_brings_down_two_engines_has_failed() -> None:
     ("body", "param", "code"),
     [
         ({"input": 3}, "input", "invalid_value"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]", "invalid_value"),
+        ({"input": [{"type": "web_search_call", "id": "x"}]}, "input[0]", "invalid_value"),
         ({"input": said({"type": "input_file", "file_id": "x"})}, "input[0].content[0]", "invalid_value"),
         (
             {"input": said({"type": "input_image", "file_id": "x"})},
