@@ -73,7 +73,7 @@ class ImageTool(StepCacheOptions):
 
 
 class ResponseFunction(WireObject):
-    """A function the model may call. ``strict`` has no effect: arguments always fit their schema."""
+    """A function the model may call. ``strict`` refuses parameters of which answers could be held to a part alone."""
 
     type: Literal["function"]
     name: ToolName
@@ -177,7 +177,7 @@ class ChosenTools:
         """
         offered = by_name(
             [
-                FunctionOffered(tool.name, tool.description, tool.parameters, f"tools[{place}].parameters")
+                FunctionOffered(tool.name, tool.description, tool.parameters, f"tools[{place}].parameters", tool.strict is True)
                 for place, tool in enumerate(tools)
                 if isinstance(tool, ResponseFunction)
             ]
@@ -208,4 +208,4 @@ def chosen_tools(tools: Sequence[ImageTool | ResponseFunction | OtherTool], choi
 def shown_tool(tool: ImageTool | ResponseFunction | OtherTool) -> dict[str, JsonValue]:
     """Return a tool as the response repeats it."""
     given: dict[str, JsonValue] = tool.model_dump(mode="json", exclude_unset=True)
-    return {"parameters": None, "strict": True, **given} if isinstance(tool, ResponseFunction) else given
+    return {"parameters": None, "strict": None, **given} if isinstance(tool, ResponseFunction) else given
