@@ -16,6 +16,7 @@ from server.serving.tools import past_call, past_result
 
 MAX_ITEMS = 1024
 MAX_ID_CHARS = 128
+NO_NAMESPACE = "functions are known by their names alone"
 
 ItemId = Annotated[str, Field(max_length=MAX_ID_CHARS)]
 Status = Literal["in_progress", "completed", "incomplete", "generating", "failed"]
@@ -135,6 +136,11 @@ class PictureItem(WireObject):
     size: Annotated[str, Field(max_length=16)] | None = None
     revised_prompt: Text | None = None
 
+    REFUSED: ClassVar[dict[str, str]] = {
+        "error": "a picture that could not be drawn cannot be read; leave the item out",
+        "svg_usage": "this server draws no SVG",
+    }
+
     @model_validator(mode="after")
     def _is_there_or_named(self) -> Self:
         if self.result is None and not self.id:
@@ -171,10 +177,13 @@ class CallItem(WireObject):
     arguments: Text
     id: ItemId | None = None
     status: Status | None = None
+    is_async: Literal[False] | None = Field(default=None, alias="async")
 
     REFUSED: ClassVar[dict[str, str]] = {
-        "namespace": "functions are known by their names alone",
+        "async_": "is spelled async",
+        "namespace": NO_NAMESPACE,
         "caller": "functions are called by the model alone",
+        "created_by": "functions are called by the model alone",
     }
 
     def message(self, param: str) -> Message | None:
@@ -183,15 +192,23 @@ class CallItem(WireObject):
 
 
 class CallOutputItem(WireObject):
-    """What a function answered, in words and pictures. ``call_id`` has no effect: answers are read in the order in which they stand."""
+    """What a function answered, in words and pictures.
+
+    ``call_id`` and ``name`` have no effect: answers are read in the order in which they stand.
+    """
 
     type: Literal["function_call_output"]
     call_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
     output: InputContent
+    name: Annotated[str, Field(max_length=MAX_ID_CHARS)] | None = None
     id: ItemId | None = None
     status: Status | None = None
 
-    REFUSED: ClassVar[dict[str, str]] = {"caller": "functions are called by the model alone"}
+    REFUSED: ClassVar[dict[str, str]] = {
+        "namespace": NO_NAMESPACE,
+        "caller": "functions are called by the model alone",
+        "created_by": "functions are called by the model alone",
+    }
 
     def message(self, param: str) -> Message | None:
         """Return the answer: its words, then its pictures."""

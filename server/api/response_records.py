@@ -131,7 +131,7 @@ def _not_found(response_id: str) -> ResponseNotFound:
 
 
 def _plain(items: list[InputItem]) -> list[dict[str, JsonValue]]:
-    return [item.model_dump(mode="json", exclude_none=True) for item in items]
+    return [item.model_dump(mode="json", exclude_none=True, by_alias=True) for item in items]
 
 
 class _FinalEvent(BaseModel):

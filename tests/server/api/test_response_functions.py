@@ -115,6 +115,20 @@ def test_a_calls_answer_goes_back_in_with_the_call(front: RunningFront) -> None:
     assert prompt.count("<tool_response>\nrain\n</tool_response>") == 2
 
 
+def test_calls_go_back_in_as_the_official_client_dumps_them(front: RunningFront) -> None:
+    """It knows ``async`` of a call, and name and namespace of what it gave: all of them unknown here."""
+    client = front.openai()
+    first = client.responses.create(model=MODEL, input="hi", tools=[WEATHER])
+    dumped = [item.model_dump() for item in first.output]
+    output = {"type": "function_call_output", "call_id": "c1", "output": "rain", "name": "get_weather", "namespace": None}
+    tool = {**WEATHER, "async": False}
+    call = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}", "async": False}
+    second = post(front, input=[*dumped, call, output], tools=[tool])
+    assert second.status_code == 200, second.text
+    assert second.json()["tools"][0]["async"] is False
+    assert post(front, previous_response_id=second.json()["id"]).status_code == 200
+
+
 def test_responses_and_chat_tell_the_model_the_same(front: RunningFront) -> None:
     call = {"call_id": "c1", "name": "get_weather", "arguments": ARGUMENTS}
     items = [
