@@ -14,6 +14,7 @@
     │   ├── FileNotKept            no such file, or no longer
     │   ├── ResponseNotFound       no such response, or no longer
     │   ├── PreviousResponseNotFound  nothing to continue
+    │   ├── ItemNotFound           an item named by its id that no stored response has
     │   ├── IdempotencyConflict    the key was used for another request
     │   ├── MethodNotAllowed       the address exists, the method does not
     │   ├── UnsupportedMediaType   the body is not said to be JSON
@@ -131,6 +132,12 @@ class PreviousResponseNotFound(InvalidRequest):
     """A response that another was to continue, and that is not there, or not done."""
 
     code = "previous_response_not_found"
+
+
+class ItemNotFound(InvalidRequest):
+    """An item of an answer, named by its id, that no stored response of this client has."""
+
+    code = "item_not_found"
 
 
 class IdempotencyConflict(InvalidRequest):

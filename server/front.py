@@ -34,6 +34,7 @@ from server.api.image_surfaces import ImageSurface
 from server.api.images import ImageRoutes
 from server.api.models import ModelRoutes
 from server.api.response_records import Records
+from server.api.response_references import References
 from server.api.response_surface import ResponseSurface
 from server.api.responses import ResponseRoutes
 from server.api.streams import StreamRoutes
@@ -197,13 +198,14 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
     durability = build_durability(settings, shared, [chat, responses, drawn, edited])
     acceptance = durability.acceptance
     doorway = Doorway(acceptance, settings.keep_alive_s, settings.public_url)
+    records = Records(Notes(durability.hub), acceptance)
     home = HomeRoutes.of_this_package()
     routers = [
         home.router(),
         ChatRoutes(doorway, chat).router(),
         ImageRoutes(doorway, drawn, edited).router(),
         FileRoutes(links).router(),
-        ResponseRoutes(doorway, responses, Records(Notes(durability.hub), acceptance)).router(),
+        ResponseRoutes(doorway, responses, records, References(records, settings.max_body_bytes)).router(),
         StreamRoutes(acceptance, settings.keep_alive_s).router(),
         ModelRoutes(model, limits).router(),
         TokenRoutes(TokenCounter(model)).router(),

@@ -18,6 +18,7 @@ from server.errors import (
     HeadersTooLarge,
     IdempotencyConflict,
     InvalidRequest,
+    ItemNotFound,
     MethodNotAllowed,
     ModelNotFound,
     Overloaded,
@@ -43,7 +44,7 @@ def status_of(error: PlaitError) -> int:
     match error:
         case BadKey():
             return 401
-        case ModelNotFound() | RouteNotFound() | StreamNotFound() | ResponseNotFound() | FileNotKept():
+        case ModelNotFound() | RouteNotFound() | StreamNotFound() | ResponseNotFound() | ItemNotFound() | FileNotKept():
             return 404
         case MethodNotAllowed():
             return 405

@@ -95,7 +95,9 @@ class ErrorOut(BaseModel):
 
 
 class IncompleteOut(BaseModel):
-    reason: Literal["max_output_tokens"]
+    """``max_tool_calls``: the answer has as many pictures as it may have, and would have drawn another."""
+
+    reason: Literal["max_output_tokens", "max_tool_calls"]
 
 
 class InputTokensOut(BaseModel):

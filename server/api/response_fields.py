@@ -17,7 +17,10 @@ RESPONSE_FIELDS = FieldTable(
             tools="image_generation, with how pictures are drawn, or functions the model may call, where it was taught to",
             tool_choice="none, auto, required, image_generation, one function, or some allowed ones; what must come is forced",
             parallel_tool_calls="false allows one call in an answer at most",
-            max_tool_calls="most pictures of the answer, after which it goes on without",
+            max_tool_calls=(
+                "most pictures of the answer, after which it goes on without; where nobody said how many, one that wants too many is "
+                "incomplete, for the reason max_tool_calls"
+            ),
             text="format: text, json_object (any JSON object) or json_schema (JSON that fits the schema); verbosity has no effect",
             temperature="0 takes the likeliest token, higher draws more evenly, up to 2; 0 when left out",
             top_p="draw among the likeliest tokens that together have this probability",
@@ -61,6 +64,11 @@ RESPONSE_FIELDS = FieldTable(
             access_programs="there are none here",
             image="pictures are drawn by the tool image_generation; put its options there",
         ),
-        *refused(Origin.ELSEWHERE, modalities="use tools and tool_choice"),
+        *refused(
+            Origin.ELSEWHERE,
+            modalities="use tools and tool_choice",
+            stop="only chat completions end at a text; cut the answer there yourself",
+            n="a response is one answer; ask again for another, with another seed",
+        ),
     ),
 )

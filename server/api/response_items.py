@@ -16,6 +16,7 @@ from server.serving.tools import past_call, past_result
 
 MAX_ITEMS = 1024
 MAX_ID_CHARS = 128
+NO_NAMESPACE = "functions are known by their names alone"
 
 ItemId = Annotated[str, Field(max_length=MAX_ID_CHARS)]
 Status = Literal["in_progress", "completed", "incomplete", "generating", "failed"]
@@ -110,11 +111,22 @@ def _part(part: InputText | InputImage, param: str) -> TextPart | PicturePart:
     return PicturePart(address_of(part.file_id or ""), f"{param}.file_id")
 
 
+class ReferenceItem(WireObject):
+    """An item of a stored answer, by its id; `server.api.response_references` puts the item in its place before anybody reads it."""
+
+    type: Literal["item_reference"] = "item_reference"
+    id: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
+
+    def message(self, param: str) -> Message | None:
+        """Fail: what is read names nothing any more."""
+        raise AssertionError("references are put in before a request is opened")
+
+
 class PictureItem(WireObject):
-    """A picture the model drew earlier, as it came."""
+    """A picture the model drew earlier: as it came, or its id alone, which is a reference."""
 
     type: Literal["image_generation_call"]
-    result: Base64
+    result: Base64 | None = None
     id: ItemId | None = None
     status: Status | None = None
     action: Literal["generate", "edit", "auto"] | None = None
@@ -124,8 +136,20 @@ class PictureItem(WireObject):
     size: Annotated[str, Field(max_length=16)] | None = None
     revised_prompt: Text | None = None
 
+    REFUSED: ClassVar[dict[str, str]] = {
+        "error": "a picture that could not be drawn cannot be read; leave the item out",
+        "svg_usage": "this server draws no SVG",
+    }
+
+    @model_validator(mode="after")
+    def _is_there_or_named(self) -> Self:
+        if self.result is None and not self.id:
+            raise invalid("expected the picture in base64, or in its place the id of one in a stored response", "result")
+        return self
+
     def message(self, param: str) -> Message | None:
         """Return the picture as something said; the bytes tell their format themselves."""
+        assert self.result is not None, "references are put in before a request is opened"
         return Message([PicturePart(f"data:image/png;base64,{self.result}", f"{param}.result")], param)
 
 
@@ -153,10 +177,13 @@ class CallItem(WireObject):
     arguments: Text
     id: ItemId | None = None
     status: Status | None = None
+    is_async: Literal[False] | None = Field(default=None, alias="async")
 
     REFUSED: ClassVar[dict[str, str]] = {
-        "namespace": "functions are known by their names alone",
+        "async_": "is spelled async",
+        "namespace": NO_NAMESPACE,
         "caller": "functions are called by the model alone",
+        "created_by": "functions are called by the model alone",
     }
 
     def message(self, param: str) -> Message | None:
@@ -165,15 +192,23 @@ class CallItem(WireObject):
 
 
 class CallOutputItem(WireObject):
-    """What a function answered, in words and pictures. ``call_id`` has no effect: answers are read in the order in which they stand."""
+    """What a function answered, in words and pictures.
+
+    ``call_id`` and ``name`` have no effect: answers are read in the order in which they stand.
+    """
 
     type: Literal["function_call_output"]
     call_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
     output: InputContent
+    name: Annotated[str, Field(max_length=MAX_ID_CHARS)] | None = None
     id: ItemId | None = None
     status: Status | None = None
 
-    REFUSED: ClassVar[dict[str, str]] = {"caller": "functions are called by the model alone"}
+    REFUSED: ClassVar[dict[str, str]] = {
+        "namespace": NO_NAMESPACE,
+        "caller": "functions are called by the model alone",
+        "created_by": "functions are called by the model alone",
+    }
 
     def message(self, param: str) -> Message | None:
         """Return the answer: its words, then its pictures."""
@@ -191,12 +226,15 @@ KINDS = {
     "reasoning": "(reasoning)",
     "function_call": "(call)",
     "function_call_output": "(output)",
+    "item_reference": "(reference)",
 }
 
 
 def _kind_of_item(value: object) -> str | None:
     if not isinstance(value, dict):
         return None
+    if [name for name, given in value.items() if given is not None] == ["id"]:
+        return "(reference)"
     kind = value.get("type")
     return KINDS.get(kind) if kind is None or isinstance(kind, str) else None
 
@@ -206,17 +244,29 @@ InputItem = Annotated[
     | Annotated[PictureItem, Tag("(picture)")]
     | Annotated[ReasoningItem, Tag("(reasoning)")]
     | Annotated[CallItem, Tag("(call)")]
-    | Annotated[CallOutputItem, Tag("(output)")],
+    | Annotated[CallOutputItem, Tag("(output)")]
+    | Annotated[ReferenceItem, Tag("(reference)")],
     Discriminator(
         _kind_of_item,
         custom_error_type="invalid_value",
         custom_error_message=(
-            "expected an item of type 'message', 'image_generation_call', 'reasoning', 'function_call' or 'function_call_output'; "
-            "this server keeps no others"
+            "expected an item of type 'message', 'image_generation_call', 'reasoning', 'function_call', 'function_call_output' or "
+            "'item_reference'; this server keeps no others"
         ),
     ),
 ]
 Items = Annotated[list[InputItem], Field(max_length=MAX_ITEMS)]
+
+
+def named_id(item: InputItem) -> str | None:
+    """Return the id of the item that stands where only its id was sent; None for what is there itself."""
+    match item:
+        case ReferenceItem():
+            return item.id
+        case PictureItem(result=None):
+            return item.id
+        case _:
+            return None
 
 
 def said_in_order(placed: Sequence[tuple[InputItem, str]]) -> list[Message]:

@@ -18,6 +18,7 @@ from server.api.response_items import (
     MessageItem,
     PictureItem,
     ReasoningItem,
+    ReferenceItem,
 )
 from server.api.response_schemas import ResponseRequest
 from server.api.wire_object import WireObject
@@ -81,6 +82,8 @@ class ListedInput:
             case CallOutputItem():
                 output: JsonValue = item.output if isinstance(item.output, str) else _content(item.output, "user")
                 own, prefix = {"call_id": item.call_id, "output": output, "status": "completed"}, "fco"
+            case ReferenceItem():
+                own, prefix = {}, "ref"
         return {"id": item.id or f"{prefix}_{self.key}_in{place}", "type": item.type, **own}
 
 

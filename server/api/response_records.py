@@ -15,7 +15,7 @@ from server.api.response_listing import input_items
 from server.api.response_schemas import ResponseRequest
 from server.api.response_surface import ended_early, heading_of
 from server.api.wire_object import WireObject
-from server.errors import PreviousResponseNotFound, ResponseNotFound
+from server.errors import PreviousResponseNotFound, ResponseNotFound, StreamNotFound
 from server.serving.accepting import Acceptance, Reading
 from server.serving.notes import Notes
 from server.store.store import StoredEvent
@@ -69,7 +69,7 @@ class Records:
         """
         text = await self.notes.find(response_id + NOTE, tenant)
         if text is None:
-            raise ResponseNotFound(f"There is no response '{response_id[:64]}', or it is no longer kept.")
+            raise _not_found(response_id)
         return fitted(pydantic_core.from_json(text), Record)
 
     async def delete(self, response_id: str, tenant: str) -> None:
@@ -92,6 +92,19 @@ class Records:
         ending = await self.acceptance.ending(response_id, tenant)
         return record.begun if ending is None else _ended(ending, record)
 
+    async def ending(self, response_id: str, tenant: str) -> StoredEvent | None:
+        """Return the final piece of a stored response, which `output_of` reads; None while it is under way.
+
+        Raises:
+            ResponseNotFound, StoreAway: see `find`.
+        """
+        if not await self.notes.has(response_id + NOTE, tenant):
+            raise _not_found(response_id)
+        try:
+            return await self.acceptance.ending(response_id, tenant)
+        except StreamNotFound as error:
+            raise _not_found(response_id) from error
+
     async def history(self, response_id: str, tenant: str) -> bytes:
         """Return everything said up to and in a response, as a JSON list of items.
 
@@ -113,8 +126,12 @@ class Records:
         return json.dumps([*before, *(item for item in answered if item["type"] != "reasoning")]).encode()
 
 
+def _not_found(response_id: str) -> ResponseNotFound:
+    return ResponseNotFound(f"There is no response '{response_id[:64]}', or it is no longer kept.")
+
+
 def _plain(items: list[InputItem]) -> list[dict[str, JsonValue]]:
-    return [item.model_dump(mode="json", exclude_none=True) for item in items]
+    return [item.model_dump(mode="json", exclude_none=True, by_alias=True) for item in items]
 
 
 class _FinalEvent(BaseModel):
@@ -124,12 +141,20 @@ class _FinalEvent(BaseModel):
     error: dict[str, JsonValue] | None = None
 
 
+def output_of(ending: StoredEvent) -> list[dict[str, JsonValue]]:
+    """Return the items of the response that a final piece holds; none where it holds an error alone."""
+    final = _final(ending)
+    return [] if final.response is None else objects.validate_python(final.response["output"])
+
+
+def _final(ending: StoredEvent) -> _FinalEvent:
+    value = pydantic_core.from_json(ending.payload)
+    return _FinalEvent(response=objects.validate_python([value])[0]) if ending.name == SUCCEEDED else _FinalEvent.model_validate(value)
+
+
 def _ended(ending: StoredEvent, record: Record) -> dict[str, JsonValue]:
     """Return the response that a final piece holds, or that it means."""
-    value = pydantic_core.from_json(ending.payload)
-    if ending.name == SUCCEEDED:
-        return objects.validate_python([value])[0]
-    final = _FinalEvent.model_validate(value)
+    final = _final(ending)
     if final.response is not None:
         return final.response
     error = final.error or {}

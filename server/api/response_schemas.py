@@ -21,7 +21,7 @@ NAMES = ParamNames(messages="input", max_tokens="max_output_tokens", size="tools
 
 
 class TextFormat(WireObject):
-    """What the answer's text must be. ``name``, ``description`` and ``strict`` have no effect."""
+    """What the answer's text must be. ``name``, ``description`` and ``strict`` have no effect: it always fits all of its schema."""
 
     type: Literal["text", "json_object", "json_schema"]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
@@ -33,6 +33,8 @@ class TextFormat(WireObject):
     def _has_its_schema(self) -> Self:
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise invalid("expected exactly with type 'json_schema'", "schema")
+        if self.type == "json_schema" and self.name is None:
+            raise invalid("expected with type 'json_schema'", "name")
         return self
 
     def form(self) -> JsonForm | None:
@@ -55,6 +57,8 @@ class ReasoningOptions(WireObject):
     effort: Annotated[str, Field(max_length=16)] | None = None
     summary: Annotated[str, Field(max_length=16)] | None = None
     generate_summary: Annotated[str, Field(max_length=16)] | None = None
+    context: Annotated[str, Field(max_length=16)] | None = None
+    mode: Annotated[str, Field(max_length=16)] | None = None
 
 
 class StreamOptions(WireObject):

@@ -73,15 +73,17 @@ class ImageTool(StepCacheOptions):
 
 
 class ResponseFunction(WireObject):
-    """A function the model may call. ``strict`` has no effect: arguments always fit their schema."""
+    """A function the model may call. ``strict`` refuses parameters of which answers could be held to a part alone."""
 
     type: Literal["function"]
     name: ToolName
     description: Annotated[str, Field(max_length=10_000)] | None = None
     parameters: dict[str, JsonValue] | None = None
     strict: bool | None = None
+    is_async: Literal[False] | None = Field(default=None, alias="async")
 
     REFUSED: ClassVar[dict[str, str]] = {
+        "async_": "is spelled async",
         "allowed_callers": "functions are called by the model alone",
         "defer_loading": "every tool is told to the model from the start",
         "output_schema": "what a function answers is read as it is",
@@ -121,12 +123,27 @@ class ChosenFunction(WireObject):
     name: ToolName
 
 
+def _kind_of_allowed(value: object) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else None
+    return f"({kind})" if kind in ("image_generation", "function") else None
+
+
+AllowedTool = Annotated[
+    Annotated[ChosenTool, Tag("(image_generation)")] | Annotated[ChosenFunction, Tag("(function)")],
+    Discriminator(
+        _kind_of_allowed,
+        custom_error_type="invalid_value",
+        custom_error_message="expected an object of type 'image_generation' or 'function'",
+    ),
+]
+
+
 class AllowedTools(WireObject):
     """Some of the tools."""
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: Annotated[list[ChosenTool | ChosenFunction], Field(min_length=1, max_length=MAX_TOOLS)]
+    tools: Annotated[list[AllowedTool], Field(min_length=1, max_length=MAX_TOOLS)]
 
 
 def _kind_of_choice(value: object) -> str | None:
@@ -177,7 +194,7 @@ class ChosenTools:
         """
         offered = by_name(
             [
-                FunctionOffered(tool.name, tool.description, tool.parameters, f"tools[{place}].parameters")
+                FunctionOffered(tool.name, tool.description, tool.parameters, f"tools[{place}].parameters", tool.strict is True)
                 for place, tool in enumerate(tools)
                 if isinstance(tool, ResponseFunction)
             ]
@@ -207,5 +224,5 @@ def chosen_tools(tools: Sequence[ImageTool | ResponseFunction | OtherTool], choi
 
 def shown_tool(tool: ImageTool | ResponseFunction | OtherTool) -> dict[str, JsonValue]:
     """Return a tool as the response repeats it."""
-    given: dict[str, JsonValue] = tool.model_dump(mode="json", exclude_unset=True)
-    return {"parameters": None, "strict": True, **given} if isinstance(tool, ResponseFunction) else given
+    given: dict[str, JsonValue] = tool.model_dump(mode="json", exclude_unset=True, by_alias=True)
+    return {"parameters": None, "strict": None, **given} if isinstance(tool, ResponseFunction) else given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from server.api.openapi import Operation, operation
 from server.api.response_answers import EventOut, ResponseOut
 from server.api.response_listing import ItemListOut, ListedInput, ListQuery
 from server.api.response_records import Records
+from server.api.response_references import References, put_in
 from server.api.response_schemas import ResponseRequest
 from server.api.response_surface import ResponseSurface, envelope
 from server.api.streams import MAX_POSITION_DIGITS
@@ -44,6 +46,7 @@ class ResponseRoutes:
     doorway: Doorway
     surface: ResponseSurface
     records: Records
+    references: References
 
     def router(self) -> APIRouter:
         """Return the routes."""
@@ -66,6 +69,10 @@ class ResponseRoutes:
         body = await json_body(request)
         wanted = await read_body(body, ResponseRequest)
         tenant, created = tenant_of(request).name, int(time.time())
+        named = await self.references.found(body, wanted.items(), tenant)
+        if named:
+            body = await asyncio.to_thread(put_in, body, named)
+            wanted = await read_body(body, ResponseRequest)
         previous = wanted.previous_response_id
         history = NO_HISTORY if previous is None else await self.records.history(previous, tenant)
         reading = await self.doorway.accept(request, self.surface, envelope(body, history), is_background=wanted.background)

@@ -17,7 +17,7 @@ ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 class FunctionTool(WireObject):
-    """``strict`` has no effect: arguments always fit their schema."""
+    """``strict`` refuses parameters of which answers could be held to a part alone."""
 
     name: ToolName
     description: Annotated[str, Field(max_length=10_000)] | None = None
@@ -118,7 +118,7 @@ def tool_use(tools: list[ToolInput] | None, choice: ToolChoice | None, *, is_par
 
 
 def _tool(function: FunctionTool, place: int) -> Tool:
-    return Tool(function.name, function.description, function.parameters, f"tools[{place}].function.parameters")
+    return Tool(function.name, function.description, function.parameters, f"tools[{place}].function.parameters", function.strict is True)
 
 
 def by_name(tools: list[Tool]) -> dict[str, Tool]:

@@ -18,6 +18,9 @@ UNKNOWN = "unknown_parameter"
 UNSUPPORTED = "unsupported_parameter"
 INVALID = "invalid_value"
 
+LIKENESS = 0.75
+"""How alike two names must be, by `difflib`, for one to be a slip of the other: below that, a wrong guess is likelier than a right one."""
+
 MAX_NAME_CHARS = 64
 """How much of a client's own field name an error repeats."""
 
@@ -69,7 +72,8 @@ class WireObject(BaseModel):
     def _nearest(cls, name: str) -> str | None:
         if name in cls.SYNONYMS:
             return cls.SYNONYMS[name]
-        nearest = next(iter(difflib.get_close_matches(name[:MAX_NAME_CHARS], [*cls.known_names(), *cls.SYNONYMS], n=1)), None)
+        plain = name[:MAX_NAME_CHARS].strip("_-").lower()
+        nearest = next(iter(difflib.get_close_matches(plain, [*cls.known_names(), *cls.SYNONYMS], n=1, cutoff=LIKENESS)), None)
         return None if nearest is None else cls.SYNONYMS.get(nearest, nearest)
 
 

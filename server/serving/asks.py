@@ -128,12 +128,16 @@ class JsonForm:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that the model may call; ``parameters`` is a JSON schema, None for a function of none."""
+    """A function that the model may call; ``parameters`` is a JSON schema, None for a function of none.
+
+    Where it ``is_strict``, calls fit all of the schema, or are refused; else as much of it as they can be held to.
+    """
 
     name: str
     description: str | None
     parameters: dict[str, JsonValue] | None
     param: str
+    is_strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)

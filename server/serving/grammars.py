@@ -1,20 +1,21 @@
 """What an answer's text must be, as a grammar for the engine: JSON that fits a schema, calls of tools, a thought before either.
 
-A client's schema is bounded here before the grammar library sees it, and what the library cannot hold an answer to is refused. JSON is
-written on one line, as a model writes it by itself: free white space would let a small model write nothing else.
+A client's schema is bounded here before the grammar library sees it. What the library cannot hold an answer to is refused, but for
+parameters of functions that are not said to be strict: those are held to as much of their schema as can be. JSON is written on one line,
+as a model writes it by itself: free white space would let a small model write nothing else.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING
 
 import llguidance
 from pydantic import JsonValue
 
 from server.errors import InvalidValue, UnsupportedParameter
-from server.serving.asks import Ask, ToolUse
+from server.serving.asks import Ask, Tool, ToolUse
+from server.serving.enforceable import Enforceable, Schema, enforceable
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -37,9 +38,8 @@ JSON_STYLE: JsonCompileOptions = {
 LIMITS = llguidance.LLParserLimits(verbose_errors=False)
 BYTES = llguidance.LLTokenizer("byte")
 """Enough of a vocabulary to see whether an answer can begin."""
-UNIMPLEMENTED = re.compile(r'Unimplemented keys: \[("[A-Za-z$]{1,40}"(?:, "[A-Za-z$]{1,40}")*)\]')
-"""The only words of the library that are repeated: names of JSON Schema keywords."""
-
+MAX_DROPPED_SHOWN = 4
+"""How much of what a schema cannot have an error names."""
 
 THINKING = """\
 thought[lazy]: "<think>" TEXT "</think>"
@@ -69,8 +69,7 @@ def answer_grammar(ask: Ask) -> str | None:
     if ask.thinks:
         rules += THINKING
     if ask.json_form is not None:
-        check_schema(ask.json_form.schema, ask.json_form.param)
-        rules += f"json: {_json(ask.json_form.schema)}\n"
+        rules += f"json: {_json(held(ask.json_form.schema, ask.json_form.param, is_strict=True))}\n"
     if ask.tool_use is not None:
         rules += _calls(ask.tool_use)
     start = "thought BREAK? answer" if ask.thinks else "answer"
@@ -94,34 +93,60 @@ def _calls(use: ToolUse) -> str:
     """Return the rules of calls: the name of a tool, then arguments that fit its schema."""
     rules = CALLING.format(calls=" | ".join(f"call_{number}" for number in range(len(use.tools))))
     for number, tool in enumerate(use.tools):
-        parameters = tool.parameters or {"type": "object", "properties": {}, "additionalProperties": False}
-        check_schema(parameters, tool.param)
+        parameters = held(_parameters(tool), tool.param, is_strict=tool.is_strict)
         begin = json.dumps(f'{{"name": "{tool.name}", "arguments": ')
         rules += f'call_{number}: {begin} {_json(parameters)} "}}\\n</tool_call>"\n'
     return rules
 
 
-def _json(schema: dict[str, JsonValue]) -> str:
+def _parameters(tool: Tool) -> Schema:
+    """Return the schema of a tool's arguments, which are an object.
+
+    Raises:
+        InvalidValue: it is that of something else: such a call would be no call to anybody.
+    """
+    parameters = tool.parameters or {"properties": {}}
+    kinds = parameters.get("type", "object")
+    if "object" not in (kinds if isinstance(kinds, list) else [kinds]):
+        raise InvalidValue(f"{tool.param}: expected a schema of type 'object', since arguments have names.", tool.param)
+    return {**parameters, "type": "object"}
+
+
+def _json(schema: Schema) -> str:
     return f"%json {json.dumps({**schema, 'x-guidance': JSON_STYLE})}"
 
 
-def check_schema(schema: dict[str, JsonValue], param: str) -> None:
-    """Check that answers can be held to a schema.
+def held(schema: Schema, param: str, *, is_strict: bool) -> Schema:
+    """Return the schema that answers are held to: the client's own, or where it ``is_strict`` not, as much of it as can be.
 
     Raises:
         InvalidValue, UnsupportedParameter: see `answer_grammar`.
     """
     _check_size(schema, param)
-    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_STYLE)
-    problem = str(llguidance.LLMatcher.validate_grammar(grammar, limits=LIMITS))
-    if not problem and _can_begin(grammar):
-        return
-    unimplemented = UNIMPLEMENTED.search(problem)
-    if unimplemented:
-        raise UnsupportedParameter(f"{param}: answers cannot be held to the keywords {unimplemented.group(1)}.", param)
+    possible = enforceable(schema, _problem)
+    if is_strict and possible.dropped:
+        raise _unsupported(possible, param)
+    problem = _problem(possible.schema)
+    if not problem and _can_begin(_library_grammar(possible.schema)):
+        return possible.schema
     if "too big" in problem or "limit" in problem:
         raise InvalidValue(f"{param}: the schema is too complex; simplify its patterns, counts or alternatives.", param)
     raise InvalidValue(f"{param}: not a JSON schema that an answer can be held to.", param)
+
+
+def _unsupported(possible: Enforceable, param: str) -> UnsupportedParameter:
+    shown = possible.dropped[:MAX_DROPPED_SHOWN]
+    more = f" and {len(possible.dropped) - len(shown)} more" if len(possible.dropped) > len(shown) else ""
+    return UnsupportedParameter(f"{param}: answers cannot be held to {', '.join(shown)}{more}.", param)
+
+
+def _library_grammar(schema: Schema) -> str:
+    return llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_STYLE)
+
+
+def _problem(schema: Schema) -> str:
+    """Return what the library says is wrong with a schema; empty where nothing is."""
+    return str(llguidance.LLMatcher.validate_grammar(_library_grammar(schema), limits=LIMITS))
 
 
 def _can_begin(grammar: str) -> bool:

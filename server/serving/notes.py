@@ -43,15 +43,26 @@ class Notes:
         except StoreUnavailable as error:
             raise StoreAway from error
 
+    async def has(self, note_id: str, tenant: str) -> bool:
+        """Tell whether ``tenant`` has a text of that id.
+
+        Raises:
+            StoreAway: only the store could tell.
+        """
+        try:
+            return await self._hub.tenant(note_id) == tenant
+        except StoreUnavailable as error:
+            raise StoreAway from error
+
     async def find(self, note_id: str, tenant: str) -> str | None:
         """Return a text of ``tenant``; None when there is none, or no longer.
 
         Raises:
             StoreAway: only the store could tell.
         """
+        if not await self.has(note_id, tenant):
+            return None
         try:
-            if await self._hub.tenant(note_id) != tenant:
-                return None
             async for event in self._hub.read(note_id, 0):
                 return event.payload
         except StreamGone:

@@ -115,6 +115,20 @@ def test_a_calls_answer_goes_back_in_with_the_call(front: RunningFront) -> None:
     assert prompt.count("<tool_response>\nrain\n</tool_response>") == 2
 
 
+def test_calls_go_back_in_as_the_official_client_dumps_them(front: RunningFront) -> None:
+    """It knows ``async`` of a call, and name and namespace of what it gave: all of them unknown here."""
+    client = front.openai()
+    first = client.responses.create(model=MODEL, input="hi", tools=[WEATHER])
+    dumped = [item.model_dump() for item in first.output]
+    output = {"type": "function_call_output", "call_id": "c1", "output": "rain", "name": "get_weather", "namespace": None}
+    tool = {**WEATHER, "async": False}
+    call = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}", "async": False}
+    second = post(front, input=[*dumped, call, output], tools=[tool])
+    assert second.status_code == 200, second.text
+    assert second.json()["tools"][0]["async"] is False
+    assert post(front, previous_response_id=second.json()["id"]).status_code == 200
+
+
 def test_responses_and_chat_tell_the_model_the_same(front: RunningFront) -> None:
     call = {"call_id": "c1", "name": "get_weather", "arguments": ARGUMENTS}
     items = [
@@ -168,6 +182,31 @@ def test_the_choice_decides_which_functions_may_be_called(front: RunningFront, c
     assert (not grammar or "before" in grammar.partition("answer:")[2].partition("\n")[0]) == may_talk
 
 
+AS_WRITTEN_BY_LIBRARIES: dict[str, object] = {
+    "path": {"type": "string", "format": "path"},
+    "tags": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+    "notes": {"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {"type": "string"}},
+    "name": {"type": "string", "pattern": "^(?!x).*$"},
+}
+
+
+def test_a_tool_as_pydantic_and_zod_write_it_is_offered(front: RunningFront) -> None:
+    """One such schema failed the whole request."""
+    parameters = {"type": "object", "properties": AS_WRITTEN_BY_LIBRARIES}
+    answer = post(front, tools=[{"type": "function", "name": "get_weather", "parameters": parameters}])
+    assert answer.status_code == 200, answer.text
+    shown = Response.model_validate_json(answer.content, strict=True).tools[0]
+    assert shown.type == "function" and (shown.parameters, shown.strict) == (parameters, None)
+
+
+@pytest.mark.parametrize("name", ["tags", "name"])
+def test_a_strict_tool_is_refused_where_calls_could_not_be_held_to_it(front: RunningFront, name: str) -> None:
+    parameters = {"type": "object", "properties": {name: AS_WRITTEN_BY_LIBRARIES[name]}}
+    answer = post(front, tools=[{**WEATHER, "parameters": parameters}])
+    assert (answer.status_code, error_of(answer)["param"]) == (400, "tools[0].parameters")
+    assert f"at properties.{name}" in str(error_of(answer)["message"])
+
+
 def test_one_call_at_a_time_when_asked_for(front: RunningFront) -> None:
     assert post(front, tool_choice="required", parallel_tool_calls=False).json()["parallel_tool_calls"] is False
     assert "next*" not in grammar_of(front)
@@ -189,6 +228,7 @@ def test_what_was_asked_is_listed_with_its_calls(front: RunningFront) -> None:
         ({"tools": [WEATHER, DRAW]}, "tools", "unsupported_parameter"),
         ({"tools": [WEATHER, WEATHER]}, "tools", "invalid_value"),
         ({"tools": [{**WEATHER, "parameters": {"type": "nothing"}}]}, "tools[0].parameters", "invalid_value"),
+        ({"tools": [{**WEATHER, "parameters": {"type": "string"}}], "tool_choice": "required"}, "tools[0].parameters", "invalid_value"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "unsupported_parameter"),
         ({"tool_choice": {"type": "function", "name": "other"}}, "tool_choice", "invalid_value"),
         ({"tool_choice": DRAW}, "tool_choice", "invalid_value"),

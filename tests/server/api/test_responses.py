@@ -11,8 +11,9 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from server.messages import FinishReason, ImageSegment, OutputMode, Request, TextClosed, TextSegment
+from server.messages import FinishedOutput, FinishReason, ImageSegment, OutputMode, Request, TextClosed, TextSegment, Usage
 from tests.server.api.chats import STORY, TOKENIZER, endless, error_of, hello, server_events, story, tokens
+from tests.server.api.chats import picture as drawn
 from tests.server.api.pictures import drawing, opened
 from tests.server.picture_files import encoded_picture, picture_uri, uri
 from tests.server.running_front import RunningFront, running_front
@@ -183,6 +184,14 @@ def test_an_answer_is_accepted_as_history(http: httpx.Client, front: RunningFron
     assert kinds == [TextSegment, TextSegment, ImageSegment, TextSegment, ImageSegment, TextSegment]
 
 
+def test_an_answer_is_accepted_as_the_official_client_dumps_it(client: OpenAI, http: httpx.Client, front: RunningFront) -> None:
+    """A dump holds null for every field that answers elsewhere may have."""
+    first = client.responses.create(model=MODEL, input="tell a story", tools=[{"type": "image_generation"}])
+    dumped = [item.model_dump() for item in first.output]
+    create(http, input=[*dumped, {"role": "user", "content": "hi"}], reasoning={"context": "auto", "mode": "pro"})
+    assert len(front.engine.requests[-1].segments) == len(dumped) + 1
+
+
 def test_a_response_continues_another(client: OpenAI, front: RunningFront) -> None:
     first = client.responses.create(model=MODEL, input="tell a story", tools=[{"type": "image_generation"}])
     second = client.responses.create(model=MODEL, input="hi", previous_response_id=first.id)
@@ -216,6 +225,22 @@ def test_an_answer_that_was_cut_off_is_incomplete(http: httpx.Client) -> None:
     assert whole.incomplete_details.reason == "max_output_tokens"
     assert last.type == "response.incomplete" and last.response.output[0].type == "message"
     assert last.response.output[0].status == "incomplete"
+
+
+def test_an_answer_that_wants_a_picture_too_many_says_so() -> None:
+    """It said that there was no room for words."""
+
+    def script(request: Request) -> list[list[Output]]:
+        num_images = request.image.max_images
+        ended = FinishedOutput(request.request_id, FinishReason.LENGTH, Usage(completion_text_tokens=1, num_images=num_images))
+        return [*tokens(request, "w"), *(step for index in range(num_images) for step in drawn(request, index)), [ended]]
+
+    with running_front(ScriptedEngine(script), family="interleaved") as front, front.http() as http:
+        answers = [
+            http.post("/v1/responses", json={"model": MODEL, "input": "hi", "tools": [tool]}).json()
+            for tool in ({"type": "image_generation", "size": "32x32"}, {"type": "image_generation", "size": "32x32", "max_images": 1})
+        ]
+    assert [answer["incomplete_details"]["reason"] for answer in answers] == ["max_tool_calls", "max_output_tokens"]
 
 
 # -- kept answers -------------------------------------------------------------------------------------------------------------------
@@ -402,7 +427,7 @@ def test_a_response_that_brings_down_two_engines_has_failed() -> None:
     ("body", "param", "code"),
     [
         ({"input": 3}, "input", "invalid_value"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]", "invalid_value"),
+        ({"input": [{"type": "web_search_call", "id": "x"}]}, "input[0]", "invalid_value"),
         ({"input": said({"type": "input_file", "file_id": "x"})}, "input[0].content[0]", "invalid_value"),
         (
             {"input": said({"type": "input_image", "file_id": "x"})},
