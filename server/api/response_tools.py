@@ -124,6 +124,8 @@ class ChosenFunction(WireObject):
 
 
 def _kind_of_allowed(value: object) -> str | None:
+    if isinstance(value, ChosenTool | ChosenFunction):  # on its way out, to be repeated
+        return f"({value.type})"
     kind = value.get("type") if isinstance(value, dict) else None
     return f"({kind})" if kind in ("image_generation", "function") else None
 
