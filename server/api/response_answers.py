@@ -95,9 +95,7 @@ class ErrorOut(BaseModel):
 
 
 class IncompleteOut(BaseModel):
-    """``max_tool_calls``: the answer has as many pictures as it may have, and would have drawn another."""
-
-    reason: Literal["max_output_tokens", "max_tool_calls"]
+    reason: Literal["max_output_tokens"]
 
 
 class InputTokensOut(BaseModel):

@@ -97,7 +97,7 @@ class ResponseDraft:
             update={
                 "status": "incomplete" if is_cut else "completed",
                 "completed_at": None if is_cut else completed_at,
-                "incomplete_details": _incomplete(event) if is_cut else None,
+                "incomplete_details": IncompleteOut(reason="max_output_tokens") if is_cut else None,
                 "output": self._items,
                 "usage": _usage(event),
             }
@@ -147,10 +147,6 @@ class ResponseDraft:
         item_id = f"fc_{self._key}_{index}"
         self._items.append(call_item(item_id, event))
         yield from called(index, item_id, event, self._numbers)
-
-
-def _incomplete(event: FinishedEvent) -> IncompleteOut:
-    return IncompleteOut(reason="max_tool_calls" if event.wants_picture else "max_output_tokens")
 
 
 def _usage(event: FinishedEvent) -> ResponseUsageOut:

@@ -46,19 +46,6 @@ CALL_ID_DIGITS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """Of an answer that ends where it wants a picture too many."""
-
-    max_images: int
-    max_tokens: int
-
-    def ended_by_pictures(self, output: FinishedOutput) -> bool:
-        """Tell whether an answer ended for want of a picture, not of words."""
-        has_all = output.usage.num_images >= self.max_images
-        return output.reason is FinishReason.LENGTH and has_all and output.usage.completion_text_tokens < self.max_tokens
-
-
-@dataclass(frozen=True, slots=True)
 class AnswerStyle:
     """What shapes the events of an answer.
 
@@ -67,7 +54,6 @@ class AnswerStyle:
         thinking: where its thoughts are.
         num_top: how many alternatives each token is shown with.
         tool_names: the tools it may call.
-        bounds: beyond which it ends as too long; None where only its words are bounded.
     """
 
     name: str
@@ -77,7 +63,6 @@ class AnswerStyle:
     num_top: int
     encoder_quality: int | None = None
     tool_names: Sequence[str] = ()
-    bounds: Bounds | None = None
 
 
 class Answer:
@@ -194,8 +179,7 @@ class Answer:
             return FinishedEvent(self._choice, FinishReason.STOP, output.usage, self._num_thought_tokens, self._num_calls)
         if output.reason is FinishReason.ERROR:
             raise _failure(output.error_message or "the request failed", output.error_code or PlaitError.code)
-        wants_picture = self._style.bounds is not None and self._style.bounds.ended_by_pictures(output)
-        return FinishedEvent(self._choice, output.reason, output.usage, self._num_thought_tokens, self._num_calls, wants_picture)
+        return FinishedEvent(self._choice, output.reason, output.usage, self._num_thought_tokens, self._num_calls)
 
     def _scored(self, logprob: TokenLogprob) -> ScoredToken:
         top = [self._alternative(token_id, value) for token_id, value in logprob.top[: self._style.num_top]]

@@ -110,18 +110,13 @@ class PreviewEvent:
 
 @dataclass(frozen=True, slots=True)
 class FinishedEvent:
-    """An answer is complete; its last event.
-
-    ``num_thought_tokens`` of its text tokens were thoughts, ``num_calls`` tools are called. ``wants_picture``: it ended as too long
-    since it had all its pictures and would have drawn another.
-    """
+    """An answer is complete; its last event. ``num_thought_tokens`` of its text tokens were thoughts, ``num_calls`` tools are called."""
 
     choice: int
     reason: FinishReason
     usage: Usage
     num_thought_tokens: int = 0
     num_calls: int = 0
-    wants_picture: bool = False
 
 
 Event = TextEvent | ThoughtEvent | CallEvent | PictureEvent | ProgressEvent | PreviewEvent | FinishedEvent

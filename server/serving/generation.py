@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from server.errors import EngineUnavailable, PlaitError
-from server.messages import FinishedOutput, FinishReason, ImageOutput, OutputMode, PreviewOutput, ProgressOutput
+from server.messages import FinishedOutput, FinishReason, ImageOutput, PreviewOutput, ProgressOutput
 from server.metrics import Metrics
-from server.serving.answer import Answer, AnswerStyle, Bounds
+from server.serving.answer import Answer, AnswerStyle
 from server.serving.answer_times import AnswerTimes
 from server.serving.asks import Ask, Modality, PictureChoices
 from server.serving.canon import encode_output, engine_canon
@@ -89,17 +89,8 @@ class GenerationService:
             thinking=plan.thinking,
             num_top=ask.text.logprobs or 0,
             tool_names=[] if ask.tool_use is None else [tool.name for tool in ask.tool_use.tools],
-            bounds=_bounds(plan),
         )
         return [Answer(choice, self._model.tokenizer, style) for choice in range(len(plan.requests))]
-
-
-def _bounds(plan: Plan) -> Bounds | None:
-    """Return the bounds of answers that end where they want a picture too many; None for those that go on without."""
-    request = plan.requests[0]
-    if request.mode is not OutputMode.INTERLEAVED or not request.image.ends_at_last_image:
-        return None
-    return Bounds(request.image.max_images, request.sampling.max_tokens)
 
 
 def seeded(ask: Ask, seed: int) -> Ask:
