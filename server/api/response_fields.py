@@ -19,7 +19,7 @@ RESPONSE_FIELDS = FieldTable(
             parallel_tool_calls="false allows one call in an answer at most",
             max_tool_calls=(
                 "most pictures of the answer, after which it goes on without; where nobody said how many, one that wants too many is "
-                "incomplete, for the reason max_tool_calls"
+                "incomplete, for the reason max_output_tokens: strict clients know no better one"
             ),
             text="format: text, json_object (any JSON object) or json_schema (JSON that fits the schema); verbosity has no effect",
             temperature="0 takes the likeliest token, higher draws more evenly, up to 2; 0 when left out",
