@@ -33,7 +33,7 @@ WIDE_SHARE = 0.15
 """Share of the batches in the wide format."""
 DROP_TEXTS, DROP_PICTURES = 0.06, 0.04
 """Shares of what is drawn after other pictures shown without any text, or without the pictures, for guidance (spec 8.4, 6.3)."""
-NUM_EARLIER, EARLIER_WEIGHTS = (0, 1, 2, 3), (12, 5, 2, 1)
+NUM_EARLIER, EARLIER_WEIGHTS = (0, 1, 2, 3), (9, 6, 3, 2)
 """How many exchanges the examples of a batch come after, and how often. Those of a conversation are longer, and fewer to a batch."""
 
 
