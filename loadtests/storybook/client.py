@@ -36,6 +36,15 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Exchange:
+    """What was asked before, and the answer: words, perhaps after which a picture came."""
+
+    asked: str
+    said: str
+    picture: Pixels | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """What to send: words, perhaps after a picture; ``modalities`` None leaves the choice to the model."""
 
@@ -44,6 +53,7 @@ class Question:
     modalities: tuple[str, ...] | None = None
     thinks: bool = False
     seed: int = 0
+    earlier: tuple[Exchange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +86,10 @@ class Client:
         return read_answer(response.json())
 
     def _body(self, question: Question) -> Json:
-        content: list[Json] = []
-        if question.picture is not None:
-            content.append({"type": "image_url", "image_url": {"url": data_uri(question.picture)}})
-        content.append({"type": "text", "text": question.words})
-        body: Json = {"model": self.model, "messages": [{"role": "user", "content": content}], "seed": question.seed, "max_tokens": 300}
+        pictures = [] if question.picture is None else [_picture_part(question.picture)]
+        messages = [message for exchange in question.earlier for message in _messages(exchange)]
+        messages.append({"role": "user", "content": [*pictures, {"type": "text", "text": question.words}]})
+        body: Json = {"model": self.model, "messages": messages, "seed": question.seed, "max_tokens": 300}
         if question.modalities is not None:
             body["modalities"] = list(question.modalities)
         if question.modalities is None or "image" in question.modalities:
@@ -89,6 +98,16 @@ class Client:
         if question.thinks:
             body["think"] = True
         return body
+
+
+def _messages(exchange: Exchange) -> list[Json]:
+    pictures = [] if exchange.picture is None else [_picture_part(exchange.picture)]
+    answer: list[Json] = [{"type": "text", "text": exchange.said}, *pictures]
+    return [{"role": "user", "content": exchange.asked}, {"role": "assistant", "content": answer}]
+
+
+def _picture_part(picture: Pixels) -> Json:
+    return {"type": "image_url", "image_url": {"url": data_uri(picture)}}
 
 
 def open_http(url: str) -> httpx.AsyncClient:

@@ -7,12 +7,12 @@ and nothing else. All combinations asked for are held out of the training (`mode
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
-from loadtests.storybook.client import Answer, Pixels, Question
+from loadtests.storybook.client import Answer, Exchange, Pixels, Question
 from model.storybook.captions import BACKGROUND_PHRASES, RELATIONS, Mention, ask_for, caption, describe, relation_phrase
-from model.storybook.chat import OUTSIDE_ANSWER, caption_exchange, outside_talk, question_exchange
+from model.storybook.chat import OUTSIDE_ANSWER, caption_exchange, outside_talk, question_exchange, small_talk
 from model.storybook.edits import apply, instruction, random_edit
 from model.storybook.judge import Reading, read
 from model.storybook.riddles import pose
@@ -195,6 +195,50 @@ def chat(rng: Random) -> Item:
     return Item(Question(ask_for(describe(scene, Mention(), rng), rng), seed=rng.getrandbits(31)), judge)
 
 
+def conversation(rng: Random) -> Item:
+    """What is asked after one to three exchanges: another scene, talk, or a change of the picture that was drawn last."""
+    earlier = tuple(_earlier_exchange(rng) for _ in range(rng.randint(1, 3)))
+    if (make := rng.choice((chat, chat, _talk, None))) is not None:
+        return _after(earlier, make(rng))
+    scene = held_out_scene(rng, rng.choice((SceneKind.SINGLE, SceneKind.PAIR)))
+    return _after((*earlier, _drawn_before(scene, rng)), _change(scene, rng))
+
+
+def _after(earlier: tuple[Exchange, ...], item: Item) -> Item:
+    return replace(item, question=replace(item.question, earlier=earlier))
+
+
+def _earlier_exchange(rng: Random) -> Exchange:
+    if rng.random() < 0.3:
+        talk = small_talk(rng) if rng.random() < 0.5 else outside_talk(rng)
+        return Exchange(talk.question, talk.answer)
+    return _drawn_before(held_out_scene(rng, rng.choice(tuple(SceneKind))), rng)
+
+
+def _drawn_before(scene: Scene, rng: Random) -> Exchange:
+    return Exchange(ask_for(describe(scene, Mention(), rng), rng), caption(scene), draw(scene))
+
+
+def _talk(rng: Random) -> Item:
+    talk = small_talk(rng) if rng.random() < 0.5 else outside_talk(rng)
+
+    def judge(answer: Answer) -> Verdict:
+        return {"right": answer.text.strip() == talk.answer and not answer.pictures}
+
+    return Item(Question(talk.question), judge)
+
+
+def _change(scene: Scene, rng: Random) -> Item:
+    """A change of the picture before, by a model that speaks first."""
+    edit = random_edit(scene, rng)
+    changed = apply(edit, scene)
+
+    def judge(answer: Answer) -> Verdict:
+        return {"right": len(answer.pictures) == 1 and read(answer.pictures[0]).shows(changed)}
+
+    return Item(Question(instruction(edit, scene, rng), seed=rng.getrandbits(31)), judge)
+
+
 def thinking(rng: Random) -> Item:
     """A riddle, thought about, then drawn: the held-out pairs of shape and colour, or any background."""
     riddle = pose(random_scene(rng, SceneKind.SINGLE), rng)
@@ -262,6 +306,7 @@ ROWS = tuple(
         captions,
         questions,
         chat,
+        conversation,
         thinking,
         stories,
         outside,

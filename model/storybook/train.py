@@ -63,6 +63,8 @@ def main() -> None:
         case Stage.TRANSFORMER:
             settings = TransformerSettings(seed=options.seed)
             settings = replace(settings, num_steps=options.steps or settings.num_steps, num_decay=options.decay or settings.num_decay)
+            if options.rate:
+                settings = replace(settings, optimiser=replace(settings.optimiser, learning_rate=options.rate))
             if options.start:
                 unpack_model(Path(options.start), directory)
             make_transformer(directory, settings, ModelSize())
@@ -168,6 +170,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--decay", type=int, help="transformer: last steps, over which the learning rate falls to 0, instead of the default"
     )
+    parser.add_argument("--rate", type=float, help="transformer: the learning rate; a finished model forgets less at a lower one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--from", dest="start", help="transformer: model directory to start from")
     parser.add_argument("--scores", help="export: JSON file of loadtests.storybook.evaluate for the model card")

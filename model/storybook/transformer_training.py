@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.bagel import Bagel
 from model.storybook.bank import Bank
-from model.storybook.episodes import Episode, PicturePart, Role, Task, make_episode, without_pictures, without_texts
+from model.storybook.episodes import Episode, Part, PicturePart, Role, Task, make_episode, without_pictures, without_texts
 from model.storybook.losses import TRAINING_SHIFT, Losses, compute_losses
 from model.storybook.optimiser import Optimiser, OptimiserConfig, multiplies_bfloat16
 from model.storybook.packing import Geometry, Packer
@@ -32,7 +32,9 @@ NUM_BATCHES = 2
 WIDE_SHARE = 0.15
 """Share of the batches in the wide format."""
 DROP_TEXTS, DROP_PICTURES = 0.06, 0.04
-"""Shares of edits and stories shown without any text, or without the pictures, for guidance (spec 8.4, 6.3)."""
+"""Shares of what is drawn after other pictures shown without any text, or without the pictures, for guidance (spec 8.4, 6.3)."""
+NUM_EARLIER, EARLIER_WEIGHTS = (0, 1, 2, 3), (9, 6, 3, 2)
+"""How many exchanges the examples of a batch come after, and how often. Those of a conversation are longer, and fewer to a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +137,9 @@ class TransformerTraining:
         generator = torch.Generator(device).manual_seed(seed)
         wide = rng.random() < WIDE_SHARE
         geometry = WIDE if wide else SQUARE
-        number = max(1, share.num_episodes * SQUARE.num_latents // geometry.num_latents)
-        episodes = [_thinned(make_episode(share.task, rng, wide), share.task, rng) for _ in range(number)]
+        num_earlier = rng.choices(NUM_EARLIER, EARLIER_WEIGHTS)[0]
+        number = max(1, share.num_episodes * SQUARE.num_latents // geometry.num_latents // (1 + num_earlier))
+        episodes = [_thinned(make_episode(share.task, rng, wide, num_earlier), rng) for _ in range(number)]
         batch = Packer(self._tokenizer, geometry, share.num_copies).pack(episodes, rng).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bfloat16(device), cache_enabled=False):
             losses = compute_losses(self._model, self._bank, batch, geometry, generator, share.shift)
@@ -159,13 +162,18 @@ class TransformerTraining:
             parameter.copy_(weights[name])
 
 
-def _thinned(episode: Episode, task: Task, rng: Random) -> Episode:
-    """Now and then show an edit or a story (up to one of its panels) as guidance's branches will: without texts, or without pictures."""
-    if task not in (Task.EDIT, Task.STORY) or (draw := rng.random()) >= DROP_TEXTS + DROP_PICTURES:
+def _thinned(episode: Episode, rng: Random) -> Episode:
+    """Now and then show what is drawn after other pictures as guidance's branches will: without texts, or without pictures."""
+    pictures = [index for index, part in enumerate(episode) if isinstance(part, PicturePart)]
+    drawn = [index for index in pictures if _is_drawn(episode[index])]
+    if len(pictures) < 2 or not drawn or (draw := rng.random()) >= DROP_TEXTS + DROP_PICTURES:
         return episode
-    drawn = [index for index, part in enumerate(episode) if isinstance(part, PicturePart) and part.role is Role.DRAWN]
     shown = episode[: rng.choice(drawn) + 1]
     return without_texts(shown) if draw < DROP_TEXTS else without_pictures(shown)
+
+
+def _is_drawn(part: Part) -> bool:
+    return isinstance(part, PicturePart) and part.role is Role.DRAWN
 
 
 def _figures(task: Task, losses: Losses) -> dict[str, float]:
