@@ -11,7 +11,7 @@ from kernels.native_kernels import linear_fits, native_kernels
 from kernels.quantize import quantize_rows
 
 FEW_ROWS, MANY_COLUMNS = 256, 8192
-"""For so few rows over so many columns cuBLASLt has no product with scales of rows and channels on Hopper (pytorch/ao#4582)."""
+"""Of so few rows over so many columns, products with scales of rows and channels were seen refused on Hopper (pytorch/ao#4582)."""
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -157,11 +157,10 @@ def _latent_patch_size(constants: JsonObject, projection: StoredTensor | None, z
 
 
 def _read_vae(directory: Path, fields: JsonObject) -> VaeConfig:
-    widths = _vae_from_shapes(directory) if (directory / VAE_NAME).is_file() else _stated_widths(fields)
     released = VaeConfig()
     try:
         return replace(
-            widths,
+            _vae_from_shapes(directory) if (directory / VAE_NAME).is_file() else _stated_widths(fields),
             in_channels=fields.positive("in_channels", released.in_channels),
             out_ch=fields.positive("out_ch", released.out_ch),
             scale_factor=fields.number("scale_factor", released.scale_factor),
@@ -173,15 +172,12 @@ def _read_vae(directory: Path, fields: JsonObject) -> VaeConfig:
 
 def _stated_widths(fields: JsonObject) -> VaeConfig:
     released = VaeConfig()
-    try:
-        return VaeConfig(
-            ch=fields.positive("ch", released.ch),
-            ch_mult=fields.positives("ch_mult", released.ch_mult),
-            num_res_blocks=fields.positive("num_res_blocks", released.num_res_blocks),
-            z_channels=fields.positive("z_channels", released.z_channels),
-        )
-    except ValueError as error:
-        raise CheckpointError.in_file(fields.path, str(error)) from error
+    return VaeConfig(
+        ch=fields.positive("ch", released.ch),
+        ch_mult=fields.positives("ch_mult", released.ch_mult),
+        num_res_blocks=fields.positive("num_res_blocks", released.num_res_blocks),
+        z_channels=fields.positive("z_channels", released.z_channels),
+    )
 
 
 def _vae_from_shapes(directory: Path) -> VaeConfig:

@@ -76,18 +76,17 @@ class Pass:
                 self._left_s = now_s
                 self._elapsed_s += now_s - before_s
                 if now_s + self.next_bit_s > until_s:
-                    self._leave()
+                    self._leave(now_s)
                     break
         if self.result is None:
             return False
         self.result.execute_s = self._elapsed_s
         return True
 
-    def _leave(self) -> None:
-        before_s = self._left_s or 0.0
+    def _leave(self, now_s: float) -> None:
         self._queued.leave()
         self._left_s = time.monotonic()
-        self._elapsed_s += self._left_s - before_s
+        self._elapsed_s += self._left_s - now_s
 
     def _take_one_bit(self) -> None:
         try:

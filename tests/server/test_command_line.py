@@ -141,21 +141,20 @@ def test_weights_that_do_not_fit_end_the_server_with_the_file_s_name(tmp_path: P
         assert process.wait(DEADLINE_S) == ExitStatus.ENGINE_FAILED
 
 
-def test_more_pages_than_there_is_memory_end_the_server_with_one_line_that_says_how_many_fit() -> None:
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--num-pages", "1g"], r"1,073,741,824 pages .* --num-pages \d+ or less"),
+        (["--device", "cuda:77"], ".*GPU.*; --device cpu"),
+    ],
+    ids=["more pages than there is memory", "a device that is not there"],
+)
+def test_what_this_machine_does_not_have_ends_the_server_with_one_line_that_helps(options: list[str], says: str) -> None:
     """The engine was started three times, each time with a traceback, and the server's last line did not say why."""
-    with serving("--model", str(GOLDEN), "--num-pages", "1g") as process:
+    with serving("--model", str(GOLDEN), *options) as process:
         said = process.communicate(timeout=DEADLINE_S)[1]
     assert process.returncode == ExitStatus.ENGINE_FAILED
-    assert re.search(r"^plait: the engine could not start: 1,073,741,824 pages .* --num-pages \d+ or less", said, re.MULTILINE)
-    assert "Traceback" not in said and "starting another" not in said
-
-
-def test_a_device_that_is_not_there_ends_the_server_with_one_line() -> None:
-    """The engine was started three times, each time with a traceback, and the server's last line did not say why."""
-    with serving("--model", str(GOLDEN), "--device", "cuda:77") as process:
-        said = process.communicate(timeout=DEADLINE_S)[1]
-    assert process.returncode == ExitStatus.ENGINE_FAILED
-    assert re.search(r"^plait: the engine could not start: .*GPU.*; --device cpu", said, re.MULTILINE)
+    assert re.search(f"^plait: the engine could not start: {says}", said, re.MULTILINE)
     assert "Traceback" not in said and "starting another" not in said
 
 
