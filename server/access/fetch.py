@@ -85,7 +85,7 @@ class PictureFetcher:
     def _download(self, address: PictureAddress, checked: Address, param: str, max_bytes: int) -> bytes:
         shown = f"[{checked}]" if checked.version == 6 else str(checked)
         deadline = time.monotonic() + self._rules.timeout_s
-        headers = {"host": address.host, "accept": "image/png, image/jpeg, image/webp", "accept-encoding": "identity"}
+        headers = {"host": address.host, "accept": "image/png, image/jpeg, image/webp, image/gif", "accept-encoding": "identity"}
         with (
             httpx.Client(verify=self._trust, trust_env=False, follow_redirects=False, timeout=self._rules.timeout_s) as client,
             client.stream(

@@ -15,7 +15,7 @@ from server.cli.openai_server import Chunk, OpenAiServer
 from server.cli.progress import Progress
 from server.cli.terminal_pictures import PictureOutlet, picture_of
 
-PICTURE_TYPES = ("image/png", "image/jpeg", "image/webp")
+PICTURE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ def data_uri(path: Path) -> str:
     """
     kind = mimetypes.guess_type(path.name)[0]
     if kind not in PICTURE_TYPES:
-        raise Refused(f"{path}: pictures are .png, .jpg or .webp files")
+        raise Refused(f"{path}: pictures are .png, .jpg, .webp or .gif files")
     try:
         return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
     except OSError as error:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
+
+from PIL import Image
 from playwright.sync_api import Browser, FloatRect, Locator, expect
 
 from tests.browser.conftest import Visit, a_picture, drop, visiting
@@ -44,7 +48,27 @@ def test_a_tall_picture_does_not_fill_the_page(front: RunningFront, visit: Visit
 def test_a_dropped_file_that_is_no_picture_is_named(front: RunningFront, visit: Visit) -> None:
     visit.open(front.url)
     drop(visit.page, b"hello", "notes.txt", "text/plain")
-    expect(visit.page.get_by_role("alert")).to_have_text("notes.txt is no PNG, JPEG or WebP picture.")
+    expect(visit.page.get_by_role("alert")).to_have_text("notes.txt is no picture.")
+
+
+def test_a_moving_picture_is_sent_as_its_first_frame_on_white(front: RunningFront, visit: Visit) -> None:
+    frames = [Image.new("RGBA", (48, 48), colour) for colour in ("#ff000000", "#00ff00ff")]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], disposal=2)
+    visit.open(front.url)
+    drop(visit.page, file.getvalue(), "moving.gif", "image/gif")
+    sent = str(visit.page.locator(".chip img").get_attribute("src"))
+    kind, _, encoded = sent.partition(",")
+    assert kind == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as still:
+        assert still.size == (48, 48)
+        assert min(still.convert("L").tobytes()) > 250
+
+
+def test_a_picture_that_the_browser_cannot_read_is_named(front: RunningFront, visit: Visit) -> None:
+    visit.open(front.url)
+    drop(visit.page, b"not a picture", "scan.bmp", "image/bmp")
+    expect(visit.page.get_by_role("alert")).to_have_text("scan.bmp cannot be read.")
 
 
 def test_lines_of_a_phone_break_nowhere_amiss(chromium: Browser, front: RunningFront) -> None:

@@ -1,19 +1,23 @@
-/** Pictures on their way in: chosen, dropped or pasted. They are read here, shrunk where they are huge, and never leave but in a request. */
+/** Pictures on their way in: chosen, dropped or pasted. They are read here and never leave but in a request; what is huge, or of a kind
+ * that this browser reads and the server does not (moving pictures too), is drawn anew. */
 
-const KINDS = ["image/png", "image/jpeg", "image/webp"];
+const SENT_AS_THEY_ARE = ["image/png", "image/jpeg", "image/webp"];
 const MAX_SIDE = 2048;
 const KEPT_BYTES = 4 << 20;
 
 /** Return a data URI of a picture file. Throws an Error that says what is wrong with it. */
 export async function readPicture(file) {
-  if (!KINDS.includes(file.type)) throw new Error(`${file.name || "That"} is no PNG, JPEG or WebP picture.`);
+  if (!file.type.startsWith("image/")) throw new Error(`${file.name || "That"} is no picture.`);
   const bitmap = await createImageBitmap(file).catch(() => {
     throw new Error(`${file.name || "That picture"} cannot be read.`);
   });
   const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
-  if (scale === 1 && file.size <= KEPT_BYTES) return dataUri(file);
+  if (scale === 1 && file.size <= KEPT_BYTES && SENT_AS_THEY_ARE.includes(file.type)) return dataUri(file);
   const canvas = new OffscreenCanvas(Math.round(bitmap.width * scale), Math.round(bitmap.height * scale));
-  canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  const context = canvas.getContext("2d");
+  context.fillStyle = "white"; // what the server puts behind transparent pixels
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   return dataUri(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.92 }));
 }
 
