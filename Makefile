@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev serve test lint types unit unit-optimised format docs clean
+.PHONY: help install install-dev serve test lint types unit format docs clean
 
 VENV ?= .venv
 PYTHON_BIN := $(VENV)/bin/python
@@ -16,9 +16,12 @@ ARGS ?=
 
 # make unit TESTS=tests/engine
 TESTS ?= tests
-# Tests that only compute, a file at a time in each of two processes. Those that start servers and wait for them run one after the other.
+# Tests that only compute. They take what processors those leave that start servers and wait for them, which run one after the other.
 COMPUTING := tests/access tests/deploy tests/engine tests/helm tests/kernels tests/model
 PYTEST := $(PYTHON_BIN) -m pytest
+OTHERS = $(PYTEST) $(addprefix --ignore=,$(COMPUTING)) $(TESTS)
+COMPUTE = nice -n 19 $(PYTEST) --timeout 900 --numprocesses 2 --dist loadfile $(COMPUTING)
+COMPUTED := build/tests-that-compute.log
 
 PINS := pyproject.toml constraints.txt deploy/install.sh
 
@@ -46,7 +49,7 @@ serve: install ## serve on http://127.0.0.1:8000 (MODEL=DIR for a checkpoint)
 	@echo "==> serve: $(VENV)/bin/plait serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model '$(MODEL)') $(ARGS)"
 	@exec $(VENV)/bin/plait serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
-test: lint types unit unit-optimised ## linters, type checker and every test
+test: lint types unit ## linters, type checker and every test
 	@echo "==> test: all passed"
 
 lint: install-dev ## ruff: rules and formatting
@@ -60,24 +63,12 @@ types: install-dev ## mypy --strict
 unit: export OMP_NUM_THREADS ?= 1
 unit: install-dev ## the tests alone (TESTS=path for some of them)
 ifeq ($(TESTS),tests)
-	$(call step,tests that compute,$(PYTEST) --numprocesses 2 --dist loadfile $(COMPUTING))
-	$(call step,other tests,$(PYTEST) $(addprefix --ignore=,$(COMPUTING)) $(TESTS))
+	@echo "==> tests that compute, beside the others: $(COMPUTE) >$(COMPUTED)"; mkdir -p $(dir $(COMPUTED)); SECONDS=0; \
+	$(COMPUTE) >$(COMPUTED) 2>&1 & computing=$$!; trap "kill $$computing 2>/dev/null || true" EXIT; \
+	echo "==> other tests: $(OTHERS)"; $(OTHERS); echo "==> other tests: ok, $${SECONDS} s"; \
+	wait $$computing && status=0 || status=$$?; cat $(COMPUTED); (exit $$status); echo "==> tests that compute: ok, $${SECONDS} s"
 else
 	$(call step,tests,$(PYTEST) $(TESTS))
-endif
-
-# As under python -O, children included: the product's own assertions are gone, the tests' are not (tests/conftest.py has them rewritten).
-# Where assertions of the product are; OPTIMISED_TESTS=tests for every test there is.
-OPTIMISED_TESTS ?= tests/access tests/engine tests/server
-unit-optimised: export OMP_NUM_THREADS ?= 1
-unit-optimised: export PYTHONOPTIMIZE = 1
-unit-optimised: OPTIMISED := $(PYTEST) -W ignore::pytest.PytestConfigWarning -m "not slow"
-unit-optimised: install-dev ## the quick tests as under python -O (OPTIMISED_TESTS=path for some of them)
-ifeq ($(OPTIMISED_TESTS),tests/access tests/engine tests/server)
-	$(call step,tests that compute without assertions,$(OPTIMISED) --numprocesses 2 --dist loadfile tests/access tests/engine)
-	$(call step,other tests without assertions,$(OPTIMISED) tests/server)
-else
-	$(call step,tests without assertions,$(OPTIMISED) $(OPTIMISED_TESTS))
 endif
 
 format: install-dev ## let ruff rewrite the sources

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# Assertions in what tests share hold under python -O too, as those in the tests themselves do.
+# Assertions in what tests share say as much as those in the tests themselves.
 pytest.register_assert_rewrite(*(f"tests.{path.stem}" for path in Path(__file__).parent.iterdir() if path.stem != "conftest"))
 
 if not Path("/dev/nvidia0").exists():

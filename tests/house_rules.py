@@ -28,6 +28,8 @@ ENVIRONMENT = frozenset({"os.environ", "os.environb", "os.getenv", "os.getenvb",
 SERIES = frozenset({"Counter", "Gauge", "Histogram", "Summary", "Info", "Enum"})
 CODE_LOADERS = frozenset({"pickle", "_pickle", "cPickle", "cloudpickle", "marshal", "dill", "shelve", "joblib", "jsonpickle"})
 UNSAFE_CALLS = frozenset({"eval", "exec", "torch.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load"})
+READS = frozenset({"isinstance", "issubclass", "len", "all", "any", "tuple", "data_ptr"})
+"""What an assertion may call."""
 EVERYTHING = frozenset({"Exception", "BaseException", "builtins.Exception", "builtins.BaseException"})
 
 
@@ -221,3 +223,40 @@ def names_hidden_in_strings(house: House) -> list[str]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr", "setattr")
         if len(node.args) > 1 and isinstance(node.args[1], ast.Constant)
     ]
+
+
+def assertions_that_do(house: House) -> list[str]:
+    return [
+        f"{module.path}:{node.lineno}: {ast.unparse(node)} may do something, which python -O leaves out; do it before"
+        for module in house
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Assert) and not all(map(_only_reads, ast.walk(node.test)))
+    ] + [
+        f"{module.path}:{line}: hangs on {name}; the product does the same under python -O"
+        for module in house
+        for line, name in _used_names(module)
+        if name in ("__debug__", "sys.flags.optimize")
+    ]
+
+
+def assertions_that_are_caught(house: House) -> list[str]:
+    return [
+        f"{module.path}:{node.lineno}: catches an assertion, which python -O leaves out; check, and raise what says what is wrong"
+        for module in house
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ExceptHandler | ast.Call) and _catches_assertions(node)
+    ]
+
+
+def _catches_assertions(node: ast.ExceptHandler | ast.Call) -> bool:
+    caught = [node.type] if isinstance(node, ast.ExceptHandler) else node.args if ast.unparse(node.func).endswith("suppress") else []
+    return any("AssertionError" in ast.unparse(entry) for entry in caught if entry)
+
+
+def _only_reads(node: ast.AST) -> bool:
+    match node:
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
+            return name in READS
+        case ast.Call() | ast.NamedExpr() | ast.Await() | ast.Yield() | ast.YieldFrom():
+            return False
+    return True

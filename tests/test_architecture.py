@@ -67,6 +67,8 @@ RULES: tuple[Rule, ...] = (
     rules.init_files_with_content,
     rules.catching_everything,
     rules.names_hidden_in_strings,
+    rules.assertions_that_do,
+    rules.assertions_that_are_caught,
 )
 
 VIOLATIONS: tuple[tuple[Rule, dict[str, str]], ...] = (
@@ -120,6 +122,12 @@ VIOLATIONS: tuple[tuple[Rule, dict[str, str]], ...] = (
     (rules.catching_everything, {"model/a.py": "try:\n    f()\nexcept (ValueError, BaseException):\n    pass"}),
     (rules.catching_everything, {"model/a.py": "from contextlib import suppress\nwith suppress(Exception):\n    f()"}),
     (rules.names_hidden_in_strings, {"model/a.py": "getattr(f, 'name', None)"}),
+    (rules.assertions_that_do, {"model/a.py": "assert pages.pop() is not None"}),
+    (rules.assertions_that_do, {"model/a.py": "assert (first := f) and all(g() for g in first)"}),
+    (rules.assertions_that_do, {"model/a.py": "if __debug__:\n    f()"}),
+    (rules.assertions_that_do, {"model/a.py": "import sys as system\nif system.flags.optimize:\n    f()"}),
+    (rules.assertions_that_are_caught, {"model/a.py": "try:\n    f()\nexcept (ValueError, AssertionError):\n    pass"}),
+    (rules.assertions_that_are_caught, {"model/a.py": "from contextlib import suppress\nwith suppress(AssertionError):\n    f()"}),
 )
 
 INNOCENT = {
@@ -127,6 +135,7 @@ INNOCENT = {
     "kernels/op.py": "import torch\nimport triton\n\n@triton.jit\ndef kernel(x):\n" + "    y = 1\n" * 80,
     "model/__init__.py": "",
     "model/flow.py": "import collections\n\ndef f(net, name):\n    net.eval()\n    return collections.Counter(), getattr(net, name)",
+    "model/shapes.py": "def f(x):\n    assert x is not None and all(len(y) > 0 for y in x[1:]), f'no {x}'",
     "model/tokenizer.py": "try:\n    f()\nexcept Exception as error:\n    raise ValueError('not a tokenizer') from error",
     "server/__init__.py": "",
     "server/messages.py": "",

@@ -7,12 +7,14 @@ import asyncio
 import httpx
 import pytest
 
+from loadtests.fleet.replica import served
 from loadtests.storybook.client import Answer, Client, Question
 from model.storybook.chat import OUTSIDE_ANSWER
 from model.storybook.judge import read
 from model.storybook.sampling import is_held_out
 from model.storybook.scenes import Background, Colour, Place, Scene, Shape, Size, Thing, make_scene
 from model.storybook.stories import read_story
+from tests.end_to_end.conftest import SMALL
 
 TIMEOUT_S = 120.0
 
@@ -76,6 +78,18 @@ def test_a_story_comes_out_the_same_beside_others(storybook_url: str) -> None:
 
     assert beside.text == alone.text
     assert [read(picture) for picture in beside.pictures] == [read(picture) for picture in alone.pictures]
+
+
+def test_a_story_comes_out_the_same_without_assertions(storybook_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    question = Question("tell a story about a big yellow heart in two panels", seed=3)
+    (asserted,) = ask(storybook_url, question)
+    monkeypatch.setenv("PYTHONOPTIMIZE", "1")  # as python -O, for the engine's process as well
+
+    with served(*SMALL) as server:
+        (answer,) = ask(server.url, question)
+
+    assert answer.text == asserted.text
+    assert [read(picture) for picture in answer.pictures] == [read(picture) for picture in asserted.pictures]
 
 
 def test_what_its_world_does_not_hold_gets_a_friendly_answer(storybook_url: str) -> None:
