@@ -259,4 +259,5 @@ def _only_reads(node: ast.AST) -> bool:
             return name in READS
         case ast.Call() | ast.NamedExpr() | ast.Await() | ast.Yield() | ast.YieldFrom():
             return False
-    return True
+        case _:
+            return True
