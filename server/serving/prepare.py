@@ -119,8 +119,6 @@ class Preparer:
             return OutputMode.ALTERNATE if ask.thinks else OutputMode.IMAGE
         return OutputMode.INTERLEAVED if self._model.profile.family is Family.INTERLEAVED else OutputMode.ALTERNATE
 
-    # -- the prompt ---------------------------------------------------------------------------------------------------------
-
     def _segments(self, ask: Ask, *, draws: bool) -> list[Segment]:
         """Turn messages into segments: there is no chat template (spec 5.1), each text is one segment, each picture another."""
         num_pictures = sum(isinstance(part, PicturePart) for message in ask.messages for part in message.parts)
@@ -154,8 +152,6 @@ class Preparer:
         """Make one segment of neighbouring texts; nothing of nothing."""
         token_ids = text_ids(texts, self._model.tokenizer)
         return [TextSegment(token_ids)] if token_ids else []
-
-    # -- the answer ---------------------------------------------------------------------------------------------------------
 
     def _sampling(self, text: TextChoices) -> SamplingParams:
         vocab_size = self._model.config.llm.vocab_size
@@ -272,7 +268,7 @@ def _refuse_what_a_grammar_excludes(ask: Ask, modalities: frozenset[Modality]) -
         raise UnsupportedParameter(f'{param}: {form} holds no pictures; it needs modalities ["text"].', param)
     for name, is_asked in (("min_tokens", ask.text.min_tokens), ("ignore_eos", ask.text.ignore_eos)):
         if is_asked:
-            raise UnsupportedParameter(f"{name}: {form} ends where its form ends; leave the field out.", name)
+            raise UnsupportedParameter(f"{name}: {form} ends where its form requires; leave the field out.", name)
 
 
 def _thinking(ask: Ask, mode: OutputMode) -> Thinking:

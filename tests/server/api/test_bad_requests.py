@@ -105,10 +105,10 @@ ROWS: list[tuple[dict[str, object], str | None, str, str]] = [
     ({"response_format": {"type": "json_object"}, **IMAGES}, "response_format", "unsupported_parameter", "no pictures"),
     ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos", "unsupported_parameter", "JSON"),
     ({"response_format": {"type": "json_object"}, "min_tokens": 3}, "min_tokens", "unsupported_parameter", "JSON"),
-    (schema_format({"type": "strin"}), SCHEMA, "invalid_value", "held to"),
+    (schema_format({"type": "strin"}), SCHEMA, "invalid_value", "enforced"),
     (schema_format({"not": {}}), SCHEMA, "unsupported_parameter", "'not'"),
-    (schema_format({"$ref": "http://localhost/x"}), SCHEMA, "invalid_value", "held to"),
-    (schema_format({"$ref": "#"}), SCHEMA, "invalid_value", "held to"),
+    (schema_format({"$ref": "http://localhost/x"}), SCHEMA, "invalid_value", "enforced"),
+    (schema_format({"$ref": "#"}), SCHEMA, "invalid_value", "enforced"),
     (
         schema_format({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}),
         SCHEMA,
