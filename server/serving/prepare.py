@@ -160,7 +160,7 @@ class Preparer:
                 raise InvalidValue(f"logit_bias: there is no token {token_id}; ids are 0 to {vocab_size - 1}.", "logit_bias")
         plain = SamplingParams()
         return SamplingParams(
-            # No token together has probability 0: of the likeliest ones that do, the first is left.
+            # A top_p of 0: the fewest likeliest tokens whose probabilities add up to it are the first one alone.
             temperature=0.0 if text.top_p == 0 else _or(text.temperature, plain.temperature),
             top_k=_or(text.top_k, plain.top_k),
             top_p=text.top_p or plain.top_p,

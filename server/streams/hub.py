@@ -83,7 +83,7 @@ class StreamHub:
             except StoreUnavailable as error:
                 self._journal.store_failed(error)
             else:
-                # Under its own id it is open when the store was asked twice, the first answer being lost.
+                # It is open already under its own id where the store was asked twice, since its first answer was lost.
                 if isinstance(opened, AlreadyOpen) and opened.stream_id != opening.stream_id:
                     return opened
                 return self._keep(OwnedStream(lease, opening.tenant, Past(), self._journal.take))
