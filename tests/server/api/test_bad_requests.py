@@ -113,7 +113,7 @@ ROWS: list[tuple[dict[str, object], str | None, str, str]] = [
         schema_format({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}),
         SCHEMA,
         "invalid_value",
-        "held",
+        "enforced",
     ),
     (schema_format({"type": "string", "pattern": "(?=x)y"}), SCHEMA, "unsupported_parameter", "'(?=x)y'"),
     (schema_format({"type": "string", "pattern": "a" * 513}), SCHEMA, "invalid_value", "512"),
