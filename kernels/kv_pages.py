@@ -4,7 +4,7 @@ An 8-bit float has an exponent of its own: over 15 binades below the largest it 
 lies. A scale must only keep the largest representable. One for all keys of a layer and one for all its values follow from the weights
 (`model.kv_scales`), so that no key or value is ever cut off, a token's numbers do not depend on who shares the batch, pages need no room
 beside them, and attention multiplies by them once. A scale for each token and head would make attention's error 3.0 % instead of 3.6 %
-(`python -m loadtests.kv_fidelity`). Scales are powers of two: they move a point and round nothing.
+(`python -m loadtests.fidelity.pages`). Scales are powers of two: they move a point and round nothing.
 """
 
 from __future__ import annotations

@@ -21,14 +21,13 @@ import torch
 
 from loadtests.costs import decode_bytes, denoise_flops
 from loadtests.machine import Machine, Rates
+from loadtests.named_models import RANDOM_SIZES, model_directory
 from model.config import BagelConfig
-from model.random_checkpoint import write_random_checkpoint
 from server.engine.link import LocalLink
 from server.engine.options import EngineOptions
 from server.engine.process import LoadedEngine, load_engine
 from server.messages import ImageParams, ImageSegment, OutputMode, Picture, Request, SamplingParams, Segment, StepStats, TextSegment
 
-NAMED_SIZES = ("tiny", "mid", "bagel-7b")
 PROMPT_TOKENS = 30
 CONCURRENCIES = (1, 4, 16)
 NUM_ROUNDS = 7
@@ -95,10 +94,10 @@ def main(arguments: list[str] | None = None) -> int:
     figures: Figures = {}
     for branches in (1, 2, 3):
         figures.update(measure_denoise(bench, branches))
-        _say(options.json, figures, f"denoise.{branches}.seconds")
+        _say(figures, f"denoise.{branches}.seconds")
     for concurrency in CONCURRENCIES:
         figures.update(measure_decode(bench, concurrency))
-        _say(options.json, figures, f"decode.{concurrency}.tokens_per_second")
+        _say(figures, f"decode.{concurrency}.tokens_per_second")
     figures.update(measure_mixed(bench))
     figures["machine.matmul_gflops"] = bench.machine.rates.matmul_gflops
     figures["machine.read_gbps"] = bench.machine.rates.read_gbps
@@ -111,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtests.engine", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", default="mid", help=f"a model directory, or one of the random sizes {', '.join(NAMED_SIZES)}")
+    parser.add_argument("--model", default="mid", help=f"a model directory, or one of the random sizes {', '.join(RANDOM_SIZES)}")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of the forward pass (default: all cores)")
@@ -121,11 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _bench(options: argparse.Namespace, scratch: Path) -> Bench:
-    path = Path(options.model)
-    if options.model in NAMED_SIZES:
-        path = scratch / options.model
-        _log(f"writing a random checkpoint of size {options.model}")
-        write_random_checkpoint(path, BagelConfig.named(options.model))
+    path = model_directory(options.model, scratch)
     engine_options = EngineOptions(str(path), device=options.device, dtype=options.dtype, num_threads=options.threads)
     _log(f"loading {path}")
     loaded = load_engine(engine_options, LocalLink())
@@ -136,7 +131,7 @@ def _log(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _say(is_json: bool, figures: Figures, name: str) -> None:
+def _say(figures: Figures, name: str) -> None:
     _log(f"{name}: {figures[name]:.4g}")
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from loadtests.percentile import percentile
 from server.api.http_server import HttpServer, run_in_event_loop
 from server.front import build_front, listening_socket
 from server.messages import (
@@ -202,11 +203,6 @@ async def _until_ready(port: int) -> None:
         await asyncio.sleep(0.05)
 
 
-def percentile(values: list[float], share: float) -> float:
-    """Return the value below which ``share`` of the values lie."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
 def main() -> None:
     """Run one of the three processes; without a name, the client that starts the others."""
     if len(sys.argv) > 1 and sys.argv[1] == "front":
@@ -225,7 +221,7 @@ def main() -> None:
     parser.add_argument("--step-ms", type=float, default=50.0, help="time between two steps of the engine")
     options = parser.parse_args()
     measured = run_in_event_loop(measure(Load(options.streams, options.tokens, options.step_ms / 1000), options.model))
-    shown = {f"p{round(100 * share)}_ms": round(1000 * percentile(measured.added_s, share), 2) for share in (0.5, 0.9, 0.99)}
+    shown = {f"p{percent}_ms": round(1000 * percentile(measured.added_s, percent), 2) for percent in (50, 90, 99)}
     print(
         json.dumps(
             {

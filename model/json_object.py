@@ -53,7 +53,7 @@ class JsonObject:
         try:
             return cls.read_optional(path)
         except CheckpointError as error:
-            logger.warning("a file that is not needed is ignored: %s", error)
+            logger.warning("ignoring a file that is not needed: %s", error)
             return cls(path, {})
 
     def has(self, name: str) -> bool:

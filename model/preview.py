@@ -55,7 +55,7 @@ class LatentPreview:
         """Return the map for pictures of ``rows`` x ``columns`` latent tokens of ``patch_size`` cells a side, on ``device``."""
         height, width = rows * patch_size, columns * patch_size
         num_values = height * width * (self.weight.shape[-1] // (WINDOW * WINDOW))
-        # Where each value of a token ends up among the features: what happens to its number happens to it.
+        # Unpatchify the values' numbers instead of the values: each shows where its value ends up among the features.
         numbers = torch.arange(num_values, dtype=torch.float64).view(rows * columns, -1)
         index = _windows(unpatchify(numbers, rows, columns, patch_size)[None]).long()
         every = -(-max(height, width) // MAX_SIDE)

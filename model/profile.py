@@ -45,6 +45,8 @@ ChoiceT = TypeVar("ChoiceT", bound=Enum)
 
 
 class Family(Enum):
+    """Which rules a fine-tune follows: who decides when to draw."""
+
     BAGEL = "bagel"
     """Never begins an image by itself: pictures only when asked for."""
     INTERLEAVED = "interleaved"

@@ -26,6 +26,7 @@ class TensorSource:
 
     @property
     def num_bytes(self) -> int:
+        """What the tensor takes in the file."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 

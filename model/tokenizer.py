@@ -151,9 +151,14 @@ def _from_slow_files(directory: Path) -> _Encoders:
 
 def _byte_level_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], directory: Path) -> tokenizers.Tokenizer:
     try:
-        tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
+        return byte_level_tokenizer(models.BPE(vocab=vocab, merges=merges))
     except Exception as error:  # the library raises nothing narrower
         raise CheckpointError.in_file(directory / MERGES, f"does not fit {VOCAB}: {error}") from error
+
+
+def byte_level_tokenizer(model: models.BPE) -> tokenizers.Tokenizer:
+    """Return a BPE with what Qwen2.5's has around it: NFC before, its splits into words, and bytes as characters."""
+    tokenizer = tokenizers.Tokenizer(model)
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

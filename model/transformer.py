@@ -75,6 +75,7 @@ class Streams:
 
     @classmethod
     def split(cls, packed: Tensor, num_und: int) -> Streams:
+        """Return the streams of packed tokens, of which the first ``num_und`` are the understanding expert's."""
         return cls(packed[:num_und], packed[num_und:])
 
     def packed(self) -> Tensor:
@@ -97,6 +98,7 @@ class Rotation:
         return cls(both_halves.cos().to(dtype), both_halves.sin().to(dtype))
 
     def split(self, num_und: int) -> Rotations:
+        """Return the rotations of all tokens, of the first ``num_und``, and of the others."""
         und, gen = Rotation(self.cos[:num_und], self.sin[:num_und]), Rotation(self.cos[num_und:], self.sin[num_und:])
         return Rotations(self, und, gen)
 

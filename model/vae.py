@@ -60,7 +60,19 @@ class Vae(nn.Module):
         return self.config.scale_factor * (z - self.config.shift_factor)
 
 
-class Encoder(nn.Module):
+class Part(nn.Module):
+    """A part of the autoencoder, from one picture to another. Called, it runs through; `forward_in_steps` can be interrupted."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the output without interruption."""
+        return run_through(self.forward_in_steps(x))
+
+    def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
+        """Compute the output, interruptible after every convolution and within large ones."""
+        raise NotImplementedError
+
+
+class Encoder(Part):
     """Picture to moments: levels of resblocks, each but the last halved, then the middle."""
 
     def __init__(self, config: VaeConfig) -> None:
@@ -77,19 +89,14 @@ class Encoder(nn.Module):
         self.norm_out = _norm(width_in)
         self.conv_out = Conv(width_in, 2 * config.z_channels, 3)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return run_through(self.forward_in_steps(pixels))
-
-    def forward_in_steps(self, pixels: Tensor) -> Steps[Tensor]:
-        x = yield from self.conv_in.forward_in_steps(pixels)
-        for level in self.down:
-            assert isinstance(level, DownLevel)
-            x = yield from level.forward_in_steps(x)
+    def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
+        x = yield from self.conv_in.forward_in_steps(x)
+        x = yield from _through(self.down, x)
         x = yield from self.mid.forward_in_steps(x)
         return (yield from self.conv_out.forward_in_steps(x, self.norm_out))
 
 
-class Decoder(nn.Module):
+class Decoder(Part):
     """Latent to picture: the middle, then the levels from the last to the first, each but the first doubled."""
 
     def __init__(self, config: VaeConfig) -> None:
@@ -106,28 +113,20 @@ class Decoder(nn.Module):
         self.norm_out = _norm(width_in)
         self.conv_out = Conv(width_in, config.out_ch, 3)
 
-    def forward(self, z: Tensor) -> Tensor:
-        return run_through(self.forward_in_steps(z))
-
-    def forward_in_steps(self, z: Tensor) -> Steps[Tensor]:
-        x = yield from self.conv_in.forward_in_steps(z)
+    def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
+        x = yield from self.conv_in.forward_in_steps(x)
         x = yield from self.mid.forward_in_steps(x)
-        for level in reversed(self.up):
-            assert isinstance(level, UpLevel)
-            x = yield from level.forward_in_steps(x)
+        x = yield from _through(reversed(self.up), x)
         return (yield from self.conv_out.forward_in_steps(x, self.norm_out))
 
 
-class DownLevel(nn.Module):
+class DownLevel(Part):
     """Resblocks at one size, then half the size."""
 
     def __init__(self, width_in: int, width: int, num_blocks: int, downsample: Downsample | None) -> None:
         super().__init__()
         self.block = _resblocks(width_in, width, num_blocks)
         self.downsample = downsample
-
-    def forward(self, x: Tensor) -> Tensor:
-        return run_through(self.forward_in_steps(x))
 
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
         x = yield from _through(self.block, x)
@@ -136,7 +135,7 @@ class DownLevel(nn.Module):
         return x
 
 
-class UpLevel(nn.Module):
+class UpLevel(Part):
     """Resblocks at one size, then twice the size."""
 
     def __init__(self, width_in: int, width: int, num_blocks: int, upsample: Upsample | None) -> None:
@@ -144,15 +143,12 @@ class UpLevel(nn.Module):
         self.block = _resblocks(width_in, width, num_blocks)
         self.upsample = upsample
 
-    def forward(self, x: Tensor) -> Tensor:
-        return run_through(self.forward_in_steps(x))
-
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
         x = yield from _through(self.block, x)
         return x if self.upsample is None else (yield from self.upsample.forward_in_steps(x))
 
 
-class Middle(nn.Module):
+class Middle(Part):
     """Resblock, attention over all positions, resblock."""
 
     def __init__(self, width: int) -> None:
@@ -161,14 +157,11 @@ class Middle(nn.Module):
         self.attn_1 = AttnBlock(width)
         self.block_2 = ResBlock(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return run_through(self.forward_in_steps(x))
-
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
         return (yield from _through((self.block_1, self.attn_1, self.block_2), x))
 
 
-class ResBlock(nn.Module):
+class ResBlock(Part):
     """Two normed and activated 3x3 convolutions beside a shortcut."""
 
     def __init__(self, width_in: int, width: int) -> None:
@@ -179,16 +172,13 @@ class ResBlock(nn.Module):
         self.conv2 = Conv(width, width, 3)
         self.nin_shortcut = Conv(width_in, width, 1) if width_in != width else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return run_through(self.forward_in_steps(x))
-
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
         h = yield from self.conv1.forward_in_steps(x, self.norm1)
         shortcut = x if self.nin_shortcut is None else (yield from self.nin_shortcut.forward_in_steps(x))
         return (yield from self.conv2.forward_in_steps(h, self.norm2, add=shortcut))
 
 
-class AttnBlock(nn.Module):
+class AttnBlock(Part):
     """One-head self-attention over the h*w positions, with 1x1 convolutions as projections."""
 
     def __init__(self, width: int) -> None:
@@ -198,9 +188,6 @@ class AttnBlock(nn.Module):
         self.k = Conv(width, width, 1)
         self.v = Conv(width, width, 1)
         self.proj_out = Conv(width, width, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return run_through(self.forward_in_steps(x))
 
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
         q = _as_rows((yield from self.q.forward_in_steps(x, self.norm, activates=False)))
@@ -212,39 +199,33 @@ class AttnBlock(nn.Module):
         return (yield from self.proj_out.forward_in_steps(out.view(num, height, width, channels).permute(0, 3, 1, 2), add=x))
 
 
-class Downsample(nn.Module):
+class Downsample(Part):
     """Half the size: zeros to the right and below, then a 3x3 convolution of stride 2."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = Conv(width, width, 3, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return run_through(self.forward_in_steps(x))
-
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
         return (yield from self.conv.forward_in_steps(x))
 
 
-class Upsample(nn.Module):
+class Upsample(Part):
     """Twice the size: nearest neighbour, then a 3x3 convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = Conv(width, width, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return run_through(self.forward_in_steps(x))
-
     def forward_in_steps(self, x: Tensor) -> Steps[Tensor]:
         return (yield from self.conv.forward_in_steps(x, doubles=True))
 
 
-def _through(blocks: Iterable[nn.Module], x: Tensor) -> Steps[Tensor]:
-    """Run blocks one after the other, interruptible within and after each."""
-    for block in blocks:
-        assert isinstance(block, (ResBlock, AttnBlock))
-        x = yield from block.forward_in_steps(x)
+def _through(parts: Iterable[nn.Module], x: Tensor) -> Steps[Tensor]:
+    """Run parts one after the other, interruptible within and after each."""
+    for part in parts:
+        assert isinstance(part, Part)
+        x = yield from part.forward_in_steps(x)
     return x
 
 

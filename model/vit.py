@@ -67,6 +67,7 @@ class VitLayer(nn.Module):
         self.fc2_bias = nn.Parameter(torch.empty(hidden))
 
     def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
+        """Run the layer over packed patches ``[n, hidden]``, ``lengths`` of them a picture."""
         h = F.layer_norm(x, x.shape[-1:], self.norm1_weight, self.norm1_bias, self.eps)
         x = x + linear(self._attend(linear(h, self.qkv_weight, self.qkv_bias), lengths), self.out_weight, self.out_bias)
         h = F.layer_norm(x, x.shape[-1:], self.norm2_weight, self.norm2_bias, self.eps)
@@ -90,5 +91,6 @@ class Connector(nn.Module):
         self.fc2_bias = nn.Parameter(torch.empty(hidden))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map features ``[n, vit_hidden]`` to ``[n, hidden]``."""
         h = F.gelu(linear(x, self.fc1_weight, self.fc1_bias), approximate="tanh")
         return linear(h, self.fc2_weight, self.fc2_bias)

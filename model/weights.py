@@ -6,6 +6,7 @@ file through one small buffer straight into the parameter on its device, convert
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,13 +23,14 @@ from model.config_writer import write_config
 from model.errors import CheckpointError
 from model.latents import sincos_table
 from model.safetensors_header import StoredTensor
-from model.safetensors_writer import TensorSource, write_safetensors
+from model.safetensors_writer import DTYPE_NAMES, TensorSource, write_safetensors
 from model.weight_table import Role, TableLine, is_expert_matrix, main_table, vae_table
 
 Progress = Callable[[str, int, int], None]
 """``(tensor name, bytes done, bytes in all)``, called after each tensor."""
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+"""What a stored tensor may be."""
 
 BUFFER_BYTES = 16 << 20
 """Host memory the loader needs besides the parameters. A multiple of every element size; larger gains nothing measurable."""
@@ -147,8 +149,7 @@ def _fill(model: Bagel, lines: list[TableLine], stored: dict[str, StoredTensor],
         rows = _rows(parameters[line.parameter], line)
         tensor = stored.get(line.name)
         if tensor is None:
-            side = round(line.shape[0] ** 0.5)
-            rows.copy_(sincos_table(side, line.shape[1]))
+            rows.copy_(sincos_table(math.isqrt(line.shape[0]), line.shape[1]))
             continue
         if rows.dtype is FP8:
             _read_as_fp8(Fp8Rows(rows, _rows(scales[line.parameter], line)), tensor, buffer, model.dtype)

@@ -23,6 +23,9 @@ from server.store.redis import RedisBounds, RedisStore
 from server.store.store import Store
 from server.streams.hub import StreamHub
 
+BEATS_PER_LEASE = 8
+"""Heartbeats in the time of one lease: a few may come late without harm, and given-up work is found soon."""
+
 
 @dataclass(frozen=True, slots=True)
 class Durability:
@@ -72,21 +75,17 @@ def open_store(settings: Settings) -> Store:
     """Return the store the settings name: one in this process, or Redis, which need not be there yet.
 
     Raises:
-        BadSettings: the address is none; it is not shown, since it may hold a password.
+        BadSettings: the store's address is malformed; it is not shown, since it may hold a password.
     """
     if settings.store is None:
         return MemoryStore(MemoryBounds(ttl_s=settings.stream_ttl_s))
     try:
         return RedisStore(settings.store.get_secret_value(), settings.store_prefix, RedisBounds(settings.stream_ttl_s))
     except ValueError as error:
-        raise BadSettings("store: no address of a Redis; expected redis://host:6379/0, rediss://host:6379/0 or unix://path") from error
+        raise BadSettings("store: not the address of a Redis; expected redis://host:6379/0, rediss://host:6379/0 or unix://path") from error
 
 
 def _patience(settings: Settings) -> Patience:
     """Where a store is shared, every client can come back, to any server, and is given the time for it."""
     by_default_s = 0.0 if settings.store is None else settings.resume_grace_s
     return Patience(settings.resume_grace_s, by_default_s, settings.longest_answer_s)
-
-
-BEATS_PER_LEASE = 8
-"""Heartbeats in the time of one lease: a few may come late without harm, and given-up work is found soon."""

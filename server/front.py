@@ -67,6 +67,12 @@ PROCESS = "front"
 ENGINE_STOP_S = 10.0
 """How long the engine may take over its last step before it is ended by force."""
 
+DEFAULT_TARGET_MS, DEFAULT_TARGET_DECODES = 40.0, 6.0
+"""Between two tokens, where no target is set: faster than anybody reads, and pictures keep five sixths of a slow machine. What five, six
+and seven decode steps make of mixed traffic is in `loadtests/results/mixed`."""
+LEAST_TARGET_DECODES = 1.5
+"""A target below one and a half decode steps' time cannot be kept beside any other work."""
+
 
 class EngineCannotStart(Exception):
     """The engine gave up; the message is for the operator."""
@@ -137,7 +143,7 @@ async def _serve_on(listeners: Listeners, settings: Settings, model: ServedModel
 
 
 def _display(settings: Settings, model: ServedModel, url: str) -> StartupDisplay:
-    """Return what says on standard error how the start goes: to a person as lines and bars, to a program that reads JSON as that."""
+    """Return what reports on standard error how the start goes: as lines and bars to a person, as JSON lines to a program."""
     say = announcer(sys.stderr, settings.log_format, PROCESS)
     is_for_people = settings.log_format is LogFormat.TEXT and sys.stderr.isatty()
     return StartupDisplay(say, sys.stderr if is_for_people else None, model, url, settings.max_running)
@@ -145,8 +151,12 @@ def _display(settings: Settings, model: ServedModel, url: str) -> StartupDisplay
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """The HTTP application, that of the metrics port, the client of the engine and the streams, which `run` keeps going, and the way
-    in for pictures, to be closed."""
+    """A server's parts. `run` keeps the engine and the streams going; ``pictures`` and ``tracing`` must be closed.
+
+    Attributes:
+        app: the application of the main port.
+        metrics_app: that of the metrics port.
+    """
 
     app: ASGIApp
     metrics_app: ASGIApp
@@ -255,13 +265,6 @@ def listening_socket(host: str, port: int) -> socket.socket:
     """Return a socket that listens, so that an address in use is known before the model is loaded."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=2048)
-
-
-DEFAULT_TARGET_MS, DEFAULT_TARGET_DECODES = 40.0, 6.0
-"""Between two tokens, where no target is set: faster than anybody reads, and pictures keep five sixths of a slow machine. What five, six
-and seven decode steps make of mixed traffic is in `loadtests/results/mixed`."""
-LEAST_TARGET_DECODES = 1.5
-"""A target below one and a half decode steps' time cannot be kept beside any other work."""
 
 
 def _url(listener: socket.socket) -> str:

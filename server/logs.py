@@ -25,6 +25,7 @@ class TextFormatter(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as a line of text."""
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         line = f"{clock} {record.levelname:7} {self._process:{PROCESS_FIELD_WIDTH}} {escaped(record.getMessage())}"
         if record.exc_info:
@@ -40,6 +41,7 @@ class JsonFormatter(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as a line of JSON."""
         fields: dict[str, object] = {
             "time": round(record.created, 3),
             "level": record.levelname.lower(),
@@ -88,4 +90,4 @@ def configure_logs(level: str, log_format: LogFormat, process: str) -> None:
 
 
 def _log_the_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    logging.getLogger(__name__).critical("this process ends by an error that nobody expected", exc_info=(kind, error, trace))
+    logging.getLogger(__name__).critical("this process ends with an unexpected error", exc_info=(kind, error, trace))

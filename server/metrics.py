@@ -97,7 +97,7 @@ class Metrics:
         self.finished = self._counter("requests_finished", "Answers completed, by reason.", {"reason": reasons})
         self.rejections = self._counter("rejections", "Requests refused before they ran, by error code.", {"reason": sorted(KNOWN_CODES)})
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of completed answers.", {"kind": LANES})
-        self.cached_tokens = self._counter("prompt_tokens_cached", "Those of them that the prefix cache had.", {"kind": LANES})
+        self.cached_tokens = self._counter("prompt_tokens_cached", "Of these, tokens found in the prefix cache.", {"kind": LANES})
         self.generated_tokens = self._counter("generated_tokens", "Generated tokens of completed answers.", {"kind": LANES})
         self.pictures = self._counter("pictures", "Pictures of completed answers.", {})
         self.first_token_seconds = self._histogram("time_to_first_token_seconds", "From arrival to the first words.", LATENCY_BUCKETS)
@@ -121,7 +121,7 @@ class Metrics:
         self.step_seconds = self._histogram("engine_step_seconds", "One engine step.", LATENCY_BUCKETS)
         self.forward_seconds = self._histogram(
             "engine_forward_seconds",
-            "The forward pass of one engine step; on a GPU only what launching it takes the host, while the device computes.",
+            "The forward pass of one engine step; on a GPU only the time it takes the host to launch it.",
             LATENCY_BUCKETS,
         )
         self.denoise_seconds = self._histogram("denoise_step_seconds", "One engine step that denoises pictures.", LATENCY_BUCKETS)
@@ -135,24 +135,26 @@ class Metrics:
         self.waiting = self._gauge("requests_waiting", "Requests waiting for pages, by lane.", {"lane": LANES})
         self.drain = self._gauge("lane_drain_per_second", "Requests finished per second lately while others waited.", {"lane": LANES})
         self.pages_used = self._gauge("pages_used", "Cache pages that running requests hold.", {})
-        self.pages_cached = self._gauge("pages_cached", "Further pages kept for prompts to come, given up when needed.", {})
-        self.pages_total = self._gauge("pages_total", "Cache pages there are.", {})
+        self.pages_cached = self._gauge("pages_cached", "Further pages kept for future prompts, given up when needed.", {})
+        self.pages_total = self._gauge("pages_total", "Cache pages in all.", {})
         self.prefix_queries = self._counter("prefix_cache_queries", "Prompt rows looked up in the prefix cache.", {})
         self.prefix_hits = self._counter("prefix_cache_hits", "Prompt rows found there.", {})
-        self.preemptions = self._counter("preemptions", "Requests put back for want of pages.", {})
+        self.preemptions = self._counter("preemptions", "Requests put back into the queue for want of pages.", {})
         self.deadlines = self._counter("deadlines_exceeded", "Requests ended by their deadline in the engine.", {})
         self.queue_refusals = self._counter("queue_refusals", "Requests the engine turned away because its queue was full.", {})
-        self.cost_error = self._gauge("cost_model_error_ratio", "Median relative error of the step times foreseen lately.", {})
-        self.foreseen_seconds = self._histogram("engine_step_foreseen_seconds", "What the cost model foresaw of a step.", LATENCY_BUCKETS)
+        self.cost_error = self._gauge("cost_model_error_ratio", "Median relative error of recent predictions of step times.", {})
+        self.foreseen_seconds = self._histogram(
+            "engine_step_foreseen_seconds", "How long the cost model expected a step to take.", LATENCY_BUCKETS
+        )
 
     def _define_reliability_series(self) -> None:
         self.resumes = self._counter("stream_resumes", "Clients that came back to a stream.", {"result": [end.value for end in Resume]})
         phases = [phase.value for phase in Takeover]
-        self.takeovers = self._counter("takeovers", "Requests of dead replicas continued here, by what they did.", {"phase": phases})
-        self.fenced_writes = self._counter("fenced_writes", "Writes of this server refused because another owns the request.", {})
+        self.takeovers = self._counter("takeovers", "Requests of dead replicas continued here, by what they were doing.", {"phase": phases})
+        self.fenced_writes = self._counter("fenced_writes", "Writes of this server that were refused because another owns the request.", {})
         self.quarantined = self._counter("quarantined", "Requests given up because they brought down engine after engine.", {})
-        self.idempotency_hits = self._counter("idempotency_hits", "Repeated requests answered from their first answer.", {})
-        self.store_absent = self._gauge("store_absent", "1 while the store does not answer and streams are live only.", {})
+        self.idempotency_hits = self._counter("idempotency_hits", "Repeated requests answered with the first one's answer.", {})
+        self.store_absent = self._gauge("store_absent", "1 while the store does not answer, so that streams are live only.", {})
         self.store_absences = self._counter("store_absences", "Times that the store went away.", {})
         self.append_seconds = self._histogram("log_append_seconds", "Appending one step's events to the shared store.", STORE_BUCKETS)
         self.draining = self._gauge("draining", "1 while the server lets running answers finish before it stops.", {})
@@ -169,8 +171,6 @@ class Metrics:
             {"model_name": (), "block_size": (), "num_gpu_blocks": ()},
             namespace="",
         )
-
-    # -- taking in ----------------------------------------------------------------------------------------------------------
 
     def observe_step(self, report: StepReport) -> None:
         """Take in one engine step."""
@@ -251,8 +251,6 @@ class Metrics:
         self.pictures.inc(usage.num_images)
         self.e2e_seconds.observe(seconds)
 
-    # -- giving out ---------------------------------------------------------------------------------------------------------
-
     def exposition(self, state: FrontState) -> bytes:
         """Return all series in Prometheus' text format."""
         self.in_flight.set(state.in_flight)
@@ -279,8 +277,6 @@ class Metrics:
         self._picker_config.clear()
         if state.num_pages:
             self._picker_config.labels(state.model_name, str(state.page_size), str(state.num_pages)).set(1)
-
-    # -- making -------------------------------------------------------------------------------------------------------------
 
     def _counter(self, name: str, meaning: str, labels: Labels) -> Counter:
         self.catalogue.append(Series(f"plait_{name}_total", "counter", meaning, labels))

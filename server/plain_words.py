@@ -16,7 +16,7 @@ SENTENCES: Mapping[str, str] = {
     "string_too_short": "expected at least {min_length} characters",
     "string_too_long": "expected at most {max_length} characters",
     "string_pattern_mismatch": "expected something that matches {pattern}",
-    "string_unicode": "expected characters of Unicode, without lone surrogates",
+    "string_unicode": "expected Unicode text without lone surrogates",
     "int_type": "expected an integer",
     "int_parsing": "expected an integer",
     "int_parsing_size": "expected an integer with fewer digits",

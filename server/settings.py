@@ -22,6 +22,8 @@ from server.plain_words import in_plain_words
 
 
 class LogFormat(Enum):
+    """How log lines are written."""
+
     TEXT = "text"
     JSON = "json"
 
@@ -54,7 +56,7 @@ class Settings(BaseSettings):
 
     model: Path | None = Field(default=None, description="BAGEL-layout model directory; default: storybook, which comes with Plait")
     model_name: str | None = Field(
-        default=None, max_length=256, description="name clients use; default: that of its repository or directory"
+        default=None, max_length=256, description="name that clients use; default: that of its repository or directory"
     )
     family: Literal["bagel", "interleaved"] | None = Field(default=None, description="model family, where the directory does not say")
     host: str = Field(default="127.0.0.1", description="address to listen on; beyond this machine only with keys, or --insecure")
@@ -67,12 +69,12 @@ class Settings(BaseSettings):
     )
     metrics_host: str | None = Field(default=None, description="address of the metrics port; default: that of the main port")
     api_key: SecretStr | None = Field(default=None, min_length=16, description="one key that clients must send; better in the environment")
-    keys_file: Path | None = Field(default=None, description="JSON file of keys, tenants and quotas; plait key NAME makes an entry")
+    keys_file: Path | None = Field(default=None, description="JSON file of keys, tenants and quotas; plait key NAME makes an entry for it")
     insecure: bool = Field(default=False, description="listen beyond this machine without keys")
     fetch_hosts: str = Field(
         default="",
         max_length=65_536,
-        description="hosts to fetch pictures from, with commas; *.name is all below it",
+        description="hosts to fetch pictures from, separated by commas; *.name is every host below it",
     )
     otlp_endpoint: str | None = Field(
         default=None, pattern=r"^https?://.+", description="collector (OTLP over HTTP) that traces go to; needs plait[telemetry]"
@@ -82,16 +84,19 @@ class Settings(BaseSettings):
         default="auto", description="number format of weights, and of the cache unless kv_dtype says another"
     )
     quantization: Literal["none", "fp8"] = Field(
-        default="none", description="fp8: the experts multiply 8-bit floats, in half the memory and less exactly; on a CPU only to try it"
+        default="none",
+        description="fp8: the experts multiply 8-bit floats, in half the memory and less exactly; on a CPU only for trying it out",
     )
     kv_dtype: Literal["auto", "fp8"] = Field(
-        default="auto", description="number format of the cache; fp8: a byte a number, less exactly; on a CPU only to try it"
+        default="auto", description="number format of the cache; fp8: one byte per number, less exact; on a CPU only for trying it out"
     )
     page_size: int = Field(default=16, ge=1, le=1024, description="cache rows in a page")
     num_pages: Size | None = Field(default=None, ge=1, le=1 << 30, description="pages in the cache; default: sized from free memory")
     max_batch_tokens: Size = Field(default=4096, ge=1, le=1 << 20, description="tokens one engine step aims not to exceed")
     max_running: int = Field(default=128, ge=1, le=65_536, description="requests that may hold cache pages at once")
-    max_waiting: int = Field(default=512, ge=1, le=65_536, description="requests that may wait for their turn; more are told to come back")
+    max_waiting: int = Field(
+        default=512, ge=1, le=65_536, description="requests that may wait for their turn; more are told to come back later"
+    )
     inter_token_target_ms: float | None = Field(
         default=None,
         gt=0,
@@ -101,18 +106,18 @@ class Settings(BaseSettings):
     prefix_cache: bool = Field(default=True, description="compute every prompt anew, even what was computed before")
     num_threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of the forward pass; default: PyTorch's choice")
     cache_dir: Path = Field(default=Path("~/.cache/plait"), description="where what is computed once for a model is kept")
-    max_in_flight: int = Field(default=512, ge=1, le=65_536, description="requests taken in at once; more are told to come back")
+    max_in_flight: int = Field(default=512, ge=1, le=65_536, description="requests taken in at once; more are told to come back later")
     max_body_bytes: Size = Field(default=32 << 20, ge=1024, le=1 << 30, description="largest request body")
     max_pictures: int = Field(default=16, ge=0, le=512, description="most pictures in one prompt")
     max_picture_pixels: Size = Field(default=36_000_000, ge=1, le=1 << 28, description="largest picture read, in pixels")
     keep_alive_s: Seconds = Field(default=15.0, description="seconds of silence after which a stream is pinged")
     longest_answer_s: Seconds = Field(default=3600.0, description="seconds from a request's arrival after which its answer is given up")
     stall_after_s: Seconds = Field(default=300.0, description="seconds without progress after which a busy engine counts as stalled")
-    drain_s: Seconds = Field(default=30.0, description="seconds that running answers get to finish when the server is told to stop")
+    drain_s: Seconds = Field(default=30.0, description="seconds that running answers have to finish when the server is told to stop")
     public_url: str | None = Field(
         default=None,
         pattern=r"^https?://[^/?#]+$",
-        description="how clients reach this server, for links; default: as they did",
+        description="how clients reach this server, for links; default: as the request came",
     )
     stream_ttl_s: Seconds = Field(default=600.0, description="seconds for which a finished answer can be read again")
     store: SecretStr | None = Field(
@@ -124,8 +129,8 @@ class Settings(BaseSettings):
     store_prefix: str = Field(default="plait:", max_length=64, description="what every key in the shared store begins with")
     lease_s: Seconds = Field(default=3.0, description="seconds without a heartbeat after which others take over a server's work")
     resume_grace_s: Seconds = Field(default=30.0, description="seconds for which a resumable answer goes on without a reader")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="what is worth a line")
-    log_format: LogFormat = Field(default=LogFormat.TEXT, description="text or json lines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severe log lines that are written")
+    log_format: LogFormat = Field(default=LogFormat.TEXT, description="how log lines are written")
 
     @field_validator("store")
     @classmethod
@@ -139,7 +144,7 @@ class Settings(BaseSettings):
         if self.num_pages is not None and self.num_pages * self.page_size < MIN_CACHE_ROWS:
             raise ValueError(f"--num-pages x --page-size must be at least {MIN_CACHE_ROWS} cache rows, or no prompt fits")
         if self.api_key is not None and self.keys_file is not None:
-            raise ValueError("--api-key and --keys-file exclude each other; put the key into the file")
+            raise ValueError("--api-key and --keys-file cannot be used together; put the key into the file")
         if not (self.has_keys or self.insecure or self.host in LOOPBACK_HOSTS):
             raise ValueError(
                 f"--host {self.host} is open to others: set --api-key (better PLAIT_API_KEY) or --keys-file, or say --insecure"
@@ -155,6 +160,7 @@ class Settings(BaseSettings):
 
     @property
     def has_keys(self) -> bool:
+        """Whether clients need a key."""
         return self.api_key is not None or self.keys_file is not None
 
     @property
@@ -186,8 +192,8 @@ OF_A_SHARED_SERVER = frozenset({"host", "metrics_port", "metrics_host", "api_key
 
 
 def private_environment() -> dict[str, str]:
-    """Return the environment of a server that serves one command on this machine alone: this one's, but for what only concerns a
-    server for others. It may hold that of such a server, and the key by which this command would ask one."""
+    """Return the environment of a server that serves one command on this machine alone: this process's, without what only concerns a
+    server for others. This process's may hold the settings of such a server, and the key with which this command would ask one."""
     left_out = {f"{PREFIX}{name.upper()}" for name in OF_A_SHARED_SERVER}
     return {name: value for name, value in os.environ.items() if name.upper() not in left_out}
 
@@ -202,7 +208,7 @@ def unknown_variables() -> list[str]:
     known = [name.upper() for name in Settings.model_fields]
     own = {name: name.upper().removeprefix(PREFIX) for name in os.environ if name.upper().startswith(PREFIX)}
     unknown = sorted(name for name, setting in own.items() if setting not in known)
-    return [f"{name} of the environment is no setting and has no effect{_nearest(own[name], known)}" for name in unknown]
+    return [f"the environment variable {name} is not a setting and has no effect{_nearest(own[name], known)}" for name in unknown]
 
 
 def _nearest(setting: str, known: list[str]) -> str:

@@ -1,8 +1,7 @@
-"""A real Redis for tests: a process of its own behind a Unix socket, or behind a TCP port where it must be reached from elsewhere."""
+"""A real Redis for tests: a process of its own behind a Unix socket."""
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,10 +15,10 @@ START_S = 10.0
 
 
 @contextmanager
-def redis_on_socket(directory: Path) -> Iterator[str]:
-    """Run Redis until the block ends; yield its URL."""
+def redis_on_socket(directory: Path, *options: str) -> Iterator[str]:
+    """Run Redis, with further ``options``, until the block ends; yield its URL."""
     path = directory / "redis.sock"
-    arguments = ["--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no", "--dir", str(directory)]
+    arguments = ["--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no", "--dir", str(directory), *options]
     with subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL) as process:
         try:
             wait_for_redis(f"unix://{path}")
@@ -39,10 +38,3 @@ def wait_for_redis(url: str) -> None:
             except RedisError:
                 assert time.monotonic() < deadline, "Redis did not start"
                 time.sleep(0.02)
-
-
-def free_port() -> int:
-    """Return a TCP port that was free a moment ago, for a server that cannot say which one it took."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port

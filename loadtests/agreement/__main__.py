@@ -23,8 +23,8 @@ from loadtests.agreement.clients import Client, Load, Target, command, measured
 from loadtests.agreement.server_times import Means, Totals
 from loadtests.fleet.replica import served
 from loadtests.load.machine import machine
+from model.shipped import STORYBOOK
 
-STORYBOOK = Path(__file__).parents[2] / "model" / "checkpoints" / "storybook"
 ALLOWED = 0.05
 CLIENT_TIMEOUT_S = 600
 

@@ -81,7 +81,7 @@ class Load:
 
     def start(self, url: str, out: Path) -> subprocess.Popen[bytes]:
         """Begin asking; the process ends by itself and leaves ``out``.json."""
-        command = [sys.executable, "-m", "loadtests.ramp", "--url", url, "--out", str(out), *self._options]
+        command = [sys.executable, "-m", "loadtests.load.ramp", "--url", url, "--out", str(out), *self._options]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 

@@ -94,7 +94,7 @@ class Service:
 
 
 def free_port() -> int:
-    """Return a TCP port that was free a moment ago: a process that is to come back needs one that it keeps."""
+    """Return a TCP port that was free a moment ago, for a process that cannot say which one it took, or must keep the one it has."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 

@@ -5,22 +5,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from loadtests.fleet.box import FleetPlan, running_fleet
-from loadtests.fleet.configurations import Proxy
+from loadtests.fleet.box import running_fleet
+from loadtests.kill_matrix.durable_fleet import durable_plan
 from loadtests.kill_matrix.faults import FAULTS, PHASES
 from loadtests.kill_matrix.matrix import Cell, run_cell, table, undisturbed
-from server.serving.engine_launch import command_line
-
-SETTINGS = ("--keep-alive-s", "1", "--stall-after-s", "3", "--num-threads", "1", "--max-running", "3", "--num-pages", "2000")
-PROXY = Proxy(by_prefix=False, silence_s=2.0, shun_s=2.0)
-"""Servers ping every second. Clients are more patient: who leaves before the proxy has noticed may be sent to the same server again."""
 
 
 def main() -> None:
@@ -46,19 +40,6 @@ def _write(path: Path, cells: Sequence[Cell]) -> None:
     written = [Cell(**cell) for cell in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
     by_name = {(cell.fault, cell.phase): cell for cell in [*written, *cells]}
     path.write_text(json.dumps([asdict(cell) for cell in by_name.values()], indent=1) + "\n", encoding="utf-8")
-
-
-def durable_plan(num_replicas: int, model: Path | None = None, settings: Sequence[str] = ()) -> FleetPlan:
-    """Return a fleet that shares its streams and serves ``model``, or storybook."""
-    served = () if model is None else ("--model", str(model))
-    options = (*served, "--model-name", "plait", *SETTINGS, *settings)
-    return FleetPlan(num_replicas, options, PROXY, with_redis=True)
-
-
-def random_model(directory: Path) -> Path:
-    """Write a small random model, the same every time."""
-    subprocess.run(command_line(["random-model", str(directory)]), check=True)
-    return directory
 
 
 async def run(faults: Sequence[str], phases: Sequence[str], num_streams: int, model: Path | None) -> list[Cell]:

@@ -12,8 +12,8 @@ from loadtests.fleet.box import Fleet
 from loadtests.kill_matrix.client import SILENCE_S, Question, Transcript, ask
 from loadtests.kill_matrix.faults import Fault, arm, inject
 from loadtests.kill_matrix.questions import meaning, questions
+from loadtests.percentile import percentile
 
-P95 = 0.95
 NUM_ATTEMPTS = 3
 
 
@@ -77,7 +77,6 @@ async def _attempt(fleet: Fleet, fault: Fault, phase: str, expected: Sequence[Tr
 
 def judged(fault: str, phase: str, seen: Sequence[Transcript], expected: Sequence[Transcript], problem: str = "") -> Cell:
     """Hold what was seen against what was expected."""
-    gaps = sorted(transcript.longest_gap_s for transcript in seen)
     return Cell(
         fault=fault,
         phase=phase,
@@ -85,7 +84,7 @@ def judged(fault: str, phase: str, seen: Sequence[Transcript], expected: Sequenc
         num_lost=sum(not one.is_complete or set(one.ids) != set(range(1, len(one.ids) + 1)) for one in seen),
         num_duplicated=sum(len(one.ids) != len(set(one.ids)) for one in seen),
         num_differing=sum(_meanings(one) != _meanings(other) for one, other in zip(seen, expected, strict=True)),
-        gap_p95_s=gaps[min(len(gaps) - 1, int(P95 * len(gaps)))],
+        gap_p95_s=percentile([one.longest_gap_s for one in seen], 95),
         problem=problem or next((one.refusal for one in seen if one.refusal), ""),
     )
 

@@ -22,8 +22,8 @@ from pathlib import Path
 import httpx
 
 from loadtests.fleet.box import Fleet, running_fleet
-from loadtests.kill_matrix.__main__ import durable_plan
 from loadtests.kill_matrix.client import SILENCE_S, Transcript, ask
+from loadtests.kill_matrix.durable_fleet import durable_plan
 from loadtests.kill_matrix.questions import questions
 from loadtests.kill_matrix.samples import Sample, pages_used, sample
 

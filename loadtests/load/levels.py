@@ -6,8 +6,6 @@ Stored as JSON, so that ramps of two servers can be put into one report.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -100,9 +98,3 @@ class Ramp:
         stored = json.loads(path.read_text(encoding="utf-8"))
         levels = [Level(**{**level, "waits": [Wait(**wait) for wait in level["waits"]]}) for level in stored.pop("levels")]
         return cls(levels=levels, promise=ServiceLevel(**stored.pop("promise")), **stored)
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that at least ``share`` of the values do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

@@ -9,10 +9,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from loadtests.charts import Panel, Series, write_chart
 from loadtests.load.levels import Level, Ramp
-
-WIDTH, HEIGHT, MARGIN = 360, 240, 44
-COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7a4fa3")
 
 
 def markdown(ramps: list[Ramp], picture: str) -> str:
@@ -61,53 +59,24 @@ def _waits(ramp: Ramp) -> list[str]:
     ]
 
 
-def svg(ramps: list[Ramp]) -> str:
+def panels(ramps: list[Ramp]) -> list[Panel]:
     """Return four charts over the number of users, one line a ramp."""
-    measures: list[tuple[str, Callable[[Level], float]]] = [
-        ("answers a second", lambda level: level.answers_per_s),
-        ("p95 first words, s", lambda level: level.worst("first words")),
-        ("p95 between words, s", lambda level: level.worst("between words")),
-        ("p95 first picture, s", lambda level: level.worst("first picture")),
+    measures: list[tuple[str, str, Callable[[Level], float]]] = [
+        ("throughput", "answers a second", lambda level: level.answers_per_s),
+        ("first words, p95", "seconds", lambda level: level.worst("first words")),
+        ("between words, p95", "seconds", lambda level: level.worst("between words")),
+        ("first picture, p95", "seconds", lambda level: level.worst("first picture")),
     ]
-    corners = [(column * WIDTH, row * HEIGHT) for row in range(2) for column in range(2)]
-    charts = "".join(_chart(title, measure, ramps, corner) for (title, measure), corner in zip(measures, corners, strict=True))
-    legend = "".join(
-        f'<text x="{MARGIN + 170 * index}" y="{2 * HEIGHT + 18}" fill="{COLOURS[index % len(COLOURS)]}">{ramp.name}</text>'
-        for index, ramp in enumerate(ramps)
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{2 * HEIGHT + 28}" font-family="sans-serif" font-size="11">'
-        f'<rect width="100%" height="100%" fill="white"/>{charts}{legend}</svg>\n'
-    )
-
-
-def _chart(title: str, measure: Callable[[Level], float], ramps: list[Ramp], corner: tuple[int, int]) -> str:
-    left, top = corner
-    most_users = max(level.users for ramp in ramps for level in ramp.levels)
-    highest = max((measure(level) for ramp in ramps for level in ramp.levels), default=0.0) or 1.0
-    width, height = WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN
-
-    def place(level: Level) -> str:
-        across, up = level.users / most_users, measure(level) / highest
-        return f"{left + MARGIN + across * width:.1f},{top + MARGIN + (1 - up) * height:.1f}"
-
-    lines = "".join(
-        f'<polyline points="{" ".join(map(place, ramp.levels))}" fill="none" stroke="{COLOURS[index % len(COLOURS)]}" stroke-width="2"/>'
-        for index, ramp in enumerate(ramps)
-    )
-    return (
-        f'<rect x="{left + MARGIN}" y="{top + MARGIN}" width="{width}" height="{height}" fill="none" stroke="#bbb"/>{lines}'
-        f'<text x="{left + MARGIN}" y="{top + MARGIN - 8}" font-weight="bold">{title}</text>'
-        f'<text x="{left + MARGIN - 4}" y="{top + MARGIN + 10}" text-anchor="end">{highest:.3g}</text>'
-        f'<text x="{left + MARGIN - 4}" y="{top + HEIGHT - MARGIN}" text-anchor="end">0</text>'
-        f'<text x="{left + WIDTH - MARGIN}" y="{top + HEIGHT - MARGIN + 14}" text-anchor="end">{most_users} users</text>'
-    )
+    return [
+        Panel(title, "users", unit, [Series(ramp.name, [(float(level.users), measure(level)) for level in ramp.levels]) for ramp in ramps])
+        for title, unit, measure in measures
+    ]
 
 
 def write_report(ramps: list[Ramp], out: Path) -> None:
     """Write ``out``.md and ``out``.svg."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".svg").write_text(svg(ramps), encoding="utf-8")
+    write_chart(out.with_suffix(".svg"), f"Load: {ramps[0].scenario}", panels(ramps))
     out.with_suffix(".md").write_text(markdown(ramps, out.with_suffix(".svg").name), encoding="utf-8")
 
 

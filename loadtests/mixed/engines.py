@@ -15,13 +15,13 @@ from loadtests.mixed.replay import Replay, Watch
 from loadtests.mixed.side_by_side import run_side_by_side
 from loadtests.mixed.staged import Staged
 from loadtests.mixed.stand import Served, Way
+from loadtests.named_models import model_directory
 from loadtests.simulate.costs import Costs
 from loadtests.simulate.replica import Replica, limits_of
 from loadtests.traces.sessions import Trace
 from model.bagel import Bagel
 from model.config import BagelConfig
 from model.profile import FamilyProfile
-from model.random_checkpoint import write_random_checkpoint
 from model.tokenizer import Tokenizer
 from server.engine.calibration import calibrate
 from server.engine.link import LocalLink
@@ -31,8 +31,6 @@ from server.engine.pictures import input_picture
 from server.engine.process import LoadedEngine, assemble_engine, load_engine, model_facts, warm_up
 from server.front import DEFAULT_TARGET_DECODES, DEFAULT_TARGET_MS, LEAST_TARGET_DECODES
 from server.messages import EngineReady, ImageSegment, Picture
-
-NAMED_SIZES = ("tiny", "mid", "bagel-7b")
 
 
 class Bench:
@@ -136,11 +134,8 @@ def as_peers(options: EngineOptions) -> EngineOptions:
 
 
 def load_bench(model: str, scratch: Path, options: EngineOptions, staged_pictures: int = 1) -> Bench:
-    """Load a model directory, or write and load a random one of a named size; ``options`` says how, but for the path."""
-    path = Path(model)
-    if model in NAMED_SIZES:
-        path = scratch / model
-        write_random_checkpoint(path, BagelConfig.named(model))
+    """Load a model directory, or a model of a name (`loadtests.named_models`); ``options`` says how, but for the path."""
+    path = model_directory(model, scratch)
     options = replace(options, model_path=str(path), cache_dir=str(scratch))
     loaded = load_engine(options, LocalLink())
     profile = FamilyProfile.from_directory(path, loaded.model.config, None)

@@ -9,14 +9,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from loadtests.mixed.timeline import Record, Replayed
-
-
-def percentile(values: list[float], percent: float) -> float:
-    """Return the smallest value that at least ``percent`` of ``values`` do not exceed; nan of none."""
-    if not values:
-        return math.nan
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+from loadtests.percentile import percentile
 
 
 def jain(values: Iterable[float]) -> float:

@@ -25,12 +25,11 @@ CAUSES = (*(doing.value for doing in Doing), ELSEWHERE)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the table: a measure, its unit and factor, and whether more of it is better."""
+    """A line of the table: a measure, its unit and factor."""
 
     name: str
     field: str
     unit: str
-    is_more_better: bool = False
 
     @property
     def factor(self) -> float:
@@ -38,9 +37,9 @@ class Line:
 
 
 LINES = (
-    Line("throughput, words and latents", "weighted_per_s", "/s", is_more_better=True),
-    Line("words", "tokens_per_s", "/s", is_more_better=True),
-    Line("pictures", "pictures_per_s", "/s", is_more_better=True),
+    Line("throughput, words and latents", "weighted_per_s", "/s"),
+    Line("words", "tokens_per_s", "/s"),
+    Line("pictures", "pictures_per_s", "/s"),
     Line("time to first token, mean", "first_token_mean_s", "ms"),
     Line("time to first token, p99", "first_token_p99_s", "ms"),
     Line("between words, p50", "gap_p50_s", "ms"),

@@ -23,9 +23,9 @@ from statistics import mean, median
 
 from loadtests.mixed.engines import Bench
 from loadtests.mixed.late import Gap, causes
-from loadtests.mixed.measures import percentile
 from loadtests.mixed.metered import Spell
 from loadtests.mixed.policy import MeteredPlait, Plait
+from loadtests.percentile import percentile
 from server.front import LEAST_TARGET_DECODES
 from server.messages import ImageParams, OutputMode, Request, SamplingParams, StepReport, TextSegment
 

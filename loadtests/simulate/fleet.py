@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from loadtests.mixed.measures import average, percentile
+from loadtests.mixed.measures import average
+from loadtests.percentile import percentile
 from loadtests.simulate.demands import Demand
 from loadtests.simulate.routing import Routing
 from loadtests.simulate.station import NEVER, Station
@@ -118,8 +119,6 @@ class Fleet:
                     self._at_event(replica, now_s)
         return self._figures(now_s)
 
-    # -- a turn begins ------------------------------------------------------------------------------------------------------
-
     def _ask(self, visit: Visit, now_s: float) -> None:
         """Route the next turn and put its first stage before the replica."""
         mean_s = self._total_backlog_s / len(self._stations)
@@ -147,8 +146,6 @@ class Fleet:
         time_s = station.next_event_s()
         if time_s < NEVER:
             heapq.heappush(self._events, (time_s, replica, station.version))
-
-    # -- something happens at a replica ---------------------------------------------------------------------------------------
 
     def _at_event(self, replica: int, now_s: float) -> None:
         station = self._stations[replica]

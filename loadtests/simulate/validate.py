@@ -20,9 +20,10 @@ from statistics import mean
 
 from loadtests.mixed.compare import Plan, Say, busy_trace, costs_in_time_of, costs_of, trace_of
 from loadtests.mixed.engines import Bench
-from loadtests.mixed.measures import average, first_picture_waits, first_token_waits, percentile, word_gaps
+from loadtests.mixed.measures import average, first_picture_waits, first_token_waits, word_gaps
 from loadtests.mixed.stand import Served, Way
 from loadtests.mixed.timeline import Replayed
+from loadtests.percentile import percentile
 from loadtests.simulate.costs import Costs
 from loadtests.simulate.demands import DemandReader
 from loadtests.simulate.fleet import Crowd, Fleet, FleetFigures

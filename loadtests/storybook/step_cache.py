@@ -10,22 +10,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 
 import httpx
-import numpy as np
 
+from loadtests.psnr import psnr_db
 from loadtests.storybook.client import Client, Json, Pixels, open_http
 from loadtests.storybook.evaluate import items_of, wait_until_ready, wilson_interval
 from loadtests.storybook.rows import ROWS, Item
 
 ROW_NAMES = ("attribution", "edits")
-MAX_PSNR_DB = 99.0
-"""Said of pictures that are the same to the bit."""
 SETTINGS: tuple[Json, ...] = (
     {"step_cache": 1},
     {"step_cache": 2, "step_cache_order": 1},
@@ -57,12 +54,6 @@ async def draw(items: list[Item], client: Client) -> list[Drawn]:
         seconds = time.perf_counter() - started
         drawn.append(Drawn(answer.pictures[0], item.judge(answer)["right"], seconds))
     return drawn
-
-
-def psnr_db(found: Pixels, expected: Pixels) -> float:
-    """Return the peak signal-to-noise ratio of 8-bit pictures in dB."""
-    square = float(np.mean((found.astype(np.float64) - expected.astype(np.float64)) ** 2))
-    return MAX_PSNR_DB if square == 0.0 else 10.0 * math.log10(255.0**2 / square)
 
 
 def figures_of(settings: Json, drawn: list[Drawn], whole: list[Drawn]) -> Json:

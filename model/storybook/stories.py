@@ -18,7 +18,6 @@ from model.storybook.edits import Edit, Move, Recolour, Resize, SetBackground, a
 from model.storybook.sampling import HELD_OUT_PAIRS, is_held_out, is_story_held_out, random_thing
 from model.storybook.scenes import MIDDLE, PLACES, Background, Colour, Scene, Shape, Size, Thing, make_scene
 
-PANEL_COUNTS = (2, 3, 4, 5, 6)
 USUAL_PANELS = 3
 """Panels of a story whose prompt names no number."""
 
@@ -45,6 +44,8 @@ DESTINATIONS = {place: re.sub(r"^(at|on|in)", "to", phrase) for place, phrase in
 
 @dataclass(frozen=True, slots=True)
 class Panel:
+    """One picture of a story and its words."""
+
     text: str
     scene: Scene
 

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from random import Random
 
-import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, models, pre_tokenizers, trainers
 
 from model.profile import THINK_IMAGE_PROMPT
 from model.random_checkpoint import ADDED_TOKENS, SPECIAL_TOKENS
@@ -21,7 +20,7 @@ from model.storybook.edits import instruction, random_edit
 from model.storybook.riddles import training_riddle
 from model.storybook.sampling import SceneKind, random_scene
 from model.storybook.stories import training_story
-from model.tokenizer import MERGES, QWEN2_SPLIT, TOKENIZER_CONFIG, TOKENIZER_JSON, VOCAB
+from model.tokenizer import MERGES, TOKENIZER_CONFIG, TOKENIZER_JSON, VOCAB, byte_level_tokenizer
 
 MAX_VOCABULARY = 1024
 """Bytes, merges and special tokens together."""
@@ -33,7 +32,7 @@ def train_tokenizer(directory: Path, seed: int = 0, num_rounds: int = NUM_ROUNDS
     """Learn the merges, write ``vocab.json``, ``merges.txt``, ``tokenizer_config.json`` and ``tokenizer.json``; return the vocabulary."""
     directory.mkdir(parents=True, exist_ok=True)
     num_added = len(SPECIAL_TOKENS) + len(ADDED_TOKENS)
-    learner = _byte_level(models.BPE())
+    learner = byte_level_tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=MAX_VOCABULARY - num_added,
         min_frequency=3,
@@ -67,24 +66,10 @@ def _write(directory: Path, vocabulary: dict[str, int], merges: list[tuple[str, 
         directory / TOKENIZER_CONFIG,
         {"tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": added, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
     )
-    fast = _byte_level(models.BPE(vocab=vocabulary, merges=merges))
+    fast = byte_level_tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     fast.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS])
     fast.add_tokens([AddedToken(name, special=False, normalized=False) for name in ADDED_TOKENS])
     fast.save(str(directory / TOKENIZER_JSON))
-
-
-def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
-    """Dress a BPE as Qwen2.5's: NFC, its splits, bytes."""
-    tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
 
 
 def _sentences(rng: Random, num_rounds: int) -> Iterator[str]:

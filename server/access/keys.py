@@ -1,6 +1,6 @@
 """Who may ask: API keys, kept as SHA-256 of secrets that nobody stores, and the tenant each belongs to.
 
-A secret has 256 random bits, so a plain hash of it is as hard to turn round as to guess. The file an operator keeps:
+A secret has 256 random bits, so a plain hash of it is as hard to invert as the secret is to guess. The file an operator keeps:
 
     {"keys": [{"tenant": "alice", "sha256": "…64 hex digits…", "weight": 2, "requests_per_minute": 60}]}
 
@@ -93,13 +93,14 @@ class KeyRing:
         except OSError as error:
             raise BadKeys(f"the key file {path} cannot be read: {error.strerror}") from error
         except msgspec.DecodeError as error:
-            raise BadKeys(f"the key file {path} is not what is expected: {error}") from error
+            raise BadKeys(f"the key file {path} does not have the expected form: {error}") from error
         if not 0 < len(entries) <= MAX_KEYS:
             raise BadKeys(f"the key file {path} has {len(entries)} keys; expected 1 to {MAX_KEYS}")
         return cls(tuple((entry.sha256.encode(), _tenant(entry, place, path)) for place, entry in enumerate(entries)))
 
     @property
     def is_empty(self) -> bool:
+        """Whether the server has no keys, so that everybody may ask."""
         return not self._tenants
 
     def tenant_of(self, secret: str) -> Tenant | None:

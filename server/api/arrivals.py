@@ -20,8 +20,9 @@ from server.api.gate import tenant_of
 from server.api.middleware import arrival_time
 from server.api.whole_answer import whole_response
 from server.errors import InvalidValue, UnsupportedMediaType
-from server.serving.accepting import Acceptance, Arrival, Reading
+from server.serving.accepting import Acceptance, Arrival
 from server.serving.quotas import Standing
+from server.serving.reading import Reading
 from server.serving.surfaces import Surface
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")

@@ -13,7 +13,7 @@ from server.api.body_send import body_send
 from server.api.disconnects import disconnected
 from server.api.errors import error_json
 from server.errors import PlaitError
-from server.serving.accepting import Reading
+from server.serving.reading import Reading
 from server.serving.surfaces import Piece
 from server.store.store import StoredEvent
 

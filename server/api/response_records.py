@@ -16,8 +16,9 @@ from server.api.response_schemas import ResponseRequest
 from server.api.response_surface import ended_early, heading_of
 from server.api.wire_object import WireObject
 from server.errors import PreviousResponseNotFound, ResponseNotFound, StreamNotFound
-from server.serving.accepting import Acceptance, Reading
+from server.serving.accepting import Acceptance
 from server.serving.notes import Notes
+from server.serving.reading import Reading
 from server.store.store import StoredEvent
 
 NOTE = ":record"

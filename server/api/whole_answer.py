@@ -8,7 +8,7 @@ from starlette.responses import Response
 from server.api.disconnects import CLIENT_GONE, unless_gone
 from server.api.errors import RETRY_AFTER_S, error_json, retry_headers, status_of
 from server.errors import PlaitError
-from server.serving.accepting import Reading
+from server.serving.reading import Reading
 from server.serving.surfaces import Piece
 
 SERVICE_UNAVAILABLE = 503

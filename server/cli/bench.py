@@ -15,7 +15,7 @@ import httpx
 from server.cli.command import Command, ExitStatus, Refused
 from server.cli.connection import add_connection_options, connected
 from server.cli.measurement import Body, Plan, Run, measure
-from server.cli.openai_server import CONNECT_TIMEOUT_S, key_headers
+from server.cli.openai_client import CONNECT_TIMEOUT_S, key_headers
 from server.cli.progress import Progress
 from server.settings import client_key
 
@@ -38,6 +38,7 @@ PICTURE_PROMPT = "A small red star at night."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
     parser.add_argument("--requests", type=int, default=20, help="how many requests (default: 20)")
     parser.add_argument("--concurrency", type=int, default=1, help="requests at once (default: 1)")
     parser.add_argument("--rate", type=float, metavar="PER_S", help="requests a second instead, arriving at random")
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace) -> ExitStatus:
     if not all(0 < value < math.inf for value in (options.timeout, 1.0 if options.rate is None else options.rate)):
         raise Refused("--rate and --timeout are numbers above 0")
     with connected(options) as connection:
-        measured = asyncio.run(_measured(connection.server.url, connection.model, options))
+        measured = asyncio.run(_measured(connection.client.url, connection.model, options))
     report = summary(measured)
     print(json.dumps(report, indent=2) if options.json else table(report))
     return ExitStatus.FAILED if any(sample.error for sample in measured.samples) else ExitStatus.OK

@@ -16,4 +16,4 @@ def why_not_writable(directory: Path) -> str | None:
         with tempfile.TemporaryFile(dir=path):
             return None
     except OSError as error:
-        return f"cache_dir {path} cannot be written ({error.strerror}): what is computed once for a model is computed at every start"
+        return f"cache_dir {path} cannot be written ({error.strerror}): what is worth keeping is computed anew at every start"

@@ -49,6 +49,7 @@ SLASH_COMMAND = re.compile(r"/[a-z]+")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
     parser.add_argument("message", nargs="?", help="what to say; without it a conversation begins")
     parser.add_argument("--picture", metavar="FILE", type=Path, action="append", default=[], help="a picture to send; may be repeated")
     parser.add_argument("--draw", action="store_true", help="answer with pictures alone")
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace) -> ExitStatus:
         must_save=options.save is not None,
     )
     with connected(options) as connection:
-        talk = Talk(connection.server, connection.model, request_options(options, connection.family), outlet)
+        talk = Talk(connection.client, connection.model, request_options(options, connection.family), outlet)
         if options.message is None:
             converse(talk, list(options.picture))
         else:
@@ -97,7 +98,7 @@ def chosen_modalities(options: argparse.Namespace, family: str) -> list[str] | N
     """Return what the answer shall hold; None leaves it to the model. BAGEL never draws unasked: a question about a picture is
     answered in words, anything else in both."""
     if options.draw and options.words:
-        raise Refused("--draw and --words exclude each other")
+        raise Refused("--draw and --words cannot be used together")
     if options.draw or options.words:
         return ["image"] if options.draw else ["text"]
     if family == BAGEL:

@@ -9,6 +9,8 @@ from enum import IntEnum
 
 
 class ExitStatus(IntEnum):
+    """How a command ended, as its process's exit status."""
+
     OK = 0
     FAILED = 1
     """What was asked for did not come about: an answer failed, a check found a fault."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from server.cli.command import ExitStatus, Refused
-from server.cli.openai_server import ModelCard, OpenAiServer
+from server.cli.openai_client import ModelCard, OpenAiClient
 from server.cli.own_server import own_server
 from server.cli.progress import Progress
 from server.settings import client_key
@@ -24,9 +24,9 @@ def add_connection_options(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A server to ask, the model to ask it for, and its family where the server says it: only Plait does."""
+    """A client of the server to ask, the model to ask it for, and the model's family where the server names it: only Plait does."""
 
-    server: OpenAiServer
+    client: OpenAiClient
     model: str
     family: str
 
@@ -39,9 +39,9 @@ def connected(options: argparse.Namespace) -> Iterator[Connection]:
         Refused: no server can be reached or started.
     """
     if options.url is not None:
-        with OpenAiServer(options.url, options.key or client_key()) as server:
-            card = only_model(server)
-            yield Connection(server, options.model or card.id, card.family)
+        with OpenAiClient(options.url, options.key or client_key()) as client:
+            card = first_model(client)
+            yield Connection(client, options.model or card.id, card.family)
         return
     progress = Progress(sys.stderr)
     with own_server([] if options.model is None else ["--model", options.model]) as own:
@@ -50,18 +50,18 @@ def connected(options: argparse.Namespace) -> Iterator[Connection]:
             url = own.wait_for_url()
         finally:
             progress.clear()
-        with OpenAiServer(url, None) as server:
-            card = only_model(server)
-            yield Connection(server, card.id, card.family)
+        with OpenAiClient(url, None) as client:
+            card = first_model(client)
+            yield Connection(client, card.id, card.family)
 
 
-def only_model(server: OpenAiServer) -> ModelCard:
+def first_model(client: OpenAiClient) -> ModelCard:
     """Return the first model that a server lists.
 
     Raises:
         Refused: it lists none.
     """
-    models = server.models()
+    models = client.models()
     if not models:
-        raise Refused(f"{server.url} lists no model; name one with --model", ExitStatus.FAILED)
+        raise Refused(f"{client.url} lists no model; name one with --model", ExitStatus.FAILED)
     return models[0]

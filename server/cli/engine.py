@@ -23,6 +23,7 @@ from server.time_slices import take_long_slices, take_short_slices
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options, which only a front passes."""
     parser.add_argument("--socket", required=True)
     parser.add_argument("--options", required=True)
     parser.add_argument("--log-level", default="info")

@@ -31,6 +31,7 @@ The path of each picture goes to standard output, progress to standard error: a 
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
     parser.add_argument("prompt", help="what to draw, or what to change")
     parser.add_argument("--edit", metavar="FILE", type=Path, action="append", default=[], help="a picture to change; may be repeated")
     parser.add_argument("-n", "--number", type=int, default=1, help="how many pictures (default: 1)")
@@ -76,7 +77,7 @@ def request_body(options: argparse.Namespace) -> dict[str, object]:
 
 def _streamed(connection: Connection, path: str, body: dict[str, object], options: argparse.Namespace) -> int:
     progress, num_saved = Progress(sys.stderr), 0
-    for event in connection.server.pictures(path, {**body, "stream": True, "partial_images": NUM_PREVIEWS}):
+    for event in connection.client.pictures(path, {**body, "stream": True, "partial_images": NUM_PREVIEWS}):
         if event.type.endswith(".completed"):
             progress.clear()
             print(save(base64.b64decode(event.b64_json), options.out), flush=True)
@@ -88,7 +89,7 @@ def _streamed(connection: Connection, path: str, body: dict[str, object], option
 
 
 def _whole(connection: Connection, path: str, body: dict[str, object], options: argparse.Namespace) -> int:
-    pictures = connection.server.whole_pictures(path, body).data
+    pictures = connection.client.whole_pictures(path, body).data
     for picture in pictures:
         if picture.b64_json is None:
             print(picture.url)

@@ -36,6 +36,7 @@ BOUNDS = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
     parser.add_argument("tenant", metavar="TENANT", help="who will hold the key: letters, digits, '.', '_' and '-'")
     parser.add_argument("--weight", type=float, metavar="W", default=1.0, help="share of the engine beside other tenants (default: 1)")
     for name, lesson in BOUNDS.items():

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import httpx
 import msgspec
 
-from server.cli.openai_server import Chunk, error_message
+from server.cli.openai_client import Chunk, error_message
 
 Body = Mapping[str, object]
 
@@ -47,6 +47,8 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Run:
+    """All samples, and the seconds from the first request to the last answer."""
+
     samples: list[Sample]
     wall_s: float
 

@@ -8,7 +8,7 @@ import sys
 import msgspec
 
 from server.cli.command import Command, ExitStatus
-from server.cli.openai_server import ModelCard, OpenAiServer
+from server.cli.openai_client import ModelCard, OpenAiClient
 from server.settings import client_key
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -24,6 +24,7 @@ examples:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
     parser.add_argument("--url", default=DEFAULT_URL, help=f"the server (default: {DEFAULT_URL})")
     parser.add_argument("--key", help="API key of the server; default: PLAIT_API_KEY or OPENAI_API_KEY of the environment")
     parser.add_argument("--json", action="store_true", help="write a JSON list")
@@ -31,8 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> ExitStatus:
     """List the models."""
-    with OpenAiServer(options.url, options.key or client_key()) as server:
-        models = server.models()
+    with OpenAiClient(options.url, options.key or client_key()) as client:
+        models = client.models()
     if options.json:
         print(msgspec.json.format(msgspec.json.encode(models)).decode())
         return ExitStatus.OK

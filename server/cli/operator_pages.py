@@ -17,8 +17,8 @@ SETTINGS_HEAD = """\
 
 Every option of `plait serve`, which `plait doctor` takes too. Each can be given in the environment instead: `--num-pages 4096` is
 `PLAIT_NUM_PAGES=4096`, and a switch such as `--insecure` is `PLAIT_INSECURE=true` (`--no-prefix-cache` is `PLAIT_PREFIX_CACHE=false`). The
-command line goes before the environment. `N`, `BYTES` and `PIXELS` may be written short where they may be large: `64k` is 65,536, `2g` is
-2 × 1024³. The chart takes most of them under `settings`, with underscores.
+command line takes precedence over the environment. Large numbers (`N`, `BYTES`, `PIXELS`) may be abbreviated: `64k` is 65,536, `2g` is
+2 × 1024³. The chart takes most of these options under `settings`, with underscores.
 
 Written from the code; renew it with `python -m server.cli.operator_pages`.
 
@@ -28,8 +28,8 @@ Written from the code; renew it with `python -m server.cli.operator_pages`.
 METRICS_HEAD = """\
 # Metrics
 
-Every series of `/metrics`, in Prometheus' text format. Plain `plait serve` has it on its own port
-(`curl -s http://127.0.0.1:8000/metrics`); a server that others reach has it on `--metrics-port` alone. Times are seconds. A histogram has
+Every series of `/metrics`, in Prometheus' text format. A server that only its own machine can reach has it on its own port
+(`curl -s http://127.0.0.1:8000/metrics`); one that others reach has it on `--metrics-port` alone. Times are in seconds. A histogram has
 the lines `_bucket`, `_sum` and `_count`. What to watch, and when to worry: [alerts](alerts.md); dashboards are in
 `helm/plait/files/dashboards`. The names that begin with `vllm:` are those that endpoint pickers of the Gateway API read.
 

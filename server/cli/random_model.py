@@ -9,6 +9,7 @@ from server.cli.command import Command, ExitStatus
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's one argument."""
     parser.add_argument("directory", type=Path)
 
 

@@ -148,7 +148,7 @@ def _cell(text: str) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """It has none."""
+    """Declare nothing: the command has no options."""
 
 
 COMMAND = Command("reference", "Writes the API reference of the documentation.", add_options, run)

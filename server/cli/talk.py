@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from server.cli.command import Refused
-from server.cli.openai_server import Chunk, OpenAiServer
+from server.cli.openai_client import Chunk, OpenAiClient
 from server.cli.progress import Progress
 from server.cli.terminal_pictures import PictureOutlet, picture_of
 
@@ -22,7 +22,7 @@ PICTURE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 class Talk:
     """Speaks to ``model`` with ``options`` in every request; answers go to ``out``, progress to ``progress``."""
 
-    server: OpenAiServer
+    client: OpenAiClient
     model: str
     options: Mapping[str, object]
     outlet: PictureOutlet
@@ -42,7 +42,7 @@ class Talk:
         body = {"model": self.model, "messages": messages, "stream": True, **self.options}
         answer = _Answer(self)
         try:
-            for chunk in self.server.chat(body):
+            for chunk in self.client.chat(body):
                 answer.take(chunk)
         finally:
             answer.end()

@@ -29,6 +29,8 @@ SIXEL_BAND = 6
 
 
 class Protocol(Enum):
+    """How a terminal draws pictures."""
+
     KITTY = "kitty"
     ITERM = "iterm"
     SIXEL = "sixel"

@@ -1,4 +1,4 @@
-"""Requests accepted, read, resumed and cancelled: every answer is a stream that goes its way whoever reads it.
+"""Requests accepted, resumed, cancelled and deleted: every answer is a stream that goes on whoever reads it.
 
 `Acceptance.accept` checks a body, opens a stream and starts the work; readers come and go by the stream's id, here or on any replica
 that shares the store. What nobody reads is given up after a grace period, which is nothing unless the client can come back.
@@ -24,6 +24,7 @@ from server.serving.generation import GenerationService, Prepared, seeded
 from server.serving.picture_links import PictureLinks
 from server.serving.producing import Producer, Work
 from server.serving.quotas import Account, Quotas
+from server.serving.reading import Reading, not_found
 from server.serving.spec import Spec
 from server.serving.surfaces import Reply, Stamp, Surface
 from server.store.store import AlreadyOpen, KeyUse, Opening, StoredEvent, StoreFull, StoreUnavailable
@@ -81,71 +82,6 @@ class _Entry:
     stamp: Stamp
     reply: Reply
     use: KeyUse | None
-
-
-class Reading:
-    """One reader of one stream, to be closed."""
-
-    def __init__(self, hub: StreamHub, stream_id: str, after: int, *, is_whole: bool = False) -> None:
-        self.stream_id = stream_id
-        self.is_whole = is_whole
-        """The stream has one piece, at its end."""
-        self.account: Account | None = None
-        """The part of its tenant's quota that the answer took, where this reader began it."""
-        self.is_first = False
-        """Its request created the stream, which no idempotency key led to."""
-        self._hub = hub
-        self._after = after
-        self._is_at_end = False
-        self._is_open = True
-        hub.readers.join(stream_id)
-
-    @property
-    def is_live_only(self) -> bool:
-        """Whether the store is away, so that the stream cannot be resumed elsewhere for now."""
-        owned = self._hub.owned_stream(self.stream_id)
-        return self._hub.is_store_absent or (owned is not None and not owned.is_durable)
-
-    async def next(self) -> list[StoredEvent]:
-        """Return the events that have come since the last call, waiting for one; none after the final one.
-
-        Who calls it again has handed on those of the last call.
-
-        Raises:
-            StreamNotFound: the stream is gone.
-            StoreAway: it can only be read from the store, which does not answer.
-        """
-        self._hub.readers.handed_on(self.stream_id, self._after)
-        if self._is_at_end:
-            return []
-        try:
-            events = await self._hub.next(self.stream_id, self._after)
-        except StreamGone as error:
-            raise _not_found(self.stream_id) from error
-        except StoreUnavailable as error:
-            raise StoreAway from error
-        self._is_at_end = not events or events[-1].is_final
-        self._after = events[-1].sequence if events else self._after
-        return events
-
-    async def final(self) -> StoredEvent:
-        """Return the last event once it is there.
-
-        Raises:
-            StreamNotFound, StoreAway: see `next`.
-        """
-        last: StoredEvent | None = None
-        while events := await self.next():
-            last = events[-1]
-        if last is None:
-            raise _not_found(self.stream_id)
-        return last
-
-    def close(self) -> None:
-        """Stop reading."""
-        if self._is_open:
-            self._is_open = False
-            self._hub.readers.leave(self.stream_id)
 
 
 class Acceptance:
@@ -220,7 +156,7 @@ class Acceptance:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise DeadlineExceeded(f"The request was still being prepared after {deadline_s:g} s, all its time.") from error
+            raise DeadlineExceeded(f"The request was still being prepared after {deadline_s:g} s, all the time it had.") from error
 
     async def _begin(self, entry: _Entry, prepared: Prepared, account: Account, place: ExitStack) -> Reading:
         """Begin an answer, whose place is held until the engine counts it."""
@@ -296,7 +232,7 @@ class Acceptance:
         try:
             return await self._hub.ending(stream_id)
         except StreamGone as error:
-            raise _not_found(stream_id) from error
+            raise not_found(stream_id) from error
         except StoreUnavailable as error:
             raise StoreAway from error
 
@@ -335,7 +271,7 @@ class Acceptance:
         except StoreUnavailable as error:
             raise StoreAway from error
         if owner != tenant:
-            raise _not_found(stream_id)
+            raise not_found(stream_id)
 
     def _on_account(self, ask: Ask, arrival: Arrival) -> Ask:
         """Put an ask on its tenant's account, and bound its time. Where nobody has a key, whom the client names is believed."""
@@ -365,7 +301,3 @@ def _use(arrival: Arrival) -> KeyUse | None:
         return None
     digest = hashlib.sha256(arrival.surface.name.encode() + b"\0" + arrival.body).hexdigest()
     return KeyUse(arrival.tenant.name, arrival.key, digest)
-
-
-def _not_found(stream_id: str) -> StreamNotFound:
-    return StreamNotFound(f"There is no stream '{stream_id[:64]}', or it is no longer kept.")

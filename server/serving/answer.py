@@ -37,7 +37,7 @@ from server.serving.events import (
     ThoughtEvent,
 )
 from server.serving.output_stream import Output
-from server.serving.pictures import encode_picture
+from server.serving.picture_encoding import encode_picture
 from server.serving.reply_reader import Call, Piece, ReplyReader, Thinking, Thought, Words
 from server.serving.stops import StopFinder
 

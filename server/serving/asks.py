@@ -16,6 +16,8 @@ from model.step_cache_rules import StepCache
 
 
 class Modality(Enum):
+    """What an answer may hold."""
+
     TEXT = "text"
     IMAGE = "image"
 
@@ -29,6 +31,7 @@ class PictureFormat(Enum):
 
     @property
     def media_type(self) -> str:
+        """The format's name in a ``Content-Type`` or a data URI."""
         return f"image/{self.value}"
 
 

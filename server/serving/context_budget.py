@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from model.config import BagelConfig
 from model.transforms import resize_size
 from server.errors import ContextLengthExceeded
-from server.messages import EngineReady, ImageSegment, OutputMode, Picture, Request, Segment, TextSegment
+from server.messages import EngineReady, ImageSegment, OutputMode, Request, Segment, TextSegment
 from server.serving.asks import Ask, ParamNames
 
 NUM_MARKERS = 2
@@ -80,20 +80,20 @@ class ContextBudget:
             case TextSegment():
                 return Need(len(segment.token_ids) + NUM_MARKERS, len(segment.token_ids) + NUM_MARKERS)
             case ImageSegment():
-                vae = Need() if segment.vae is None else self._picture(segment.vae, self._config.latent_stride)
-                return vae + self._picture(segment.vit, self._config.vit.patch_size)
-
-    def _picture(self, picture: Picture, stride: int) -> Need:
-        return Need((picture.height // stride) * (picture.width // stride) + NUM_MARKERS, 1)
+                vae = Need() if segment.vae is None else self._latents(segment.vae.width, segment.vae.height)
+                return vae + self._patches(segment.vit.width, segment.vit.height)
 
     def _drawn_picture(self, request: Request) -> Need:
         """Return what a picture of the answer takes once it is fed back, after the resizes of spec 3.3."""
         vae_size = resize_size(request.image.width, request.image.height, self._config.vae_transform)
         vit_size = resize_size(*vae_size, self._config.vit_transform)
-        need = Need()
-        for (width, height), stride in ((vae_size, self._config.latent_stride), (vit_size, self._config.vit.patch_size)):
-            need += Need((height // stride) * (width // stride) + NUM_MARKERS, 1)
-        return need
+        return self._latents(*vae_size) + self._patches(*vit_size)
+
+    def _latents(self, width: int, height: int) -> Need:
+        return _grid(width, height, self._config.latent_stride)
+
+    def _patches(self, width: int, height: int) -> Need:
+        return _grid(width, height, self._config.vit.patch_size)
 
     def _exceeded(self, request: Request, before: Need, min_tokens: int, names: ParamNames) -> ContextLengthExceeded:
         prompt = self.prompt(request.segments)
@@ -108,6 +108,11 @@ class ContextBudget:
             f"{names.max_tokens}, or ask for fewer or smaller pictures."
         )
         return ContextLengthExceeded(message, names.messages)
+
+
+def _grid(width: int, height: int, stride: int) -> Need:
+    """Return what a picture takes of which each square of ``stride`` pixels is a token."""
+    return Need((width // stride) * (height // stride) + NUM_MARKERS, 1)
 
 
 def _leaves_pictures_open(ask: Ask) -> bool:

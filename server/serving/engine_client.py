@@ -1,4 +1,4 @@
-"""The front's end of the engine: starts it, feeds it, hands out what it says, and starts it again when it dies.
+"""The front's side of the engine: starts it, feeds it, hands out what it says, and starts it again when it dies.
 
 One Unix socket per engine process, so that nothing of a dead one is read by its successor. What ran in an engine that died gets a
 `FinishedOutput` with reason ERROR, as if the engine had said so: nobody waits for ever.
@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 DRAIN_WAIT_MS = 200
 """How long the last words of an ended engine may take to arrive."""
 
-
 HANDED_AT_ONCE = 8
 """Outputs of a step that are handed out before they get the time to reach their clients."""
 
@@ -51,12 +50,13 @@ TURNS_OF_A_TOKEN = 3
 WATCH_S = 0.25
 """How often it is looked whether a busy engine gets on."""
 
-
 FORCED_STOP_S = 5.0
 """How long what is cancelled may take to let go."""
 
 
 class EnginePhase(Enum):
+    """Where the engine is between its start and its end."""
+
     LOADING = "loading"
     READY = "ready"
     RESTARTING = "restarting"
@@ -94,7 +94,7 @@ class RestartPolicy:
 
 
 class EngineClient:
-    """Keeps one engine running and multiplexes requests onto it. All methods belong to one event loop."""
+    """Keeps one engine running and multiplexes requests onto it. All methods must be called from one event loop."""
 
     def __init__(self, launch: Launch, directory: Path, on_report: Callable[[StepReport], None], policy: RestartPolicy) -> None:
         self._launch = launch
@@ -114,6 +114,7 @@ class EngineClient:
 
     @property
     def num_in_flight(self) -> int:
+        """How many requests were sent to the engine and have not finished."""
         return len(self._streams)
 
     @property
@@ -125,8 +126,6 @@ class EngineClient:
         """Wait until the status changes and return it."""
         await self._status_changed.wait()
         return self.status
-
-    # -- requests -----------------------------------------------------------------------------------------------------------
 
     def submit(self, requests: Sequence[Request]) -> OutputStream:
         """Send requests; their outputs come through one stream, which the caller closes.
@@ -147,8 +146,6 @@ class EngineClient:
     def _abort(self, request_id: str) -> None:
         if request_id in self._streams:
             self._outgoing.put_nowait(Abort(request_id))
-
-    # -- one engine after the other -----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Keep an engine running until `stop` is called or no engine will start."""
@@ -181,7 +178,7 @@ class EngineClient:
         running.cancel()
         done, _ = await asyncio.wait({running}, timeout=FORCED_STOP_S)
         if not done:
-            logger.error("something of the server did not end when it was told to; it is left behind")
+            logger.error("a task of the server did not end when it was told to, and is abandoned")
         for task in done:
             if not task.cancelled():
                 task.result()

@@ -1,4 +1,4 @@
-"""Starts the engine process and says what the front needs of one. The API process itself never imports torch."""
+"""Starts the engine process, and defines what the front needs of it. The API process itself never imports torch."""
 
 from __future__ import annotations
 

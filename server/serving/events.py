@@ -79,6 +79,7 @@ class PictureEvent:
 
     @property
     def base64(self) -> str:
+        """The file in base64."""
         return b64encode(self.encoded).decode("ascii")
 
 
@@ -105,6 +106,7 @@ class PreviewEvent:
 
     @property
     def base64(self) -> str:
+        """The file in base64."""
         return b64encode(self.webp).decode("ascii")
 
 

@@ -33,7 +33,7 @@ def count_pictures(encoded: bytes) -> int:
             num_pictures += 1
             at += 11 + _colours_bytes(encoded[at + 9])
         else:
-            raise ValueError("no block begins so")
+            raise ValueError("unknown kind of block")
         while size := encoded[at]:
             at += 1 + size
             blocks_left -= 1

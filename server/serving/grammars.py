@@ -131,13 +131,13 @@ def held(schema: Schema, param: str, *, is_strict: bool) -> Schema:
         return possible.schema
     if "too big" in problem or "limit" in problem:
         raise InvalidValue(f"{param}: the schema is too complex; simplify its patterns, counts or alternatives.", param)
-    raise InvalidValue(f"{param}: not a JSON schema that an answer can be held to.", param)
+    raise InvalidValue(f"{param}: not a JSON schema that can be enforced.", param)
 
 
 def _unsupported(possible: Enforceable, param: str) -> UnsupportedParameter:
     shown = possible.dropped[:MAX_DROPPED_SHOWN]
     more = f" and {len(possible.dropped) - len(shown)} more" if len(possible.dropped) > len(shown) else ""
-    return UnsupportedParameter(f"{param}: answers cannot be held to {', '.join(shown)}{more}.", param)
+    return UnsupportedParameter(f"{param}: cannot be enforced: {', '.join(shown)}{more}.", param)
 
 
 def _library_grammar(schema: Schema) -> str:

@@ -1,4 +1,4 @@
-"""Texts kept beside streams, as long as the store keeps those: each a stream of one event, so that every home of streams has them."""
+"""Texts kept for as long as the store keeps streams: each is a stream of one event, so that every kind of store can hold it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Notes:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def keep(self, note_id: str, tenant: str, text: str) -> None:
-        """Keep a text under an id that has none; where there is no room, it is not kept."""
+        """Keep a text under an unused id; where the store has no room, it is not kept."""
         try:
             stream = await self._hub.open(Opening(note_id, tenant, b""))
         except StoreFull:

@@ -76,7 +76,7 @@ def _format_of(encoded: bytes, param: str) -> str:
             return name
     if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
         return "WEBP"
-    raise InvalidImage(f"{param}: the bytes are no PNG, JPEG, WebP or GIF picture.", param)
+    raise InvalidImage(f"{param}: the bytes are not a PNG, JPEG, WebP or GIF picture.", param)
 
 
 def _check_header(image: Image.Image, param: str, limits: PictureLimits) -> None:

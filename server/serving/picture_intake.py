@@ -1,4 +1,4 @@
-"""The way in for pictures: their bytes from the request, or where the operator allows it from an address, then through a reader process."""
+"""How pictures come in: bytes from the request or, where the operator allows it, from an address; then through a reader process."""
 
 from __future__ import annotations
 

@@ -119,8 +119,6 @@ class Preparer:
             return OutputMode.ALTERNATE if ask.thinks else OutputMode.IMAGE
         return OutputMode.INTERLEAVED if self._model.profile.family is Family.INTERLEAVED else OutputMode.ALTERNATE
 
-    # -- the prompt ---------------------------------------------------------------------------------------------------------
-
     def _segments(self, ask: Ask, *, draws: bool) -> list[Segment]:
         """Turn messages into segments: there is no chat template (spec 5.1), each text is one segment, each picture another."""
         num_pictures = sum(isinstance(part, PicturePart) for message in ask.messages for part in message.parts)
@@ -155,8 +153,6 @@ class Preparer:
         token_ids = text_ids(texts, self._model.tokenizer)
         return [TextSegment(token_ids)] if token_ids else []
 
-    # -- the answer ---------------------------------------------------------------------------------------------------------
-
     def _sampling(self, text: TextChoices) -> SamplingParams:
         vocab_size = self._model.config.llm.vocab_size
         for token_id in text.logit_bias:
@@ -164,7 +160,7 @@ class Preparer:
                 raise InvalidValue(f"logit_bias: there is no token {token_id}; ids are 0 to {vocab_size - 1}.", "logit_bias")
         plain = SamplingParams()
         return SamplingParams(
-            # No token together has probability 0: of the likeliest ones that do, the first is left.
+            # A top_p of 0: the fewest likeliest tokens whose probabilities add up to it are the first one alone.
             temperature=0.0 if text.top_p == 0 else _or(text.temperature, plain.temperature),
             top_k=_or(text.top_k, plain.top_k),
             top_p=text.top_p or plain.top_p,
@@ -272,7 +268,7 @@ def _refuse_what_a_grammar_excludes(ask: Ask, modalities: frozenset[Modality]) -
         raise UnsupportedParameter(f'{param}: {form} holds no pictures; it needs modalities ["text"].', param)
     for name, is_asked in (("min_tokens", ask.text.min_tokens), ("ignore_eos", ask.text.ignore_eos)):
         if is_asked:
-            raise UnsupportedParameter(f"{name}: {form} ends where its form ends; leave the field out.", name)
+            raise UnsupportedParameter(f"{name}: {form} ends where its form requires; leave the field out.", name)
 
 
 def _thinking(ask: Ask, mode: OutputMode) -> Thinking:

@@ -67,7 +67,7 @@ class Producer:
         Raises:
             EngineUnavailable: no engine is ready.
         """
-        # Of a whole answer nothing is seen before its end: its times are those at which its parts were there.
+        # Nothing of a whole answer is seen before its end: what is measured is when its parts were ready.
         once_seen = _at_once if work.reply.is_whole else partial(self._hub.once_next_is_handed_on, stream)
         generation = self._service.begin(work.prepared, stream.lease, Tape(work.past, stream.note, once_seen))
         self._run(stream, self._produce(stream, work, generation), work.reply)

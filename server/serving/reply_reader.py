@@ -28,11 +28,15 @@ class Thinking(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Words:
+    """Text of the answer itself."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Thought:
+    """Text of a plan, without its tags."""
+
     text: str
 
 
@@ -68,6 +72,7 @@ class ReplyReader:
 
     @property
     def is_in_thought(self) -> bool:
+        """Whether what is being read belongs to a thought."""
         return self._state is _State.THOUGHT or self._thinking is Thinking.ALL
 
     def push(self, text: str) -> list[Piece]:

@@ -1,4 +1,4 @@
-"""How long whoever comes now will wait: those before it in its lane, at the rate at which they have been leaving."""
+"""How long a new request will wait: for those before it in its lane, at the rate at which they have been leaving."""
 
 from __future__ import annotations
 

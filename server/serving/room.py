@@ -1,4 +1,4 @@
-"""Whether the server has room for one more request, told from what the engine said last: cheap enough to be asked before a body is read."""
+"""Whether the server has room for one more request, judged by the engine's latest report: cheap enough to ask before a body is read."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""How a server leaves: it takes nothing more, hands back what waits and others can take up, lets the rest finish, and hands over what does
-not in time."""
+"""How a server leaves: it accepts nothing more, hands back what waits and others can take up, lets the rest finish, and hands over what
+is left."""
 
 from __future__ import annotations
 
@@ -35,4 +35,4 @@ class Farewell:
         try:
             await self._producer.hand_over(only_queued=only_queued)
         except StoreUnavailable:
-            logger.error("the store is away or full: others take over what it lacks something of when this server's lease ends")
+            logger.error("the store is away or full: others take over what it could not be told of when this server's lease ends")

@@ -1,4 +1,4 @@
-"""Tells whoever started the server how loading goes, where the server is, and what to try."""
+"""Tells whoever started the server how far loading is, where the server can be reached, and what to try."""
 
 from __future__ import annotations
 

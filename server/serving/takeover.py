@@ -38,7 +38,7 @@ RETURN_S = 10.0
 """For how long work taken over goes on without a reader, whatever its client said."""
 
 NOT_UNDERSTOOD = "The server was changed while this answer was made, and cannot go on with it. Ask again."
-FAILED = "The server failed as it was to go on with this answer."
+FAILED = "The server failed when it tried to go on with this answer."
 
 MAX_CLAIMS = 4
 """Streams prepared at once to go on, so that survivors share them."""

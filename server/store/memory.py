@@ -1,6 +1,6 @@
-"""The store's home in this process: nothing survives it, everything is bounded.
+"""The store within this process: nothing survives it, everything is bounded.
 
-The same rules as in Redis, by the same names; the property test of the store holds both to one model.
+The rules are those of the store in Redis, under the same names; a property test holds both to one model.
 """
 
 from __future__ import annotations
@@ -89,8 +89,6 @@ class MemoryStore:
 
     async def close(self) -> None:
         """Nothing to let go of."""
-
-    # -- streams ------------------------------------------------------------------------------------------------------------
 
     async def open(self, opening: Opening, owner: str) -> Opened | AlreadyOpen:
         """Create a stream with its first owner; see `StreamStore`."""
@@ -200,8 +198,6 @@ class MemoryStore:
         if stream_id in self._finished:
             self._drop(stream_id)
 
-    # -- owners -------------------------------------------------------------------------------------------------------------
-
     async def heartbeat(self, owner: str, lease_s: float) -> set[str]:
         """Keep an owner alive; return its streams that are to be cancelled."""
         self._alive_until[owner] = self._clock() + lease_s
@@ -235,8 +231,6 @@ class MemoryStore:
     def _running(self) -> list[_Stream]:
         return [stream for stream in self._streams.values() if not stream.is_finished]
 
-    # -- pictures and rates -------------------------------------------------------------------------------------------------
-
     async def put_picture(self, content: bytes) -> str:
         """Keep a picture under its hash."""
         key = hashlib.sha256(content).hexdigest()
@@ -267,11 +261,7 @@ class MemoryStore:
         self._levels[bucket.name] = _Level(min(bucket.capacity, amount - cost) if is_granted else amount, now)
         if len(self._levels) > self._bounds.max_buckets:
             self._levels.popitem(last=False)
-        if is_granted:
-            return RateDecision(True, amount - cost, 0.0)
-        return RateDecision(False, amount, (cost - amount) / bucket.per_second if bucket.per_second else float("inf"))
-
-    # -- room ---------------------------------------------------------------------------------------------------------------
+        return bucket.granted(amount - cost) if is_granted else bucket.refused(amount, cost)
 
     def _grow(self, stream: _Stream, num_bytes: int) -> None:
         stream.num_bytes += num_bytes

@@ -1,4 +1,4 @@
-"""The store's home in Redis 7, shared by all replicas: nothing that was acknowledged is lost with a process.
+"""The store in Redis 7, shared by all replicas: nothing that was acknowledged is lost with a process.
 
 A thin layer over the scripts, which hold the rules. Blocking reads have a connection pool of their own, so that no reader ever waits in
 front of a writer.
@@ -70,8 +70,6 @@ class RedisStore:
         """Let go of connections."""
         await self._redis.aclose()
         await self._blocking.aclose()
-
-    # -- streams ------------------------------------------------------------------------------------------------------------
 
     async def open(self, opening: Opening, owner: str) -> Opened | AlreadyOpen:
         """Create a stream with its first owner; see `StreamStore`."""
@@ -158,8 +156,6 @@ class RedisStore:
         async with _answered():
             await self._scripts.delete([self._keys.head(stream_id), self._keys.events(stream_id)], [stream_id])
 
-    # -- owners -------------------------------------------------------------------------------------------------------------
-
     async def heartbeat(self, owner: str, lease_s: float) -> set[str]:
         """Keep an owner alive; return its streams that are to be cancelled."""
         async with _answered():
@@ -190,8 +186,6 @@ class RedisStore:
         self._num_claims[owner] = number + 1
         return [_claim(owner, *fields) for fields in claims]
 
-    # -- pictures and rates -------------------------------------------------------------------------------------------------
-
     async def put_picture(self, content: bytes) -> str:
         """Keep a picture under its hash."""
         digest = hashlib.sha256(content).hexdigest()
@@ -214,10 +208,7 @@ class RedisStore:
         """Take from a token bucket."""
         async with _answered():
             granted, amount = await self._scripts.take([self._keys.bucket(bucket.name)], [bucket.capacity, bucket.per_second, cost])
-        left = float(amount)
-        if granted:
-            return RateDecision(True, left, 0.0)
-        return RateDecision(False, left, (cost - left) / bucket.per_second if bucket.per_second else float("inf"))
+        return bucket.granted(float(amount)) if granted else bucket.refused(float(amount), cost)
 
 
 class _Scripts:

@@ -1,6 +1,6 @@
 """What outlives a process, as one interface: streams of events and who owns them, pictures, keys already used, rate limits.
 
-Two homes have it: `server.store.memory`, which lives and dies with this process, and Redis, which all replicas share. An accepted
+There are two: `server.store.memory`, which lives and dies with this process, and Redis, which all replicas share. An accepted
 request is a stream: a spec from which it can be begun again, events that its client sees, numbered densely from 1, and beside them
 its canon, from which a survivor continues. Every write carries a `Lease`, whose fence says how many owners there have been: the store
 refuses the writes of all but the last. Specs, canon and payloads are opaque here.
@@ -8,6 +8,7 @@ refuses the writes of all but the last. Specs, canon and payloads are opaque her
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -97,6 +98,8 @@ class Append(msgspec.Struct, frozen=True):
 
 
 class AppendResult(Enum):
+    """What became of an append."""
+
     DONE = "done"
     """Written, now or by an earlier attempt whose answer was lost."""
     CANCELLED = "cancelled"
@@ -147,6 +150,14 @@ class Bucket:
     name: str
     capacity: float
     per_second: float
+
+    def granted(self, remaining: float) -> RateDecision:
+        """Return that a cost was taken, which left ``remaining``."""
+        return RateDecision(True, remaining, 0.0)
+
+    def refused(self, remaining: float, cost: float) -> RateDecision:
+        """Return that ``remaining`` is less than ``cost``, and when it will not be."""
+        return RateDecision(False, remaining, (cost - remaining) / self.per_second if self.per_second else math.inf)
 
 
 class StreamStore(Protocol):

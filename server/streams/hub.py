@@ -57,6 +57,7 @@ class StreamHub:
 
     @property
     def is_store_absent(self) -> bool:
+        """Whether the store does not answer."""
         return self._journal.is_store_absent
 
     def store_failed(self, error: StoreUnavailable) -> None:
@@ -66,8 +67,6 @@ class StreamHub:
     def store_answered(self) -> None:
         """Take note that it does."""
         self._journal.store_answered()
-
-    # -- writing ------------------------------------------------------------------------------------------------------------
 
     async def open(self, opening: Opening) -> OwnedStream | AlreadyOpen:
         """Create a stream to write; without a store, one that is made known to it as soon as it is back.
@@ -84,7 +83,7 @@ class StreamHub:
             except StoreUnavailable as error:
                 self._journal.store_failed(error)
             else:
-                # Under its own id it is open when the store was asked twice, the first answer being lost.
+                # It is open already under its own id where the store was asked twice, since its first answer was lost.
                 if isinstance(opened, AlreadyOpen) and opened.stream_id != opening.stream_id:
                     return opened
                 return self._keep(OwnedStream(lease, opening.tenant, Past(), self._journal.take))
@@ -171,8 +170,6 @@ class StreamHub:
     def once_next_is_handed_on(self, stream: OwnedStream, then: Callable[[], None]) -> None:
         """Call ``then`` when the event that is written next has gone out to a reader here; at once where nobody reads here."""
         self.readers.once_handed_on(stream.lease.stream_id, stream.next_sequence, then)
-
-    # -- reading ------------------------------------------------------------------------------------------------------------
 
     def owned_stream(self, stream_id: str) -> OwnedStream | None:
         """Return the stream if this process writes it."""

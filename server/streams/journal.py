@@ -113,7 +113,7 @@ class Journal:
             stream.publish_unsent()
         while self._dirty and sum(stream.unsent_bytes for stream in self._dirty.values()) > MAX_UNSENT_BYTES:
             largest = max(self._dirty.values(), key=lambda stream: stream.unsent_bytes)
-            logger.error("stream %s cannot be resumed any more: the store is away or full for too long", largest.lease.stream_id)
+            logger.error("stream %s cannot be resumed any more: the store has been away or full for too long", largest.lease.stream_id)
             largest.give_up_durability()
             del self._dirty[largest.lease.stream_id]
 

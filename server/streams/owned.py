@@ -53,8 +53,6 @@ class OwnedStream:
         self._waiting: list[asyncio.Future[None]] = []
         """Who waits for the next change."""
 
-    # -- the writer's side --------------------------------------------------------------------------------------------------
-
     def write(self, name: str, payload: str, *, is_final: bool = False) -> None:
         """Add the next event; it reaches the store and the readers in order."""
         self._last_written += 1
@@ -79,10 +77,9 @@ class OwnedStream:
         self.cancelled.set()
         self._drop_unsent()
 
-    # -- the journal's side -------------------------------------------------------------------------------------------------
-
     @property
     def unsent_bytes(self) -> int:
+        """About how many bytes wait for the store."""
         return sum(event.num_bytes for event in self._unsent) + sum(map(len, self._unsent_canon))
 
     @property
@@ -153,8 +150,6 @@ class OwnedStream:
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiting)
         await waiting
-
-    # -- the readers' side --------------------------------------------------------------------------------------------------
 
     @property
     def newest(self) -> StoredEvent | None:

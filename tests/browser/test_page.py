@@ -107,7 +107,7 @@ def test_again_asks_the_same_in_the_same_place(front: RunningFront, visit: Visit
     visit.ask(STORY)
     visit.wait_for_the_end()
     visit.page.get_by_role("button", name="Again").click()
-    front.engine.wait_until(lambda: len(front.engine.requests) == 2)
+    front.engine.wait_for_requests(2)
     visit.wait_for_the_end()
     assert visit.page.locator(".turn").count() == 1 and visit.order() == TOLD
     assert front.engine.requests[0].segments == front.engine.requests[1].segments

@@ -41,7 +41,7 @@ def test_only_the_last_turn_can_be_asked_again(front: RunningFront, visit: Visit
     expect(visit.page.get_by_role("button", name="Code")).to_have_count(2)
     expect(visit.page.get_by_role("button", name="Again")).to_have_count(1)
     visit.page.locator(".turn").last.get_by_role("button", name="Again").click()
-    front.engine.wait_until(lambda: len(front.engine.requests) == 3)
+    front.engine.wait_for_requests(3)
     visit.wait_for_the_end()
     expect(visit.page.locator(".bubble")).to_contain_text(["one", "two"])
 

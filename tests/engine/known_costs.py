@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from server.engine.batch import Batch
 from server.engine.cost_model import Load
@@ -10,6 +10,7 @@ from server.engine.options import SchedulerLimits
 from server.engine.pages import PagePool
 from server.engine.scheduler import Scheduler
 from server.messages import ImageParams, ImageSegment, OutputMode, SamplingParams, TextSegment
+from tests.clock import Clock
 from tests.engine.fakes import FakeRunner, facts, grey, make_request, refeed
 
 TARGET_S = 0.05
@@ -18,14 +19,6 @@ PICTURE = ImageParams(256, 256, num_timesteps=9, interval=(0.0, 1.0), text_scale
 EULER_S = 8 * 0.033
 """What a picture takes alone: eight steps of one row of 258 tokens."""
 ORDINARY_ID = 50
-
-
-@dataclass(slots=True)
-class Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class KnownCosts:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import random
 import tracemalloc
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from server.engine.batch import Batch, BatchResult
 from server.engine.options import SchedulerLimits
 from server.engine.pages import PagePool
 from server.engine.scheduler import Scheduler
 from server.messages import ImageParams, OutputMode, Request, SamplingParams, Segment, TextSegment
+from tests.clock import Clock
 from tests.engine.fakes import EOS, FakeRunner, facts, make_request, picture_segment, refeed
 
 DURATION_S = 2 * 3600.0
@@ -20,14 +21,6 @@ ABORTED_SHARE = 0.3
 TENANTS = tuple("abcdefgh")
 MAX_GROWTH_BYTES = 256 << 10
 """Between the first half and the second; what leaks with every request would be megabytes."""
-
-
-@dataclass(slots=True)
-class Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class TimedRunner:

@@ -17,22 +17,13 @@ from server.messages import (
     Timeline,
     Usage,
 )
+from tests.clock import Clock
 
 REQUEST = Request("r", [], OutputMode.ALTERNATE, SamplingParams(), ImageParams(64, 64))
 
 
 IMAGE = ImageOutput("r", 0, Picture(1, 1, bytes(3)))
 END = FinishedOutput("r", FinishReason.STOP, Usage())
-
-
-class Clock:
-    """Moves only when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def sequence_in(phase: Phase) -> Sequence:

@@ -27,6 +27,7 @@ from server.engine.scheduler import Scheduler
 from server.engine.segments import ContextSegment, VaeImage, VitImage
 from server.engine.sequence import Phase, Sequence
 from server.messages import FinishReason, Request
+from tests.clock import Clock
 from tests.engine.any_requests import FAVOURED, PLAIN, drawn, requests
 from tests.engine.fakes import EOS, FakeEncoder, FakeRunner, Grey, facts, key_of, refeed
 from tests.engine.written_pages import WrittenPages
@@ -44,14 +45,6 @@ ENCODER_STEPS = 2
 """So often an encoder has."""
 ROOMY_PAGES = 300
 """With so many pages nobody waits for those that another holds."""
-
-
-@dataclass(slots=True)
-class Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,8 +293,6 @@ class SchedulerMachine(RuleBasedStateMachine):
         for end in outputs.finished:
             assert end.reason is not FinishReason.ERROR or end.error_code
         self.scheduler.take_dropped()
-
-    # -- what must always hold ----------------------------------------------------------------------------------------------
 
     def check_batch(self, batch: Batch) -> None:
         """Budgets are kept; a row writes only into pages that are its context's alone, and sees in those before it what its context should

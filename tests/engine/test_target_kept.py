@@ -22,6 +22,7 @@ from server.engine.pages import PagePool
 from server.engine.scheduler import Scheduler
 from server.front import LEAST_TARGET_DECODES
 from server.messages import ImageParams, OutputMode, SamplingParams, StepReport, TextSegment
+from tests.clock import Clock
 from tests.engine.fakes import FakeRunner, facts, make_request, picture_segment, refeed
 
 COSTS = Load(4.5e-3, 1e-3, 3e-3, 1e-4, 1.5e-4, 1e-8, 5e-5, 5e-8, 5e-8)
@@ -33,14 +34,6 @@ PICTURE = ImageParams(256, 256, num_timesteps=17, interval=(0.0, 1.0))
 DECODE_S = 5.0e-3
 MAX_P99 = 1.2
 MAX_LOSS = 0.15
-
-
-@dataclass(slots=True)
-class Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass(frozen=True, slots=True)

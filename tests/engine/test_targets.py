@@ -41,7 +41,6 @@ from server.messages import (
 from tests.engine.fakes import grey
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "tiny_a"
-RELATIVE_TOLERANCE = 1e-4
 IMAGE = ImageParams(64, 96, num_timesteps=7, interval=(0.0, 1.0), image_scale=1.5, seed=3)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from loadtests.fidelity import main, psnr_db
-from server.messages import Picture
+from loadtests.fidelity.__main__ import main
+from loadtests.psnr import psnr_db
 
 
 def test_each_way_is_compared_with_the_plain_one(tmp_path: Path) -> None:
@@ -26,6 +27,6 @@ def test_each_way_is_compared_with_the_plain_one(tmp_path: Path) -> None:
 
 def test_a_difference_of_one_grey_level_is_48_db() -> None:
     """20 log10(255 / 1)."""
-    black, grey = (Picture(1, 2, bytes([value] * 6)) for value in (0, 1))
+    black, grey = (np.full((1, 2, 3), value, dtype=np.uint8) for value in (0, 1))
     assert psnr_db(grey, black) == pytest.approx(48.13, abs=0.01)
     assert psnr_db(grey, grey) == 99.0

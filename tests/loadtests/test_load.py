@@ -16,7 +16,7 @@ from PIL import Image
 
 from loadtests.load.asks import AskSource, Effort, Scenario, plain_picture
 from loadtests.load.leftovers import left_behind
-from loadtests.load.levels import Level, Ramp, ServiceLevel, Wait, quantile
+from loadtests.load.levels import Level, Ramp, ServiceLevel, Wait
 from loadtests.load.report import write_report
 from loadtests.load.streaming import events, read_answer
 from tests.server.api.chats import hello
@@ -101,10 +101,6 @@ def test_capacity_is_the_best_level_that_keeps_the_promise() -> None:
     assert ramp(level(1, 10, 0.1, failures=1)).capacity is None
 
 
-def test_a_quantile_is_a_value_that_was_seen() -> None:
-    assert [quantile([3.0, 1.0, 2.0], share) for share in (0.01, 0.5, 0.99)] == [1.0, 2.0, 3.0]
-
-
 def test_a_ramp_is_read_back_as_it_was_stored_and_reported_with_a_plot(tmp_path: Path) -> None:
     measured = ramp(level(1, 10, 0.1), level(2, 12, 2.0))
     measured.save(tmp_path / "ramp.json")
@@ -124,7 +120,7 @@ def test_a_ramp_against_nobody_ends_with_one_line(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "loadtests.ramp",
+        "loadtests.load.ramp",
         "--url",
         "http://127.0.0.1:9",
         "--users",
@@ -140,7 +136,7 @@ def test_a_ramp_against_nobody_ends_with_one_line(tmp_path: Path) -> None:
 
 
 def test_a_ramp_over_a_real_front_reports_its_levels(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "loadtests.ramp", "--scenario", "chat", "--users", "1", "2", "--seconds", "4", "--out", "ramp"]
+    command = [sys.executable, "-m", "loadtests.load.ramp", "--scenario", "chat", "--users", "1", "2", "--seconds", "4", "--out", "ramp"]
     with running_front(ScriptedEngine(hello)) as front:
         done = subprocess.run(
             [*command, "--url", front.url], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from loadtests.mixed.measures import jain, measure, percentile
+from loadtests.mixed.measures import jain, measure
 from loadtests.mixed.timeline import Record, Replayed
+from loadtests.percentile import percentile
 from loadtests.traces.sessions import Kind
 from server.messages import FinishReason
 

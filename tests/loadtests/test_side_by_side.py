@@ -11,7 +11,8 @@ from loadtests.mixed.side_by_side import run_side_by_side
 from loadtests.traces.arrivals import Arrivals
 from loadtests.traces.mix import Mix, make_trace
 from model.config import BagelConfig
-from server.messages import FinishedOutput, FinishReason, ImageSegment, Picture, Request, StepReport, StepStats, Usage
+from server.messages import FinishedOutput, FinishReason, Request, StepReport, StepStats, Usage
+from tests.engine.fakes import refeed
 
 STEP_S = 0.004
 NUM_SESSIONS = 6
@@ -80,7 +81,3 @@ def test_each_clock_runs_in_its_own_turns_alone_and_both_replays_end_together() 
     assert busy_s <= 1.1 * wall_s, "a clock that ran on in the other's turns would count them twice"
     assert sum(one != other for one, other in pairwise(log)) >= 6
     assert set(log[-len(log) // 4 :]) == {"fast", "slow"}
-
-
-def refeed(picture: Picture) -> ImageSegment:
-    return ImageSegment(vit=picture, vae=picture)

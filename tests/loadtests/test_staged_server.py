@@ -24,7 +24,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     def address() -> str:
         return f"http://127.0.0.1:{port.read_text()}" if port.exists() else ""
 
-    command = [sys.executable, "-m", "loadtests.staged_server", "--model", str(CHECKPOINT), "--port-file", str(port)]
+    command = [sys.executable, "-m", "loadtests.mixed.staged_server", "--model", str(CHECKPOINT), "--port-file", str(port)]
     service = Service("staged", command, directory / "log", lambda: bool(address()) and answers_ok(f"{address()}/readyz"))
     service.start()
     try:

@@ -72,7 +72,9 @@ def test_options_of_the_server_exist() -> None:
     """Those that a sentence names; the commands of blocks are looked at above."""
     named = set(re.findall(r"`(--[a-z-]+)[ `]", TEXT)) - OF_OTHERS
     served = subprocess.run(command_line(["serve", "--help"]), capture_output=True, text=True, timeout=60, check=True).stdout
-    known = " ".join([served, *(help_of(f"loadtests.{name}") for name in ("ramp", "fleet", "agreement")), helm("upgrade", "--help").stdout])
+    known = " ".join(
+        [served, *(help_of(f"loadtests.{name}") for name in ("load.ramp", "fleet", "agreement")), helm("upgrade", "--help").stdout]
+    )
     assert len(named) > 8
     assert {option for option in named if option not in known} == set()
 

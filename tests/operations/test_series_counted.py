@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loadtests.fleet.box import Fleet, FleetPlan, running_fleet
 from loadtests.fleet.processes import wait_until
 from loadtests.fleet.replica import Replica
-from loadtests.kill_matrix.__main__ import durable_plan, random_model
+from loadtests.kill_matrix.durable_fleet import durable_plan, random_model
 from tests.server.test_tracing import TRACE_ID, TRACEPARENT, Collector, collecting
 
 RARE = frozenset({"plait_preemptions", "plait_queue_refusals", "plait_quarantined", "plait_draining"})

@@ -138,6 +138,10 @@ class ScriptedEngine:
             assert time.monotonic() < deadline, "it never happened"
             time.sleep(0.002)
 
+    def wait_for_requests(self, count: int) -> None:
+        """Wait until so many requests have come in all, those begun again included."""
+        self.wait_until(lambda: len(self.requests) == count)
+
     def _serve(self, socket_path: Path, is_killed: Callable[[], bool]) -> int:
         running: dict[str, list[list[Output]]] = {}
         with SocketLink(socket_path) as link:

@@ -37,6 +37,7 @@ MARKS = {Verdict.OK: ("✓", "32"), Verdict.WARNING: ("!", "33"), Verdict.FAULT:
 
 
 def add_doctor_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``plait serve``, and the command's own."""
     add_options(parser)
     parser.add_argument("--json", action="store_true", help="write one JSON object: {ok, findings: [{check, verdict, says, remedy}]}")
 

@@ -7,6 +7,8 @@ from enum import Enum
 
 
 class Verdict(Enum):
+    """How bad a finding is."""
+
     OK = "ok"
     WARNING = "warning"
     """It will work, but not as well as it could."""
@@ -25,12 +27,15 @@ class Finding:
 
 
 def fine(check: str, says: str) -> Finding:
+    """Return a finding that needs nothing done."""
     return Finding(check, Verdict.OK, says)
 
 
 def warning(check: str, says: str, remedy: str) -> Finding:
+    """Return a finding that the server can live with."""
     return Finding(check, Verdict.WARNING, says, remedy)
 
 
 def fault(check: str, says: str, remedy: str) -> Finding:
+    """Return a finding that the server cannot live with."""
     return Finding(check, Verdict.FAULT, says, remedy)

@@ -55,7 +55,7 @@ def check_store(url: str) -> Iterator[Finding]:
     try:
         client = redis.Redis.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT_S, socket_timeout=CONNECT_TIMEOUT_S)
     except ValueError as error:
-        yield fault("store", f"that is no address of a Redis: {error}", "--store redis://host:6379/0")
+        yield fault("store", f"not the address of a Redis: {error}", "--store redis://host:6379/0")
         return
     try:
         with client:

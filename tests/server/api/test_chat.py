@@ -329,7 +329,7 @@ def test_an_answer_outlives_its_engine() -> None:
 def test_a_whole_answer_outlives_its_engine() -> None:
     with running_front(ScriptedEngine(by_prompt)) as front, front.http() as http, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(http.post, "/v1/chat/completions", json={"model": "tiny_a", "messages": [user("wait")]})
-        front.engine.wait_until(lambda: len(front.engine.requests) == 1)
+        front.engine.wait_for_requests(1)
         front.engine.crash()
         front.engine.wait_until(lambda: front.engine.num_starts == 2)
         front.engine.release()
@@ -337,15 +337,11 @@ def test_a_whole_answer_outlives_its_engine() -> None:
     assert response.status_code == 200 and response.json()["choices"][0]["message"]["content"] == "w"
 
 
-def wait_for_requests(front: RunningFront, count: int) -> None:
-    front.engine.wait_until(lambda: len(front.engine.requests) == count)
-
-
 def test_a_request_that_brought_down_two_engines_is_not_tried_a_third_time() -> None:
     with running_front(ScriptedEngine(lambda request: [[]])) as front, front.http() as http, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(http.post, "/v1/chat/completions", json={"model": "tiny_a", "messages": [user("boom")]})
         for num_tries in (1, 2):
-            wait_for_requests(front, num_tries)
+            front.engine.wait_for_requests(num_tries)
             front.engine.crash()
         response = answer.result()
     assert response.status_code == 500 and error_of(response)["code"] == "poison_request"

@@ -30,12 +30,6 @@ def front() -> Iterator[RunningFront]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def http(front: RunningFront) -> Iterator[httpx.Client]:
-    with front.http() as client:
-        yield client
-
-
 def drawn(http: httpx.Client) -> str:
     """Draw a picture and return its address."""
     answer = http.post("/v1/images/generations", json=DRAW)

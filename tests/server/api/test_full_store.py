@@ -12,7 +12,6 @@ from pydantic import SecretStr
 from redis import Redis
 
 from server.settings import Settings
-from tests.redis_server import redis_on_socket
 from tests.server.api.chats import endless, error_of, hello, server_events, user
 from tests.server.running_front import running_front
 from tests.server.scripted_engine import ScriptedEngine
@@ -21,12 +20,6 @@ CHAT = "/v1/chat/completions"
 BODY = {"model": "tiny_a", "messages": [user("hi")], "stream": True}
 KEY = {"Idempotency-Key": "k"}
 LEASE_S = 0.5
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Redis]:
-    with redis_on_socket(tmp_path) as url, Redis.from_url(url) as redis:
-        yield redis
 
 
 @pytest.fixture

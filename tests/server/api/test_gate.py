@@ -172,7 +172,7 @@ def test_a_server_open_to_others_needs_keys_or_a_word_for_it(host: str, tmp_path
 
 
 def test_a_key_in_two_places_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="exclude each other"):
+    with pytest.raises(ValueError, match="cannot be used together"):
         Settings(api_key=SecretStr(SECRET), keys_file=tmp_path / "keys.json")
 
 

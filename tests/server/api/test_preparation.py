@@ -17,7 +17,6 @@ from redis import Redis
 
 from server.access.keys import digest_of
 from server.settings import Settings
-from tests.redis_server import redis_on_socket
 from tests.server.api.chats import error_of, hello, user
 from tests.server.running_front import RunningFront, running_front
 from tests.server.scripted_engine import ScriptedEngine
@@ -28,12 +27,6 @@ BODY = {"model": "tiny_a", "messages": [user([PICTURE])]}
 PAUSE_MS = 1500
 SECRET = f"plait-carol-{'x' * 40}"
 KEY = {"authorization": f"Bearer {SECRET}"}
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Redis]:
-    with redis_on_socket(tmp_path) as url, Redis.from_url(url) as redis:
-        yield redis
 
 
 @pytest.fixture

@@ -41,12 +41,6 @@ def front() -> Iterator[RunningFront]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def http(front: RunningFront) -> Iterator[httpx.Client]:
-    with front.http() as client:
-        yield client
-
-
 def create(http: httpx.Client, **body: object) -> httpx.Response:
     return http.post("/v1/responses", json={"model": MODEL, "input": "hi", **body})
 
@@ -123,9 +117,9 @@ def test_another_engine_reads_what_was_named(front: RunningFront, http: httpx.Cl
     body = {"model": MODEL, "input": [reference(said), {"role": "user", "content": "wait"}], "stream": True}
     num_requests = len(front.engine.requests)
     with http.stream("POST", "/v1/responses", json=body) as stream:
-        front.engine.wait_until(lambda: len(front.engine.requests) == num_requests + 1)
+        front.engine.wait_for_requests(num_requests + 1)
         front.engine.crash()
-        front.engine.wait_until(lambda: len(front.engine.requests) == num_requests + 2)
+        front.engine.wait_for_requests(num_requests + 2)
         front.engine.release()
         stream.read()
     assert read_by(front) == ["hello wörld 🙂", "wait"]

@@ -45,12 +45,6 @@ def front() -> Iterator[RunningFront]:
 
 
 @pytest.fixture(scope="module")
-def http(front: RunningFront) -> Iterator[httpx.Client]:
-    with front.http() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 def client(front: RunningFront) -> OpenAI:
     return front.openai()
 
@@ -244,9 +238,6 @@ def test_an_answer_that_wants_a_picture_too_many_is_incomplete() -> None:
     assert all(item["status"] == "completed" for answer in answers for item in answer["output"] if item["type"] != "message")
 
 
-# -- kept answers -------------------------------------------------------------------------------------------------------------------
-
-
 def test_a_kept_response_is_fetched_again(client: OpenAI) -> None:
     made = client.responses.create(model=MODEL, input="hi")
     assert client.responses.retrieve(made.id).output == made.output
@@ -401,10 +392,6 @@ def test_a_response_outlives_its_engine(waiting: RunningFront) -> None:
     assert rest[-1].type == "response.incomplete" and rest[-1].response.output_text == "w"
 
 
-def wait_for_requests(front: RunningFront, count: int) -> None:
-    front.engine.wait_until(lambda: len(front.engine.requests) == count)
-
-
 def test_a_response_that_brings_down_two_engines_has_failed() -> None:
     body = {"model": MODEL, "input": "boom", "stream": True}
     with (
@@ -413,15 +400,12 @@ def test_a_response_that_brings_down_two_engines_has_failed() -> None:
         http.stream("POST", "/v1/responses", json=body) as response,
     ):
         for num_tries in (1, 2):
-            wait_for_requests(front, num_tries)
+            front.engine.wait_for_requests(num_tries)
             front.engine.crash()
         last = EVENT.validate_json(server_events(response.iter_lines())[-1].payload, strict=True)
 
     assert last.type == "response.failed" and last.response.error is not None
     assert (last.response.status, last.response.error.code) == ("failed", "server_error")
-
-
-# -- what is refused ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_a_key_used_meanwhile_joins_the_running_answer(front: RunningFront) -> N
     body = {"model": "tiny_a", "messages": [user("wait")]}
     with front.http() as http, ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(http.post, "/v1/chat/completions", json=body, headers={"Idempotency-Key": "k"}) for _ in range(2)]
-        front.engine.wait_until(lambda: len(front.engine.requests) == 1)
+        front.engine.wait_for_requests(1)
         front.engine.release()
         first, second = (answer.result() for answer in answers)
     assert first.json() == second.json() and len(front.engine.requests) == 1

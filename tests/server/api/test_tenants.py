@@ -72,9 +72,9 @@ def test_an_answer_taken_over_is_still_its_user_s(keys: Path) -> None:
         client(front, "alice") as alice,
         alice.stream("POST", "/v1/chat/completions", json=body) as stream,
     ):
-        front.engine.wait_until(lambda: len(front.engine.requests) == 1)
+        front.engine.wait_for_requests(1)
         front.engine.crash()
-        front.engine.wait_until(lambda: len(front.engine.requests) == 2)
+        front.engine.wait_for_requests(2)
         front.engine.release()
         stream.read()
     first, second = front.engine.requests

@@ -79,7 +79,7 @@ def test_a_tool_that_is_not_strict_is_held_to_what_can_be(schema: JsonObject, ke
 def test_what_must_fit_all_of_its_schema_is_refused_with_the_keyword_and_its_place(schema: JsonObject, named: str) -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         held(holding(a=schema), "p", is_strict=True)
-    assert caught.value.message == f"p: answers cannot be held to {named}."
+    assert caught.value.message == f"p: cannot be enforced: {named}."
 
 
 def test_a_property_may_be_called_as_a_keyword_is() -> None:
@@ -94,8 +94,6 @@ def test_the_client_s_own_schema_stays_as_it_was() -> None:
     held(schema, "p", is_strict=False)
     assert json.dumps(schema) == before
 
-
-# -- open and closed objects -----------------------------------------------------------------------------------------------------------
 
 ONE: JsonObject = {"type": "object", "properties": {"a": {"type": "string"}}}
 CLOSED: JsonObject = {**ONE, "additionalProperties": False}
@@ -133,9 +131,6 @@ def test_an_object_that_lists_its_properties_has_no_others(schema: JsonObject, k
 )
 def test_an_object_of_which_the_schema_says_more_stays_as_it_is(schema: JsonObject) -> None:
     assert held(schema, "p", is_strict=True) == schema
-
-
-# -- arguments -------------------------------------------------------------------------------------------------------------------------
 
 
 def grammar_of(parameters: JsonObject) -> str:

@@ -13,8 +13,9 @@ import pytest
 from server.api.chat_surface import ChatSurface
 from server.durability import Durability
 from server.messages import Request
-from server.serving.accepting import Arrival, Reading
+from server.serving.accepting import Arrival
 from server.serving.picture_links import PictureLinks
+from server.serving.reading import Reading
 from server.store.memory import MemoryStore
 from server.store.store import AlreadyOpen, Append, AppendResult, Lease, Opened, Opening, StoreFull, StoreUnavailable
 from server.streams.owned import OwnedStream

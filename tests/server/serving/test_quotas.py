@@ -13,17 +13,7 @@ from server.messages import FinishReason, ImageParams, OutputMode, Request, Samp
 from server.serving.events import Event, FinishedEvent, TextEvent
 from server.serving.quotas import Account, Quotas
 from server.store.memory import MemoryBounds, MemoryStore
-
-
-class Clock:
-    """Moves only when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
+from tests.clock import Clock
 
 TEXT = Request("r", [TextSegment([1, 2, 3])], OutputMode.TEXT, SamplingParams(max_tokens=97), ImageParams(64, 64))
 PICTURES = replace(TEXT, mode=OutputMode.IMAGE, image=replace(TEXT.image, max_images=3))

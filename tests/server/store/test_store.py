@@ -96,8 +96,6 @@ class StoreMachine(RuleBasedStateMachine):
         for owner in OWNERS:
             assert self.run(self.store.heartbeat(owner, LONG_LEASE_S)) == set()
 
-    # -- accepting ----------------------------------------------------------------------------------------------------------
-
     @rule(owner=owners, key=st.sampled_from([None, "k1", "k2"]), fingerprint=st.sampled_from(["f", "g"]))
     def submit(self, owner: str, key: str | None, fingerprint: str) -> None:
         stream_id = f"s{len(self.streams) + len(self.deleted)}"
@@ -124,8 +122,6 @@ class StoreMachine(RuleBasedStateMachine):
             self.run(self.store.free_key(lease))
         if stream.owner is not None:
             self.keys = {key: used for key, used in self.keys.items() if used.stream_id != stream_id}
-
-    # -- writing ------------------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.streams)
     @rule(place=places, texts=st.lists(payloads, max_size=3), canon=entries, is_final=st.booleans())
@@ -184,8 +180,6 @@ class StoreMachine(RuleBasedStateMachine):
         append = Append(Lease("unknown", owner, 1), [StoredEvent(1, "", "")])
         assert self.run(self.store.append([append])) == [AppendResult.LOST]
 
-    # -- reading ------------------------------------------------------------------------------------------------------------
-
     @precondition(lambda self: self.streams)
     @rule(place=places, after=st.integers(0, 6), limit=st.integers(1, 4))
     def read_drop_and_resume(self, place: int, after: int, limit: int) -> None:
@@ -204,8 +198,6 @@ class StoreMachine(RuleBasedStateMachine):
         stream_id, stream = self.stream(place)
         ready = self.run(self.store.wait({stream_id: after}, 0.001))
         assert ready == ({stream_id} if len(stream.events) > after else set())
-
-    # -- ending and owning --------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.streams)
     @rule(place=places)

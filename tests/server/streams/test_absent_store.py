@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.fleet.processes import free_port
 from server.store import redis_scripts
 from server.store.memory import MemoryStore
 from server.store.redis import RedisBounds, RedisStore
@@ -15,7 +16,7 @@ from server.store.store import AlreadyOpen, KeyUse, Opened, Opening, StoreUnavai
 from server.streams.hub import StreamHub
 from server.streams.owned import OwnedStream
 from tests.lossy_redis import lossy_redis
-from tests.redis_server import free_port, redis_on_socket
+from tests.redis_server import redis_on_socket
 from tests.server.streams.running_hub import running_hub
 
 WAIT_S = 5.0

@@ -32,6 +32,8 @@ class ChatImage(msgspec.Struct, frozen=True):
 
 
 class Delta(msgspec.Struct, frozen=True):
+    """What a chunk adds to one answer."""
+
     content: str | None = None
     reasoning_content: str | None = None
     images: list[ChatImage] = []
@@ -44,6 +46,8 @@ class ChunkChoice(msgspec.Struct, frozen=True):
 
 
 class ImageProgress(msgspec.Struct, frozen=True):
+    """How far a picture is; only Plait says so."""
+
     index: int
     step: int
     num_steps: int
@@ -55,6 +59,8 @@ class TokenUsage(msgspec.Struct, frozen=True):
 
 
 class ErrorEntry(msgspec.Struct, frozen=True):
+    """An error in OpenAI's shape."""
+
     message: str = "no message"
     code: str | int | None = None
 
@@ -116,11 +122,11 @@ class ErrorBody(msgspec.Struct, frozen=True):
     error: ErrorEntry
 
 
-class OpenAiServer:
+class OpenAiClient:
     """A client of the server at ``url``, with or without a leading ``http://`` and a trailing ``/v1``. Use it as a context manager.
 
     Raises:
-        Refused: that is no address, or a key that no header can hold.
+        Refused: that is not an address, or a key that no header can hold.
     """
 
     def __init__(self, url: str, key: str | None) -> None:
@@ -130,9 +136,9 @@ class OpenAiServer:
         try:
             self._http = httpx.Client(base_url=self.url, headers=key_headers(key), timeout=timeout, trust_env=False)
         except httpx.InvalidURL as error:
-            raise Refused(f"--url {url} is no address: {error}") from error
+            raise Refused(f"--url {url} is not an address: {error}") from error
 
-    def __enter__(self) -> OpenAiServer:
+    def __enter__(self) -> OpenAiClient:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -192,7 +198,7 @@ def key_headers(key: str | None) -> dict[str, str]:
     if not key:
         return {}
     if not (key.isascii() and key.isprintable()):
-        raise Refused("the API key (--key, PLAIT_API_KEY or OPENAI_API_KEY) has characters that no key has")
+        raise Refused("the API key (--key, PLAIT_API_KEY or OPENAI_API_KEY) has characters that a key cannot have")
     return {"authorization": f"Bearer {key}"}
 
 
@@ -213,7 +219,7 @@ def decode(payload: bytes, kind: type[DecodedT]) -> DecodedT:
     try:
         return msgspec.json.decode(payload, type=kind)
     except msgspec.MsgspecError as error:
-        raise Refused(f"the server says something that is not OpenAI's format: {error}", ExitStatus.FAILED) from error
+        raise Refused(f"the server's answer is not in OpenAI's format: {error}", ExitStatus.FAILED) from error
 
 
 def error_message(status: int, body: bytes) -> str:
@@ -226,5 +232,5 @@ def error_message(status: int, body: bytes) -> str:
 
 def _whole(response: httpx.Response) -> bytes:
     if response.is_error:
-        raise Refused(f"the server refuses: {error_message(response.status_code, response.content)}", ExitStatus.FAILED)
+        raise Refused(f"the server refused: {error_message(response.status_code, response.content)}", ExitStatus.FAILED)
     return response.content

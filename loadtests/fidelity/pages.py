@@ -1,6 +1,6 @@
 """What 8-bit pages cost in precision: keys, values and attention of each layer of storybook, and its pictures, beside exact pages.
 
-    python -m loadtests.kv_fidelity --out kv.json
+    python -m loadtests.fidelity.pages --out kv.json
 
 The states are those of a prompt and the picture that storybook draws for it, as they stand in the context afterwards. Scales from the
 weights are set beside finer ones, a scale for each token and head from its largest number, and beside rounding to bfloat16. A last line is
@@ -25,20 +25,18 @@ from kernels.fp8 import FP8
 from kernels.kv_pages import KvPages, KvScales, rounded_to, scale_up_to, widened
 from kernels.plan import build_attention_plan
 from kernels.quantize import quantize_rows
-from loadtests.fidelity import PAGE_SIZE, Drawn, Figures, attend, draw, psnr_db, relative
+from loadtests.fidelity.drawing import PAGE_SIZE, Drawn, Figures, attend, draw, prompt_of, relative
 from loadtests.kernels.__main__ import table
 from loadtests.kernels.shapes import Heads, Row, Segment, Shape, layout_of
+from loadtests.psnr import psnr_db
 from model.bagel import Bagel, PackedTokens
-from model.config import BagelConfig
 from model.kv_scales import kv_scales, largest_key, largest_value
 from model.latents import latent_position_ids
-from model.profile import FamilyProfile
 from model.shipped import STORYBOOK
-from model.tokenizer import Tokenizer
 from server.engine.link import LocalLink
 from server.engine.options import EngineOptions
 from server.engine.process import load_engine
-from server.messages import ImageParams, TextSegment
+from server.messages import ImageParams
 
 SIDE = 64
 SEEDS = (1, 2, 3)
@@ -54,23 +52,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     common = EngineOptions(str(STORYBOOK), device="cpu", dtype="float32", num_threads=1, num_pages=512, has_prefix_cache=False)
     exact, rounded = (load_engine(replace(common, kv_dtype=name), LocalLink()) for name in ("auto", "fp8"))
-    prompt = TextSegment(tokens_of(WORDS))
+    prompt = prompt_of(STORYBOOK, WORDS)
     image = ImageParams(SIDE, SIDE, num_timesteps=21, text_scale=2.0, interval=(0.0, 1.0))
     with torch.inference_mode():
         pairs = [tuple(draw(loaded, prompt, replace(image, seed=seed)) for loaded in (rounded, exact)) for seed in SEEDS]
         figures = [*of_layers(exact.model, prompt.token_ids, pairs[0][1]), of_outliers()]
-    pictures: Figures = {"psnr_db": round(mean(psnr_db(found.picture, expected.picture) for found, expected in pairs), 2)}
+    pictures: Figures = {"psnr_db": round(mean(psnr_db(found.pixels, expected.pixels) for found, expected in pairs), 2)}
     last = max(pairs[0][0].latents)
     pictures["latents_error"] = mean(relative(found.latents[last], expected.latents[last]) for found, expected in pairs)
     options.out.write_text(json.dumps({"layers": figures, "pictures": pictures}, indent=1) + "\n")
     rows = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in line.values()] for line in figures]
     print(*table(list(figures[0]), rows), pictures, sep="\n")
     return 0
-
-
-def tokens_of(words: str) -> list[int]:
-    config = BagelConfig.from_directory(STORYBOOK)
-    return Tokenizer.from_directory(STORYBOOK, FamilyProfile.from_directory(STORYBOOK, config, None)).encode(words)
 
 
 def of_layers(model: Bagel, token_ids: list[int], drawn: Drawn) -> Iterator[Figures]:

@@ -1,7 +1,7 @@
 """Raises the load on a server step by step, finds the knee, and prints the capacity at a service level.
 
     plait serve &
-    python -m loadtests.ramp --scenario mixed --users 1 2 4 8 16 --seconds 30
+    python -m loadtests.load.ramp --scenario mixed --users 1 2 4 8 16 --seconds 30
 
 Each level is a number of locust users who ask again as soon as they are answered; the first seconds of a level are not counted. Writes
 ``OUT.json``, and a report with plots beside it (``OUT.md``, ``OUT.svg``).
@@ -20,10 +20,11 @@ from locust.env import Environment
 from requests import RequestException, get  # after locust, which has patched what it stands on
 
 from loadtests.load.asks import Effort
-from loadtests.load.levels import Level, Ramp, ServiceLevel, Wait, quantile
+from loadtests.load.levels import Level, Ramp, ServiceLevel, Wait
 from loadtests.load.machine import machine
 from loadtests.load.report import write_report
 from loadtests.load.users import ChatUser, EditUser, MixedUser, StoryUser, StreamingUser, TextToImageUser, key_headers
+from loadtests.percentile import percentile
 
 USERS: dict[str, type[StreamingUser]] = {
     "chat": ChatUser,
@@ -60,7 +61,7 @@ class Collector:
     def waits(self) -> list[Wait]:
         """Return the quantiles of what came in."""
         return [
-            Wait(scenario, kind, len(values), quantile(values, 0.5), quantile(values, 0.95), quantile(values, 0.99))
+            Wait(scenario, kind, len(values), percentile(values, 50), percentile(values, 95), percentile(values, 99))
             for (scenario, kind), values in sorted(self.seconds.items())
         ]
 

@@ -18,12 +18,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from loadtests.fleet.processes import free_port
 from server.access.keys import KeyRing
 from server.cli.command import ExitStatus
 from server.cli.commands import run
 from server.serving.engine_launch import command_line
 from tests.model.checkpoints import change_tensors
-from tests.redis_server import free_port
 from tests.server.running_front import GOLDEN
 
 DEADLINE_S = 120.0
@@ -183,7 +183,8 @@ def test_a_variable_that_is_no_setting_is_named_at_the_start(monkeypatch: pytest
     monkeypatch.setenv("PLAIT_NUMPAGES", "64")
     assert run(["serve", "--model", "/no/such/model"]) == ExitStatus.BAD_INPUT
     assert (
-        "plait: PLAIT_NUMPAGES of the environment is no setting and has no effect; did you mean PLAIT_NUM_PAGES?" in capsys.readouterr().err
+        "plait: the environment variable PLAIT_NUMPAGES is not a setting and has no effect; did you mean PLAIT_NUM_PAGES?"
+        in capsys.readouterr().err
     )
 
 
@@ -242,12 +243,12 @@ def test_help_imports_no_package_at_all() -> None:
     """So that it is there at once."""
     heavy = "{'pydantic', 'fastapi', 'numpy', 'torch'}"
     check = f"import sys; from server.cli.commands import run; run(['--help']); sys.exit(bool({heavy} & sys.modules.keys()))"
-    assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[3], check=False).returncode == 0
 
 
 def test_the_front_never_imports_torch() -> None:
     check = "import sys, server.__main__, server.cli.serve; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[3], check=False).returncode == 0
 
 
 def test_a_key_is_printed_once_and_its_entry_opens_the_door(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

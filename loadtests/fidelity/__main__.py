@@ -12,78 +12,42 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
 
-import numpy as np
 import torch
 
-from kernels.plan import AttentionPlan, build_attention_plan
+from kernels.plan import build_attention_plan
+from loadtests.fidelity.drawing import PAGE_SIZE, Drawn, Figures, attend, draw, prompt_of, relative
 from loadtests.kernels.shapes import Heads, Row, Segment, Shape, layout_of
+from loadtests.named_models import model_directory
+from loadtests.psnr import psnr_db
 from model.bagel import Bagel
-from model.config import BagelConfig
 from model.latents import latent_position_ids
-from model.profile import FamilyProfile
-from model.random_checkpoint import write_random_checkpoint
-from model.shipped import STORYBOOK
 from model.step_cache_rules import StepCache
-from model.tokenizer import Tokenizer
 from model.transformer import Rotation, Streams
-from server.engine.batch import Batch, BatchResult
 from server.engine.link import LocalLink
-from server.engine.loop import DividedPass, Engine
 from server.engine.options import EngineOptions
-from server.engine.paged_attention import PagedAttend, PagedKeysValues
 from server.engine.process import LoadedEngine, load_engine
-from server.engine.runner import seeded_noise
-from server.messages import ImageParams, OutputMode, Picture, Request, SamplingParams, TextSegment
+from server.messages import ImageParams, TextSegment
 
-PAGE_SIZE = 16
 NUM_TEXT = 30
 SEEDS = (1, 2, 3)
-NUM_ROUNDS = 3
-"""The time of a picture is the least of so many."""
 PLAIN, FP8 = "none", "fp8"
 CACHES = (None, StepCache(2), StepCache(3), StepCache(3, order=2), StepCache(5), StepCache(8))
-Figures = dict[str, object]
-
-
-@dataclass(slots=True)
-class Recorder:
-    """Runs batches and keeps the latents each left behind, by the number of Euler steps taken."""
-
-    loaded: LoadedEngine
-    latents: dict[int, torch.Tensor] = field(default_factory=dict)
-    num_rows: int = 0
-
-    def execute(self, batch: Batch) -> BatchResult:
-        result = self.loaded.runner.execute(batch)
-        for step in batch.denoises:
-            self.num_rows += len(step.rows)
-            self.latents[step.eulers[-1].number + 1] = self.loaded.runner.latents(step.sequence_id).clone()
-        return result
-
-    def begin(self, batch: Batch) -> DividedPass:
-        raise AssertionError("without an inter-token target no pass is divided")
-
-    def forget(self, sequence_ids: list[int]) -> None:
-        self.loaded.runner.forget(sequence_ids)
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse_options(arguments)
     with tempfile.TemporaryDirectory() as scratch:
-        path = model_path(options.model, Path(scratch))
+        path = model_directory(options.model, Path(scratch))
         common = EngineOptions(str(path), dtype=options.dtype, num_threads=options.threads, num_pages=512, has_prefix_cache=False)
-        config = BagelConfig.from_directory(path)
-        prompt = TextSegment(Tokenizer.from_directory(path, FamilyProfile.from_directory(path, config, None)).encode(options.words))
+        prompt = prompt_of(path, options.words)
         engines = {name: load_engine(replace(common, quantization=name), LocalLink()) for name in (PLAIN, FP8)}
     image = ImageParams(options.side, options.side, num_timesteps=options.timesteps, text_scale=options.text_scale, interval=(0.0, 1.0))
     with torch.inference_mode():
@@ -107,19 +71,6 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--words", default="a red circle left of a blue square", help="what is drawn, by seeds of its own each time")
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args(arguments)
-
-
-def model_path(name: str, scratch: Path) -> Path:
-    """Return the directory of a model; a random one is written to ``scratch``."""
-    if name == "storybook":
-        return STORYBOOK
-    if name not in ("tiny", "mid"):
-        return Path(name)
-    write_random_checkpoint(scratch / name, BagelConfig.named(name))
-    return scratch / name
-
-
-# -- layer by layer ---------------------------------------------------------------------------------------------------------
 
 
 def layer_errors(plain: Bagel, rounded: Bagel) -> Iterator[Figures]:
@@ -154,27 +105,6 @@ def embedded(model: Bagel, side: int) -> tuple[torch.Tensor, int]:
     return torch.cat([model.embed_text(ids.to(device)), latents.to(model.dtype)]), len(ids)
 
 
-def attend(model: Bagel, plan: AttentionPlan) -> PagedAttend:
-    """Attend over the pass's own keys; a pool of its own keeps what is kept."""
-    llm = model.config.llm
-    num_pages = -(-plan.layout.num_tokens // PAGE_SIZE) + 1
-    shape = (llm.num_layers, 2, num_pages, PAGE_SIZE, llm.num_kv_heads, llm.head_dim)
-    return PagedKeysValues(torch.zeros(shape, dtype=model.dtype, device=model.device)).attend(plan)
-
-
-# -- picture by picture -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A picture, the latents on the way to it by steps taken, the rows it took and its seconds."""
-
-    picture: Picture
-    latents: dict[int, torch.Tensor]
-    num_rows: int
-    seconds: float
-
-
 def compare_pictures(engines: dict[str, LoadedEngine], prompt: TextSegment, image: ImageParams) -> Iterator[Figures]:
     """Draw the same pictures in every way."""
     whole = [draw(engines[PLAIN], prompt, replace(image, seed=seed)) for seed in SEEDS]
@@ -186,22 +116,6 @@ def compare_pictures(engines: dict[str, LoadedEngine], prompt: TextSegment, imag
             print(name, cache, {key: value for key, value in figures.items() if key != "velocity_errors"}, flush=True)
 
 
-def draw(loaded: LoadedEngine, prompt: TextSegment, image: ImageParams) -> Drawn:
-    """Draw one picture several times, which come out the same, and keep the shortest time."""
-    times = []
-    for _ in range(NUM_ROUNDS):
-        recorder, link = Recorder(loaded), LocalLink()
-        engine = Engine(loaded.scheduler, recorder, loaded.pool, link)
-        engine.submit(Request("picture", [prompt], OutputMode.IMAGE, SamplingParams(), image))
-        started = time.perf_counter()
-        while loaded.scheduler.has_work:
-            engine.step()
-        times.append(time.perf_counter() - started)
-    (picture,) = (image.picture for report in link.reports for image in report.images)
-    recorder.latents[0] = seeded_noise(image.seed, 0, *recorder.latents[image.num_timesteps - 1].shape)
-    return Drawn(picture, recorder.latents, recorder.num_rows, min(times))
-
-
 def summed_up(drawn: list[Drawn], whole: list[Drawn]) -> Figures:
     pairs = list(zip(drawn, whole, strict=True))
     last = max(whole[0].latents)
@@ -210,7 +124,7 @@ def summed_up(drawn: list[Drawn], whole: list[Drawn]) -> Figures:
         "seconds": round(median(one.seconds for one in drawn), 5),
         "speedup": round(median(other.seconds for other in whole) / median(one.seconds for one in drawn), 3),
         "latents_error": mean(relative(one.latents[last], other.latents[last]) for one, other in pairs),
-        "psnr_db": round(mean(psnr_db(one.picture, other.picture) for one, other in pairs), 2),
+        "psnr_db": round(mean(psnr_db(one.pixels, other.pixels) for one, other in pairs), 2),
         "velocity_errors": [round(error, 5) for error in velocity_errors(pairs)],
     }
 
@@ -222,17 +136,6 @@ def velocity_errors(pairs: list[tuple[Drawn, Drawn]]) -> list[float]:
         moved = [[one.latents[after] - one.latents[before] for one in pair] for pair in pairs]
         errors.append(mean(relative(found, expected) for found, expected in moved))
     return errors
-
-
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
-
-
-def psnr_db(found: Picture, expected: Picture) -> float:
-    """Return the peak signal-to-noise ratio of 8-bit pixels in dB; 99 for pictures that are the same."""
-    pixels = [np.frombuffer(picture.rgb, dtype=np.uint8).astype(np.float64) for picture in (found, expected)]
-    square = float(np.mean((pixels[0] - pixels[1]) ** 2))
-    return 99.0 if square == 0.0 else 10.0 * math.log10(255.0**2 / square)
 
 
 if __name__ == "__main__":

@@ -7,22 +7,18 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import redis
 
 from server.cli.command import ExitStatus
 from server.cli.commands import run
 from server.cli.doctor.finding import Verdict
 from server.cli.doctor.machine import Accelerator, check_dtype, check_fp8
+from tests.redis_server import redis_on_socket
 from tests.server.running_front import GOLDEN
 
-DEADLINE_S = 20.0
 T4 = Accelerator("Tesla T4", True, 16 << 30, 15 << 30, computes_bfloat16=False, capability=(7, 5))
 
 
@@ -43,32 +39,6 @@ def assert_fault(found: tuple[int, dict[str, dict[str, str]]], check: str, *word
     assert [entry["check"] for entry in faults] == [check]
     assert all(word in faults[0]["says"] for word in words), faults[0]
     assert faults[0]["remedy"]
-
-
-@contextmanager
-def redis_server(*options: str) -> Iterator[str]:
-    """Run a Redis on a free port."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", *options]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            wait_for_redis(port)
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            process.terminate()
-
-
-def wait_for_redis(port: int) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    with redis.Redis(port=port) as client:
-        while True:
-            try:
-                client.ping()
-                return
-            except redis.ConnectionError:
-                assert time.monotonic() < deadline, "Redis never came up"
-                time.sleep(0.02)
 
 
 def test_a_sound_set_up_has_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,13 +126,13 @@ def test_a_store_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert_fault(examine(capsys, "--store", "redis://127.0.0.1:9/0"), "store", "unreachable")
 
 
-def test_a_store_that_forgets(capsys: pytest.CaptureFixture[str]) -> None:
-    with redis_server("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru") as url:
+def test_a_store_that_forgets(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with redis_on_socket(tmp_path, "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru") as url:
         assert_fault(examine(capsys, "--store", url), "store policy", "allkeys-lru")
 
 
-def test_a_store_that_keeps_is_fine_and_one_without_a_disk_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
-    with redis_server("--appendonly", "no") as url:
+def test_a_store_that_keeps_is_fine_and_one_without_a_disk_is_warned_of(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with redis_on_socket(tmp_path) as url:
         status, findings = examine(capsys, "--store", url)
     assert status == ExitStatus.OK
     assert findings["store policy"]["verdict"] == Verdict.OK.value
@@ -184,7 +154,7 @@ from server.cli.doctor.machine import Accelerator, check_extra
 found = check_extra(Accelerator("card", True, 1, 1, True, (9, 0)))
 print(found.verdict.value, found.says, found.remedy)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3])
     assert done.stdout.startswith("fault") and "plait[cuda]" in done.stdout
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from server.messages import Picture
 from server.serving.asks import PictureFormat
-from server.serving.pictures import encode_picture
+from server.serving.picture_encoding import encode_picture
 
 
 def test_a_picture_goes_out_as_png_without_loss() -> None:

@@ -12,7 +12,7 @@ import pytest
 from loadtests.fleet.box import running_fleet
 from loadtests.fleet.processes import wait_until
 from loadtests.fleet.replica import Replica
-from loadtests.kill_matrix.__main__ import durable_plan
+from loadtests.kill_matrix.durable_fleet import durable_plan
 
 COLOURS = ["red", "green", "blue", "yellow"]
 SCHEMA = {

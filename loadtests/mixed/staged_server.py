@@ -1,7 +1,7 @@
 """Serves a model as the peers do (`loadtests.mixed.staged`), behind Plait's own front, so that one ramp can ask both over HTTP alike.
 
-    python -m loadtests.staged_server --port-file port &
-    python -m loadtests.ramp --name staged --url http://127.0.0.1:$(cat port) --scenario mixed
+    python -m loadtests.mixed.staged_server --port-file port &
+    python -m loadtests.load.ramp --name staged --url http://127.0.0.1:$(cat port) --scenario mixed
 
 For measuring only: an answer whose client has gone is finished all the same, and only the length of a text can be chosen, not its form.
 """
@@ -29,7 +29,7 @@ IDLE_WAIT_S = 0.5
 
 def main() -> None:
     """Serve until told to stop; with a socket be the process in which the two engines are."""
-    parser = argparse.ArgumentParser(prog="python -m loadtests.staged_server", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m loadtests.mixed.staged_server", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, default=STORYBOOK)
     parser.add_argument("--num-threads", type=int, default=1)
     parser.add_argument("--num-pages", type=int, default=4000, help="of each engine")
@@ -41,7 +41,7 @@ def main() -> None:
     if options.socket is not None:
         run_engine(options.socket, options)
         return
-    engine = [sys.executable, "-m", "loadtests.staged_server", *sys.argv[1:]]
+    engine = [sys.executable, "-m", "loadtests.mixed.staged_server", *sys.argv[1:]]
     run_in_event_loop(run_front(options.model, options.port_file, engine))
 
 

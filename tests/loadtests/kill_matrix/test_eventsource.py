@@ -15,7 +15,7 @@ import pytest
 
 from loadtests.fleet.box import running_fleet
 from loadtests.fleet.replica import Replica
-from loadtests.kill_matrix.__main__ import durable_plan, random_model
+from loadtests.kill_matrix.durable_fleet import durable_plan, random_model
 from tests.js.scripts import installed
 
 LONG = {
