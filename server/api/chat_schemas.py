@@ -23,10 +23,13 @@ SEED_BOUND = 1 << 63
 MAX_PREVIEWS = 3
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+RepetitionPenalty = Annotated[float, Field(gt=0, le=2)]
+NegativePrompt = Annotated[str, Field(max_length=32_000)]
 Seed = Annotated[int, Field(ge=-SEED_BOUND, lt=SEED_BOUND)]
 Scale = Annotated[float, Field(ge=0, le=30)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+TopK = Annotated[int, Field(ge=-1, le=MAX_TOKENS)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -44,7 +47,7 @@ class ImageOptions(StepCacheOptions):
     renorm: Literal["global", "channel", "text_channel"] | None = None
     renorm_min: Unit | None = None
     shift: Annotated[float, Field(ge=0.01, le=100)] | None = None
-    negative_prompt: Annotated[str, Field(min_length=1, max_length=32_000)] | None = None
+    negative_prompt: NegativePrompt | None = None
     seed: Seed | None = None
     max_images: Annotated[int, Field(ge=1, le=16)] | None = None
     progress: bool = False
@@ -60,6 +63,7 @@ class ImageOptions(StepCacheOptions):
         "cfg_interval": "interval",
         "num_timesteps": "num_inference_steps",
         "steps": "num_inference_steps",
+        "true_cfg_scale": "text_scale",
         "previews": "partial_images",
         "timestep_shift": "shift",
         "n": "max_images",
@@ -186,11 +190,11 @@ class ChatRequest(WireObject):
     ignore_eos: bool = False
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Unit | None = None
-    top_k: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    top_k: TopK | None = None
     min_p: Unit | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -223,6 +227,10 @@ class ChatRequest(WireObject):
         "negative_prompt": "image",
         "enable_thinking": "think",
         "image_config": "image",
+        "width": "image",
+        "height": "image",
+        "true_cfg_scale": "image",
+        "num_outputs_per_prompt": "n",
         "num_predict": "max_completion_tokens",
         "n_predict": "max_completion_tokens",
     }

@@ -158,8 +158,8 @@ class ResponseOut(BaseModel):
     tools: list[dict[str, JsonValue]]
     top_logprobs: int
     top_p: float
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    presence_penalty: float
+    frequency_penalty: float
     truncation: Literal["disabled"] = "disabled"
     usage: ResponseUsageOut | None = None
     user: str | None

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
-from server.api.chat_schemas import MAX_TOKENS, Seed, TokenCount, Unit, tenant_of
+from server.api.chat_schemas import Penalty, PromptCacheOptions, RepetitionPenalty, Seed, TokenCount, TopK, Unit, tenant_of
 from server.api.message_schemas import Text
 from server.api.response_fields import RESPONSE_FIELDS
 from server.api.response_items import InputItem, Items, said_in_order
@@ -93,9 +93,12 @@ class ResponseRequest(WireObject):
     max_tool_calls: Annotated[int, Field(ge=1, le=1000)] | None = None
     text: TextOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    top_p: Unit | None = None
+    top_k: TopK | None = None
     min_p: Unit | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     seed: Seed | None = None
     think: bool = False
     max_output_tokens: TokenCount | None = None
@@ -109,9 +112,10 @@ class ResponseRequest(WireObject):
     background: bool = False
     truncation: Literal["auto", "disabled"] | None = None
     reasoning: ReasoningOptions | None = None
-    service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
+    service_tier: Annotated[str, Field(max_length=16)] | None = None
     prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
-    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    prompt_cache_retention: Annotated[str, Field(max_length=16)] | None = None
+    prompt_cache_options: PromptCacheOptions | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
 
@@ -188,6 +192,9 @@ class ResponseRequest(WireObject):
                 top_p=self.top_p,
                 top_k=self.top_k,
                 min_p=self.min_p,
+                presence_penalty=self.presence_penalty,
+                frequency_penalty=self.frequency_penalty,
+                repetition_penalty=self.repetition_penalty,
                 max_tokens=self.max_output_tokens,
                 logprobs=(self.top_logprobs or 0) if self.wants_logprobs else None,
             ),

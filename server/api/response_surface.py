@@ -98,6 +98,8 @@ def _begun(request: ResponseRequest, response_id: str, created: int) -> Response
         tools=[shown_tool(tool) for tool in request.tools or []],
         top_logprobs=request.top_logprobs or 0,
         top_p=SamplingParams().top_p if request.top_p is None else request.top_p,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
         user=request.user,
         metadata=request.metadata or {},
     )

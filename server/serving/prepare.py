@@ -166,7 +166,8 @@ class Preparer:
         return SamplingParams(
             # No token together has probability 0: of the likeliest ones that do, the first is left.
             temperature=0.0 if text.top_p == 0 else _or(text.temperature, plain.temperature),
-            top_k=_or(text.top_k, plain.top_k),
+            # -1 is off too, as vLLM and SGLang write it.
+            top_k=max(0, _or(text.top_k, plain.top_k)),
             top_p=text.top_p or plain.top_p,
             min_p=_or(text.min_p, plain.min_p),
             presence_penalty=_or(text.presence_penalty, plain.presence_penalty),
@@ -209,7 +210,7 @@ class Preparer:
             renorm=_or(pictures.renorm, sampler.renorm),
             renorm_min=_or(pictures.renorm_min, sampler.renorm_min),
         )
-        if pictures.negative_prompt is None:
+        if not pictures.negative_prompt:
             return params
         if params.guidance is not GuidanceMode.BAGEL or params.text_scale <= 1.0:
             message = f"{names.negative_prompt}: needs guidance 'bagel' and a text_scale above 1; without them it has no effect."

@@ -53,6 +53,18 @@ def wild(ask: Asker, **fields: object) -> str:
     return ask.text(temperature=2, seed=3, **fields)
 
 
+def varies(ask: Asker, **penalty: object) -> bool:
+    """Sixty-four of the likeliest tokens, at most: fewer of them are alike where repeating costs something."""
+    plain, penalised = (scored_tokens(ask, max_output_tokens=64, **fields) for fields in ({}, penalty))
+    return len(set(penalised)) > len(set(plain))
+
+
+def scored_tokens(ask: Asker, **fields: object) -> list[str]:
+    items = [item for item in ask.response(top_logprobs=0, **fields).output if item.type == "message"]
+    texts = [part for item in items for part in item.content if part.type == "output_text"]
+    return [str(entry.bytes) for text in texts for entry in text.logprobs or []]
+
+
 def num_scored(ask: Asker, **fields: object) -> list[int]:
     """Return how many alternatives each scored token is shown with."""
     items = [item for item in ask.response(**fields).output if item.type == "message"]
@@ -102,6 +114,9 @@ EFFECTS: dict[str, Callable[[Asker], bool]] = {
     "top_p": lambda ask: wild(ask, top_p=1e-6) == ask.text(),
     "top_k": lambda ask: wild(ask, top_k=1) == ask.text(),
     "min_p": lambda ask: wild(ask, min_p=1) == ask.text(),
+    "presence_penalty": lambda ask: varies(ask, presence_penalty=2),
+    "frequency_penalty": lambda ask: varies(ask, frequency_penalty=2),
+    "repetition_penalty": lambda ask: varies(ask, repetition_penalty=2),
     "max_output_tokens": lambda ask: ask.usage(max_output_tokens=2).output_tokens == 2 < ask.usage().output_tokens,
     "include": lambda ask: bool(num_scored(ask, include=["message.output_text.logprobs"])) and not num_scored(ask),
     "top_logprobs": lambda ask: set(num_scored(ask, top_logprobs=3)) == {3},
