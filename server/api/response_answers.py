@@ -119,6 +119,13 @@ class ResponseUsageOut(BaseModel):
     total_tokens: int
 
 
+class CountOut(BaseModel):
+    """How many tokens a response would read."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
 class ReasoningOptionsOut(BaseModel):
     effort: str | None = None
     summary: str | None = None

@@ -225,3 +225,9 @@ class ResponseRequest(WireObject):
             return [*told, *said_in_order(placed), Message([TextPart(self.input)], "input")]
         placed += [(item, f"input[{place}]") for place, item in enumerate(self.input)]
         return [*told, *said_in_order(placed)]
+
+
+class CountRequest(ResponseRequest):
+    """What a response would be asked, for its prompt to be counted: fields that only bear on the answer have no effect."""
+
+    model: Annotated[str, Field(max_length=256)] = ""

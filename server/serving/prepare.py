@@ -25,7 +25,7 @@ from server.messages import (
     TextSegment,
 )
 from server.serving.asks import Ask, Effort, Message, Modality, ParamNames, PictureChoices, PicturePart, TextChoices, TextPart
-from server.serving.context_budget import ContextBudget
+from server.serving.context_budget import ContextBudget, prompt_need
 from server.serving.grammars import answer_grammar
 from server.serving.picture_intake import PictureIntake
 from server.serving.reply_reader import Thinking
@@ -94,6 +94,16 @@ class Preparer:
         )
         fitted = ContextBudget(self._model.config, ready).fit(request, ask)
         return Plan([self._numbered(fitted, ask, index) for index in range(ask.n)], _thinking(ask, mode))
+
+    def num_prompt_tokens(self, ask: Ask) -> int:
+        """Return how many tokens the prompt of ``ask`` has, as its answer's usage would say, be there room for them or not.
+
+        Raises:
+            InvalidRequest: see `prepare`.
+        """
+        self._refuse_tools_where_unknown(ask)
+        draws = Modality.IMAGE in self._modalities(ask)
+        return prompt_need(self._segments(ask, draws=draws), self._model.config).rows
 
     def _refuse_tools_where_unknown(self, ask: Ask) -> None:
         """Refuse tools, and talk of them in the history, where the model was never taught any."""

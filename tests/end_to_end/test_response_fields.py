@@ -11,10 +11,12 @@ from openai.types.responses import Response, ResponseUsage
 
 from server.api.field_table import Treatment
 from server.api.response_fields import RESPONSE_FIELDS
+from tests.server.picture_files import picture_uri
 
 LAMP = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"], "additionalProperties": False}
 FUNCTIONS = [{"type": "function", "name": "lamp", "parameters": LAMP}]
 DRAW = {"type": "image_generation", "num_inference_steps": 2, "max_images": 2}
+PICTURE = [{"role": "user", "content": [{"type": "input_image", "image_url": picture_uri(112, 112)}]}]
 LONG = "once upon a time there was a red cat " * 8
 
 
@@ -130,6 +132,22 @@ EFFECTS: dict[str, Callable[[Asker], bool]] = {
     "seed": lambda ask: ask.text(temperature=1, seed=1) == ask.text(temperature=1, seed=1) != ask.text(temperature=1, seed=2),
     "think": lambda ask: "reasoning" in ask.kinds(tools=[DRAW], tool_choice="required", think=True),
 }
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"instructions": "be brief", "input": [{"role": "user", "content": LONG}, {"role": "assistant", "content": "so"}]},
+        {"tools": FUNCTIONS},
+        {"input": PICTURE},
+        {"input": PICTURE, "tools": [DRAW]},
+    ],
+    ids=["words", "turns", "functions", "picture", "picture drawn from"],
+)
+def test_a_prompt_is_counted_as_its_usage_says(http: httpx.Client, fields: dict[str, object]) -> None:
+    count = http.post("/v1/responses/input_tokens", json={"input": "tell a story", **fields}).json()
+    assert count["input_tokens"] == Asker(http).usage(**fields).input_tokens
 
 
 @pytest.mark.parametrize("name", EFFECTS)

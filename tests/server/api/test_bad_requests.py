@@ -227,9 +227,18 @@ def test_a_body_that_is_not_said_to_be_json_is_refused(front: RunningFront) -> N
     assert response.status_code == 415 and error_of(response)["code"] == "unsupported_media_type"
 
 
+METHODS = {
+    "/v1/chat/completions": "POST",
+    "/v1/responses/input_tokens": "POST",
+    "/v1/responses/resp_0": "DELETE, GET",
+    "/v1/streams/x": "DELETE, GET",
+    "/v1/models/a": "GET, HEAD",
+}
+
+
 def test_a_wrong_method_is_told_which_methods_there_are(front: RunningFront) -> None:
     with front.http() as http:
-        for path, allowed in (("/v1/chat/completions", "POST"), ("/v1/streams/x", "DELETE, GET"), ("/v1/models/a", "GET, HEAD")):
+        for path, allowed in METHODS.items():
             response = http.request("OPTIONS", path)
             assert (response.status_code, response.headers["allow"]) == (405, allowed)
             assert error_of(response)["code"] == "method_not_allowed"
