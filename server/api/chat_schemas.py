@@ -13,9 +13,10 @@ from server.api.chat_fields import CHAT_FIELDS
 from server.api.message_schemas import AnyMessage, Content
 from server.api.picture_fields import PICTURE_FIELDS
 from server.api.step_cache_options import StepCacheOptions
+from server.api.structured_outputs import StructuredOutputs
 from server.api.tool_schemas import MAX_TOOLS, ToolChoice, ToolInput, tool_use
 from server.api.wire_object import WireObject, invalid, unsupported
-from server.serving.asks import Ask, JsonForm, Modality, PictureChoices, PictureFormat, TextChoices
+from server.serving.asks import Ask, JsonForm, Modality, PictureChoices, PictureFormat, TextChoices, TextForm
 
 MAX_TOKENS = 1_000_000
 MAX_PRIORITY = 1000
@@ -201,6 +202,7 @@ class ChatRequest(WireObject):
     seed: Seed | None = None
     stop: Stop | None = None
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     tools: Annotated[list[ToolInput], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
@@ -243,6 +245,8 @@ class ChatRequest(WireObject):
             raise invalid("differs from max_completion_tokens; leave one of them out", "max_tokens")
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("needs logprobs=true", "top_logprobs")
+        if self.structured_outputs is not None and self.response_format is not None:
+            raise invalid("stands for a form of the text too; leave one of the two out", "response_format")
         if self.stream_options is not None and not self.stream:
             raise invalid("needs stream=true", "stream_options")
         if self.image is not None and self.image.progress and not self.stream:
@@ -276,9 +280,14 @@ class ChatRequest(WireObject):
             tenant=tenant_of(self.safety_identifier or self.user),
             priority=-self.priority,
             tool_use=tool_use(self.tools, self.tool_choice, is_parallel=self.parallel_tool_calls),
-            json_form=None if self.response_format is None else self.response_format.form(),
+            text_form=self._text_form(),
             wants_progress=self.image is not None and self.image.progress,
         )
+
+    def _text_form(self) -> TextForm | None:
+        if self.structured_outputs is not None:
+            return self.structured_outputs.form()
+        return None if self.response_format is None else self.response_format.form()
 
     def _text_choices(self) -> TextChoices:
         return TextChoices(

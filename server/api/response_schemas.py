@@ -204,7 +204,7 @@ class ResponseRequest(WireObject):
             wants_progress=self.stream and tool is not None,
             names=NAMES,
             tenant=tenant_of(self.safety_identifier or self.user),
-            json_form=None if self.text is None or self.text.format is None else self.text.format.form(),
+            text_form=None if self.text is None or self.text.format is None else self.text.format.form(),
             tool_use=self.chosen.use(self.tools or []),
         )
 

@@ -117,7 +117,7 @@ class Preparer:
     def _modalities(self, ask: Ask) -> frozenset[Modality]:
         if ask.modalities is not None:
             return ask.modalities
-        if ask.json_form is not None or ask.tool_use is not None:
+        if ask.text_form is not None or ask.tool_use is not None:
             return frozenset({Modality.TEXT})
         is_interleaved = self._model.profile.family is Family.INTERLEAVED
         return frozenset({Modality.TEXT, Modality.IMAGE}) if is_interleaved else frozenset({Modality.TEXT})
@@ -273,8 +273,8 @@ def _refuse_contradictions(ask: Ask, modalities: frozenset[Modality]) -> None:
 
 def _refuse_what_a_grammar_excludes(ask: Ask, modalities: frozenset[Modality]) -> None:
     """Refuse what an answer in a fixed form cannot have beside it: pictures, or an end set by anything but the form itself."""
-    if ask.json_form is not None:
-        param, form = ask.json_form.param, "an answer in JSON"
+    if ask.text_form is not None:
+        param, form = ask.text_form.param, "an answer in a fixed form"
     elif ask.tool_use is not None:
         param, form = "tools", "an answer that may call tools"
     else:
