@@ -42,6 +42,7 @@ RESPONSE_FIELDS = FieldTable(
             presence_penalty="lowers tokens that the answer already holds; negative raises them",
             frequency_penalty="the same for each time the answer holds them",
             repetition_penalty="divides the logits of tokens that the answer already holds; 1 is off",
+            structured_outputs="what the text must be: one of choice, a match of regex, or JSON that fits the schema json",
         ),
         *honoured(
             Origin.PLAIT,

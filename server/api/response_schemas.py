@@ -11,9 +11,10 @@ from server.api.message_schemas import Text
 from server.api.response_fields import RESPONSE_FIELDS
 from server.api.response_items import InputItem, Items, said_in_order
 from server.api.response_tools import ChosenTools, ImageTool, Tool, ToolChoice, chosen_tools
+from server.api.structured_outputs import StructuredOutputs
 from server.api.tool_schemas import MAX_TOOLS
 from server.api.wire_object import WireObject, invalid, unsupported
-from server.serving.asks import Ask, JsonForm, Message, Modality, ParamNames, TextChoices, TextPart
+from server.serving.asks import Ask, JsonForm, Message, Modality, ParamNames, TextChoices, TextForm, TextPart
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -92,6 +93,7 @@ class ResponseRequest(WireObject):
     parallel_tool_calls: bool | None = None
     max_tool_calls: Annotated[int, Field(ge=1, le=1000)] | None = None
     text: TextOptions | None = None
+    structured_outputs: StructuredOutputs | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Unit | None = None
     top_k: TopK | None = None
@@ -139,6 +141,8 @@ class ResponseRequest(WireObject):
             raise unsupported("an answer draws pictures or calls functions; offer one of the two, or say which with tool_choice", "tools")
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise invalid("needs the tool in tools", "tool_choice")
+        if self.structured_outputs is not None and self.text is not None and self.text.format is not None:
+            raise invalid("stands for a form of the text too; leave one of the two out", "text.format")
         if self.background and not self.store:
             raise invalid("needs store=true, or nobody could fetch the answer", "background")
         if self.truncation == "auto":
@@ -204,9 +208,14 @@ class ResponseRequest(WireObject):
             wants_progress=self.stream and tool is not None,
             names=NAMES,
             tenant=tenant_of(self.safety_identifier or self.user),
-            text_form=None if self.text is None or self.text.format is None else self.text.format.form(),
+            text_form=self._text_form(),
             tool_use=self.chosen.use(self.tools or []),
         )
+
+    def _text_form(self) -> TextForm | None:
+        if self.structured_outputs is not None:
+            return self.structured_outputs.form()
+        return None if self.text is None or self.text.format is None else self.text.format.form()
 
     @property
     def wants_logprobs(self) -> bool:
