@@ -27,9 +27,18 @@ MAX_SCHEMA_NODES = 5000
 MAX_ENUM_VALUES = 1000
 MAX_PATTERN_CHARS = 512
 
-DELIMITERS = re.compile(r"\\.|[/\n\r]", re.DOTALL)
-ESCAPED = {"/": r"\/", "\n": r"\n", "\r": r"\r"}
-"""How what would end a pattern is written in one; what the client has escaped already is left so."""
+REWRITTEN = re.compile(r"\\.|[/\n\r]", re.DOTALL)
+AS_WRITTEN_HERE = {
+    "/": r"\/",
+    "\n": r"\n",
+    "\r": r"\r",
+    r"\d": "[0-9]",
+    r"\D": "[^0-9]",
+    r"\w": "[0-9A-Za-z_]",
+    r"\W": "[^0-9A-Za-z_]",
+}
+"""What would end a pattern in the grammar, and classes that hold every script's digits and letters there, but ASCII's alone in a schema's
+patterns and wherever patterns for answers are written."""
 
 JSON_STYLE: JsonCompileOptions = {
     "whitespace_flexible": False,
@@ -110,7 +119,7 @@ def _match(form: PatternForm) -> str:
     Raises:
         InvalidValue: it is none, or one that needs more than the bounds.
     """
-    written = DELIMITERS.sub(lambda found: ESCAPED.get(found.group(), found.group()), form.pattern)
+    written = REWRITTEN.sub(lambda found: AS_WRITTEN_HERE.get(found.group(), found.group()), form.pattern)
     grammar = f"%llguidance {{}}\nstart: /{written}/"
     if llguidance.LLMatcher.validate_grammar(grammar, limits=LIMITS) or not _can_begin(grammar):
         message = f"{form.param}: not a regular expression that an answer can be held to; it may not look ahead, look behind or refer back."

@@ -144,6 +144,7 @@ CALL = '<tool_call>\n{"name": "scene", "arguments": {"n": 2}}\n</tool_call>'
         (matching("a/b\nc"), "a/b\nc", True),
         (matching(r"a\/[^/]+"), "a/ü", True),
         (matching(r"\\/"), "\\/", True),
+        (matching(r"[\d.]+ \w\D[^\W]"), "3.1 aüz", True),
     ],
 )
 def test_what_an_ask_allows_can_be_said(ask: Ask, text: str, may_end: bool) -> None:
@@ -166,6 +167,9 @@ def test_what_an_ask_allows_can_be_said(ask: Ask, text: str, may_end: bool) -> N
         (Ask([], text_form=IN_JSON), '\n{"on"'),
         (Ask([], text_form=CHOICE), "yesterday"),
         (matching("ab|cd"), "abcd"),
+        (matching(r"\d"), "٣"),
+        (matching(r"\w+"), "ü"),
+        (matching(r"[^\d]"), "3"),
         (matching("a/\nanswer: TEXT"), "anything"),
     ],
 )
