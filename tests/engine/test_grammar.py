@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from kernels.sampling import SamplingRow, sample_tokens
 from model.tokenizer import Tokenizer
-from server.engine.grammar import Grammars, NoGrammars
+from server.engine.grammar import Grammars, GrammarStopped, NoGrammars
 from server.engine.link import LocalLink
 from server.engine.llguidance_grammars import LlguidanceGrammars
 from server.engine.options import EngineOptions
@@ -188,7 +188,7 @@ def test_a_pattern_that_backtracks_elsewhere_is_followed_a_letter_at_a_time(patt
 
 
 def test_a_pattern_with_more_states_than_the_bounds_is_given_up() -> None:
-    with pytest.raises(RuntimeError):
+    with pytest.raises(GrammarStopped):
         follow(r"((a{1,100}){1,100}){1,100}b", num_letters=1000)
 
 
@@ -212,9 +212,12 @@ def test_a_preempted_answer_goes_on_where_its_grammar_was() -> None:
 
 
 def test_a_grammar_that_does_not_compile_fails_its_own_request_alone() -> None:
+    """And says why: "the model failed on this request" told nobody what to change."""
     loaded, link = load()
     tokens, reasons = answers(loaded, link, [request("bad", "start: nowhere", seed=1), request("good", GRAMMAR, seed=2)])
     assert reasons == {"bad": FinishReason.ERROR, "good": FinishReason.STOP}
+    (failed,) = [end for report in link.reports for end in report.finished if end.request_id == "bad"]
+    assert failed.error_code == "form_too_complex" and "simplify" in (failed.error_message or "")
     assert_fits(MODEL.tokenizer.decode(tokens["good"]))
 
 
