@@ -214,7 +214,7 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
         home.router(),
         ChatRoutes(doorway, chat).router(),
         ImageRoutes(doorway, drawn, edited).router(),
-        FileRoutes(links).router(),
+        FileRoutes(links, settings.stream_ttl_s).router(),
         ResponseRoutes(doorway, responses, records, References(records, settings.max_body_bytes)).router(),
         StreamRoutes(acceptance, settings.keep_alive_s).router(),
         ModelRoutes(model, limits).router(),

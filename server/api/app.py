@@ -100,5 +100,10 @@ class _Refusals:
         return f", the nearest one is {nearest[0]}" if nearest else ""
 
     def _methods_of(self, path: str) -> list[str]:
-        """Return the methods that an address takes: each may be a route of its own, where the router names those of one."""
-        return sorted({method for route in self.routes if route.path_regex.match(path) for method in route.methods or ()})
+        """Return the methods that an address takes: each may be a route of its own, where the router names those of one.
+
+        One that stands for itself is not taken for an id in the place of which it stands.
+        """
+        own = [route for route in self.routes if route.path == path]
+        taking = own or [route for route in self.routes if route.path_regex.match(path)]
+        return sorted({method for route in taking for method in route.methods or ()})

@@ -13,9 +13,10 @@ from server.api.chat_fields import CHAT_FIELDS
 from server.api.message_schemas import AnyMessage, Content
 from server.api.picture_fields import PICTURE_FIELDS
 from server.api.step_cache_options import StepCacheOptions
+from server.api.structured_outputs import StructuredOutputs
 from server.api.tool_schemas import MAX_TOOLS, ToolChoice, ToolInput, tool_use
 from server.api.wire_object import WireObject, invalid, unsupported
-from server.serving.asks import Ask, JsonForm, Modality, PictureChoices, PictureFormat, TextChoices
+from server.serving.asks import Ask, JsonForm, Modality, PictureChoices, PictureFormat, TextChoices, TextForm
 
 MAX_TOKENS = 1_000_000
 MAX_PRIORITY = 1000
@@ -23,10 +24,13 @@ SEED_BOUND = 1 << 63
 MAX_PREVIEWS = 3
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+RepetitionPenalty = Annotated[float, Field(gt=0, le=2)]
+NegativePrompt = Annotated[str, Field(max_length=32_000)]
 Seed = Annotated[int, Field(ge=-SEED_BOUND, lt=SEED_BOUND)]
 Scale = Annotated[float, Field(ge=0, le=30)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+TopK = Annotated[int, Field(ge=-1, le=MAX_TOKENS)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -44,7 +48,7 @@ class ImageOptions(StepCacheOptions):
     renorm: Literal["global", "channel", "text_channel"] | None = None
     renorm_min: Unit | None = None
     shift: Annotated[float, Field(ge=0.01, le=100)] | None = None
-    negative_prompt: Annotated[str, Field(min_length=1, max_length=32_000)] | None = None
+    negative_prompt: NegativePrompt | None = None
     seed: Seed | None = None
     max_images: Annotated[int, Field(ge=1, le=16)] | None = None
     progress: bool = False
@@ -60,6 +64,7 @@ class ImageOptions(StepCacheOptions):
         "cfg_interval": "interval",
         "num_timesteps": "num_inference_steps",
         "steps": "num_inference_steps",
+        "true_cfg_scale": "text_scale",
         "previews": "partial_images",
         "timestep_shift": "shift",
         "n": "max_images",
@@ -186,17 +191,18 @@ class ChatRequest(WireObject):
     ignore_eos: bool = False
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Unit | None = None
-    top_k: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    top_k: TopK | None = None
     min_p: Unit | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     seed: Seed | None = None
     stop: Stop | None = None
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     tools: Annotated[list[ToolInput], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
@@ -223,6 +229,10 @@ class ChatRequest(WireObject):
         "negative_prompt": "image",
         "enable_thinking": "think",
         "image_config": "image",
+        "width": "image",
+        "height": "image",
+        "true_cfg_scale": "image",
+        "num_outputs_per_prompt": "n",
         "num_predict": "max_completion_tokens",
         "n_predict": "max_completion_tokens",
     }
@@ -235,6 +245,8 @@ class ChatRequest(WireObject):
             raise invalid("differs from max_completion_tokens; leave one of them out", "max_tokens")
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("needs logprobs=true", "top_logprobs")
+        if self.structured_outputs is not None and self.response_format is not None:
+            raise invalid("stands for a form of the text too; leave one of the two out", "response_format")
         if self.stream_options is not None and not self.stream:
             raise invalid("needs stream=true", "stream_options")
         if self.image is not None and self.image.progress and not self.stream:
@@ -268,9 +280,14 @@ class ChatRequest(WireObject):
             tenant=tenant_of(self.safety_identifier or self.user),
             priority=-self.priority,
             tool_use=tool_use(self.tools, self.tool_choice, is_parallel=self.parallel_tool_calls),
-            json_form=None if self.response_format is None else self.response_format.form(),
+            text_form=self._text_form(),
             wants_progress=self.image is not None and self.image.progress,
         )
+
+    def _text_form(self) -> TextForm | None:
+        if self.structured_outputs is not None:
+            return self.structured_outputs.form()
+        return None if self.response_format is None else self.response_format.form()
 
     def _text_choices(self) -> TextChoices:
         return TextChoices(

@@ -35,7 +35,7 @@ from server.errors import (
 RETRY_AFTER_S = 2
 """What a client is told to wait before it asks again, where nothing better is known."""
 
-STATUS_BY_CODE = {"context_length_exceeded": 400}
+STATUS_BY_CODE = {"context_length_exceeded": 400, "form_too_complex": 400}
 """Errors that only the engine could find, by its word for them."""
 
 

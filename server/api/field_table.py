@@ -23,6 +23,7 @@ class Origin(Enum):
 
     OPENAI = "OpenAI"
     VLLM = "vLLM"
+    SGLANG = "SGLang"
     PLAIT = "Plait"
     ELSEWHERE = "other routes"
 

@@ -21,10 +21,13 @@ HEADERS = {"cache-control": "private, max-age=31536000, immutable", "x-content-t
 
 
 class FileOut(BaseModel):
+    """``expires_at``: from then on the file is gone; in a store that is full, it may be earlier."""
+
     id: str
     object: Literal["file"] = "file"
     bytes: int
     created_at: int
+    expires_at: int
     filename: str
     purpose: Literal["vision"] = "vision"
     status: Literal["processed"] = "processed"
@@ -38,9 +41,10 @@ class DeletedFile(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class FileRoutes:
-    """Kept pictures."""
+    """Kept pictures. ``kept_s``: for how many seconds."""
 
     links: PictureLinks
+    kept_s: float
 
     def router(self) -> APIRouter:
         """Return the routes."""
@@ -55,7 +59,8 @@ class FileRoutes:
         """Describe a picture."""
         kept = await self._found(request, file_id)
         filename = f"{file_id}.{kept.media_type.partition('/')[2]}"
-        return FileOut(id=file_id, bytes=len(kept.content), created_at=kept.created, filename=filename)
+        expires_at = kept.created + int(self.kept_s)
+        return FileOut(id=file_id, bytes=len(kept.content), created_at=kept.created, expires_at=expires_at, filename=filename)
 
     async def content(self, request: Request, file_id: str) -> Response:
         """Return a picture's bytes."""

@@ -32,6 +32,7 @@ COMMON = (
         negative_prompt="what guidance leads away from",
         **STEP_CACHE_FIELDS,
     ),
+    *no_op(moderation="this server does not moderate"),
     *refused(
         Origin.OPENAI,
         svg="pictures are pixels; use output_format png, webp or jpeg",
@@ -47,7 +48,7 @@ GENERATION_FIELDS = FieldTable(
     "POST /v1/images/generations",
     (
         *COMMON,
-        *no_op(moderation="this server does not moderate", style="say it in the prompt"),
+        *no_op(style="say it in the prompt"),
         *refused(
             Origin.ELSEWHERE,
             image="use /v1/images/edits to give pictures",

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from server.api.chat_schemas import MAX_PREVIEWS, Scale, Seed, tenant_of
+from server.api.chat_schemas import MAX_PREVIEWS, NegativePrompt, Scale, Seed, tenant_of
 from server.api.image_fields import EDIT_FIELDS, GENERATION_FIELDS
 from server.api.message_schemas import MAX_URL_CHARS
 from server.api.step_cache_options import StepCacheOptions
@@ -79,13 +79,14 @@ class PictureRequest(StepCacheOptions):
     response_format: Literal["b64_json", "url"] = "b64_json"
     stream: bool = False
     partial_images: Annotated[int, Field(ge=0, le=MAX_PREVIEWS)] = 0
+    moderation: Literal["low", "auto"] | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
     seed: Seed | None = None
     num_inference_steps: Steps | None = None
     text_scale: Scale | None = None
     image_scale: Scale | None = None
-    negative_prompt: Prompt | None = None
+    negative_prompt: NegativePrompt | None = None
 
     SYNONYMS: ClassVar[dict[str, str]] = {
         "guidance_scale": "text_scale",
@@ -93,6 +94,9 @@ class PictureRequest(StepCacheOptions):
         "cfg_text_scale": "text_scale",
         "cfg_img_scale": "image_scale",
         "steps": "num_inference_steps",
+        "true_cfg_scale": "text_scale",
+        "num_images": "n",
+        "num_outputs_per_prompt": "n",
         "num_timesteps": "num_inference_steps",
         "width": "size",
         "height": "size",
@@ -141,7 +145,6 @@ class GenerationRequest(PictureRequest):
 
     model_config = ConfigDict(json_schema_extra=GENERATION_FIELDS.describe)
 
-    moderation: Literal["low", "auto"] | None = None
     style: Literal["vivid", "natural"] | None = None
 
     REFUSED: ClassVar[dict[str, str]] = GENERATION_FIELDS.refusals()
@@ -178,7 +181,7 @@ class EditRequest(PictureRequest):
     images: Annotated[list[ImageReference], Field(min_length=1, max_length=MAX_EDITED_PICTURES)]
 
     REFUSED: ClassVar[dict[str, str]] = EDIT_FIELDS.refusals()
-    SYNONYMS: ClassVar[dict[str, str]] = {**PictureRequest.SYNONYMS, "image": "images", "image_url": "images"}
+    SYNONYMS: ClassVar[dict[str, str]] = {**PictureRequest.SYNONYMS, "image": "images", "image_url": "images", "url": "images"}
 
     def ask(self) -> Ask:
         """Return what is asked, freed of its wire format."""

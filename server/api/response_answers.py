@@ -119,6 +119,13 @@ class ResponseUsageOut(BaseModel):
     total_tokens: int
 
 
+class CountOut(BaseModel):
+    """How many tokens a response would read."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
 class ReasoningOptionsOut(BaseModel):
     effort: str | None = None
     summary: str | None = None
@@ -158,8 +165,8 @@ class ResponseOut(BaseModel):
     tools: list[dict[str, JsonValue]]
     top_logprobs: int
     top_p: float
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    presence_penalty: float
+    frequency_penalty: float
     truncation: Literal["disabled"] = "disabled"
     usage: ResponseUsageOut | None = None
     user: str | None

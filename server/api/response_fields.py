@@ -23,7 +23,7 @@ RESPONSE_FIELDS = FieldTable(
             ),
             text="format: text, json_object (any JSON object) or json_schema (JSON that fits the schema); verbosity has no effect",
             temperature="0 takes the likeliest token, higher draws more evenly, up to 2; 0 when left out",
-            top_p="draw among the likeliest tokens that together have this probability",
+            top_p="draw among the likeliest tokens that together have this probability; 0 takes the likeliest",
             max_output_tokens="most text tokens of the answer, thoughts included",
             include="message.output_text.logprobs adds the log-probability of each text token",
             top_logprobs="how many of the likeliest tokens are shown for each token, 0 to 20",
@@ -37,8 +37,12 @@ RESPONSE_FIELDS = FieldTable(
         ),
         *honoured(
             Origin.VLLM,
-            top_k="draw among this many likeliest tokens; 0 is off",
+            top_k="draw among this many likeliest tokens; 0 and -1 are off",
             min_p="draw among tokens at least this fraction as likely as the likeliest",
+            presence_penalty="lowers tokens that the answer already holds; negative raises them",
+            frequency_penalty="the same for each time the answer holds them",
+            repetition_penalty="divides the logits of tokens that the answer already holds; 1 is off",
+            structured_outputs="what the text must be: one of choice, a match of regex, or JSON that fits the schema json",
         ),
         *honoured(
             Origin.PLAIT,
@@ -52,6 +56,7 @@ RESPONSE_FIELDS = FieldTable(
             service_tier="there is one tier: 'auto' and 'default' are accepted",
             prompt_cache_key="prompts are found in the cache by their content, whatever their key",
             prompt_cache_retention="prompts are cached while there is room, for every request alike",
+            prompt_cache_options="prompts are cached while there is room, for every request alike",
         ),
         *refused(
             Origin.OPENAI,
@@ -60,7 +65,6 @@ RESPONSE_FIELDS = FieldTable(
             moderation="this server does not moderate",
             context_management="the context is not shortened; send what should be read",
             background_options="background work is done as soon as possible",
-            prompt_cache_options="prompts are cached while there is room; leave the field out",
             access_programs="there are none here",
             image="pictures are drawn by the tool image_generation; put its options there",
         ),

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from server.api.message_schemas import MAX_PARTS, MAX_URL_CHARS, Text
+from server.api.message_schemas import MAX_PARTS, MAX_URL_CHARS, CacheBreakpoint, Text
 from server.api.tool_schemas import ToolName
 from server.api.wire_object import WireObject, invalid
 from server.serving.asks import Message, PicturePart, TextPart
@@ -30,8 +30,7 @@ class InputText(WireObject):
     text: Text
     annotations: Annotated[list[object], Field(max_length=0)] | None = None
     logprobs: list[object] | None = None
-
-    REFUSED: ClassVar[dict[str, str]] = {"prompt_cache_breakpoint": "prompts are cached while there is room; leave the field out"}
+    prompt_cache_breakpoint: CacheBreakpoint | None = None
 
 
 class InputImage(WireObject):
@@ -44,10 +43,7 @@ class InputImage(WireObject):
     image_url: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)] | None = None
     file_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     detail: Literal["auto", "low", "high", "original"] | None = None
-
-    REFUSED: ClassVar[dict[str, str]] = {
-        "prompt_cache_breakpoint": "prompts are cached while there is room; leave the field out",
-    }
+    prompt_cache_breakpoint: CacheBreakpoint | None = None
 
     @model_validator(mode="after")
     def _names_one_picture(self) -> Self:
@@ -198,7 +194,7 @@ class CallOutputItem(WireObject):
     """
 
     type: Literal["function_call_output"]
-    call_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
+    call_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)] | None = None
     output: InputContent
     name: Annotated[str, Field(max_length=MAX_ID_CHARS)] | None = None
     id: ItemId | None = None

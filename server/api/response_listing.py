@@ -75,16 +75,23 @@ class ListedInput:
             case PictureItem():
                 own, prefix = {"result": item.result, "status": "completed"}, "ig"
             case ReasoningItem():
-                own, prefix = {"summary": [], "status": "completed"}, "rs"
+                own = {"summary": _thoughts(item.summary), "content": _thoughts(item.content), "status": "completed"}
+                own["encrypted_content"] = item.encrypted_content
+                prefix = "rs"
             case CallItem():
                 own = {"call_id": item.call_id, "name": item.name, "arguments": item.arguments, "status": "completed"}
                 prefix = "fc"
             case CallOutputItem():
                 output: JsonValue = item.output if isinstance(item.output, str) else _content(item.output, "user")
-                own, prefix = {"call_id": item.call_id, "output": output, "status": "completed"}, "fco"
+                answered: JsonObject = {} if item.call_id is None else {"call_id": item.call_id}
+                own, prefix = {**answered, "output": output, "status": "completed"}, "fco"
             case ReferenceItem():
                 own, prefix = {}, "ref"
         return {"id": item.id or f"{prefix}_{self.key}_in{place}", "type": item.type, **own}
+
+
+def _thoughts(parts: Sequence[InputText] | None) -> list[JsonValue]:
+    return [{"type": part.type, "text": part.text} for part in parts or []]
 
 
 def _content(content: InputContent, role: str) -> list[JsonValue]:
@@ -102,7 +109,7 @@ def _part(part: InputText | InputImage, role: str) -> JsonObject:
 
 def _words(text: str, role: str) -> JsonObject:
     if role == "assistant":
-        return {"type": "output_text", "text": text, "annotations": []}
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {"type": "input_text", "text": text}
 
 

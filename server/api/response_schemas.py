@@ -6,14 +6,15 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
-from server.api.chat_schemas import MAX_TOKENS, Seed, TokenCount, Unit, tenant_of
+from server.api.chat_schemas import Penalty, PromptCacheOptions, RepetitionPenalty, Seed, TokenCount, TopK, Unit, tenant_of
 from server.api.message_schemas import Text
 from server.api.response_fields import RESPONSE_FIELDS
 from server.api.response_items import InputItem, Items, said_in_order
 from server.api.response_tools import ChosenTools, ImageTool, Tool, ToolChoice, chosen_tools
+from server.api.structured_outputs import StructuredOutputs
 from server.api.tool_schemas import MAX_TOOLS
 from server.api.wire_object import WireObject, invalid, unsupported
-from server.serving.asks import Ask, JsonForm, Message, Modality, ParamNames, TextChoices, TextPart
+from server.serving.asks import Ask, JsonForm, Message, Modality, ParamNames, TextChoices, TextForm, TextPart
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -92,10 +93,14 @@ class ResponseRequest(WireObject):
     parallel_tool_calls: bool | None = None
     max_tool_calls: Annotated[int, Field(ge=1, le=1000)] | None = None
     text: TextOptions | None = None
+    structured_outputs: StructuredOutputs | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    top_p: Unit | None = None
+    top_k: TopK | None = None
     min_p: Unit | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     seed: Seed | None = None
     think: bool = False
     max_output_tokens: TokenCount | None = None
@@ -109,9 +114,10 @@ class ResponseRequest(WireObject):
     background: bool = False
     truncation: Literal["auto", "disabled"] | None = None
     reasoning: ReasoningOptions | None = None
-    service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
+    service_tier: Annotated[str, Field(max_length=16)] | None = None
     prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
-    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    prompt_cache_retention: Annotated[str, Field(max_length=16)] | None = None
+    prompt_cache_options: PromptCacheOptions | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
 
@@ -135,6 +141,8 @@ class ResponseRequest(WireObject):
             raise unsupported("an answer draws pictures or calls functions; offer one of the two, or say which with tool_choice", "tools")
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise invalid("needs the tool in tools", "tool_choice")
+        if self.structured_outputs is not None and self.text is not None and self.text.format is not None:
+            raise invalid("stands for a form of the text too; leave one of the two out", "text.format")
         if self.background and not self.store:
             raise invalid("needs store=true, or nobody could fetch the answer", "background")
         if self.truncation == "auto":
@@ -188,6 +196,9 @@ class ResponseRequest(WireObject):
                 top_p=self.top_p,
                 top_k=self.top_k,
                 min_p=self.min_p,
+                presence_penalty=self.presence_penalty,
+                frequency_penalty=self.frequency_penalty,
+                repetition_penalty=self.repetition_penalty,
                 max_tokens=self.max_output_tokens,
                 logprobs=(self.top_logprobs or 0) if self.wants_logprobs else None,
             ),
@@ -197,9 +208,14 @@ class ResponseRequest(WireObject):
             wants_progress=self.stream and tool is not None,
             names=NAMES,
             tenant=tenant_of(self.safety_identifier or self.user),
-            json_form=None if self.text is None or self.text.format is None else self.text.format.form(),
+            text_form=self._text_form(),
             tool_use=self.chosen.use(self.tools or []),
         )
+
+    def _text_form(self) -> TextForm | None:
+        if self.structured_outputs is not None:
+            return self.structured_outputs.form()
+        return None if self.text is None or self.text.format is None else self.text.format.form()
 
     @property
     def wants_logprobs(self) -> bool:
@@ -218,3 +234,9 @@ class ResponseRequest(WireObject):
             return [*told, *said_in_order(placed), Message([TextPart(self.input)], "input")]
         placed += [(item, f"input[{place}]") for place, item in enumerate(self.input)]
         return [*told, *said_in_order(placed)]
+
+
+class CountRequest(ResponseRequest):
+    """What a response would be asked, for its prompt to be counted: fields that only bear on the answer have no effect."""
+
+    model: Annotated[str, Field(max_length=256)] = ""

@@ -56,14 +56,27 @@ class ResponseSurface:
         value = parsed(body)
         assert isinstance(value, dict), "the route wraps every body"
         request = fitted(value[REQUEST], ResponseRequest)
-        history: list[InputItem] = fitted({HISTORY: value[HISTORY]}, History).history
-        if request.model != self.model_name:
-            raise ModelNotFound(f"model: this server serves '{self.model_name}' and no other.", "model")
+        history = items_of(value[HISTORY])
+        self.check_model(request.model)
         heading = heading_of(request, stamp.stream_id, stamp.created)
         draft = ResponseDraft(heading)
         if not request.stream:
             return Reply(request.ask(history), ResponseWriter(draft), failed_answer, is_whole=True)
         return Reply(request.ask(history), ResponseEventWriter(draft), lambda error: _failure(error, draft, heading))
+
+    def check_model(self, name: str) -> None:
+        """See that a request names the model that is served.
+
+        Raises:
+            ModelNotFound: it names another.
+        """
+        if name != self.model_name:
+            raise ModelNotFound(f"model: this server serves '{self.model_name}' and no other.", "model")
+
+
+def items_of(history: object) -> list[InputItem]:
+    """Return a parsed list of items as what it stands for."""
+    return fitted({HISTORY: history}, History).history
 
 
 def heading_of(request: ResponseRequest, response_id: str, created: int) -> ResponseHeading:
@@ -98,6 +111,8 @@ def _begun(request: ResponseRequest, response_id: str, created: int) -> Response
         tools=[shown_tool(tool) for tool in request.tools or []],
         top_logprobs=request.top_logprobs or 0,
         top_p=SamplingParams().top_p if request.top_p is None else request.top_p,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
         user=request.user,
         metadata=request.metadata or {},
     )

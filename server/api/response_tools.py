@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
-from server.api.chat_schemas import MAX_PREVIEWS, Scale, Seed
-from server.api.image_schemas import EFFORT_BY_QUALITY, Percent, Prompt, Steps, check_picture_file, check_size, size_of
+from server.api.chat_schemas import MAX_PREVIEWS, NegativePrompt, Scale, Seed
+from server.api.image_schemas import EFFORT_BY_QUALITY, Percent, Steps, check_picture_file, check_size, size_of
 from server.api.picture_fields import TOOL_FIELDS
 from server.api.step_cache_options import StepCacheOptions
 from server.api.tool_schemas import MAX_TOOLS, ToolName, by_name, named
@@ -39,7 +39,7 @@ class ImageTool(StepCacheOptions):
     num_inference_steps: Steps | None = None
     text_scale: Scale | None = None
     image_scale: Scale | None = None
-    negative_prompt: Prompt | None = None
+    negative_prompt: NegativePrompt | None = None
     seed: Seed | None = None
 
     REFUSED: ClassVar[dict[str, str]] = TOOL_FIELDS.refusals()

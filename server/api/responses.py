@@ -7,6 +7,7 @@ import json
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from fastapi import APIRouter
 from pydantic import BaseModel, JsonValue
@@ -14,20 +15,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.arrivals import Doorway, json_body, stream_headers, wants_ids
-from server.api.bad_requests import fitted, read_body
+from server.api.bad_requests import fitted, parsed, read_body
 from server.api.disconnects import CLIENT_GONE
 from server.api.event_stream import EventStream
 from server.api.gate import tenant_of
 from server.api.openapi import Operation, operation
-from server.api.response_answers import EventOut, ResponseOut
+from server.api.response_answers import CountOut, EventOut, ResponseOut
 from server.api.response_listing import ItemListOut, ListedInput, ListQuery
 from server.api.response_records import Records
 from server.api.response_references import References, put_in
-from server.api.response_schemas import ResponseRequest
-from server.api.response_surface import ResponseSurface, envelope
+from server.api.response_schemas import CountRequest, ResponseRequest
+from server.api.response_surface import ResponseSurface, envelope, items_of
 from server.api.streams import MAX_POSITION_DIGITS
 from server.api.whole_answer import whole_response
 from server.errors import InvalidValue, RouteNotFound
+from server.serving.asks import Ask
+
+RequestT = TypeVar("RequestT", bound=ResponseRequest)
 
 TRUE = frozenset({"1", "true", "True"})
 NO_HISTORY = b"[]"
@@ -37,6 +41,15 @@ class DeletedResponse(BaseModel):
     id: str
     object: str = "response"
     deleted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Generic[RequestT]):
+    """A request with the items that it only named put in, and, as JSON, what was said before it."""
+
+    body: bytes
+    request: RequestT
+    history: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +66,10 @@ class ResponseRoutes:
         router = APIRouter()
         one = "/v1/responses/{response_id}"
         begun = operation(Operation(ResponseRequest, ResponseOut, EventOut))
+        counted = operation(Operation(CountRequest, CountOut, model_name=self.surface.model_name))
         read = operation(Operation(answer=ResponseOut, event=EventOut))
         router.add_api_route("/v1/responses", self.create, methods=["POST"], response_class=Response, openapi_extra=begun)
+        router.add_api_route("/v1/responses/input_tokens", self.count, methods=["POST"], response_class=Response, openapi_extra=counted)
         router.add_api_route("/v1/responses/compact", self.compact, methods=["POST"], response_class=Response, include_in_schema=False)
         router.add_api_route(one, self.retrieve, methods=["GET"], response_class=Response, openapi_extra=read)
         router.add_api_route(one, self.delete, methods=["DELETE"])
@@ -66,21 +81,15 @@ class ResponseRoutes:
 
     async def create(self, request: Request) -> Response:
         """Begin a response: answered whole, streamed, or left to go on by itself."""
-        body = await json_body(request)
-        wanted = await read_body(body, ResponseRequest)
         tenant, created = tenant_of(request).name, int(time.time())
-        named = await self.references.found(body, wanted.items(), tenant)
-        if named:
-            body = await asyncio.to_thread(put_in, body, named)
-            wanted = await read_body(body, ResponseRequest)
-        previous = wanted.previous_response_id
-        history = NO_HISTORY if previous is None else await self.records.history(previous, tenant)
-        reading = await self.doorway.accept(request, self.surface, envelope(body, history), is_background=wanted.background)
+        read = await self._read(request, ResponseRequest)
+        wanted = read.request
+        reading = await self.doorway.accept(request, self.surface, envelope(read.body, read.history), is_background=wanted.background)
         if reading is None:
             return Response(status_code=CLIENT_GONE)
         with ExitStack() as undo:
             undo.callback(reading.close)
-            begun = await self.records.keep(reading, wanted, history, created, tenant)
+            begun = await self.records.keep(reading, wanted, read.history, created, tenant)
             undo.pop_all()
         headers = stream_headers(reading)
         if wanted.stream:
@@ -89,6 +98,26 @@ class ResponseRoutes:
             return await whole_response(reading, headers, request)
         reading.close()
         return Response(begun.model_copy(update={"status": "queued"}).model_dump_json(), 200, headers, "application/json")
+
+    async def count(self, request: Request) -> Response:
+        """Say how many tokens a response would read; nothing is answered or kept."""
+        read = await self._read(request, CountRequest)
+        self.surface.check_model(read.request.model or self.surface.model_name)
+        ask = await asyncio.to_thread(_ask_of, read)
+        num_tokens = await self.doorway.acceptance.num_prompt_tokens(ask, tenant_of(request).name)
+        return Response(CountOut(input_tokens=num_tokens).model_dump_json(), media_type="application/json")
+
+    async def _read(self, request: Request, schema: type[RequestT]) -> Read[RequestT]:
+        """Return what a body says."""
+        body, tenant = await json_body(request), tenant_of(request).name
+        wanted = await read_body(body, schema)
+        named = await self.references.found(body, wanted.items(), tenant)
+        if named:
+            body = await asyncio.to_thread(put_in, body, named)
+            wanted = await read_body(body, schema)
+        previous = wanted.previous_response_id
+        history = NO_HISTORY if previous is None else await self.records.history(previous, tenant)
+        return Read(body, wanted, history)
 
     async def compact(self) -> Response:
         """Say that there is no such thing here; without this, the address would be taken for a response called compact.
@@ -133,6 +162,10 @@ class ResponseRoutes:
         """List what a response was asked."""
         record = await self.records.find(response_id, tenant_of(request).name)
         return ListedInput(response_id.partition("_")[2], record.items).page(_list_query(request))
+
+
+def _ask_of(read: Read[CountRequest]) -> Ask:
+    return read.request.ask(items_of(parsed(read.history)))
 
 
 def _json(value: dict[str, JsonValue]) -> Response:

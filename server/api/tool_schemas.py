@@ -97,10 +97,10 @@ def tool_use(tools: list[ToolInput] | None, choice: ToolChoice | None, *, is_par
     """Return the tools of a request; None when the answer may call none.
 
     Raises:
-        InvalidValue: the choice names a tool that is not there, two tools share a name, or there is a choice without tools.
+        InvalidValue: the choice names a tool that is not there, two tools share a name, or there are no tools to choose from.
     """
     if not tools:
-        if choice not in (None, "none"):
+        if choice not in (None, "none", "auto"):
             raise InvalidValue("tool_choice: there are no tools to choose from; tools is empty.", "tool_choice")
         return None
     offered = by_name([_tool(tool.function, place) for place, tool in enumerate(tools)])

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 
+class GrammarStopped(RuntimeError):
+    """An answer's grammar cannot be followed any further. The message is for its client."""
+
+
 class Grammar(Protocol):
     """The grammar of one answer. Its state is a function of the tokens accepted, so that an answer can be taken up anywhere."""
 
@@ -16,7 +20,8 @@ class Grammar(Protocol):
         """Return which tokens may follow, one bit per token id, lowest bit first; may wait for what `accept` has begun.
 
         Raises:
-            RuntimeError: the grammar cannot be compiled, or nothing may follow.
+            GrammarStopped: the grammar cannot be compiled or needs more than the bounds, or nothing may follow.
+            RuntimeError: there are no grammars here.
         """
         ...
 

@@ -13,12 +13,14 @@ from functools import partial
 import llguidance
 
 from model.tokenizer import Tokenizer
-from server.engine.grammar import Grammar
+from server.engine.grammar import Grammar, GrammarStopped
 
 NUM_THREADS = 2
 
 LIMITS = llguidance.LLParserLimits(verbose_errors=False)
 """The library's own bounds on states, items and work per step; its errors must not repeat the client's text."""
+
+TOO_MUCH = "the form of the answer takes more work than the bounds allow; simplify its patterns, counts or alternatives"
 
 
 class LlguidanceGrammars:
@@ -63,7 +65,7 @@ def _advance(before: Future[_Step], token_id: int) -> _Step:
 def _masked(matcher: llguidance.LLMatcher) -> _Step:
     mask = matcher.compute_bitmask()
     if matcher.is_error():
-        raise RuntimeError(f"the grammar library stopped: {matcher.stop_reason()}")
+        raise GrammarStopped(TOO_MUCH)
     return matcher, mask
 
 

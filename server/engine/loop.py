@@ -22,6 +22,7 @@ from typing import Protocol
 
 from server.engine.batch import Batch, BatchResult, LatePicture
 from server.engine.fault_points import NO_FAULTS
+from server.engine.grammar import GrammarStopped
 from server.engine.link import Incoming, Link
 from server.engine.pages import PagePool
 from server.engine.phases import PhaseWatch
@@ -364,6 +365,9 @@ class Engine:
         """Execute the step of one sequence that raised: what does not happen again was not its fault."""
         try:
             return self._runner.execute(batch)
+        except GrammarStopped as error:
+            self._scheduler.fail(batch.sequence_ids(), "form_too_complex", str(error))
+            return BatchResult()
         except Exception:
             logger.exception("a step failed twice for one request; it is ended, the others go on")
             self._scheduler.fail(batch.sequence_ids(), "server_error", "the model failed on this request")

@@ -127,6 +127,20 @@ class Acceptance:
             undo.pop_all()
             return await self._whole(beginning)
 
+    async def num_prompt_tokens(self, ask: Ask, tenant: str) -> int:
+        """Return how many tokens the prompt of an ask of ``tenant`` has; nothing is begun.
+
+        Raises:
+            InvalidRequest: it cannot be read.
+            Overloaded: not now.
+            StoreAway
+        """
+        with self._service.place(ask):
+            try:
+                return await self._service.num_prompt_tokens(await self._links.resolved(ask, tenant))
+            except StoreUnavailable as error:
+                raise StoreAway from error
+
     async def _whole(self, beginning: Coroutine[None, None, Reading]) -> Reading:
         """Await a beginning, which is not left in the middle when the client goes: what the store knows of must be worked on."""
         task = asyncio.create_task(beginning)

@@ -130,6 +130,25 @@ class JsonForm:
 
 
 @dataclass(frozen=True, slots=True)
+class ChoiceForm:
+    """The answer's text must be one of ``choices``."""
+
+    choices: list[str]
+    param: str
+
+
+@dataclass(frozen=True, slots=True)
+class PatternForm:
+    """The answer's text must be what ``pattern``, a regular expression, matches from end to end."""
+
+    pattern: str
+    param: str
+
+
+TextForm = JsonForm | ChoiceForm | PatternForm
+
+
+@dataclass(frozen=True, slots=True)
 class Tool:
     """A function that the model may call; ``parameters`` is a JSON schema, None for a function of none.
 
@@ -182,7 +201,7 @@ class Ask:
     weight: float = 1.0
     deadline_s: float | None = None
     priority: int = 0
-    json_form: JsonForm | None = None
+    text_form: TextForm | None = None
     tool_use: ToolUse | None = None
 
     def on_account(self, tenant: str, weight: float) -> Ask:

@@ -6,6 +6,7 @@ open shrinks to what is left; what the client asked for is refused when it does 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from model.config import BagelConfig
@@ -31,6 +32,20 @@ class Need:
     def times(self, count: int) -> Need:
         """Return the need of ``count`` of these."""
         return Need(self.rows * count, self.positions * count)
+
+
+def prompt_need(segments: Sequence[Segment], config: BagelConfig) -> Need:
+    """Return what a prompt takes."""
+    return sum((_segment(segment, config) for segment in segments), Need())
+
+
+def _segment(segment: Segment, config: BagelConfig) -> Need:
+    match segment:
+        case TextSegment():
+            return Need(len(segment.token_ids) + NUM_MARKERS, len(segment.token_ids) + NUM_MARKERS)
+        case ImageSegment():
+            vae = Need() if segment.vae is None else _grid(segment.vae.width, segment.vae.height, config.latent_stride)
+            return vae + _grid(segment.vit.width, segment.vit.height, config.vit.patch_size)
 
 
 WORDS_FIRST = 1024
@@ -62,10 +77,6 @@ class ContextBudget:
                 raise self._exceeded(request, before, min_tokens, ask.names)
             request = replace(request, image=replace(request.image, max_images=request.image.max_images - 1))
 
-    def prompt(self, segments: list[Segment]) -> Need:
-        """Return what the prompt takes."""
-        return sum((self._segment(segment) for segment in segments), Need())
-
     def _before_tokens(self, request: Request) -> Need:
         """Return what everything but the answer's text tokens takes."""
         num_images = 0 if request.mode is OutputMode.TEXT else request.image.max_images
@@ -73,30 +84,16 @@ class ContextBudget:
         num_fed_back = max(0, num_images - 1) if ends_with_picture else num_images
         num_texts = 0 if request.mode is OutputMode.IMAGE else 1 if request.generated_text_is_thought else num_images + 1
         text_markers = Need(NUM_MARKERS, NUM_MARKERS).times(num_texts)
-        return self.prompt(request.segments) + self._drawn_picture(request).times(num_fed_back) + text_markers
-
-    def _segment(self, segment: Segment) -> Need:
-        match segment:
-            case TextSegment():
-                return Need(len(segment.token_ids) + NUM_MARKERS, len(segment.token_ids) + NUM_MARKERS)
-            case ImageSegment():
-                vae = Need() if segment.vae is None else self._latents(segment.vae.width, segment.vae.height)
-                return vae + self._patches(segment.vit.width, segment.vit.height)
+        return prompt_need(request.segments, self._config) + self._drawn_picture(request).times(num_fed_back) + text_markers
 
     def _drawn_picture(self, request: Request) -> Need:
         """Return what a picture of the answer takes once it is fed back, after the resizes of spec 3.3."""
         vae_size = resize_size(request.image.width, request.image.height, self._config.vae_transform)
         vit_size = resize_size(*vae_size, self._config.vit_transform)
-        return self._latents(*vae_size) + self._patches(*vit_size)
-
-    def _latents(self, width: int, height: int) -> Need:
-        return _grid(width, height, self._config.latent_stride)
-
-    def _patches(self, width: int, height: int) -> Need:
-        return _grid(width, height, self._config.vit.patch_size)
+        return _grid(*vae_size, self._config.latent_stride) + _grid(*vit_size, self._config.vit.patch_size)
 
     def _exceeded(self, request: Request, before: Need, min_tokens: int, names: ParamNames) -> ContextLengthExceeded:
-        prompt = self.prompt(request.segments)
+        prompt = prompt_need(request.segments, self._config)
         total = Need(before.rows + min_tokens, before.positions + min_tokens)
         if total.positions > self._limits.positions:
             unit, needed, limit, of_prompt = "positions", total.positions, self._limits.positions, prompt.positions

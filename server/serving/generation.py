@@ -59,6 +59,14 @@ class GenerationService:
         plan = await asyncio.to_thread(self._preparer.prepare, ask, status.limits)
         return Prepared(ask, plan, arrived, self._tracing.traceparent())
 
+    async def num_prompt_tokens(self, ask: Ask) -> int:
+        """Return how many tokens the prompt of an ask has.
+
+        Raises:
+            InvalidRequest: it has none that could be read.
+        """
+        return await asyncio.to_thread(self._preparer.num_prompt_tokens, ask)
+
     def begin(self, prepared: Prepared, lease: Lease, tape: Tape) -> Generation:
         """Send what was prepared to the engine for the stream of a ``lease`` never used before, less what is on the tape already.
 

@@ -1,4 +1,4 @@
-"""What an answer's text must be, as a grammar for the engine: JSON that fits a schema, calls of tools, a thought before either.
+"""What an answer's text must be, as a grammar for the engine: JSON, a choice, a match, calls of tools, a thought before any of them.
 
 A client's schema is bounded here before the grammar library sees it. What the library cannot hold an answer to is refused, but for
 parameters of functions that are not said to be strict: those are held to as much of their schema as can be. JSON is written on one line,
@@ -8,13 +8,14 @@ as a model writes it by itself: free white space would let a small model write n
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import llguidance
 from pydantic import JsonValue
 
 from server.errors import InvalidValue, UnsupportedParameter
-from server.serving.asks import Ask, Tool, ToolUse
+from server.serving.asks import Ask, ChoiceForm, JsonForm, PatternForm, TextForm, Tool, ToolUse
 from server.serving.enforceable import Enforceable, Schema, enforceable
 
 if TYPE_CHECKING:
@@ -25,6 +26,19 @@ MAX_SCHEMA_DEPTH = 32
 MAX_SCHEMA_NODES = 5000
 MAX_ENUM_VALUES = 1000
 MAX_PATTERN_CHARS = 512
+
+REWRITTEN = re.compile(r"\\.|[/\n\r]", re.DOTALL)
+AS_WRITTEN_HERE = {
+    "/": r"\/",
+    "\n": r"\n",
+    "\r": r"\r",
+    r"\d": "[0-9]",
+    r"\D": "[^0-9]",
+    r"\w": "[0-9A-Za-z_]",
+    r"\W": "[^0-9A-Za-z_]",
+}
+"""What would end a pattern in the grammar, and classes that hold every script's digits and letters there, but ASCII's alone in a schema's
+patterns and wherever patterns for answers are written."""
 
 JSON_STYLE: JsonCompileOptions = {
     "whitespace_flexible": False,
@@ -60,16 +74,16 @@ def answer_grammar(ask: Ask) -> str | None:
     """Return the grammar that an ask holds its answer to, in llguidance's Lark dialect; None when anything will do.
 
     Raises:
-        InvalidValue: a schema beyond the bounds, or none.
+        InvalidValue: a schema or a pattern beyond the bounds, or none.
         UnsupportedParameter: a schema that uses what answers cannot be held to.
     """
-    if ask.json_form is None and ask.tool_use is None:
+    if ask.text_form is None and ask.tool_use is None:
         return None
     rules = ANY_TEXT
     if ask.thinks:
         rules += THINKING
-    if ask.json_form is not None:
-        rules += f"json: {_json(held(ask.json_form.schema, ask.json_form.param, is_strict=True))}\n"
+    if ask.text_form is not None:
+        rules += f"form: {_form(ask.text_form)}\n"
     if ask.tool_use is not None:
         rules += _calls(ask.tool_use)
     start = "thought BREAK? answer" if ask.thinks else "answer"
@@ -77,16 +91,40 @@ def answer_grammar(ask: Ask) -> str | None:
 
 
 def _answer(ask: Ask) -> str:
-    """Say what the answer is made of: calls, JSON, or calls amid free text."""
-    use, otherwise = ask.tool_use, "TEXT" if ask.json_form is None else "json"
+    """Say what the answer is made of: calls, a fixed form, or calls amid free text."""
+    use, otherwise = ask.tool_use, "TEXT" if ask.text_form is None else "form"
     if use is None:
         return otherwise
     calls = "first next*" if use.is_parallel else "first"
     if use.must_call:
         return calls
-    if ask.json_form is not None:
-        return f"{calls} | json"
+    if ask.text_form is not None:
+        return f"{calls} | form"
     return "(before call)* TEXT" if use.is_parallel else "before call | TEXT"
+
+
+def _form(form: TextForm) -> str:
+    match form:
+        case JsonForm():
+            return _json(held(form.schema, form.param, is_strict=True))
+        case ChoiceForm():
+            return " | ".join(json.dumps(choice) for choice in form.choices)
+        case PatternForm():
+            return _match(form)
+
+
+def _match(form: PatternForm) -> str:
+    """Return a pattern as the grammar writes one: between slashes, on one line.
+
+    Raises:
+        InvalidValue: it is none, or one that needs more than the bounds.
+    """
+    written = REWRITTEN.sub(lambda found: AS_WRITTEN_HERE.get(found.group(), found.group()), form.pattern)
+    grammar = f"%llguidance {{}}\nstart: /{written}/"
+    if llguidance.LLMatcher.validate_grammar(grammar, limits=LIMITS) or not _can_begin(grammar):
+        message = f"{form.param}: not a regular expression that an answer can be held to; it may not look ahead, look behind or refer back."
+        raise InvalidValue(message, form.param)
+    return f"/{written}/"
 
 
 def _calls(use: ToolUse) -> str:

@@ -25,7 +25,7 @@ from server.messages import (
     TextSegment,
 )
 from server.serving.asks import Ask, Effort, Message, Modality, ParamNames, PictureChoices, PicturePart, TextChoices, TextPart
-from server.serving.context_budget import ContextBudget
+from server.serving.context_budget import ContextBudget, prompt_need
 from server.serving.grammars import answer_grammar
 from server.serving.picture_intake import PictureIntake
 from server.serving.reply_reader import Thinking
@@ -95,6 +95,16 @@ class Preparer:
         fitted = ContextBudget(self._model.config, ready).fit(request, ask)
         return Plan([self._numbered(fitted, ask, index) for index in range(ask.n)], _thinking(ask, mode))
 
+    def num_prompt_tokens(self, ask: Ask) -> int:
+        """Return how many tokens the prompt of ``ask`` has, as its answer's usage would say, be there room for them or not.
+
+        Raises:
+            InvalidRequest: see `prepare`.
+        """
+        self._refuse_tools_where_unknown(ask)
+        draws = Modality.IMAGE in self._modalities(ask)
+        return prompt_need(self._segments(ask, draws=draws), self._model.config).rows
+
     def _refuse_tools_where_unknown(self, ask: Ask) -> None:
         """Refuse tools, and talk of them in the history, where the model was never taught any."""
         if self._model.profile.tools is not ToolStyle.NONE:
@@ -107,7 +117,7 @@ class Preparer:
     def _modalities(self, ask: Ask) -> frozenset[Modality]:
         if ask.modalities is not None:
             return ask.modalities
-        if ask.json_form is not None or ask.tool_use is not None:
+        if ask.text_form is not None or ask.tool_use is not None:
             return frozenset({Modality.TEXT})
         is_interleaved = self._model.profile.family is Family.INTERLEAVED
         return frozenset({Modality.TEXT, Modality.IMAGE}) if is_interleaved else frozenset({Modality.TEXT})
@@ -162,7 +172,8 @@ class Preparer:
         return SamplingParams(
             # A top_p of 0: the fewest likeliest tokens whose probabilities add up to it are the first one alone.
             temperature=0.0 if text.top_p == 0 else _or(text.temperature, plain.temperature),
-            top_k=_or(text.top_k, plain.top_k),
+            # -1 is off too, as vLLM and SGLang write it.
+            top_k=max(0, _or(text.top_k, plain.top_k)),
             top_p=text.top_p or plain.top_p,
             min_p=_or(text.min_p, plain.min_p),
             presence_penalty=_or(text.presence_penalty, plain.presence_penalty),
@@ -205,7 +216,7 @@ class Preparer:
             renorm=_or(pictures.renorm, sampler.renorm),
             renorm_min=_or(pictures.renorm_min, sampler.renorm_min),
         )
-        if pictures.negative_prompt is None:
+        if not pictures.negative_prompt:
             return params
         if params.guidance is not GuidanceMode.BAGEL or params.text_scale <= 1.0:
             message = f"{names.negative_prompt}: needs guidance 'bagel' and a text_scale above 1; without them it has no effect."
@@ -258,8 +269,8 @@ def _refuse_contradictions(ask: Ask, modalities: frozenset[Modality]) -> None:
 
 def _refuse_what_a_grammar_excludes(ask: Ask, modalities: frozenset[Modality]) -> None:
     """Refuse what an answer in a fixed form cannot have beside it: pictures, or an end set by anything but the form itself."""
-    if ask.json_form is not None:
-        param, form = ask.json_form.param, "an answer in JSON"
+    if ask.text_form is not None:
+        param, form = ask.text_form.param, "an answer in a fixed form"
     elif ask.tool_use is not None:
         param, form = "tools", "an answer that may call tools"
     else:

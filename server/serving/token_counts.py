@@ -36,7 +36,7 @@ class TokenCounter:
         for message in ask.messages:
             texts = [part for part in message.parts if isinstance(part, TextPart)]
             if len(texts) < len(message.parts):
-                reason = f"{message.param}: pictures have no token ids; an answer's usage counts them as image_tokens."
+                reason = f"{message.param}: pictures have no token ids; /v1/responses/input_tokens counts them."
                 raise UnsupportedParameter(reason, message.param)
             token_ids += self._marked(text_ids(texts, self.model.tokenizer))
         return token_ids

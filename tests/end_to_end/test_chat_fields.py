@@ -145,6 +145,7 @@ EFFECTS: dict[str, Callable[[Asker], bool]] = {
     "top_p": lambda ask: wild(ask, top_p=1e-6) == ask.text(),
     "top_k": lambda ask: wild(ask, top_k=1) == ask.text(),
     "min_p": lambda ask: wild(ask, min_p=1) == ask.text(),
+    "structured_outputs": lambda ask: wild(ask, structured_outputs={"choice": ["cat", "dog"]}) in ("cat", "dog"),
     "presence_penalty": lambda ask: varies(ask, presence_penalty=2),
     "frequency_penalty": lambda ask: varies(ask, frequency_penalty=2),
     "repetition_penalty": lambda ask: varies(ask, repetition_penalty=2),

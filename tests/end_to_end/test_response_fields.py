@@ -11,10 +11,12 @@ from openai.types.responses import Response, ResponseUsage
 
 from server.api.field_table import Treatment
 from server.api.response_fields import RESPONSE_FIELDS
+from tests.server.picture_files import picture_uri
 
 LAMP = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"], "additionalProperties": False}
 FUNCTIONS = [{"type": "function", "name": "lamp", "parameters": LAMP}]
 DRAW = {"type": "image_generation", "num_inference_steps": 2, "max_images": 2}
+PICTURE = [{"role": "user", "content": [{"type": "input_image", "image_url": picture_uri(112, 112)}]}]
 LONG = "once upon a time there was a red cat " * 8
 
 
@@ -51,6 +53,18 @@ class Asker:
 def wild(ask: Asker, **fields: object) -> str:
     """Ask for what is drawn almost evenly, but for ``fields``."""
     return ask.text(temperature=2, seed=3, **fields)
+
+
+def varies(ask: Asker, **penalty: object) -> bool:
+    """Sixty-four of the likeliest tokens, at most: fewer of them are alike where repeating costs something."""
+    plain, penalised = (scored_tokens(ask, max_output_tokens=64, **fields) for fields in ({}, penalty))
+    return len(set(penalised)) > len(set(plain))
+
+
+def scored_tokens(ask: Asker, **fields: object) -> list[str]:
+    items = [item for item in ask.response(top_logprobs=0, **fields).output if item.type == "message"]
+    texts = [part for item in items for part in item.content if part.type == "output_text"]
+    return [str(entry.bytes) for text in texts for entry in text.logprobs or []]
 
 
 def num_scored(ask: Asker, **fields: object) -> list[int]:
@@ -102,6 +116,10 @@ EFFECTS: dict[str, Callable[[Asker], bool]] = {
     "top_p": lambda ask: wild(ask, top_p=1e-6) == ask.text(),
     "top_k": lambda ask: wild(ask, top_k=1) == ask.text(),
     "min_p": lambda ask: wild(ask, min_p=1) == ask.text(),
+    "structured_outputs": lambda ask: wild(ask, structured_outputs={"regex": "cat|dog"}) in ("cat", "dog"),
+    "presence_penalty": lambda ask: varies(ask, presence_penalty=2),
+    "frequency_penalty": lambda ask: varies(ask, frequency_penalty=2),
+    "repetition_penalty": lambda ask: varies(ask, repetition_penalty=2),
     "max_output_tokens": lambda ask: ask.usage(max_output_tokens=2).output_tokens == 2 < ask.usage().output_tokens,
     "include": lambda ask: bool(num_scored(ask, include=["message.output_text.logprobs"])) and not num_scored(ask),
     "top_logprobs": lambda ask: set(num_scored(ask, top_logprobs=3)) == {3},
@@ -115,6 +133,22 @@ EFFECTS: dict[str, Callable[[Asker], bool]] = {
     "seed": lambda ask: ask.text(temperature=1, seed=1) == ask.text(temperature=1, seed=1) != ask.text(temperature=1, seed=2),
     "think": lambda ask: "reasoning" in ask.kinds(tools=[DRAW], tool_choice="required", think=True),
 }
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"instructions": "be brief", "input": [{"role": "user", "content": LONG}, {"role": "assistant", "content": "so"}]},
+        {"tools": FUNCTIONS},
+        {"input": PICTURE},
+        {"input": PICTURE, "tools": [DRAW]},
+    ],
+    ids=["words", "turns", "functions", "picture", "picture drawn from"],
+)
+def test_a_prompt_is_counted_as_its_usage_says(http: httpx.Client, fields: dict[str, object]) -> None:
+    count = http.post("/v1/responses/input_tokens", json={"input": "tell a story", **fields}).json()
+    assert count["input_tokens"] == Asker(http).usage(**fields).input_tokens
 
 
 @pytest.mark.parametrize("name", EFFECTS)

@@ -13,13 +13,13 @@ from pydantic import JsonValue
 
 from kernels.sampling import SamplingRow, sample_tokens
 from model.tokenizer import Tokenizer
-from server.engine.grammar import Grammars, NoGrammars
+from server.engine.grammar import Grammars, GrammarStopped, NoGrammars
 from server.engine.link import LocalLink
 from server.engine.llguidance_grammars import LlguidanceGrammars
 from server.engine.options import EngineOptions
 from server.engine.process import LoadedEngine, load_engine
 from server.messages import FinishReason, ImageParams, OutputMode, Request, SamplingParams, TextSegment
-from server.serving.asks import Ask, JsonForm, Tool, ToolUse
+from server.serving.asks import Ask, ChoiceForm, JsonForm, PatternForm, Tool, ToolUse
 from server.serving.grammars import answer_grammar
 from tests.server.running_front import golden_model
 
@@ -40,7 +40,7 @@ SCHEMA: dict[str, JsonValue] = {
 
 
 def json_grammar(schema: dict[str, JsonValue]) -> str:
-    grammar = answer_grammar(Ask([], json_form=JsonForm(schema, "p")))
+    grammar = answer_grammar(Ask([], text_form=JsonForm(schema, "p")))
     assert grammar is not None
     return grammar
 
@@ -102,6 +102,11 @@ LAMP = Tool("lamp", "switches the lamp", ARGUMENTS, "p")
 SCENE = Tool("scene", None, {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}, "p")
 ONE_CALL = ToolUse([LAMP, SCENE], must_call=True, is_parallel=False)
 IN_JSON = JsonForm(ARGUMENTS, "p")
+CHOICE = ChoiceForm(["yes", 'yes, "ü"\n🙂', "a\\b"], "p")
+
+
+def matching(pattern: str) -> Ask:
+    return Ask([], text_form=PatternForm(pattern, "p"))
 
 
 def test_a_forced_call_is_made_whatever_the_model_would_say() -> None:
@@ -123,12 +128,23 @@ CALL = '<tool_call>\n{"name": "scene", "arguments": {"n": 2}}\n</tool_call>'
         (Ask([], tool_use=replace(ONE_CALL, must_call=False)), f"I look.\n{CALL}", True),
         (Ask([], tool_use=replace(ONE_CALL, must_call=False, is_parallel=True)), f"{CALL}\n{CALL} done", True),
         (Ask([], tool_use=replace(ONE_CALL, is_parallel=True)), f"{CALL}\n{CALL}", True),
-        (Ask([], tool_use=replace(ONE_CALL, must_call=False), json_form=IN_JSON), '{"on": true}', True),
-        (Ask([], tool_use=replace(ONE_CALL, must_call=False), json_form=IN_JSON), CALL, True),
+        (Ask([], tool_use=replace(ONE_CALL, must_call=False), text_form=IN_JSON), '{"on": true}', True),
+        (Ask([], tool_use=replace(ONE_CALL, must_call=False), text_form=IN_JSON), CALL, True),
         (Ask([], tool_use=ONE_CALL, thinks=True), f"<think>hm, <tool_call></think>\n{CALL}", True),
-        (Ask([], json_form=IN_JSON, thinks=True), '<think>\nwhat?\n</think>\n\n{"on": false}', True),
-        (Ask([], json_form=IN_JSON, thinks=True), "<think>only a thought</think>", False),
+        (Ask([], text_form=IN_JSON, thinks=True), '<think>\nwhat?\n</think>\n\n{"on": false}', True),
+        (Ask([], text_form=IN_JSON, thinks=True), "<think>only a thought</think>", False),
         (Ask([], tool_use=ONE_CALL), '<tool_call>\n{"name": "lamp", "arguments": {"on": true', False),
+        (Ask([], text_form=CHOICE), "yes", True),
+        (Ask([], text_form=CHOICE), 'yes, "ü"\n🙂', True),
+        (Ask([], text_form=CHOICE), "a\\b", True),
+        (Ask([], text_form=CHOICE, thinks=True), "<think>hm</think>yes", True),
+        (Ask([], text_form=CHOICE, tool_use=replace(ONE_CALL, must_call=False)), CALL, True),
+        (matching(r"\d{4}-\d{2}"), "2026-1", False),
+        (matching(r"^\d{4}-\d{2}$"), "2026-12", True),
+        (matching("a/b\nc"), "a/b\nc", True),
+        (matching(r"a\/[^/]+"), "a/ü", True),
+        (matching(r"\\/"), "\\/", True),
+        (matching(r"[\d.]+ \w\D[^\W]"), "3.1 aüz", True),
     ],
 )
 def test_what_an_ask_allows_can_be_said(ask: Ask, text: str, may_end: bool) -> None:
@@ -147,8 +163,14 @@ def test_what_an_ask_allows_can_be_said(ask: Ask, text: str, may_end: bool) -> N
         (Ask([], tool_use=ONE_CALL), f"{CALL}\n{CALL}"),
         (Ask([], tool_use=replace(ONE_CALL, must_call=False)), f"{CALL} and more"),
         (Ask([], tool_use=replace(ONE_CALL, must_call=False)), 'so <tool_call>\n{"name": "scene", "arguments": {"n": 3}}'),
-        (Ask([], json_form=IN_JSON), '{"off"'),
-        (Ask([], json_form=IN_JSON), '\n{"on"'),
+        (Ask([], text_form=IN_JSON), '{"off"'),
+        (Ask([], text_form=IN_JSON), '\n{"on"'),
+        (Ask([], text_form=CHOICE), "yesterday"),
+        (matching("ab|cd"), "abcd"),
+        (matching(r"\d"), "٣"),
+        (matching(r"\w+"), "ü"),
+        (matching(r"[^\d]"), "3"),
+        (matching("a/\nanswer: TEXT"), "anything"),
     ],
 )
 def test_what_an_ask_does_not_allow_cannot_be_said(ask: Ask, text: str) -> None:
@@ -158,6 +180,25 @@ def test_what_an_ask_does_not_allow_cannot_be_said(ask: Ask, text: str) -> None:
             return
         grammar.accept(token_id)
     raise AssertionError(f"{text!r} was allowed")
+
+
+@pytest.mark.parametrize("pattern", [r"(a+)+b", r"(a|aa)*b", r".*(.*(.*(.*a)*b)*c)*d", r"(.*a){20}"])
+def test_a_pattern_that_backtracks_elsewhere_is_followed_a_letter_at_a_time(pattern: str) -> None:
+    follow(pattern, num_letters=100)
+
+
+def test_a_pattern_with_more_states_than_the_bounds_is_given_up() -> None:
+    with pytest.raises(GrammarStopped):
+        follow(r"((a{1,100}){1,100}){1,100}b", num_letters=1000)
+
+
+def follow(pattern: str, num_letters: int) -> None:
+    """Write nothing but the letter a."""
+    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(answer_grammar(matching(pattern)) or "")
+    (letter,) = MODEL.tokenizer.encode("a")
+    for _ in range(num_letters):
+        assert letter in allowed_ids(grammar.allowed())
+        grammar.accept(letter)
 
 
 def test_a_preempted_answer_goes_on_where_its_grammar_was() -> None:
@@ -171,9 +212,12 @@ def test_a_preempted_answer_goes_on_where_its_grammar_was() -> None:
 
 
 def test_a_grammar_that_does_not_compile_fails_its_own_request_alone() -> None:
+    """And says why: "the model failed on this request" told nobody what to change."""
     loaded, link = load()
     tokens, reasons = answers(loaded, link, [request("bad", "start: nowhere", seed=1), request("good", GRAMMAR, seed=2)])
     assert reasons == {"bad": FinishReason.ERROR, "good": FinishReason.STOP}
+    (failed,) = [end for report in link.reports for end in report.finished if end.request_id == "bad"]
+    assert failed.error_code == "form_too_complex" and "simplify" in (failed.error_message or "")
     assert_fits(MODEL.tokenizer.decode(tokens["good"]))
 
 

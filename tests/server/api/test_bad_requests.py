@@ -103,8 +103,20 @@ ROWS: list[tuple[dict[str, object], str | None, str, str]] = [
     ({"response_format": {"type": "yaml"}}, "response_format.type", "invalid_value", "json_schema"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "invalid_value", "expected"),
     ({"response_format": {"type": "json_object"}, **IMAGES}, "response_format", "unsupported_parameter", "no pictures"),
-    ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos", "unsupported_parameter", "JSON"),
-    ({"response_format": {"type": "json_object"}, "min_tokens": 3}, "min_tokens", "unsupported_parameter", "JSON"),
+    ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos", "unsupported_parameter", "form"),
+    ({"response_format": {"type": "json_object"}, "min_tokens": 3}, "min_tokens", "unsupported_parameter", "form"),
+    ({"structured_outputs": {}}, "structured_outputs", "invalid_value", "exactly one"),
+    ({"structured_outputs": {"choice": ["a"], "regex": "a"}}, "structured_outputs", "invalid_value", "exactly one"),
+    ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "invalid_value", "at least 1"),
+    ({"structured_outputs": {"choice": [""]}}, "structured_outputs.choice[0]", "invalid_value", "at least 1"),
+    ({"structured_outputs": {"choice": ["a"]}, **IMAGES}, "structured_outputs.choice", "unsupported_parameter", "no pictures"),
+    ({"structured_outputs": {"regex": "a{1,9"}}, "structured_outputs.regex", "invalid_value", "regular expression"),
+    ({"structured_outputs": {"regex": "a(?=b)"}}, "structured_outputs.regex", "invalid_value", "look ahead"),
+    ({"structured_outputs": {"regex": "a\\"}}, "structured_outputs.regex", "invalid_value", "regular expression"),
+    ({"structured_outputs": {"regex": "[^\\s\\S]"}}, "structured_outputs.regex", "invalid_value", "regular expression"),
+    ({"structured_outputs": {"json": {"type": "nothing"}}}, "structured_outputs.json", "invalid_value", "schema"),
+    ({"structured_outputs": {"grammar": "root ::= a"}}, "structured_outputs.grammar", "unsupported_parameter", "choice"),
+    ({"structured_outputs": {"regex": "a"}, "response_format": {"type": "text"}}, "response_format", "invalid_value", "leave one"),
     (schema_format({"type": "strin"}), SCHEMA, "invalid_value", "enforced"),
     (schema_format({"not": {}}), SCHEMA, "unsupported_parameter", "'not'"),
     (schema_format({"$ref": "http://localhost/x"}), SCHEMA, "invalid_value", "enforced"),
@@ -227,9 +239,18 @@ def test_a_body_that_is_not_said_to_be_json_is_refused(front: RunningFront) -> N
     assert response.status_code == 415 and error_of(response)["code"] == "unsupported_media_type"
 
 
+METHODS = {
+    "/v1/chat/completions": "POST",
+    "/v1/responses/input_tokens": "POST",
+    "/v1/responses/resp_0": "DELETE, GET",
+    "/v1/streams/x": "DELETE, GET",
+    "/v1/models/a": "GET, HEAD",
+}
+
+
 def test_a_wrong_method_is_told_which_methods_there_are(front: RunningFront) -> None:
     with front.http() as http:
-        for path, allowed in (("/v1/chat/completions", "POST"), ("/v1/streams/x", "DELETE, GET"), ("/v1/models/a", "GET, HEAD")):
+        for path, allowed in METHODS.items():
             response = http.request("OPTIONS", path)
             assert (response.status_code, response.headers["allow"]) == (405, allowed)
             assert error_of(response)["code"] == "method_not_allowed"

@@ -223,6 +223,15 @@ def test_what_is_asked_reaches_the_engine(front: RunningFront) -> None:
     assert request.priority == 5 and request.tenant
 
 
+@pytest.mark.parametrize("off", [0, -1])
+def test_drawing_among_all_tokens_is_asked_for_as_the_peers_write_it(front: RunningFront, off: int) -> None:
+    """vLLM and SGLang switch ``top_k`` off with -1, which was refused."""
+    front.openai().chat.completions.create(
+        model="tiny_a", messages=[{"role": "user", "content": "hi"}], temperature=1, extra_body={"top_k": off}
+    )
+    assert front.engine.requests[-1].sampling.top_k == 0
+
+
 def test_a_top_p_of_nothing_leaves_the_likeliest_token(front: RunningFront) -> None:
     front.openai().chat.completions.create(model="tiny_a", messages=[{"role": "user", "content": "hi"}], temperature=1.5, top_p=0)
     sampling = front.engine.requests[-1].sampling

@@ -53,6 +53,8 @@ ROWS: list[tuple[type[WireObject], dict[str, object]]] = [
     (ChatRequest, CHAT),
     (ChatRequest, {**CHAT, "stop": "a", "tool_choice": "auto", "prediction": {"type": "content", "content": [TEXT]}}),
     (ChatRequest, {**CHAT, "tool_choice": NAMED}),
+    (ChatRequest, {**CHAT, "response_format": None, "structured_outputs": {"choice": ["a"]}}),
+    (ChatRequest, {**CHAT, "response_format": None, "structured_outputs": {"json": SCHEMA}}),
     (GenerationRequest, {"prompt": "a", "n": 1, "size": "64x64", "quality": "low", "stream": True, "partial_images": 1, "seed": 1}),
     (EditRequest, {"prompt": "a", "images": [{"image_url": "data:,"}], "text_scale": 1, "background": "auto"}),
 ]

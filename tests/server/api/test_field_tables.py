@@ -64,9 +64,9 @@ EDIT = Route(
     EDIT_FIELDS,
     EditRequest,
     {"prompt": "a cat", "images": [{"image_url": "data:,"}]},
-    fields_of(ImageEditParamsNonStreaming, ImageEditParamsStreaming) - {"image"} | {"images"},
+    fields_of(ImageEditParamsNonStreaming, ImageEditParamsStreaming) - {"image"} | {"images", "moderation"},
 )
-"""The official client sends edits as forms, where the pictures are called ``image``."""
+"""The official client sends edits as forms, where the pictures are called ``image``; ``moderation`` is a field of the JSON alone."""
 
 PICTURE = Route(PICTURE_FIELDS, ImageOptions, {}, frozenset())
 TOOL = Route(TOOL_FIELDS, ImageTool, {"type": "image_generation"}, fields_of(ImageGeneration))

@@ -64,6 +64,7 @@ def test_a_file_is_described_and_downloaded_by_the_official_client(front: Runnin
 
     content = client.files.content(file_id).content
     assert (described.id, described.bytes, described.filename) == (file_id, len(content), f"{file_id}.png")
+    assert described.expires_at == described.created_at + Settings().stream_ttl_s
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

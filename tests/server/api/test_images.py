@@ -95,6 +95,18 @@ def test_our_own_fields_reach_the_engine(client: OpenAI, front: RunningFront) ->
     assert answer.quality is None
 
 
+def test_a_negative_prompt_that_says_nothing_is_none(client: OpenAI, front: RunningFront) -> None:
+    """Forms send the field empty when nobody has filled it in; beside a guidance that is off it was refused."""
+    client.images.generate(prompt="a red circle", model=MODEL, extra_body={"negative_prompt": "", "text_scale": 1.0})
+    assert front.engine.requests[0].image.negative_token_ids is None
+
+
+def test_an_edit_as_json_takes_what_a_generation_takes_of_moderation(http: httpx.Client) -> None:
+    body = {"model": MODEL, "prompt": "make it red", "images": [{"image_url": picture_uri()}], "moderation": "low"}
+    answer = http.post("/v1/images/edits", json=body)
+    assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize(("output_format", "name"), [("png", "PNG"), ("webp", "WEBP"), ("jpeg", "JPEG")])
 def test_a_picture_comes_in_the_format_asked_for(http: httpx.Client, output_format: str, name: str) -> None:
     answer = http.post(GENERATIONS, json={**DRAW, "output_format": output_format}).json()

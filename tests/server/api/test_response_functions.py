@@ -212,6 +212,14 @@ def test_one_call_at_a_time_when_asked_for(front: RunningFront) -> None:
     assert "next*" not in grammar_of(front)
 
 
+def test_the_answer_of_a_function_may_leave_out_whose_it_is(front: RunningFront) -> None:
+    """OpenAI's description lets ``call_id`` be null; answers are read in the order in which they stand."""
+    response_id = post(front, input=[{"type": "function_call_output", "call_id": None, "output": "rain"}]).json()["id"]
+    with front.http() as http:
+        (listed,) = http.get(f"/v1/responses/{response_id}/input_items").json()["data"]
+    assert (listed["type"], listed["output"], "call_id" in listed) == ("function_call_output", "rain", False)
+
+
 def test_what_was_asked_is_listed_with_its_calls(front: RunningFront) -> None:
     items = [
         {"type": "function_call", "call_id": "c1", "name": "get_weather", "arguments": "{}"},

@@ -155,6 +155,30 @@ def test_sampling_fields_reach_the_engine(http: httpx.Client, front: RunningFron
     assert (response.temperature, response.top_p, response.max_output_tokens, response.metadata) == (0.5, 0.9, 7, {"a": "b"})
 
 
+def test_penalties_reach_the_engine_and_come_back(http: httpx.Client, front: RunningFront) -> None:
+    """Responses told two of them as 0 and knew neither in requests."""
+    body = {"model": MODEL, "input": "hi", "presence_penalty": 1.5, "frequency_penalty": -0.5, "repetition_penalty": 1.1}
+    response = http.post("/v1/responses", json=body).json()
+
+    sampling = front.engine.requests[-1].sampling
+    assert (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) == (1.5, -0.5, 1.1)
+    assert (response["presence_penalty"], response["frequency_penalty"]) == (1.5, -0.5)
+
+
+def test_the_likeliest_token_is_asked_for_by_top_p(http: httpx.Client, front: RunningFront) -> None:
+    """As in chat; responses refused 0, which OpenAI's bounds allow."""
+    create(http, input="hi", temperature=1.0, top_p=0)
+    assert front.engine.requests[-1].sampling.temperature == 0
+
+
+def test_hints_to_the_prompt_cache_are_taken_and_have_no_effect(http: httpx.Client, front: RunningFront) -> None:
+    """As in chat; responses refused them, though a hint changes no answer."""
+    mark = {"prompt_cache_breakpoint": {"mode": "explicit", "ttl": "30m"}}
+    parts = said({"type": "input_text", "text": "see", **mark}, {"type": "input_image", "image_url": picture_uri(), **mark})
+    create(http, input=parts, prompt_cache_options={"mode": "explicit", "ttl": "30m"}, prompt_cache_retention="24h")
+    assert [type(segment) for segment in front.engine.requests[-1].segments] == [TextSegment, ImageSegment]
+
+
 def test_instructions_and_items_are_read_in_order(http: httpx.Client, front: RunningFront) -> None:
     items: list[dict[str, object]] = [
         {"role": "user", "content": [{"type": "input_text", "text": "what is this?"}, {"type": "input_image", "image_url": picture_uri()}]},
@@ -309,6 +333,16 @@ def test_the_input_is_listed_in_full_form(http: httpx.Client, client: OpenAI) ->
     assert [item.id for item in (*listed.data, *rest.data)] == ids[::-1] and not rest.has_more
 
 
+def test_what_the_model_said_and_thought_is_listed_as_its_answers_have_it(http: httpx.Client, client: OpenAI) -> None:
+    """Words of the model lacked ``logprobs``, which clients that check what they read demand, and plans lacked their words."""
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "a cat"}]}
+    made = create(http, input=[{"role": "assistant", "content": "red"}, thought, {"role": "user", "content": "hi"}])
+    said_before, plan, _ = http.get(f"/v1/responses/{made.id}/input_items?order=asc").json()["data"]
+
+    assert said_before["content"] == [{"type": "output_text", "text": "red", "annotations": [], "logprobs": []}]
+    assert {name: plan[name] for name in thought} == thought
+
+
 @pytest.fixture
 def waiting() -> Iterator[RunningFront]:
     with running_front(ScriptedEngine(by_prompt)) as running:
@@ -429,6 +463,8 @@ def test_a_response_that_brings_down_two_engines_has_failed() -> None:
         ({"tools": [TOOL, TOOL]}, "tools", "invalid_value"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         ({"conversation": "conv_1"}, "conversation", "unsupported_parameter"),
+        ({"structured_outputs": {"choice": ["a"]}, "text": {"format": {"type": "text"}}}, "text.format", "invalid_value"),
+        ({"structured_outputs": {"choice": ["a"]}, "tools": [TOOL]}, "structured_outputs.choice", "unsupported_parameter"),
         ({"truncation": "auto"}, "truncation", "unsupported_parameter"),
         ({"background": True, "store": False}, "background", "invalid_value"),
         ({"include": ["file_search_call.results"]}, "include[0]", "unsupported_parameter"),

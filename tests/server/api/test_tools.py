@@ -116,9 +116,13 @@ def test_a_call_that_must_come_is_forced_and_may_be_any_allowed_one(front: Runni
     assert "before" not in grammar.splitlines()[2]
 
 
-def test_no_call_is_possible_where_none_may_come(front: RunningFront) -> None:
+@pytest.mark.parametrize(
+    "fields", [{"tools": [TOOL], "tool_choice": "none"}, {"tool_choice": "auto"}, {"tools": [], "tool_choice": "auto"}]
+)
+def test_no_call_is_possible_where_none_may_come(front: RunningFront, fields: dict[str, object]) -> None:
+    """Frameworks whose agents may have tools say ``auto`` with those that have none too."""
     with front.http() as http:
-        stream_events(http, {"tools": [TOOL], "tool_choice": "none"})
+        stream_events(http, fields)
     assert front.engine.requests[-1].sampling.grammar is None and len(prompt_of(front)) == 1
 
 
