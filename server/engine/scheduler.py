@@ -107,9 +107,14 @@ class Scheduler:
     def num_waiting(self) -> int:
         return len(self._roster.waiting)
 
-    def num_running(self, *, drawing: bool) -> int:
-        """Count the running sequences that are (or are not) drawing a picture."""
-        return sum((sequence.image is not None) is drawing for sequence in self._roster.running.values())
+    @property
+    def num_running(self) -> int:
+        return len(self._roster.running)
+
+    @property
+    def num_drawing(self) -> int:
+        """How many of the running sequences are drawing a picture."""
+        return sum(sequence.image is not None for sequence in self._roster.running.values())
 
     @property
     def num_preemptions(self) -> int:
