@@ -239,7 +239,7 @@ class WatchedLauncher:
             changes_of(rows)
             settings_table(rows)
         with self.watch.part("work"):
-            list_work(packed.plan.layout)
+            list_work(packed.layout)
 
 
 def list_work(layout: RowLayout) -> None:

@@ -234,7 +234,7 @@ def replay_line(options: Options) -> Line:
         packed = pack(Batch(decodes=rows), PAGE_SIZE, Markers(0, 0, 16), options.device)
         found = graphs.logits(packed)
     assert found is not None and len(graphs.sizes) == 1
-    expected = forward(packed.und_token_ids, packed.positions, packed.plan)
+    expected = forward(packed.und_token_ids, packed.positions, build_attention_plan(packed.layout, options.device))
     return _line("replayed decode steps", torch.float32, found.cpu(), expected.cpu(), 1e-4)
 
 

@@ -1,6 +1,6 @@
 """What the scheduler hands the runner: the rows of one step, and what the runner hands back.
 
-No tensors: page tables are lists, pictures are bytes. `packer` turns a batch into tensors.
+No tensors: page tables are numbers, pictures are bytes. `packer` turns a batch into tensors.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from server.engine.context import PageCopy
 from server.engine.cost_model import NO_LOAD, Load
 from server.engine.grammar import Grammar
 from server.engine.image_steps import EulerStep
+from server.engine.pages import Pages
 from server.engine.prefix_cache import Claim
 from server.engine.segments import DroppedImage, VaeImage, VitImage
 from server.messages import ImageParams, Picture, SamplingParams, TokenLogprob
@@ -75,7 +76,7 @@ class DecodeRow:
     """One text token of one context; ``token_id`` is None where the step under way is only just drawing it."""
 
     sequence_id: int
-    pages: list[int]
+    pages: Pages
     kv_len: int
     rope_pos: int
     token_id: int | None
@@ -87,7 +88,7 @@ class PrefillRow:
     """A chunk of one context: pieces in order from ``kv_len`` and ``rope_pos``. ``draw`` is set when its last row decides something."""
 
     sequence_id: int
-    pages: list[int]
+    pages: Pages
     kv_len: int
     rope_pos: int
     pieces: list[Piece]
@@ -100,7 +101,7 @@ class DenoiseRow:
 
     sequence_id: int
     context: int
-    pages: list[int]
+    pages: Pages
     kv_len: int
     rope_pos: int
 

@@ -10,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from server.engine import fairness
 from server.engine.batch import Draw
-from server.engine.pages import PagePool
+from server.engine.pages import PagePool, Pages
 from server.engine.prefix_cache import Claim, PrefixCache
 from server.engine.sequence import Sequence
 from server.engine.turns import Turns
@@ -35,7 +35,7 @@ class LeakingPool(PagePool):
 
     _num_releases = 0
 
-    def release(self, pages: list[int]) -> None:
+    def release(self, pages: Pages) -> None:
         self._num_releases += 1
         super().release(pages[1:] if self._num_releases % LEAK_EVERY == 0 else pages)
 

@@ -22,7 +22,7 @@ from loadtests.gpu.sum_grammars import SumGrammar, SumGrammars
 from server.engine.batch import Batch, DecodeRow
 from server.engine.fairness import PATIENCE_STEPS
 from server.engine.options import SchedulerLimits
-from server.engine.pages import PagePool
+from server.engine.pages import PagePool, Pages
 from server.engine.scheduler import Scheduler
 from server.engine.segments import ContextSegment, VaeImage, VitImage
 from server.engine.sequence import Phase, Sequence
@@ -82,7 +82,7 @@ class Waits:
                 del self.steps[sequence_id]
 
 
-def pages_of(batch: Batch) -> list[list[int]]:
+def pages_of(batch: Batch) -> list[Pages]:
     """Return the pages of every row, read or written."""
     denoise = [row for step in batch.denoises for row in step.rows]
     return [row.pages for row in batch.decodes] + [row.pages for row in batch.prefills] + [row.pages for row in denoise]
