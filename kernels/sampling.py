@@ -7,7 +7,7 @@ picks a token by inverting the cumulative distribution over tokens sorted by pro
 from __future__ import annotations
 
 import math
-from collections import Counter
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +17,7 @@ import torch
 
 from kernels.logit_changes import Changes, Ints
 from kernels.readback import read_together
+from kernels.token_counts import NO_TOKENS, TokenCounts
 from kernels.upload import upload_tensor
 
 _MASK_64 = (1 << 64) - 1
@@ -29,7 +30,7 @@ class SamplingRow:
     Attributes:
         seed: the request's seed; index: which draw of the request this is.
         suppressed: token ids that may not be drawn; bias: added to logits, by token id.
-        text_ids: tokens the penalties count; counts_fed: whether they also count the one the row was fed, which the device alone knows.
+        written: tokens the penalties count; counts_fed: whether they also count the one the row was fed, which the device alone knows.
         num_logprobs: None for no log-probability, else how many alternatives to return beside the drawn token.
         allowed: which tokens may be drawn, one bit per id, lowest bit first; ids beyond it may not. None allows all.
     """
@@ -45,7 +46,7 @@ class SamplingRow:
     index: int = 0
     suppressed: tuple[int, ...] = ()
     bias: dict[int, float] = field(default_factory=dict)
-    text_ids: tuple[int, ...] = ()
+    written: TokenCounts = NO_TOKENS
     counts_fed: bool = False
     num_logprobs: int | None = None
     allowed: bytes | None = None
@@ -127,35 +128,47 @@ def begin_draws(logits: torch.Tensor, rows: list[SamplingRow], fed: torch.Tensor
 def with_fed(rows: Sequence[SamplingRow], fed_ids: Sequence[int]) -> list[SamplingRow]:
     """Return the rows as they are once it is known which tokens they were fed."""
     counted = zip(rows, fed_ids, strict=True)
-    return [replace(row, text_ids=(*row.text_ids, fed), counts_fed=False) if row.counts_fed else row for row, fed in counted]
+    return [replace(row, written=row.written.with_another(fed), counts_fed=False) if row.counts_fed else row for row, fed in counted]
 
 
 def changes_of(rows: Sequence[SamplingRow]) -> Changes:
     """Return which logits `adjust` changes and how; no logit is named twice."""
-    tokens: list[int] = []
-    num_written: list[int] = []
-    added: list[float] = []
+    tokens, num_written = array("i"), array("i")
     starts: list[int] = []
+    raised_at: list[int] = []
+    raised_by: list[float] = []
     for row in rows:
-        starts.append(len(tokens))
-        raised = row.bias | dict.fromkeys(row.suppressed, -math.inf)
-        written = Counter(row.text_ids)
-        changed = [*(written.keys() | raised.keys())]
-        tokens += changed
-        num_written += [written[token] for token in changed]
-        added += [raised.get(token, 0.0) for token in changed]
+        start, written = len(tokens), row.written
+        starts.append(start)
+        tokens.extend(written.token_ids)
+        num_written.extend(written.counts)
+        for token, amount in _raised(row).items():
+            place = written.place_of(token)
+            if place is None:
+                place = len(tokens) - start
+                tokens.append(token)
+                num_written.append(0)
+            raised_at.append(start + place)
+            raised_by.append(amount)
         if row.counts_fed:
             tokens.append(-1)
             num_written.append(0)
-            added.append(0.0)
-    return _changes(rows, [*starts, len(tokens)], np.array(tokens, dtype=np.int32), np.array(num_written), np.array(added))
+    added = np.zeros(len(tokens))
+    added[raised_at] = raised_by
+    return _changes(rows, [*starts, len(tokens)], np.array(tokens, dtype=np.int32), np.array(num_written, dtype=np.int64), added)
+
+
+def _raised(row: SamplingRow) -> dict[int, float]:
+    """Return what is added to logits by biases and suppressions, by token."""
+    suppressed = dict.fromkeys(row.suppressed, -math.inf)
+    return row.bias | suppressed if row.bias else suppressed
 
 
 def _changes(
     rows: Sequence[SamplingRow], starts: list[int], tokens: Ints, num_written: npt.NDArray[np.int64], added: npt.NDArray[np.float64]
 ) -> Changes:
     lengths = np.diff(starts)
-    settings = np.array([[row.repetition_penalty, row.frequency_penalty, row.presence_penalty] for row in rows])
+    settings = _penalties(rows)
     repetition, frequency, presence = settings.repeat(lengths, axis=0).T
     is_written = num_written > 0
     penalty = np.where(is_written, repetition, 1.0)
@@ -193,7 +206,7 @@ def draw_by_sorting(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.
     return token_ids
 
 
-def _put(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _put(values: Sequence[float] | npt.NDArray[np.generic], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Bring numbers to the device without waiting for it."""
     return upload_tensor(torch.tensor(values, dtype=dtype), device)
 
@@ -242,15 +255,25 @@ def _penalise(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> None:
 
     OpenAI: presence, frequency; CTRL, Keskar et al. 2019: repetition.
     """
-    written = [(k, token, count, row) for k, row in enumerate(rows) for token, count in Counter(row.text_ids).items()]
-    if not written:
+    lengths = [len(row.written.counts) for row in rows]
+    if not any(lengths):
         return
-    row_index = _put([k for k, *_ in written], torch.int64, logits.device)
-    where = (row_index, _put([token for _, token, *_ in written], torch.int64, logits.device))
-    repetition = _put([row.repetition_penalty for *_, row in written], logits.dtype, logits.device)
-    lowered = _put([count * row.frequency_penalty + row.presence_penalty for *_, count, row in written], logits.dtype, logits.device)
+    token_ids, counts = array("i"), array("i")
+    for row in rows:
+        token_ids.extend(row.written.token_ids)
+        counts.extend(row.written.counts)
+    factors, frequency, presence = _penalties(rows).repeat(lengths, axis=0).T
+    row_index = _put(np.arange(len(rows)).repeat(lengths), torch.int64, logits.device)
+    where = (row_index, _put(np.array(token_ids), torch.int64, logits.device))
+    repetition = _put(factors, logits.dtype, logits.device)
+    lowered = _put(np.array(counts) * frequency + presence, logits.dtype, logits.device)
     found = logits[where]
     logits.index_put_(where, torch.where(found > 0, found / repetition, found * repetition) - lowered)
+
+
+def _penalties(rows: Sequence[SamplingRow]) -> npt.NDArray[np.float64]:
+    """Return ``[num_rows, 3]``: repetition, frequency and presence penalty of each row."""
+    return np.array([[row.repetition_penalty, row.frequency_penalty, row.presence_penalty] for row in rows])
 
 
 def _column(values: list[float], logits: torch.Tensor) -> torch.Tensor:

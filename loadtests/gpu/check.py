@@ -32,6 +32,7 @@ from kernels.sampling import SamplingRow, draw_by_sorting, sample_tokens, settin
 from kernels.sampling_triton import draw_with_triton
 from kernels.silu_mul_to_fp8 import silu_mul_to_fp8
 from kernels.silu_mul_to_fp8_triton import silu_mul_to_fp8_with_triton
+from kernels.token_counts import counts_of
 from loadtests.gpu.ahead import ahead_lines
 from loadtests.gpu.fp8_checks import product_lines
 from loadtests.gpu.matrices import matrices_of
@@ -185,7 +186,7 @@ def sampling_lines(options: Options) -> list[Line]:
     vocab, num_rows = (300, 12) if options.is_tiny else (152_064, 64)
     logits = 3.0 * torch.randn(num_rows, vocab, generator=torch.Generator().manual_seed(3))
     plain = SamplingRow(temperature=0.8)
-    penalised = replace(plain, presence_penalty=0.5, frequency_penalty=0.2, repetition_penalty=1.3, text_ids=tuple(range(0, 40, 3)))
+    penalised = replace(plain, presence_penalty=0.5, frequency_penalty=0.2, repetition_penalty=1.3, written=counts_of(range(0, 40, 3)))
     kinds = [replace(plain, min_p=0.05), replace(plain, top_k=20), replace(plain, top_p=0.9), replace(penalised, bias={5: 2.0})]
     kinds += [SamplingRow(num_logprobs=3), plain, replace(plain, suppressed=(7,))]
     rows = [replace(kinds[k % len(kinds)], seed=k, index=k) for k in range(num_rows)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from kernels.token_counts import NO_TOKENS, TokenCounts
 from server.engine.context import PageCopy
 from server.engine.cost_model import NO_LOAD, Load
 from server.engine.grammar import Grammar
@@ -26,24 +27,24 @@ class Draw:
         params: the request's sampling parameters.
         index: which draw of the request this is; with the seed it fixes the random number.
         suppressed: token ids that may not be drawn.
-        text_ids: what the answer holds so far, for penalties; empty when the request has none.
+        written: the tokens of the answer so far, for penalties; none when the request has no penalties.
         wants_logprob: whether the request asked for log-probabilities.
         grammar: says, once the model has run, which tokens may be drawn; None allows all.
-        is_ahead: whether the row feeds a token that was under way when this was made: ``text_ids`` are without it, and the grammar takes it
+        is_ahead: whether the row feeds a token that was under way when this was made: ``written`` is without it, and the grammar takes it
             in when the step that draws it is committed.
     """
 
     params: SamplingParams
     index: int
     suppressed: tuple[int, ...]
-    text_ids: tuple[int, ...] = ()
+    written: TokenCounts = NO_TOKENS
     wants_logprob: bool = False
     grammar: Grammar | None = None
     is_ahead: bool = False
 
     @property
     def counts_fed(self) -> bool:
-        """Whether penalties must count the token that the row feeds beside ``text_ids``."""
+        """Whether penalties must count the token that the row feeds beside ``written``."""
         return self.is_ahead and self.params.has_penalty
 
     @property

@@ -268,7 +268,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Whoever has penalties counts all tokens before the draw, the one being fed included; so does a grammar by then."""
         draw, params = row.draw, sequence.request.sampling
         fed = [drawn(sequence.sequence_id, draw.index - 1)] if draw.counts_fed else []
-        assert [*draw.text_ids, *fed] == (sequence.text_ids if params.has_penalty else [])
+        counted = Counter(fed) + Counter(dict(zip(draw.written.token_ids, draw.written.counts, strict=True)))
+        assert counted == Counter(sequence.text_ids if params.has_penalty else [])
         assert (EOS in draw.suppressed) == (len(sequence.text_ids) < params.min_tokens)
         assert (draw.grammar is None) == (params.grammar is None)
         assert not isinstance(draw.grammar, SumGrammar) or draw.grammar.accepted == sequence.text_ids

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kernels.sampling import SamplingRow, find_unsound, sample_tokens, uniform
+from kernels.token_counts import counts_of
 
 VOCAB = 40
 NUM_DRAWS = 4000
@@ -123,23 +124,23 @@ def test_penalties_lower_what_was_written() -> None:
     logits = torch.zeros(VOCAB)
     logits[3], logits[4] = 2.0, 1.5
 
-    assert draw(logits, SamplingRow(presence_penalty=1.0, text_ids=(3,))) == 4
-    assert draw(logits, SamplingRow(frequency_penalty=0.3, text_ids=(3, 3))) == 4
-    assert draw(logits, SamplingRow(repetition_penalty=2.0, text_ids=(3,))) == 4
-    assert draw(logits, SamplingRow(frequency_penalty=0.2, text_ids=(3, 3))) == 3
+    assert draw(logits, SamplingRow(presence_penalty=1.0, written=counts_of((3,)))) == 4
+    assert draw(logits, SamplingRow(frequency_penalty=0.3, written=counts_of((3, 3)))) == 4
+    assert draw(logits, SamplingRow(repetition_penalty=2.0, written=counts_of((3,)))) == 4
+    assert draw(logits, SamplingRow(frequency_penalty=0.2, written=counts_of((3, 3)))) == 3
 
 
 def test_repetition_penalty_lowers_negative_logits_too() -> None:
     logits = torch.full((VOCAB,), -9.0)
     logits[3], logits[4] = -2.0, -3.0
 
-    assert draw(logits, SamplingRow(repetition_penalty=2.0, text_ids=(3,))) == 4
+    assert draw(logits, SamplingRow(repetition_penalty=2.0, written=counts_of((3,)))) == 4
 
 
 def test_a_token_that_the_row_was_fed_is_counted_where_the_row_says_so() -> None:
     logits = torch.zeros(2, VOCAB)
     logits[:, 3], logits[:, 4] = 2.0, 1.5
-    counting = SamplingRow(frequency_penalty=0.3, text_ids=(3,), counts_fed=True)
+    counting = SamplingRow(frequency_penalty=0.3, written=counts_of((3,)), counts_fed=True)
     drawn = sample_tokens(logits, [counting, replace(counting, counts_fed=False)], torch.tensor([3, 3]))
     assert [token.token_id for token in drawn] == [4, 3]
 
