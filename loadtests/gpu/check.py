@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -186,10 +185,10 @@ def sampling_lines(options: Options) -> list[Line]:
     vocab, num_rows = (300, 12) if options.is_tiny else (152_064, 64)
     logits = 3.0 * torch.randn(num_rows, vocab, generator=torch.Generator().manual_seed(3))
     plain = SamplingRow(temperature=0.8)
-    penalised = replace(plain, presence_penalty=0.5, frequency_penalty=0.2, repetition_penalty=1.3, written=counts_of(range(0, 40, 3)))
-    kinds = [replace(plain, min_p=0.05), replace(plain, top_k=20), replace(plain, top_p=0.9), replace(penalised, bias={5: 2.0})]
-    kinds += [SamplingRow(num_logprobs=3), plain, replace(plain, suppressed=(7,))]
-    rows = [replace(kinds[k % len(kinds)], seed=k, index=k) for k in range(num_rows)]
+    penalised = plain._replace(presence_penalty=0.5, frequency_penalty=0.2, repetition_penalty=1.3, written=counts_of(range(0, 40, 3)))
+    kinds = [plain._replace(min_p=0.05), plain._replace(top_k=20), plain._replace(top_p=0.9), penalised._replace(bias={5: 2.0})]
+    kinds += [SamplingRow(num_logprobs=3), plain, plain._replace(suppressed=(7,))]
+    rows = [kinds[k % len(kinds)]._replace(seed=k, index=k) for k in range(num_rows)]
     expected, on_device = sample_tokens(logits.clone(), rows), logits.to(options.device)
     found, num_waits = counting_waits(lambda: sample_tokens(on_device, rows), options.device)
     differing = sum(one.token_id != other.token_id for one, other in zip(found, expected, strict=True)) / num_rows

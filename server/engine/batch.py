@@ -6,7 +6,7 @@ No tensors: page tables are numbers, pictures are bytes. `packer` turns a batch 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kernels.token_counts import NO_TOKENS, TokenCounts
 from server.engine.context import PageCopy
@@ -19,9 +19,8 @@ from server.engine.segments import DroppedImage, VaeImage, VitImage
 from server.messages import ImageParams, Picture, SamplingParams, TokenLogprob
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """How to draw the token that follows a row.
+class Draw(NamedTuple):
+    """How to draw the token that follows a row. A tuple, because every row of every step has one (`DecodeRow` too).
 
     Attributes:
         params: the request's sampling parameters.
@@ -35,7 +34,7 @@ class Draw:
     """
 
     params: SamplingParams
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of that name
     suppressed: tuple[int, ...]
     written: TokenCounts = NO_TOKENS
     wants_logprob: bool = False
@@ -72,8 +71,7 @@ Piece = TextPiece | VitImage | VaeImage | DroppedImage
 """A part of a prefill row; image segments are atomic and stand for themselves; a dropped one only moves the position."""
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeRow:
+class DecodeRow(NamedTuple):
     """One text token of one context; ``token_id`` is None where the step under way is only just drawing it."""
 
     sequence_id: int
@@ -208,8 +206,7 @@ class Batch:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class DrawnToken:
+class DrawnToken(NamedTuple):
     token_id: int
     logprob: TokenLogprob | None = None
 

@@ -108,15 +108,6 @@ class Scheduler:
         return len(self._roster.waiting)
 
     @property
-    def num_running(self) -> int:
-        return len(self._roster.running)
-
-    @property
-    def num_drawing(self) -> int:
-        """How many of the running sequences are drawing a picture."""
-        return sum(sequence.image is not None for sequence in self._roster.running.values())
-
-    @property
     def num_preemptions(self) -> int:
         return self._reservations.num_preemptions
 

@@ -16,7 +16,8 @@ def step_stats(step: int, step_s: float, batch: Batch, result: BatchResult, sche
     """Return the statistics of step number ``step``, which took ``step_s`` seconds."""
     num_queries, num_hits = scheduler.take_prefix_counts()
     num_denoise_rows = sum(len(denoise.rows) for denoise in batch.denoises)
-    num_drawing = scheduler.num_drawing
+    running = scheduler.running
+    num_drawing = sum(sequence.image is not None for sequence in running)
     return StepStats(
         step=step,
         step_s=step_s,
@@ -28,7 +29,7 @@ def step_stats(step: int, step_s: float, batch: Batch, result: BatchResult, sche
         num_branches_elided=sum(_num_elided(one) for one in batch.denoises if one.completes),
         num_branches_foreseen=sum(_num_foreseen(one) for one in batch.denoises if one.completes),
         num_gen_tokens=result.num_gen_tokens,
-        running_text=scheduler.num_running - num_drawing,
+        running_text=len(running) - num_drawing,
         running_image=num_drawing,
         waiting=scheduler.num_waiting,
         pages_used=pool.num_used,

@@ -46,6 +46,10 @@ class TurnEnd:
     finish: FinishReason | None = None
 
 
+GOES_ON = TurnEnd(is_answer_token=True)
+"""What nearly every token did."""
+
+
 class Turns:
     """The decisions of the interleaving loop, for one model."""
 
@@ -186,7 +190,7 @@ class Turns:
         if sequence.grammar is not None:
             sequence.grammar.accept(token_id)
         if len(sequence.text_ids) < sequence.turn_limit and sequence.full.rope_pos < self._facts.max_positions:
-            return TurnEnd(is_answer_token=True)
+            return GOES_ON
         return replace(self._finish_or_draw_on(sequence, FinishReason.LENGTH), is_answer_token=True)
 
     def _on_text_end(self, sequence: Sequence, reason: FinishReason) -> TurnEnd:

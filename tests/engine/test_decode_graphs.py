@@ -230,7 +230,7 @@ def test_the_size_unused_for_longest_makes_room() -> None:
     seen = []
     for rows in ROWS:
         for kv_len in (16, CONTEXT_ROWS + 800, 2 * CONTEXT_ROWS + 800):
-            step = packed(Batch(decodes=[replace(one, pages=[1] * 500, kv_len=kv_len)] * rows))
+            step = packed(Batch(decodes=[one._replace(pages=[1] * 500, kv_len=kv_len)] * rows))
             size = size_of(step)
             assert size is not None
             if size not in seen:

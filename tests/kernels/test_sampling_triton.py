@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 import torch
@@ -54,7 +53,7 @@ def test_any_settings_draw_the_token_of_the_sorted_way(rows: list[SamplingRow], 
 @pytest.mark.parametrize("vocab", [BLOCK - 1, BLOCK + 1, 3 * BLOCK])
 def test_a_vocabulary_of_several_blocks_is_drawn_from_all_over(vocab: int) -> None:
     plain = SamplingRow(temperature=1.0, seed=vocab)
-    rows = [SamplingRow(), plain, replace(plain, min_p=0.1), replace(plain, top_k=40, top_p=0.9)]
+    rows = [SamplingRow(), plain, plain._replace(min_p=0.1), plain._replace(top_k=40, top_p=0.9)]
     assert_draws_alike(random_logits(4, vocab, 2.0, seed=vocab), rows)
 
 
