@@ -7,9 +7,11 @@ picks a token by inverting the cumulative distribution over tokens sorted by pro
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,19 +19,22 @@ import torch
 
 from kernels.logit_changes import Changes, Ints
 from kernels.readback import read_together
+from kernels.token_counts import NO_TOKENS, TokenCounts
 from kernels.upload import upload_tensor
 
 _MASK_64 = (1 << 64) - 1
+_GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingRow:
+class SamplingRow(NamedTuple):
     """How one row's token is drawn. ``temperature`` 0 is greedy; ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 are off.
+
+    A tuple, because every row of every step has one: a frozen dataclass of so many fields takes four times as long to make.
 
     Attributes:
         seed: the request's seed; index: which draw of the request this is.
         suppressed: token ids that may not be drawn; bias: added to logits, by token id.
-        text_ids: tokens the penalties count; counts_fed: whether they also count the one the row was fed, which the device alone knows.
+        written: tokens the penalties count; counts_fed: whether they also count the one the row was fed, which the device alone knows.
         num_logprobs: None for no log-probability, else how many alternatives to return beside the drawn token.
         allowed: which tokens may be drawn, one bit per id, lowest bit first; ids beyond it may not. None allows all.
     """
@@ -42,10 +47,10 @@ class SamplingRow:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     seed: int = 0
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # tuples have a method of that name
     suppressed: tuple[int, ...] = ()
-    bias: dict[int, float] = field(default_factory=dict)
-    text_ids: tuple[int, ...] = ()
+    bias: Mapping[int, float] = {}
+    written: TokenCounts = NO_TOKENS
     counts_fed: bool = False
     num_logprobs: int | None = None
     allowed: bytes | None = None
@@ -59,23 +64,24 @@ class DrawnLogprob:
     top: list[tuple[int, float]]
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(NamedTuple):
     token_id: int
     logprob: DrawnLogprob | None
 
 
-def uniform(seed: int, index: int) -> float:
-    """Return the number in [0, 1) that belongs to (seed, index): SplitMix64 (Steele et al. 2014) of both."""
-    state = (_mix(seed & _MASK_64) + (index + 1) * 0x9E3779B97F4A7C15) & _MASK_64
-    return (_mix(state) >> 11) * 2.0**-53
+def uniforms(rows: Sequence[SamplingRow]) -> npt.NDArray[np.float64]:
+    """Return the number in [0, 1) that belongs to each row's (seed, index): SplitMix64 (Steele et al. 2014) of both."""
+    seeds = np.array([row.seed & _MASK_64 for row in rows], dtype=np.uint64)
+    indices = np.array([row.index & _MASK_64 for row in rows], dtype=np.uint64)
+    states = _mix(seeds) + (indices + np.uint64(1)) * _GOLDEN_GAMMA
+    return (_mix(states) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _mix(state: int) -> int:
-    state = (state + 0x9E3779B97F4A7C15) & _MASK_64
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK_64
-    return state ^ (state >> 31)
+def _mix(states: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    states = states + _GOLDEN_GAMMA
+    states = (states ^ (states >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    states = (states ^ (states >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return states ^ (states >> np.uint64(31))
 
 
 def find_unsound(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,57 +133,79 @@ def begin_draws(logits: torch.Tensor, rows: list[SamplingRow], fed: torch.Tensor
 def with_fed(rows: Sequence[SamplingRow], fed_ids: Sequence[int]) -> list[SamplingRow]:
     """Return the rows as they are once it is known which tokens they were fed."""
     counted = zip(rows, fed_ids, strict=True)
-    return [replace(row, text_ids=(*row.text_ids, fed), counts_fed=False) if row.counts_fed else row for row, fed in counted]
+    return [row._replace(written=row.written.with_another(fed), counts_fed=False) if row.counts_fed else row for row, fed in counted]
 
 
 def changes_of(rows: Sequence[SamplingRow]) -> Changes:
-    """Return which logits `adjust` changes and how; no logit is named twice."""
-    tokens: list[int] = []
-    num_written: list[int] = []
-    added: list[float] = []
+    """Return which logits `adjust` changes and how, not to be written to; no logit is named twice."""
+    if any(row.bias or row.counts_fed or row.written.token_ids for row in rows):
+        return _changes_of(rows)
+    return _suppressions(tuple(row.suppressed for row in rows))
+
+
+@lru_cache(maxsize=64)
+def _suppressions(by_row: tuple[tuple[int, ...], ...]) -> Changes:
+    """Return the changes of rows that only suppress tokens: most steps have the same as the one before."""
+    return _changes_of([SamplingRow(suppressed=suppressed) for suppressed in by_row])
+
+
+def _changes_of(rows: Sequence[SamplingRow]) -> Changes:
+    tokens, num_written = array("i"), array("i")
     starts: list[int] = []
+    raised_at: list[int] = []
+    raised_by: list[float] = []
     for row in rows:
-        starts.append(len(tokens))
-        raised = row.bias | dict.fromkeys(row.suppressed, -math.inf)
-        written = Counter(row.text_ids)
-        changed = [*(written.keys() | raised.keys())]
-        tokens += changed
-        num_written += [written[token] for token in changed]
-        added += [raised.get(token, 0.0) for token in changed]
+        start, written = len(tokens), row.written
+        starts.append(start)
+        tokens.extend(written.token_ids)
+        num_written.extend(written.counts)
+        for token, amount in _raised(row).items():
+            place = written.place_of(token)
+            if place is None:
+                place = len(tokens) - start
+                tokens.append(token)
+                num_written.append(0)
+            raised_at.append(start + place)
+            raised_by.append(amount)
         if row.counts_fed:
             tokens.append(-1)
             num_written.append(0)
-            added.append(0.0)
-    return _changes(rows, [*starts, len(tokens)], np.array(tokens, dtype=np.int32), np.array(num_written), np.array(added))
+    added = np.zeros(len(tokens))
+    added[raised_at] = raised_by
+    return _changes(rows, [*starts, len(tokens)], np.array(tokens, dtype=np.int32), np.array(num_written, dtype=np.int64), added)
+
+
+def _raised(row: SamplingRow) -> dict[int, float]:
+    """Return what is added to logits by biases and suppressions, by token."""
+    suppressed = dict.fromkeys(row.suppressed, -math.inf)
+    return {**row.bias, **suppressed} if row.bias else suppressed
 
 
 def _changes(
     rows: Sequence[SamplingRow], starts: list[int], tokens: Ints, num_written: npt.NDArray[np.int64], added: npt.NDArray[np.float64]
 ) -> Changes:
     lengths = np.diff(starts)
-    settings = np.array([[row.repetition_penalty, row.frequency_penalty, row.presence_penalty] for row in rows])
-    repetition, frequency, presence = settings.repeat(lengths, axis=0).T
+    repetition, frequency, presence = _penalties(rows).repeat(lengths, axis=0).T
     is_written = num_written > 0
-    penalty = np.where(is_written, repetition, 1.0)
-    lowered = np.where(is_written, num_written * frequency + presence, 0.0)
-    amounts = np.stack([penalty, lowered, added, (num_written + 1) * frequency + presence], axis=1)
-    places = np.stack([np.arange(len(rows), dtype=np.int32).repeat(lengths), tokens], axis=1)
+    table = np.empty((len(tokens), 6), dtype=np.int32)
+    table[:, 0] = np.arange(len(rows)).repeat(lengths)
+    table[:, 1] = tokens
+    amounts = table[:, 2:].view(np.float32)
+    amounts[:, 0] = np.where(is_written, repetition, 1.0)
+    amounts[:, 1] = np.where(is_written, num_written * frequency + presence, 0.0)
+    amounts[:, 2] = added
+    amounts[:, 3] = (num_written + 1) * frequency + presence
     counting = [k for k, row in enumerate(rows) if row.counts_fed]
-    spans = [[k, starts[k], starts[k + 1] - 1] for k in counting]
-    return Changes(
-        np.concatenate([places, _bits(amounts)], axis=1),
-        np.concatenate([np.array(spans, dtype=np.int32).reshape(-1, 3), _bits(settings[counting, :1])], axis=1),
-    )
-
-
-def _bits(numbers: npt.NDArray[np.float64]) -> Ints:
-    return np.ascontiguousarray(numbers, dtype=np.float32).view(np.int32)
+    spans = np.empty((len(counting), 4), dtype=np.int32)
+    spans[:, :3] = np.array([[k, starts[k], starts[k + 1] - 1] for k in counting]).reshape(-1, 3)
+    spans[:, 3:].view(np.float32)[:, 0] = [rows[k].repetition_penalty for k in counting]
+    return Changes(table, spans)
 
 
 def settings_table(rows: Sequence[SamplingRow]) -> torch.Tensor:
     """Return float64 ``[num_rows, 5]`` on the host: temperature, top-k, top-p, min-p and the uniform number of each row."""
-    lines = [[row.temperature, row.top_k, row.top_p, row.min_p, uniform(row.seed, row.index)] for row in rows]
-    return torch.tensor(lines, dtype=torch.float64)
+    settings = [(row.temperature, row.top_k, row.top_p, row.min_p) for row in rows]
+    return torch.from_numpy(np.concatenate([np.array(settings, dtype=np.float64), uniforms(rows)[:, None]], axis=1))
 
 
 def draw_by_sorting(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
@@ -193,7 +221,7 @@ def draw_by_sorting(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.
     return token_ids
 
 
-def _put(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _put(values: Sequence[float] | npt.NDArray[np.generic], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Bring numbers to the device without waiting for it."""
     return upload_tensor(torch.tensor(values, dtype=dtype), device)
 
@@ -242,18 +270,28 @@ def _penalise(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> None:
 
     OpenAI: presence, frequency; CTRL, Keskar et al. 2019: repetition.
     """
-    written = [(k, token, count, row) for k, row in enumerate(rows) for token, count in Counter(row.text_ids).items()]
-    if not written:
+    lengths = [len(row.written.counts) for row in rows]
+    if not any(lengths):
         return
-    row_index = _put([k for k, *_ in written], torch.int64, logits.device)
-    where = (row_index, _put([token for _, token, *_ in written], torch.int64, logits.device))
-    repetition = _put([row.repetition_penalty for *_, row in written], logits.dtype, logits.device)
-    lowered = _put([count * row.frequency_penalty + row.presence_penalty for *_, count, row in written], logits.dtype, logits.device)
+    token_ids, counts = array("i"), array("i")
+    for row in rows:
+        token_ids.extend(row.written.token_ids)
+        counts.extend(row.written.counts)
+    factors, frequency, presence = _penalties(rows).repeat(lengths, axis=0).T
+    row_index = _put(np.arange(len(rows)).repeat(lengths), torch.int64, logits.device)
+    where = (row_index, _put(np.array(token_ids), torch.int64, logits.device))
+    repetition = _put(factors, logits.dtype, logits.device)
+    lowered = _put(np.array(counts) * frequency + presence, logits.dtype, logits.device)
     found = logits[where]
     logits.index_put_(where, torch.where(found > 0, found / repetition, found * repetition) - lowered)
 
 
-def _column(values: list[float], logits: torch.Tensor) -> torch.Tensor:
+def _penalties(rows: Sequence[SamplingRow]) -> npt.NDArray[np.float64]:
+    """Return ``[num_rows, 3]``: repetition, frequency and presence penalty of each row."""
+    return np.array([[row.repetition_penalty, row.frequency_penalty, row.presence_penalty] for row in rows])
+
+
+def _column(values: list[float] | npt.NDArray[np.float64], logits: torch.Tensor) -> torch.Tensor:
     return _put(values, torch.float64, logits.device)[:, None]
 
 
@@ -286,7 +324,7 @@ def _sample_ordered(logits: torch.Tensor, rows: list[SamplingRow]) -> torch.Tens
 def _invert(probabilities: torch.Tensor, rows: list[SamplingRow]) -> torch.Tensor:
     """Find where each row's uniform number falls in its cumulative distribution: int64 ``[num_rows]``."""
     cumulative = probabilities.cumsum(dim=-1)
-    threshold = _column([uniform(row.seed, row.index) for row in rows], probabilities) * cumulative[:, -1:]
+    threshold = _column(uniforms(rows), probabilities) * cumulative[:, -1:]
     chosen = torch.searchsorted(cumulative, threshold, right=True)
     last = (probabilities > 0).int().cumsum(dim=-1).argmax(dim=-1, keepdim=True)
     return torch.minimum(chosen, last)[:, 0]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from kernels.sampling import SamplingRow, draw_by_sorting, sample_tokens, settin
 from kernels.sampling_triton import draw_with_triton
 from kernels.silu_mul_to_fp8 import silu_mul_to_fp8
 from kernels.silu_mul_to_fp8_triton import silu_mul_to_fp8_with_triton
+from kernels.token_counts import counts_of
 from loadtests.gpu.ahead import ahead_lines
 from loadtests.gpu.fp8_checks import product_lines
 from loadtests.gpu.matrices import matrices_of
@@ -185,10 +185,10 @@ def sampling_lines(options: Options) -> list[Line]:
     vocab, num_rows = (300, 12) if options.is_tiny else (152_064, 64)
     logits = 3.0 * torch.randn(num_rows, vocab, generator=torch.Generator().manual_seed(3))
     plain = SamplingRow(temperature=0.8)
-    penalised = replace(plain, presence_penalty=0.5, frequency_penalty=0.2, repetition_penalty=1.3, text_ids=tuple(range(0, 40, 3)))
-    kinds = [replace(plain, min_p=0.05), replace(plain, top_k=20), replace(plain, top_p=0.9), replace(penalised, bias={5: 2.0})]
-    kinds += [SamplingRow(num_logprobs=3), plain, replace(plain, suppressed=(7,))]
-    rows = [replace(kinds[k % len(kinds)], seed=k, index=k) for k in range(num_rows)]
+    penalised = plain._replace(presence_penalty=0.5, frequency_penalty=0.2, repetition_penalty=1.3, written=counts_of(range(0, 40, 3)))
+    kinds = [plain._replace(min_p=0.05), plain._replace(top_k=20), plain._replace(top_p=0.9), penalised._replace(bias={5: 2.0})]
+    kinds += [SamplingRow(num_logprobs=3), plain, plain._replace(suppressed=(7,))]
+    rows = [kinds[k % len(kinds)]._replace(seed=k, index=k) for k in range(num_rows)]
     expected, on_device = sample_tokens(logits.clone(), rows), logits.to(options.device)
     found, num_waits = counting_waits(lambda: sample_tokens(on_device, rows), options.device)
     differing = sum(one.token_id != other.token_id for one, other in zip(found, expected, strict=True)) / num_rows
@@ -234,7 +234,7 @@ def replay_line(options: Options) -> Line:
         packed = pack(Batch(decodes=rows), PAGE_SIZE, Markers(0, 0, 16), options.device)
         found = graphs.logits(packed)
     assert found is not None and len(graphs.sizes) == 1
-    expected = forward(packed.und_token_ids, packed.positions, packed.plan)
+    expected = forward(packed.und_token_ids, packed.positions, build_attention_plan(packed.layout, options.device))
     return _line("replayed decode steps", torch.float32, found.cpu(), expected.cpu(), 1e-4)
 
 

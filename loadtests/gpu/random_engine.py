@@ -93,10 +93,10 @@ def with_target(loaded: LoadedEngine) -> LoadedEngine:
     return replace(loaded, engine=Engine(scheduler, runner, loaded.pool, link, runner), scheduler=scheduler)
 
 
-def random_model(config: BagelConfig, device: torch.device, dtype: torch.dtype) -> Bagel:
+def random_model(config: BagelConfig, device: torch.device, dtype: torch.dtype, kind: type[Bagel] = Bagel) -> Bagel:
     """Draw weights that keep activations in size, on the device itself: the VAE's in float32, all others in ``dtype``."""
     with torch.device("meta"):
-        model = Bagel(config)
+        model = kind(config)
     model.to(dtype)
     model.vae.float()
     model.to_empty(device=device)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -108,7 +108,7 @@ def measure_draws(sizes: Sizes, options: Options) -> Iterator[Line]:
     plain, launches = SamplingRow(temperature=0.8), ("draw: max", "draw: mass", "draw: choose")
     for name, row, launched in (
         ("plain", plain, launches),
-        ("top-k 50, top-p 0.9", replace(plain, top_k=50, top_p=0.9), (*launches, "draw: gather")),
+        ("top-k 50, top-p 0.9", plain._replace(top_k=50, top_p=0.9), (*launches, "draw: gather")),
     ):
         rows = [row] * num_rows
         table, what = settings_table(rows).to(options.device), f"{num_rows} rows of {sizes.vocab:,} logits, {name}"

@@ -1,7 +1,7 @@
 """Admission: what is refused at once, who waits, who is let in next, and whose deadline has passed.
 
 The waiting are let in by the order of `fairness`, those that were preempted first. The bound: whoever has been overtaken by
-``MAX_OVERTAKEN`` later ones is next, and nobody is let in before him.
+``MAX_OVERTAKEN`` later ones is next, and nobody is let in before him (`waiting`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from server.engine.segments import ContextSegment, total_rows
 from server.engine.sequence import Lane, Sequence
 from server.messages import FinishReason
 
-MAX_OVERTAKEN = 32
-
 
 class Admission:
     """The door of the engine."""
@@ -27,7 +25,7 @@ class Admission:
         self._facts = facts
         self._limits = limits
         self._next_expiry_s = math.inf
-        self._was_blocked_at = (0, 0, 0, 0)
+        self._was_blocked_at = (0, 0, 0)
         self.num_expired = 0
         self.num_refused = 0
 
@@ -51,7 +49,7 @@ class Admission:
             self._roster.finish(sequence, FinishReason.ERROR, "overloaded", message)
         else:
             self._watch_deadline(sequence, now_s)
-            self._roster.waiting.append(sequence)
+            self._roster.waiting.add(sequence)
 
     def _never_fits(self, sequence: Sequence, contexts: list[list[ContextSegment]]) -> str | None:
         pool = self._roster.pool
@@ -88,36 +86,24 @@ class Admission:
         roster = self._roster
         admitted: list[Sequence] = []
         while roster.waiting and len(roster.running) < self._limits.max_running:
-            place = (roster.pool.num_free, len(roster.running), len(roster.waiting), roster.waiting[-1].sequence_id)
+            place = (roster.pool.num_free, len(roster.running), roster.waiting.num_changes)
             if place == self._was_blocked_at:
                 break
-            sequence = self._next(step)
+            sequence = roster.waiting.next(roster.shares, step)
             num_rows = total_rows(sequence.history) + len(sequence.open_ids) + 1
             if roster.running and roster.pool.pages_for(num_rows) + len(roster.running) > roster.pool.num_free:
                 self._was_blocked_at = place
                 break
-            for other in roster.waiting:
-                other.times_overtaken += other.sequence_id < sequence.sequence_id
-            roster.waiting.remove(sequence)
+            roster.waiting.let_in(sequence)
             roster.running[sequence.sequence_id] = sequence
             sequence.last_served_step = step
             sequence.fill_canon()
             admitted.append(sequence)
         return admitted
 
-    def _next(self, step: int) -> Sequence:
-        """Choose who is let in next: the preempted, then whoever has been overtaken too often, then by fairness."""
-        waiting = self._roster.waiting
-        if len(waiting) == 1:
-            return waiting[0]
-        first = min(waiting, key=lambda other: (not other.num_preemptions, other.times_overtaken < MAX_OVERTAKEN, other.sequence_id))
-        if first.num_preemptions or first.times_overtaken >= MAX_OVERTAKEN:
-            return first
-        return self._roster.shares.order(waiting, step)[0]
-
     def num_waiting(self, lane: Lane) -> int:
         """Count those who wait and whose client waits for what that lane makes."""
-        return sum(sequence.asked_for is lane for sequence in self._roster.waiting)
+        return self._roster.waiting.num_asking(lane)
 
 
 def _own_pages(pool: PagePool, others: list[list[ContextSegment]], held: list[ContextSegment]) -> int:

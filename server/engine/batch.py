@@ -1,48 +1,49 @@
 """What the scheduler hands the runner: the rows of one step, and what the runner hands back.
 
-No tensors: page tables are lists, pictures are bytes. `packer` turns a batch into tensors.
+No tensors: page tables are numbers, pictures are bytes. `packer` turns a batch into tensors.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from kernels.token_counts import NO_TOKENS, TokenCounts
 from server.engine.context import PageCopy
 from server.engine.cost_model import NO_LOAD, Load
 from server.engine.grammar import Grammar
 from server.engine.image_steps import EulerStep
+from server.engine.pages import Pages
 from server.engine.prefix_cache import Claim
 from server.engine.segments import DroppedImage, VaeImage, VitImage
 from server.messages import ImageParams, Picture, SamplingParams, TokenLogprob
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """How to draw the token that follows a row.
+class Draw(NamedTuple):
+    """How to draw the token that follows a row. A tuple, because every row of every step has one (`DecodeRow` too).
 
     Attributes:
         params: the request's sampling parameters.
         index: which draw of the request this is; with the seed it fixes the random number.
         suppressed: token ids that may not be drawn.
-        text_ids: what the answer holds so far, for penalties; empty when the request has none.
+        written: the tokens of the answer so far, for penalties; none when the request has no penalties.
         wants_logprob: whether the request asked for log-probabilities.
         grammar: says, once the model has run, which tokens may be drawn; None allows all.
-        is_ahead: whether the row feeds a token that was under way when this was made: ``text_ids`` are without it, and the grammar takes it
+        is_ahead: whether the row feeds a token that was under way when this was made: ``written`` is without it, and the grammar takes it
             in when the step that draws it is committed.
     """
 
     params: SamplingParams
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of that name
     suppressed: tuple[int, ...]
-    text_ids: tuple[int, ...] = ()
+    written: TokenCounts = NO_TOKENS
     wants_logprob: bool = False
     grammar: Grammar | None = None
     is_ahead: bool = False
 
     @property
     def counts_fed(self) -> bool:
-        """Whether penalties must count the token that the row feeds beside ``text_ids``."""
+        """Whether penalties must count the token that the row feeds beside ``written``."""
         return self.is_ahead and self.params.has_penalty
 
     @property
@@ -70,12 +71,11 @@ Piece = TextPiece | VitImage | VaeImage | DroppedImage
 """A part of a prefill row; image segments are atomic and stand for themselves; a dropped one only moves the position."""
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeRow:
+class DecodeRow(NamedTuple):
     """One text token of one context; ``token_id`` is None where the step under way is only just drawing it."""
 
     sequence_id: int
-    pages: list[int]
+    pages: Pages
     kv_len: int
     rope_pos: int
     token_id: int | None
@@ -87,7 +87,7 @@ class PrefillRow:
     """A chunk of one context: pieces in order from ``kv_len`` and ``rope_pos``. ``draw`` is set when its last row decides something."""
 
     sequence_id: int
-    pages: list[int]
+    pages: Pages
     kv_len: int
     rope_pos: int
     pieces: list[Piece]
@@ -100,7 +100,7 @@ class DenoiseRow:
 
     sequence_id: int
     context: int
-    pages: list[int]
+    pages: Pages
     kv_len: int
     rope_pos: int
 
@@ -206,8 +206,7 @@ class Batch:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class DrawnToken:
+class DrawnToken(NamedTuple):
     token_id: int
     logprob: TokenLogprob | None = None
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from server.engine.batch import Batch, BatchResult, DecodeRow, DenoiseStep, PaintedPreview
 from server.engine.preview_steps import preview_steps
 from server.engine.roster import Roster
@@ -34,7 +32,7 @@ class Commit:
 
     def _with_token(self, row: DecodeRow) -> DecodeRow:
         sequence = self._roster.running.get(row.sequence_id)
-        return replace(row, token_id=sequence.open_ids[-1]) if sequence is not None and sequence.open_ids else row
+        return row._replace(token_id=sequence.open_ids[-1]) if sequence is not None and sequence.open_ids else row
 
     def take_in(self, batch: Batch, result: BatchResult) -> None:
         """Take in the result of ``batch``; sequences that ended meanwhile are passed over."""

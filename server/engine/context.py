@@ -7,6 +7,8 @@ chain of keys under which its pages can be found again (`prefix_cache`).
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from server.engine.pages import PagePool
@@ -47,12 +49,17 @@ class Node:
     is_resumable: bool = True
 
 
+def page_table(pages: Iterable[int] = ()) -> array[int]:
+    """Return a table of pages as 32-bit numbers: those of a whole step are joined by copying memory, not number by number."""
+    return array("i", pages)
+
+
 @dataclass(slots=True)
 class Context:
     """Pages and counters of one branch.
 
     Attributes:
-        pages: physical page of each logical page.
+        pages: physical page of each logical page (`page_table`).
         kv_len: rows in the cache.
         rope_pos: the next shared position (spec 5.2: an image moves it by one, a text by its length).
         marks: one for each whole segment taken in.
@@ -60,7 +67,7 @@ class Context:
         nodes: the segment ends among the nodes passed so far, and the latest node of all; empty where nothing is cached.
     """
 
-    pages: list[int] = field(default_factory=list)
+    pages: array[int] = field(default_factory=page_table)
     kv_len: int = 0
     rope_pos: int = 0
     marks: list[Mark] = field(default_factory=list)
@@ -145,7 +152,7 @@ class Context:
         pages = self.pages[: pool.pages_for(mark.kv_len)]
         pool.share(pages)
         nodes = [node for node in self.nodes if not node.open_rows and node.num_segments <= num_segments]
-        return Context(list(pages), mark.kv_len, mark.rope_pos, self.marks[:num_segments], nodes=nodes)
+        return Context(pages, mark.kv_len, mark.rope_pos, self.marks[:num_segments], nodes=nodes)
 
     def adopt(self, pool: PagePool, pages: list[int], nodes: list[Node], segments: list[ContextSegment]) -> None:
         """Go on through ``nodes`` to the last of them, on ``pages`` that others have filled; ``segments`` is what it will hold.
@@ -156,7 +163,7 @@ class Context:
         first = self.kv_len // pool.page_size
         pool.share(pages)
         pool.release(self.pages[first:])
-        self.pages[first:] = pages
+        self.pages[first:] = page_table(pages)
         for segment in segments[len(self.marks) : node.num_segments]:
             self.kv_len += segment.num_rows - self.open_rows
             self.rope_pos += segment.num_positions - self.open_rows
@@ -171,11 +178,11 @@ class Context:
         first = self.kv_len // pool.page_size
         pool.share([page])
         pool.release(self.pages[first:])
-        self.pages[first:] = [page]
+        self.pages[first:] = page_table([page])
         self.advance(num_rows, num_rows)
 
     def release(self, pool: PagePool) -> None:
         """Give every page back and forget what was taken in."""
         pool.release(self.pages)
-        self.pages, self.marks, self.nodes = [], [], []
+        self.pages, self.marks, self.nodes = page_table(), [], []
         self.kv_len = self.rope_pos = self.open_rows = 0

@@ -60,7 +60,7 @@ class StaticStep:
         """Take in a step, once the one before has left the host's side. Rows beyond it see their own key alone and keep nothing."""
         if self._has_left is not None:
             self._has_left.synchronize()
-        here, there = self.layout, packed.plan.layout
+        here, there = self.layout, packed.layout
         num, num_pages = there.num_rows, len(there.kv_indices)
         here.kv_end[:num], here.kv_end[num:] = there.kv_end, 1
         here.past_len[:num], here.past_len[num:] = there.past_len, 0
@@ -170,7 +170,7 @@ class DecodeGraphs:
 
 def size_of(packed: PackedBatch) -> Size | None:
     """Return the size of graph that serves a step, None where it does more than draw one token for each of a few rows of one."""
-    layout = packed.plan.layout
+    layout = packed.layout
     is_plain = layout.num_rows == layout.num_tokens == packed.num_und == len(packed.draws) and not packed.vit_images
     return size_for(layout.num_rows, len(layout.kv_indices), layout.page_size) if is_plain else None
 

@@ -9,6 +9,7 @@ the understanding expert before those of the generation expert.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 
@@ -16,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kernels.plan import AttentionPlan, RowLayout, build_attention_plan
+from kernels.plan import RowLayout
 from kernels.upload import upload_tensor
 from server.engine.batch import Batch, DecodeRow, DenoiseRow, Draw, Piece, PrefillRow, TextPiece
+from server.engine.context import page_table
+from server.engine.pages import Pages
 from server.engine.segments import NUM_MARKERS, VaeImage, VitImage
 
 PackRow = DecodeRow | DenoiseRow | PrefillRow
@@ -42,7 +45,7 @@ class PackedBatch:
     """One step as tensors and their bookkeeping.
 
     Attributes:
-        plan: rows and masks for attention.
+        layout: rows and masks for attention.
         positions: int64 ``[num_tokens]`` RoPE positions, packed order.
         und_token_ids: int64 ``[num_und]``; zero where a ViT embedding goes, or a token that the step under way is only just drawing.
         num_und: how many tokens the understanding expert has.
@@ -53,7 +56,7 @@ class PackedBatch:
         draws: how, and for which sequence.
     """
 
-    plan: AttentionPlan
+    layout: RowLayout
     positions: torch.Tensor
     und_token_ids: torch.Tensor
     num_und: int
@@ -89,7 +92,7 @@ class _Columns:
     num_queries: list[int] = field(default_factory=list)
     past_len: list[int] = field(default_factory=list)
     keeps: list[bool] = field(default_factory=list)
-    pages: list[list[int]] = field(default_factory=list)
+    pages: list[Pages] = field(default_factory=list)
     vit_images: list[VitImage] = field(default_factory=list)
     latent_runs: list[LatentRun] = field(default_factory=list)
     num_gen: int = 0
@@ -122,22 +125,19 @@ def _pack_decodes(rows: list[DecodeRow], page_size: int, device: torch.device) -
     """Lay out a step of decode rows alone, the commonest and the shortest: every column at once, in one array for each dtype."""
     num = len(rows)
     past = [row.kv_len for row in rows]
-    tables = [row.pages[: -(-row.kv_len // page_size)] for row in rows]
+    bounds, kv_indices = _past_pages([row.pages for row in rows], past, page_size)
     places = list(range(num))
     slots = [row.pages[row.kv_len // page_size] * page_size + row.kv_len % page_size for row in rows]
-    bounds = [0, *accumulate(len(table) for table in tables)]
     columns = [[*places, num], places, [length + 1 for length in past], past, bounds]
     joined = np.array(list(chain.from_iterable(columns)), dtype=np.int32)
     ends = list(accumulate(len(column) for column in columns))
     parts = [joined[end - len(column) : end] for column, end in zip(columns, ends, strict=True)]
     qo_indptr, token_index, kv_end, past_len, kv_indptr = parts
-    kv_indices = np.fromiter(chain.from_iterable(tables), dtype=np.int32, count=bounds[-1])
     wide = np.array([[row.rope_pos for row in rows], [row.token_id or 0 for row in rows], places, slots], dtype=np.int64)
     layout = RowLayout(qo_indptr, token_index, kv_end, past_len, kv_indptr, kv_indices, wide[2], wide[3], num, page_size)
     positions, token_ids, draw_index, _ = put(wide, device).unbind(0)
     draws = [(row.sequence_id, row.draw) for row in rows]
-    plan = build_attention_plan(layout, device)
-    return PackedBatch(plan, positions, token_ids, num, draw_index[:0], [], [], draw_index, draws)
+    return PackedBatch(layout, positions, token_ids, num, draw_index[:0], [], [], draw_index, draws)
 
 
 def _num_queries(row: PrefillRow) -> int:
@@ -160,7 +160,7 @@ def _add_decodes(columns: _Columns, rows: list[DecodeRow]) -> None:
     columns.draw_rows.extend(range(num))
 
 
-def _add_row(columns: _Columns, num_queries: int, kv_len: int, pages: list[int], *, keeps: bool) -> None:
+def _add_row(columns: _Columns, num_queries: int, kv_len: int, pages: Pages, *, keeps: bool) -> None:
     columns.num_queries.append(num_queries)
     columns.past_len.append(kv_len)
     columns.keeps.append(keeps)
@@ -232,7 +232,7 @@ def _assemble(columns: _Columns, num_single_rows: int, page_size: int, device: t
     und_token_ids = np.concatenate(columns.token_ids)
     vit_index = token_index[np.concatenate(columns.is_vit)] if columns.vit_images else np.empty(0, dtype=np.int64)
     return PackedBatch(
-        plan=build_attention_plan(layout, device),
+        layout=layout,
         positions=put(positions, device),
         und_token_ids=put(und_token_ids[~is_gen] if columns.num_gen else und_token_ids, device),
         num_und=num_und,
@@ -257,12 +257,10 @@ def _packed_numbers(is_gen: npt.NDArray[np.bool_], num_und: int) -> Ints:
 
 
 def _row_layout(columns: _Columns, qo_indptr: Ints, token_index: Ints, num_single_rows: int, page_size: int) -> RowLayout:
-    past_pages = [pages[: -(-past // page_size)] for pages, past in zip(columns.pages, columns.past_len, strict=True)]
-    kv_indptr = np.zeros(len(past_pages) + 1, dtype=np.int32)
-    np.cumsum([len(pages) for pages in past_pages], out=kv_indptr[1:])
+    bounds, kv_indices = _past_pages(columns.pages, columns.past_len, page_size)
     kept_tokens: list[Ints] = [np.empty(0, dtype=np.int64)]
     slots: list[Ints] = [np.empty(0, dtype=np.int64)]
-    for index in range(num_single_rows, len(past_pages)):
+    for index in range(num_single_rows, len(columns.pages)):
         if columns.keeps[index]:
             past, num = columns.past_len[index], columns.num_queries[index]
             kept_tokens.append(token_index[qo_indptr[index] : qo_indptr[index + 1]])
@@ -276,8 +274,8 @@ def _row_layout(columns: _Columns, qo_indptr: Ints, token_index: Ints, num_singl
         token_index=token_index.astype(np.int32),
         kv_end=np.concatenate(columns.kv_end).astype(np.int32),
         past_len=np.array(columns.past_len, dtype=np.int32),
-        kv_indptr=kv_indptr,
-        kv_indices=np.fromiter(chain.from_iterable(past_pages), dtype=np.int32, count=int(kv_indptr[-1])),
+        kv_indptr=np.array(bounds, dtype=np.int32),
+        kv_indices=kv_indices,
         write_tokens=np.concatenate(kept_tokens),
         write_slots=np.concatenate(slots),
         num_single_rows=num_single_rows,
@@ -285,7 +283,16 @@ def _row_layout(columns: _Columns, qo_indptr: Ints, token_index: Ints, num_singl
     )
 
 
-def _slots(pages: list[int], start: int, num_rows: int, page_size: int) -> Ints:
+def _past_pages(tables: Sequence[Pages], past_len: Sequence[int], page_size: int) -> tuple[list[int], npt.NDArray[np.int32]]:
+    """Return where each row's pages of the past begin among those of all, and all of them."""
+    bounds, joined = [0], page_table()
+    for pages, past in zip(tables, past_len, strict=True):
+        joined.extend(pages[: -(-past // page_size)])
+        bounds.append(len(joined))
+    return bounds, np.array(joined, dtype=np.int32)
+
+
+def _slots(pages: Pages, start: int, num_rows: int, page_size: int) -> Ints:
     """Return the slots of rows ``start .. start+num_rows-1`` of a context."""
     first = start // page_size
     table = np.array(pages[first : -(-(start + num_rows) // page_size)], dtype=np.int64)

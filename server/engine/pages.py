@@ -8,7 +8,10 @@ page stays as it is when its last owner lets go, until its room is needed. Such 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+Pages = Sequence[int]
+"""Pages in order: a list, or the table of a context."""
 
 
 class OutOfPages(Exception):
@@ -70,14 +73,14 @@ class PagePool:
             self._num_owners[page] = 1
         return taken
 
-    def share(self, pages: list[int]) -> None:
+    def share(self, pages: Pages) -> None:
         """Add one owner to each of ``pages``, which others own or which are idle."""
         for page in pages:
             assert self._num_owners[page] > 0 or page in self._idle, f"page {page} is free and cannot be shared"
             self._idle.pop(page, None)
             self._num_owners[page] += 1
 
-    def release(self, pages: list[int]) -> None:
+    def release(self, pages: Pages) -> None:
         """Take one owner from each of ``pages``; without owners a page is free again, or idle if it is kept.
 
         The last of them counts as idle the longest: a page is of no use without those before it.

@@ -43,6 +43,8 @@ class PhaseWatch:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lives: dict[str, _Life] = {}
+        self._working: dict[str, _Life] = {}
+        """Those that were not waiting when it last looked: of all others nothing has changed."""
 
     def arrived(self, request_id: str) -> None:
         """Start a request's life, in the queue."""
@@ -51,9 +53,15 @@ class PhaseWatch:
     def look(self, running: Iterable[Sequence]) -> None:
         """Take note of what every request is doing from now on."""
         now = self._clock()
-        phases = {sequence.request.request_id: WORKING.get(sequence.phase, RequestPhase.QUEUE) for sequence in running}
-        for request_id, life in self._lives.items():
-            life.turn_to(phases.get(request_id, RequestPhase.QUEUE), now)
+        before, self._working = self._working, {}
+        for sequence in running:
+            request_id = sequence.request.request_id
+            life = before.pop(request_id, None) or self._lives.get(request_id)
+            if life is not None:
+                life.turn_to(WORKING.get(sequence.phase, RequestPhase.QUEUE), now)
+                self._working[request_id] = life
+        for life in before.values():
+            life.turn_to(RequestPhase.QUEUE, now)
 
     def after_step(
         self, images: Iterable[ImageOutput], finished: Iterable[FinishedOutput], running: Iterable[Sequence], vae_s: float

@@ -73,7 +73,7 @@ class Reservations:
         victim = max(younger, key=lambda other: other.sequence_id)
         del self._roster.running[victim.sequence_id]
         victim.preempt(self._pool)
-        self._roster.waiting.append(victim)
+        self._roster.waiting.add(victim)
         self.num_preemptions += 1
         return True
 

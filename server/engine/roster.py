@@ -15,6 +15,7 @@ from server.engine.outputs import Outputs
 from server.engine.pages import PagePool
 from server.engine.prefix_cache import Held, PrefixCache
 from server.engine.sequence import Lane, Phase, Sequence
+from server.engine.waiting import Waiting
 from server.messages import FinishedOutput, FinishReason
 
 
@@ -27,7 +28,7 @@ class Roster:
         self.shares = shares
         self.drain_rate = drain_rate
         self.clock = clock
-        self.waiting: list[Sequence] = []
+        self.waiting = Waiting()
         self.running: dict[int, Sequence] = {}
         self.outputs = Outputs()
         self._leaving: dict[int, Sequence] = {}
@@ -65,7 +66,7 @@ class Roster:
             return
         sequence.phase = Phase.FINISHED
         self.running.pop(sequence.sequence_id, None)
-        self.waiting = [other for other in self.waiting if other is not sequence]
+        self.waiting.remove(sequence)
         self.shares.leave(sequence)
         if reason is not FinishReason.ERROR:
             self.drain_rate.count(sequence.asked_for, self.clock())

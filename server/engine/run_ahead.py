@@ -34,8 +34,9 @@ class Foresight:
         """Tell whether what follows ``under_way`` can be said for all who have rows in it, and without anybody's giving up pages."""
         if under_way.is_divisible:
             return False
-        num_decoding = sum(map(self._will_decode, self._roster.running.values()))
-        return MOST_PAGES_A_ROW * num_decoding <= self._roster.pool.num_free
+        running, num_free = self._roster.running.values(), self._roster.pool.num_free
+        # Where there are pages for all, nobody need be asked whether they write.
+        return MOST_PAGES_A_ROW * len(running) <= num_free or MOST_PAGES_A_ROW * sum(map(self._will_decode, running)) <= num_free
 
     def decoding(self) -> list[Sequence]:
         """List the sequences whose next row is a decode row, the oldest first."""

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from kernels.pages import copy_pages
-from kernels.plan import AttentionPlan
+from kernels.plan import AttentionPlan, build_attention_plan
 from kernels.readback import begin_reading
 from kernels.sampling import Drawn, begin_draws, find_unsound
 from kernels.side_stream import CudaSideStream, SideStream
@@ -278,7 +278,8 @@ class Runner:
     def _forward(self, packed: PackedBatch, embedded: torch.Tensor, cut: Cut) -> Steps[tuple[torch.Tensor, torch.Tensor]]:
         """Run every layer, and read the logits of the rows a token is drawn from."""
         tokens = PackedTokens(embedded, packed.positions, packed.num_und)
-        hidden = yield from self._model.forward_in_steps(tokens, self._cache.attend(packed.plan), cut)
+        plan = build_attention_plan(packed.layout, self._device)
+        hidden = yield from self._model.forward_in_steps(tokens, self._cache.attend(plan), cut)
         if not packed.draws:
             return hidden, hidden
         # Every token drawn from is every row of one token, in order: nothing to gather.

@@ -21,7 +21,7 @@ def sampling_row(draw: Draw) -> SamplingRow:
         index=draw.index,
         suppressed=draw.suppressed,
         bias=params.logit_bias,
-        text_ids=draw.text_ids,
+        written=draw.written,
         counts_fed=draw.counts_fed,
         num_logprobs=params.logprobs if draw.wants_logprob else None,
         allowed=None if draw.grammar is None else draw.grammar.allowed(),

@@ -107,10 +107,6 @@ class Scheduler:
     def num_waiting(self) -> int:
         return len(self._roster.waiting)
 
-    def num_running(self, *, drawing: bool) -> int:
-        """Count the running sequences that are (or are not) drawing a picture."""
-        return sum((sequence.image is not None) is drawing for sequence in self._roster.running.values())
-
     @property
     def num_preemptions(self) -> int:
         return self._reservations.num_preemptions

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
+from kernels.token_counts import CountedText
 from server.engine.context import Context
 from server.engine.grammar import Grammar
 from server.engine.guidance import BranchPlan
@@ -99,7 +100,7 @@ class Sequence:
         history: closed segments of the full context, prompt and answer.
         open_ids: BOS and the tokens drawn since, while a text is being written; the last one is not in the cache yet.
         turn_limit: how many answer tokens there may be when the present text turn ends.
-        text_ids: every text token of the answer, for penalties and limits.
+        text_ids: every text token of the answer, for limits; counted: the same for penalties, where the request has any.
         full: the full context; branches: the further contexts of the image under way, or of the last one, by plan index - 1.
         fills: what PREFILL still has to take in, in order; after_fill: what comes then.
         expires_s: when its deadline passes, on the scheduler's clock.
@@ -122,6 +123,7 @@ class Sequence:
     open_ids: list[int] = field(default_factory=list)
     turn_limit: int = 0
     text_ids: list[int] = field(default_factory=list)
+    counted: CountedText = field(default_factory=CountedText)
     num_draws: int = 0
     num_images: int = 0
     image: ImageTask | None = None

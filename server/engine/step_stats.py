@@ -16,6 +16,8 @@ def step_stats(step: int, step_s: float, batch: Batch, result: BatchResult, sche
     """Return the statistics of step number ``step``, which took ``step_s`` seconds."""
     num_queries, num_hits = scheduler.take_prefix_counts()
     num_denoise_rows = sum(len(denoise.rows) for denoise in batch.denoises)
+    running = scheduler.running
+    num_drawing = sum(sequence.image is not None for sequence in running)
     return StepStats(
         step=step,
         step_s=step_s,
@@ -27,8 +29,8 @@ def step_stats(step: int, step_s: float, batch: Batch, result: BatchResult, sche
         num_branches_elided=sum(_num_elided(one) for one in batch.denoises if one.completes),
         num_branches_foreseen=sum(_num_foreseen(one) for one in batch.denoises if one.completes),
         num_gen_tokens=result.num_gen_tokens,
-        running_text=scheduler.num_running(drawing=False),
-        running_image=scheduler.num_running(drawing=True),
+        running_text=len(running) - num_drawing,
+        running_image=num_drawing,
         waiting=scheduler.num_waiting,
         pages_used=pool.num_used,
         pages_total=pool.num_pages,

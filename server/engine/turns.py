@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from kernels.token_counts import NO_TOKENS
 from model.flow import schedule
 from model.profile import AfterImage, AfterTextEnd, BeginOfImage
 from server.engine.batch import Draw
@@ -43,6 +44,10 @@ class TurnEnd:
     is_answer_token: bool = False
     closed_text: bool = False
     finish: FinishReason | None = None
+
+
+GOES_ON = TurnEnd(is_answer_token=True)
+"""What nearly every token did."""
 
 
 class Turns:
@@ -153,10 +158,10 @@ class Turns:
         suppressed: tuple[int, ...] = () if self._may_ask_for_image(sequence, in_text=is_text) else (self._facts.boi_id,)
         if is_text and (sampling.ignore_eos or len(sequence.text_ids) + num_ahead < sampling.min_tokens):
             suppressed = (*suppressed, *self._facts.end_ids, self._facts.eos_id)
-        text_ids = tuple(sequence.text_ids) if is_text and sampling.has_penalty else ()
+        written = sequence.counted.so_far() if is_text and sampling.has_penalty else NO_TOKENS
         grammar = sequence.grammar if is_text else None
         index, wants_logprob = sequence.num_draws + num_ahead, sampling.logprobs is not None
-        return Draw(sampling, index, suppressed, text_ids, wants_logprob, grammar, is_ahead)
+        return Draw(sampling, index, suppressed, written, wants_logprob, grammar, is_ahead)
 
     def _may_ask_for_image(self, sequence: Sequence, *, in_text: bool) -> bool:
         """Tell whether begin-of-image may be drawn: the answer then has a picture left, or ends there, as too long."""
@@ -180,10 +185,12 @@ class Turns:
             return self._finish_or_draw_on(sequence, FinishReason.STOP)
         sequence.open_ids.append(token_id)
         sequence.text_ids.append(token_id)
+        if sequence.request.sampling.has_penalty:
+            sequence.counted.add(token_id)
         if sequence.grammar is not None:
             sequence.grammar.accept(token_id)
         if len(sequence.text_ids) < sequence.turn_limit and sequence.full.rope_pos < self._facts.max_positions:
-            return TurnEnd(is_answer_token=True)
+            return GOES_ON
         return replace(self._finish_or_draw_on(sequence, FinishReason.LENGTH), is_answer_token=True)
 
     def _on_text_end(self, sequence: Sequence, reason: FinishReason) -> TurnEnd:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from server.engine.admission import MAX_OVERTAKEN
 from server.engine.options import SchedulerLimits
+from server.engine.waiting import MAX_OVERTAKEN
 from server.messages import ImageParams, OutputMode, Request, TextSegment
 from tests.engine.fakes import House, make_house, make_request
 

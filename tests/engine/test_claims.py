@@ -47,7 +47,7 @@ def test_a_page_that_is_being_filled_is_not_written_by_whoever_adopts_its_beginn
 
     desk.cache.settle(under_way, are_filled=True)
     assert copy.target == theirs.pages[0]
-    assert desk.adopted(OURS, 12).pages == [copy.source], "what was asked for before is found where it was put"
+    assert desk.adopted(OURS, 12).pages.tolist() == [copy.source], "what was asked for before is found where it was put"
 
 
 def test_what_an_answer_wrote_is_not_gone_on_from_at_another_position() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels.plan import AttentionPlan
+from kernels.plan import AttentionPlan, build_attention_plan
 from model.bagel import PackedTokens
 from model.weights import load_bagel
 from server.engine.batch import Batch, DecodeRow, Draw, PrefillRow, TextPiece
@@ -79,7 +79,7 @@ def graphs_over(cache: PagedKeysValues, capture: Rerun) -> DecodeGraphs:
 
 def logits_of(step: PackedBatch, cache: PagedKeysValues) -> torch.Tensor:
     tokens = PackedTokens(MODEL.embed_text(step.und_token_ids), step.positions, step.num_und)
-    return MODEL.logits(MODEL(tokens, cache.attend(step.plan)))
+    return MODEL.logits(MODEL(tokens, cache.attend(build_attention_plan(step.layout, CPU))))
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 5])
@@ -100,13 +100,14 @@ def test_a_replay_gives_the_bits_of_the_step_and_padding_touches_no_page(num_row
 def test_rows_that_are_padding_have_no_slot_and_see_one_key() -> None:
     """The GPU's kernel writes by slots of tokens, a CPU's by the columns of those that are kept."""
     step = packed(decode_batch(3))
+    plan = build_attention_plan(step.layout, CPU)
     static = StaticStep((8, 64), PAGE_SIZE, CPU)
     for _ in range(2):
         static.fill(packed(decode_batch(8)))
         static.fill(step)
-        assert static.plan.token_slots.tolist() == [*step.plan.token_slots.tolist(), -1, -1, -1, -1, -1]
+        assert static.plan.token_slots.tolist() == [*plan.token_slots.tolist(), -1, -1, -1, -1, -1]
         assert static.plan.kv_end.tolist()[3:] == [1] * 5 and static.plan.past_len.tolist()[3:] == [0] * 5
-        assert set(static.plan.write_slots.tolist()) == set(step.plan.write_slots.tolist())
+        assert set(static.plan.write_slots.tolist()) == set(step.layout.write_slots.tolist())
 
 
 def test_an_engine_answers_with_replays_what_it_answers_without() -> None:
@@ -229,7 +230,7 @@ def test_the_size_unused_for_longest_makes_room() -> None:
     seen = []
     for rows in ROWS:
         for kv_len in (16, CONTEXT_ROWS + 800, 2 * CONTEXT_ROWS + 800):
-            step = packed(Batch(decodes=[replace(one, pages=[1] * 500, kv_len=kv_len)] * rows))
+            step = packed(Batch(decodes=[one._replace(pages=[1] * 500, kv_len=kv_len)] * rows))
             size = size_of(step)
             assert size is not None
             if size not in seen:

@@ -38,13 +38,13 @@ def test_understanding_tokens_come_first_and_rows_keep_their_order() -> None:
     batch = packed(Batch(decodes=[decode(40, [5], 2)], denoises=[denoise([9], 3, 3)]))
 
     assert batch.num_und == 3, "the decode token, BOI and EOI"
-    assert batch.plan.layout.token_index.tolist() == [0, 1, 3, 4, 5, 6, 2]
+    assert batch.layout.token_index.tolist() == [0, 1, 3, 4, 5, 6, 2]
     assert batch.und_token_ids.tolist() == [40, 3, 4]
     assert batch.positions.tolist() == [2, 3, 3, 3, 3, 3, 3]
 
 
 def test_a_latent_row_sees_its_context_and_all_of_itself() -> None:
-    layout = packed(Batch(denoises=[denoise([9, 8], 5, 5)])).plan.layout
+    layout = packed(Batch(denoises=[denoise([9, 8], 5, 5)])).layout
 
     assert layout.kv_end.tolist() == [11] * 6
     assert layout.past_len.tolist() == [5]
@@ -52,7 +52,7 @@ def test_a_latent_row_sees_its_context_and_all_of_itself() -> None:
 
 
 def test_latents_are_never_kept() -> None:
-    layout = packed(Batch(denoises=[denoise([9], 3, 3)])).plan.layout
+    layout = packed(Batch(denoises=[denoise([9], 3, 3)])).layout
 
     assert len(layout.write_slots) == 0
 
@@ -61,7 +61,7 @@ def test_text_is_causal_and_an_image_sees_its_segment() -> None:
     pieces: list[Piece] = [TextPiece((10, 11)), VitImage(1, grey(32, 32), 1, 2), TextPiece((12,))]
     batch = packed(Batch(prefills=[PrefillRow(1, [6, 2], 0, 0, pieces, None)]))
 
-    assert batch.plan.layout.kv_end.tolist() == [1, 2, 6, 6, 6, 6, 7]
+    assert batch.layout.kv_end.tolist() == [1, 2, 6, 6, 6, 6, 7]
     assert batch.positions.tolist() == [0, 1, 2, 2, 2, 2, 3]
     assert batch.vit_index.tolist() == [3, 4]
     assert batch.und_token_ids.tolist() == [10, 11, 3, 0, 0, 4, 12]
@@ -70,14 +70,14 @@ def test_text_is_causal_and_an_image_sees_its_segment() -> None:
 def test_slots_follow_the_page_table() -> None:
     batch = packed(Batch(prefills=[PrefillRow(1, [6, 2], 3, 3, [TextPiece((10, 11, 12))], None)]))
 
-    assert batch.plan.layout.write_slots.tolist() == [6 * 4 + 3, 2 * 4 + 0, 2 * 4 + 1]
+    assert batch.layout.write_slots.tolist() == [6 * 4 + 3, 2 * 4 + 0, 2 * 4 + 1]
 
 
 def test_a_clean_picture_is_written_in_row_order_across_experts() -> None:
     batch = packed(Batch(prefills=[PrefillRow(1, [6, 2], 0, 0, [VaeImage(1, grey(32, 32), 2, 2)], None)]))
 
-    assert batch.plan.layout.write_tokens.tolist() == [0, 2, 3, 4, 5, 1]
-    assert batch.plan.layout.write_slots.tolist() == [24, 25, 26, 27, 8, 9]
+    assert batch.layout.write_tokens.tolist() == [0, 2, 3, 4, 5, 1]
+    assert batch.layout.write_slots.tolist() == [24, 25, 26, 27, 8, 9]
     assert batch.latent_runs[0].timestep == 0.0
 
 
@@ -86,8 +86,8 @@ def test_a_one_token_prefill_stands_with_the_decode_rows() -> None:
     long = PrefillRow(3, [3], 0, 0, [TextPiece((10, 11))], None)
     batch = packed(Batch(decodes=[decode(40, [5], 2)], prefills=[long, closing]))
 
-    assert batch.plan.layout.num_single_rows == 2
-    assert batch.plan.layout.qo_indptr.tolist() == [0, 1, 2, 4]
+    assert batch.layout.num_single_rows == 2
+    assert batch.layout.qo_indptr.tolist() == [0, 1, 2, 4]
     assert [sequence_id for sequence_id, _ in batch.draws] == [1, 2]
     assert batch.draw_index.tolist() == [0, 1]
 
@@ -96,8 +96,8 @@ def test_a_draw_is_from_the_last_row_of_a_chunk() -> None:
     row = PrefillRow(2, [1, 2], 0, 0, [TextPiece((10, 11)), VitImage(1, grey(16, 32), 1, 2)], DRAW)
     batch = packed(Batch(prefills=[row], denoises=[denoise([9], 3, 3)]))
 
-    last = batch.plan.layout.qo_indptr[-1] - 1
-    assert batch.draw_index.tolist() == [batch.plan.layout.token_index[last]]
+    last = batch.layout.qo_indptr[-1] - 1
+    assert batch.draw_index.tolist() == [batch.layout.token_index[last]]
 
 
 def test_a_dropped_image_moves_the_position_only() -> None:
@@ -105,7 +105,7 @@ def test_a_dropped_image_moves_the_position_only() -> None:
     batch = packed(Batch(prefills=[row]))
 
     assert batch.positions.tolist() == [1, 2]
-    assert batch.plan.layout.kv_end.tolist() == [1, 2]
+    assert batch.layout.kv_end.tolist() == [1, 2]
 
 
 def test_token_index_is_a_permutation_of_the_batch() -> None:
@@ -113,7 +113,7 @@ def test_token_index_is_a_permutation_of_the_batch() -> None:
     rows = [PrefillRow(1, [1, 2, 3], 0, 0, [TextPiece((10, 11)), vae], None)]
     batch = packed(Batch(decodes=[decode(40, [5], 2), decode(41, [7], 3)], denoises=[denoise([9], 3, 3)], prefills=rows))
 
-    assert np.array_equal(np.sort(batch.plan.layout.token_index), np.arange(2 + 6 + 10))
+    assert np.array_equal(np.sort(batch.layout.token_index), np.arange(2 + 6 + 10))
     assert batch.num_gen == 4 + 6
 
 
@@ -122,12 +122,12 @@ def test_decode_rows_alone_are_packed_as_in_company() -> None:
     alone = packed(Batch(decodes=rows))
     company = packed(Batch(decodes=rows, denoises=[denoise([9], 3, 3)]))
 
-    num_pages = alone.plan.layout.kv_indptr[-1]
+    num_pages = alone.layout.kv_indptr[-1]
     assert alone.positions.tolist() == company.positions[:3].tolist()
     assert alone.und_token_ids.tolist() == company.und_token_ids[:3].tolist()
     assert alone.draw_index.tolist() == company.draw_index.tolist()
     for name, length in (("qo_indptr", 4), ("kv_end", 3), ("past_len", 3), ("kv_indptr", 4), ("kv_indices", num_pages)):
-        assert np.array_equal(operator.attrgetter(name)(alone.plan.layout), operator.attrgetter(name)(company.plan.layout)[:length])
-    assert alone.plan.write_tokens.tolist() == company.plan.write_tokens.tolist()
-    assert alone.plan.write_slots.tolist() == company.plan.write_slots.tolist()
-    assert alone.plan.layout.num_single_rows == 3
+        assert np.array_equal(operator.attrgetter(name)(alone.layout), operator.attrgetter(name)(company.layout)[:length])
+    assert alone.layout.write_tokens.tolist() == company.layout.write_tokens.tolist()
+    assert alone.layout.write_slots.tolist() == company.layout.write_slots.tolist()
+    assert alone.layout.num_single_rows == 3

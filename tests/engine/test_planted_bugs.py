@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from server.engine import fairness
 from server.engine.batch import Draw
-from server.engine.pages import PagePool
+from server.engine.pages import PagePool, Pages
 from server.engine.prefix_cache import Claim, PrefixCache
 from server.engine.sequence import Sequence
 from server.engine.turns import Turns
@@ -35,7 +33,7 @@ class LeakingPool(PagePool):
 
     _num_releases = 0
 
-    def release(self, pages: list[int]) -> None:
+    def release(self, pages: Pages) -> None:
         self._num_releases += 1
         super().release(pages[1:] if self._num_releases % LEAK_EVERY == 0 else pages)
 
@@ -89,7 +87,8 @@ def test_the_scheduler_as_it_is_starves_nobody_in_the_same_history() -> None:
 def test_random_histories_find_the_starvation_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fairness, "PATIENCE_STEPS", 10**9)
 
-    with pytest.raises(AssertionError):
+    # A step that is found wrong is not committed, and winding up goes on from there as best it can.
+    with pytest.raises((AssertionError, IndexError)):
         run_state_machine_as_test(SchedulerMachine, settings=SEARCH)
 
 
@@ -109,7 +108,7 @@ def test_random_histories_find_draws_ahead_that_do_not_count_the_token_under_way
     draw_for = Turns.draw_for
 
     def draw_for_what_is_known(self: Turns, sequence: Sequence, *, is_ahead: bool = False) -> Draw:
-        return replace(draw_for(self, sequence, is_ahead=is_ahead), is_ahead=False)
+        return draw_for(self, sequence, is_ahead=is_ahead)._replace(is_ahead=False)
 
     monkeypatch.setattr(Turns, "draw_for", draw_for_what_is_known)
 

@@ -22,7 +22,7 @@ from loadtests.gpu.sum_grammars import SumGrammar, SumGrammars
 from server.engine.batch import Batch, DecodeRow
 from server.engine.fairness import PATIENCE_STEPS
 from server.engine.options import SchedulerLimits
-from server.engine.pages import PagePool
+from server.engine.pages import PagePool, Pages
 from server.engine.scheduler import Scheduler
 from server.engine.segments import ContextSegment, VaeImage, VitImage
 from server.engine.sequence import Phase, Sequence
@@ -75,7 +75,7 @@ class Waits:
                 del self.steps[sequence_id]
 
 
-def pages_of(batch: Batch) -> list[list[int]]:
+def pages_of(batch: Batch) -> list[Pages]:
     """Return the pages of every row, read or written."""
     denoise = [row for step in batch.denoises for row in step.rows]
     return [row.pages for row in batch.decodes] + [row.pages for row in batch.prefills] + [row.pages for row in denoise]
@@ -261,7 +261,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Whoever has penalties counts all tokens before the draw, the one being fed included; so does a grammar by then."""
         draw, params = row.draw, sequence.request.sampling
         fed = [drawn(sequence.sequence_id, draw.index - 1)] if draw.counts_fed else []
-        assert [*draw.text_ids, *fed] == (sequence.text_ids if params.has_penalty else [])
+        counted = Counter(fed) + Counter(dict(zip(draw.written.token_ids, draw.written.counts, strict=True)))
+        assert counted == Counter(sequence.text_ids if params.has_penalty else [])
         assert (EOS in draw.suppressed) == (len(sequence.text_ids) < params.min_tokens)
         assert (draw.grammar is None) == (params.grammar is None)
         assert not isinstance(draw.grammar, SumGrammar) or draw.grammar.accepted == sequence.text_ids

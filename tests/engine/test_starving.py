@@ -7,6 +7,7 @@ from itertools import count
 import pytest
 
 from server.engine.batch import Batch
+from server.engine.context import page_table
 from server.engine.drain_rate import DrainRate
 from server.engine.fairness import PATIENCE_STEPS, Shares
 from server.engine.pages import PagePool
@@ -30,7 +31,7 @@ class Desk:
         for number, held in enumerate(num_pages):
             sequence = Sequence(number, make_request(str(number)))
             sequence.phase = Phase.PREFILL
-            sequence.full.pages = self.pool.allocate(held)
+            sequence.full.pages = page_table(self.pool.allocate(held))
             sequence.full.kv_len = held * self.pool.page_size
             self.roster.running[number] = sequence
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from server.engine.batch import Batch, DecodeRow, DenoiseRow, PrefillRow, TextPiece
+from server.engine.pages import Pages
 from server.engine.segments import ContextSegment, DroppedImage, TextTokens
 from server.engine.sequence import Sequence
 
 SPOILT = -1
-Writer = tuple[int, list[int], int, int, list[TextPiece | ContextSegment]]
+Writer = tuple[int, Pages, int, int, list[TextPiece | ContextSegment]]
 """Sequence, pages, first row, first position and pieces of a row that is kept."""
 
 
@@ -47,7 +48,7 @@ class WrittenPages:
             for place in range(start, start + len(_follow(0, position, pieces)) * (writer == sequence_id)):
                 self._rows[self._slot(pages, place)] = SPOILT
 
-    def _slot(self, pages: list[int], place: int) -> int:
+    def _slot(self, pages: Pages, place: int) -> int:
         return pages[place // self._page_size] * self._page_size + place % self._page_size
 
     def _writers(self, batch: Batch) -> list[Writer]:
@@ -59,7 +60,7 @@ class WrittenPages:
         return writers
 
 
-def _content_of(sequence: Sequence, pages: list[int]) -> list[int]:
+def _content_of(sequence: Sequence, pages: Pages) -> list[int]:
     """Return what the context with these pages should hold by now, and beyond."""
     index = next(k for k, context in enumerate((sequence.full, *sequence.branches)) if context.pages is pages)
     if index == 0:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
-from kernels.sampling import SamplingRow, find_unsound, sample_tokens, uniform
+from kernels.sampling import SamplingRow, find_unsound, sample_tokens, uniforms
+from kernels.token_counts import counts_of
 
 VOCAB = 40
 NUM_DRAWS = 4000
@@ -24,7 +24,7 @@ def draw(logits: torch.Tensor, row: SamplingRow) -> int:
 
 def draw_many(logits: torch.Tensor, settings: SamplingRow) -> torch.Tensor:
     """Return how often each token came in NUM_DRAWS draws."""
-    rows = [replace(settings, seed=5, index=k) for k in range(NUM_DRAWS)]
+    rows = [settings._replace(seed=5, index=k) for k in range(NUM_DRAWS)]
     drawn = sample_tokens(logits.repeat(NUM_DRAWS, 1), rows)
     return torch.bincount(torch.tensor([token.token_id for token in drawn]), minlength=VOCAB) / NUM_DRAWS
 
@@ -82,7 +82,8 @@ def test_a_draw_depends_on_seed_and_index_alone() -> None:
     alone = [draw(logits[k], rows[k]) for k in range(9)]
 
     assert together == alone
-    assert len({uniform(3, k) for k in range(1000)} | {uniform(4, k) for k in range(1000)}) == 2000
+    rows = [SamplingRow(seed=seed, index=k) for seed in (3, 4) for k in range(1000)]
+    assert len({*uniforms(rows).tolist()}) == 2000
 
 
 def test_greedy_and_random_rows_share_a_batch() -> None:
@@ -123,24 +124,24 @@ def test_penalties_lower_what_was_written() -> None:
     logits = torch.zeros(VOCAB)
     logits[3], logits[4] = 2.0, 1.5
 
-    assert draw(logits, SamplingRow(presence_penalty=1.0, text_ids=(3,))) == 4
-    assert draw(logits, SamplingRow(frequency_penalty=0.3, text_ids=(3, 3))) == 4
-    assert draw(logits, SamplingRow(repetition_penalty=2.0, text_ids=(3,))) == 4
-    assert draw(logits, SamplingRow(frequency_penalty=0.2, text_ids=(3, 3))) == 3
+    assert draw(logits, SamplingRow(presence_penalty=1.0, written=counts_of((3,)))) == 4
+    assert draw(logits, SamplingRow(frequency_penalty=0.3, written=counts_of((3, 3)))) == 4
+    assert draw(logits, SamplingRow(repetition_penalty=2.0, written=counts_of((3,)))) == 4
+    assert draw(logits, SamplingRow(frequency_penalty=0.2, written=counts_of((3, 3)))) == 3
 
 
 def test_repetition_penalty_lowers_negative_logits_too() -> None:
     logits = torch.full((VOCAB,), -9.0)
     logits[3], logits[4] = -2.0, -3.0
 
-    assert draw(logits, SamplingRow(repetition_penalty=2.0, text_ids=(3,))) == 4
+    assert draw(logits, SamplingRow(repetition_penalty=2.0, written=counts_of((3,)))) == 4
 
 
 def test_a_token_that_the_row_was_fed_is_counted_where_the_row_says_so() -> None:
     logits = torch.zeros(2, VOCAB)
     logits[:, 3], logits[:, 4] = 2.0, 1.5
-    counting = SamplingRow(frequency_penalty=0.3, text_ids=(3,), counts_fed=True)
-    drawn = sample_tokens(logits, [counting, replace(counting, counts_fed=False)], torch.tensor([3, 3]))
+    counting = SamplingRow(frequency_penalty=0.3, written=counts_of((3,)), counts_fed=True)
+    drawn = sample_tokens(logits, [counting, counting._replace(counts_fed=False)], torch.tensor([3, 3]))
     assert [token.token_id for token in drawn] == [4, 3]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from kernels.sampling import SamplingRow, adjust, changes_of, draw_by_sorting, settings_table, with_fed
 from kernels.sampling_triton import BLOCK, FED_BLOCK, FIRST_STRIDE, adjust_with_triton, draw_with_triton
+from kernels.token_counts import counts_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -53,7 +53,7 @@ def test_any_settings_draw_the_token_of_the_sorted_way(rows: list[SamplingRow], 
 @pytest.mark.parametrize("vocab", [BLOCK - 1, BLOCK + 1, 3 * BLOCK])
 def test_a_vocabulary_of_several_blocks_is_drawn_from_all_over(vocab: int) -> None:
     plain = SamplingRow(temperature=1.0, seed=vocab)
-    rows = [SamplingRow(), plain, replace(plain, min_p=0.1), replace(plain, top_k=40, top_p=0.9)]
+    rows = [SamplingRow(), plain, plain._replace(min_p=0.1), plain._replace(top_k=40, top_p=0.9)]
     assert_draws_alike(random_logits(4, vocab, 2.0, seed=vocab), rows)
 
 
@@ -94,7 +94,7 @@ penalised_rows = st.builds(
     presence_penalty=st.sampled_from([0.0, 0.7, -1.0]),
     frequency_penalty=st.sampled_from([0.0, 0.3]),
     repetition_penalty=st.sampled_from([1.0, 1.3, 0.8]),
-    text_ids=st.lists(st.integers(0, 39), max_size=20).map(tuple),
+    written=st.lists(st.integers(0, 39), max_size=20).map(counts_of),
     suppressed=st.lists(st.integers(0, 39), max_size=4, unique=True).map(tuple),
     bias=st.dictionaries(st.integers(0, 39), st.floats(-5.0, 5.0, width=16), max_size=4),
     counts_fed=st.booleans(),
@@ -129,8 +129,8 @@ def test_penalties_biases_and_suppressions_change_a_logit_to_the_bit_as_one_afte
 @pytest.mark.parametrize("fed", [0, FED_BLOCK - 1, FED_BLOCK, 2 * FED_BLOCK + 6, 2 * FED_BLOCK + 7, 3 * FED_BLOCK])
 def test_a_token_is_counted_wherever_it_stands_among_the_many_of_a_long_answer(fed: int) -> None:
     """The answer holds tokens 0 up to 2 x FED_BLOCK + 6, three of each but the last."""
-    text_ids = tuple(k // 3 for k in range(3 * 2 * FED_BLOCK + 19))
-    rows = [SamplingRow(frequency_penalty=0.1, repetition_penalty=1.2, text_ids=text_ids, counts_fed=True), SamplingRow()]
+    written = counts_of(k // 3 for k in range(3 * 2 * FED_BLOCK + 19))
+    rows = [SamplingRow(frequency_penalty=0.1, repetition_penalty=1.2, written=written, counts_fed=True), SamplingRow()]
     logits = random_logits(2, 4 * FED_BLOCK, 3.0)
     expected = logits.clone()
     adjust(expected, with_fed(rows, [fed, 5]))
