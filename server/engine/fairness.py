@@ -25,8 +25,9 @@ from server.engine.sequence import Lane, Phase, Sequence
 
 PATIENCE_STEPS = 32
 """With 64 the slowest first words of a crowded machine come later in most traffic (`loadtests/results/mixed`)."""
-QUANTUM_STEPS = 8.0
-"""Within so many typical steps' time, accounts count as equal."""
+QUANTUM_STEPS = 128.0
+"""Within so many typical steps' time, accounts count as equal: some seconds. With 8, first words of a crowded machine come twice as late
+(`loadtests/results/mixed`)."""
 MAX_LANE_CREDIT_QUANTA = 2.0
 """So far a lane without work can fall behind the other: it does not save up either."""
 MAX_IDLE_ACCOUNTS = 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.engine.batch import Batch
+from server.engine.fairness import QUANTUM_STEPS
 from server.engine.sequence import Lane
 from tests.engine.known_costs import COSTS, EULER_S, KnownCosts, cost_of
 
@@ -54,8 +55,10 @@ def test_of_a_crowded_machine_pictures_and_prompts_have_half_each() -> None:
     house = KnownCosts()
     for number in range(3):
         house.picture(f"p{number}", NOBODY, num_timesteps=MANY_STEPS)
-    for number in range(80):
+    for number in range(400):
         house.chat(f"c{number}", num_tokens=1, prompt_tokens=600, word=10 + number)
+    for _ in range(round(QUANTUM_STEPS)):  # until the one is a quantum ahead, the shorter go first
+        house.step()
     pictures_s = prompts_s = 0.0
     while any(other.lane is Lane.TEXT for other in house.scheduler.running) or not prompts_s:
         batch = house.step()
