@@ -79,6 +79,10 @@ class OwnedStream:
         self.cancelled.set()
         self._drop_unsent()
 
+    def let_go(self) -> None:
+        """Have whoever waits for more look elsewhere: this process writes nothing more."""
+        self._beat()
+
     # -- the journal's side -------------------------------------------------------------------------------------------------
 
     @property
