@@ -173,6 +173,13 @@ def test_what_the_model_cannot_do_is_refused_by_name(ask: Ask, kind: type[PlaitE
     assert caught.value.param == param
 
 
+def test_texts_that_cannot_fit_by_far_are_refused_before_all_of_them_is_read() -> None:
+    """To count what is too much took minutes where a body was full of it."""
+    texts = [Message([TextPart("🙂" * 900_000)], f"messages[{place}]") for place in range(8)]
+    with pytest.raises(ContextLengthExceeded, match=r"more than 8192 tokens, the context holds 2048"):
+        prepare(Ask(texts))
+
+
 def test_a_prompt_and_answer_that_fill_the_context_exactly_are_taken() -> None:
     """The prompt's rows, BOS and EOS of the answer, and its tokens: one token more is refused."""
     num_prompt = len(golden_model().tokenizer.encode("hello")) + 2
