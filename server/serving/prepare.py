@@ -26,7 +26,7 @@ from server.messages import (
 )
 from server.serving.asks import Ask, Effort, Message, Modality, ParamNames, PictureChoices, PicturePart, TextChoices, TextPart
 from server.serving.context_budget import ContextBudget
-from server.serving.grammars import answer_grammar
+from server.serving.grammar_writers import GrammarWriters
 from server.serving.picture_intake import PictureIntake
 from server.serving.reply_reader import Thinking
 from server.serving.served_model import ServedModel
@@ -65,10 +65,16 @@ class Plan:
 class Preparer:
     """Makes engine requests for one model. Slow (it decodes pictures): call it in a thread."""
 
-    def __init__(self, model: ServedModel, limits: PromptLimits, pictures: PictureIntake) -> None:
+    def __init__(self, model: ServedModel, limits: PromptLimits, pictures: PictureIntake, grammars: GrammarWriters) -> None:
         self._model = model
         self._limits = limits
         self._pictures = pictures
+        self._grammars = grammars
+
+    def close(self) -> None:
+        """End the processes that read pictures and schemas."""
+        self._pictures.close()
+        self._grammars.close()
 
     def prepare(self, ask: Ask, ready: EngineReady) -> Plan:
         """Return the engine's requests for ``ask``.
@@ -84,7 +90,7 @@ class Preparer:
         segments = self._segments(ask, draws=draws)
         mode = self._mode(ask, modalities)
         image = self._image_params(ask, segments)
-        sampling = replace(self._sampling(ask.text), grammar=answer_grammar(ask))
+        sampling = replace(self._sampling(ask.text), grammar=self._grammars.grammar(ask))
         request = Request(
             request_id="",
             segments=segments,

@@ -1,0 +1,60 @@
+"""What goes to a grammar writer's process and what comes back. Schemas travel as JSON: what is in them is the client's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from server.serving.asks import Ask, JsonForm, Tool, ToolUse
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaJob:
+    """A JSON schema and where it stood; ``name`` and ``is_strict`` are a tool's."""
+
+    text: str
+    param: str
+    name: str = ""
+    is_strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarJob:
+    """What of an ask decides the form of its answer."""
+
+    thinks: bool
+    form: SchemaJob | None
+    tools: list[SchemaJob] | None
+    must_call: bool
+    is_parallel: bool
+
+    @classmethod
+    def of(cls, ask: Ask) -> GrammarJob:
+        """Return the job of an ask."""
+        form, use = ask.json_form, ask.tool_use
+        return cls(
+            thinks=ask.thinks,
+            form=None if form is None else SchemaJob(json.dumps(form.schema), form.param),
+            tools=None
+            if use is None
+            else [SchemaJob(json.dumps(tool.parameters), tool.param, tool.name, tool.is_strict) for tool in use.tools],
+            must_call=use is not None and use.must_call,
+            is_parallel=use is not None and use.is_parallel,
+        )
+
+    def ask(self) -> Ask:
+        """Return an ask of the same form."""
+        form = None if self.form is None else JsonForm(json.loads(self.form.text), self.form.param)
+        tools = [Tool(tool.name, None, json.loads(tool.text), tool.param, tool.is_strict) for tool in self.tools or ()]
+        use = None if self.tools is None else ToolUse(tools, self.must_call, self.is_parallel)
+        return Ask([], thinks=self.thinks, json_form=form, tool_use=use)
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarResult:
+    """The grammar; or why there is none: the error's code, as in `server.errors`, its message and the place."""
+
+    grammar: str = ""
+    code: str | None = None
+    message: str = ""
+    param: str | None = None
