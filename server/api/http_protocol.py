@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from uvicorn._types import ASGISendEvent
+from uvicorn._types import ASGI3Application, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from server.api.errors import error_json, status_of
@@ -67,8 +67,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT_S, self._head_took_too_long)
         self._rest_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
+        self._answered_now: RequestResponseCycle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # uvicorn tells the latest request of it, which may be waiting for the answer to one before.
+        self.pipeline.clear()
+        if self._answered_now is not None and not self._answered_now.response_complete:
+            self._answered_now.disconnected = True
+            self._answered_now.message_event.set()
         self._stop_head_timer()
         self._stop_rest_timer()
         self._stop_unread_timer()
@@ -110,6 +116,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             if self.parser.get_http_version() == "1.0":
                 # Before the task that has the request begins.
                 self.cycle.send = UnframedBody(self.cycle).send  # type: ignore[method-assign]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered_now = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         self._num_head_bytes = 0
@@ -180,7 +190,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     @property
     def _is_answering(self) -> bool:
-        return self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        cycle = self._answered_now
+        return cycle is not None and cycle.response_started and not cycle.response_complete
 
     @property
     def _is_answered(self) -> bool:

@@ -16,7 +16,7 @@ from starlette.types import Message
 from server.api.http_protocol import HEAD_TIMEOUT_S, MAX_HEAD_BYTES, MAX_HEADERS
 from server.api.request_body import BodyBounds
 from server.errors import RequestTimeout
-from tests.server.api.chats import error_of, hello, user
+from tests.server.api.chats import endless, error_of, hello, user
 from tests.server.running_front import RunningFront, running_front
 from tests.server.scripted_engine import ScriptedEngine
 
@@ -237,3 +237,17 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure(front: Run
         front.engine.wait_until(lambda: chat % 499 in http.get("/metrics").text)
         assert chat % 500 not in http.get("/metrics").text
     assert "failed" not in caplog.text
+
+
+def test_an_answer_before_another_request_is_given_up_when_the_client_leaves() -> None:
+    """Only the latest request was told: the answer went on to its end, and what it wrote then was a failure of the server's."""
+    content = json.dumps({"model": "tiny_a", "messages": [user("hi")]}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    with running_front(ScriptedEngine(endless)) as front:
+        with connect(front) as connection:
+            connection.sendall(2 * (head % len(content) + content))
+            front.engine.wait_until(lambda: len(front.engine.requests) == 1)
+        front.engine.wait_until(lambda: len(front.engine.aborted) == 1)
+        with front.http() as http:
+            assert http.get("/livez").status_code == 200
+        assert len(front.engine.requests) == 1

@@ -135,12 +135,13 @@ def test_a_head_that_comes_slowly_does_not_end_the_answer_before_it() -> None:
     run_hastily(test)
 
 
-def test_nothing_is_written_into_the_middle_of_an_answer() -> None:
+@pytest.mark.parametrize("before", [b"", GET % b"/"], ids=["alone", "behind another request"])
+def test_nothing_is_written_into_the_middle_of_an_answer(before: bytes) -> None:
     async def test(port: int, _: ServerState) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET % b"/slow")
         received = await reader.readuntil(b"\r\n\r\no")
-        writer.write(b"NONSENSE\r\n\r\n")
+        writer.write(before + b"NONSENSE\r\n\r\n")
         assert (received + await reader.read()).count(b"HTTP/1.1") == 1
         writer.close()
 
