@@ -80,7 +80,8 @@ class Tokenizer:
         """
         encoder = self._encoders.special if allow_special else self._encoders.plain
         try:
-            ids: list[int] = encoder.encode(text, add_special_tokens=False).ids
+            # Of the library's calls the one that lets go of Python's lock meanwhile: a long text takes seconds.
+            ids: list[int] = encoder.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except TypeError as error:
             raise ValueError("the text holds half a surrogate pair") from error
         return ids

@@ -48,6 +48,7 @@ from server.metrics import Metrics
 from server.serving.engine_client import EngineClient, EnginePhase, RestartPolicy
 from server.serving.engine_launch import Launch, subprocess_launcher
 from server.serving.generation import GenerationService
+from server.serving.grammar_writers import GrammarWriters
 from server.serving.notes import Notes
 from server.serving.picture_files import PictureLimits
 from server.serving.picture_intake import PictureIntake
@@ -136,7 +137,7 @@ async def _serve_on(listeners: Listeners, settings: Settings, model: ServedModel
         display_task.cancel()
         has_failed = front.engine.status.phase is EnginePhase.FAILED
         await front.engine.stop(ENGINE_STOP_S, engine_task)
-        front.pictures.close()
+        front.preparer.close()
         front.tracing.close()
     if has_failed:
         raise EngineCannotStart(front.engine.status.reason)
@@ -161,7 +162,7 @@ class Front:
     app: ASGIApp
     metrics_app: ASGIApp
     engine: EngineClient
-    pictures: PictureIntake
+    preparer: Preparer
     durability: Durability
     tracing: Tracing
 
@@ -197,7 +198,7 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
     fetcher = PictureFetcher(FetchRules(settings.fetch_host_names)) if settings.fetch_host_names else None
     pictures = PictureIntake(readers, fetcher)
     limits = PromptLimits(settings.max_pictures)
-    preparer = Preparer(model, limits, pictures)
+    preparer = Preparer(model, limits, pictures, GrammarWriters())
     room = Room(engine, settings.max_in_flight)
     service = GenerationService(model, preparer, engine, metrics, tracing, room)
     store = open_store(settings)
@@ -229,7 +230,7 @@ def build_front(settings: Settings, model: ServedModel, launch: Launch, director
     public = [probes, series] if settings.serves_metrics_publicly else [probes]
     app = build_app([*routers, *public], metrics, version(), settings.max_body_bytes, Door(key_ring(settings), home.paths, room))
     metrics_app = build_app([probes, series], metrics, version(), settings.max_body_bytes, Door(KeyRing()))
-    return Front(Traced(app, tracing), metrics_app, engine, pictures, durability, tracing)
+    return Front(Traced(app, tracing), metrics_app, engine, preparer, durability, tracing)
 
 
 def make_tracing(settings: Settings) -> Tracing:

@@ -14,6 +14,7 @@ class SumGrammar:
         self._vocab = vocab
         self._most_tokens = most_tokens
         self.accepted: list[int] = []
+        self.is_compiled = True
 
     def accept(self, token_id: int) -> None:
         """Take in the next token of the answer."""

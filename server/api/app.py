@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from server.access.keys import KeyRing
+from server.api.disconnects import CLIENT_GONE
 from server.api.errors import error_response
 from server.api.gate import Gate
 from server.api.middleware import Edge
@@ -59,9 +60,15 @@ def build_app(routers: Sequence[APIRouter], metrics: Metrics, version: str, max_
     refusals = _Refusals(metrics, routes)
     app.add_exception_handler(PlaitError, refusals.answer)
     app.add_exception_handler(HTTPException, refusals.answer)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_defect)
     inside = app if door.room is None else Turnstile(app, door.room, routes, metrics)
     return Edge(Gate(inside, door.keys, door.public_paths), metrics, BodyBounds(max_body_bytes))
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    """Answer a client that left in the middle of its body, which is no failure of anybody's."""
+    return Response(status_code=CLIENT_GONE)
 
 
 async def _answer_defect(request: Request, error: Exception) -> Response:

@@ -16,6 +16,9 @@ from server.plain_words import in_plain_words
 LARGE_BODY_BYTES = 1 << 17
 """From here on a body is read in a thread: the event loop has other streams to serve."""
 
+BYTES_PER_VALUE = 2
+"""At least: a digit and a comma."""
+
 MAX_PARAM_CHARS = 200
 
 MAX_SAID_CHARS = 400
@@ -39,7 +42,29 @@ async def read_body(body: bytes, schema: type[ObjectT]) -> ObjectT:
 
 def checked(body: bytes, schema: type[ObjectT]) -> ObjectT:
     """Parse and check a request body in this thread; see `read_body`."""
+    _check_num_values(body, schema.MAX_VALUES)
     return fitted(parsed(body), schema)
+
+
+def _check_num_values(body: bytes, most: int) -> None:
+    if len(body) >= BYTES_PER_VALUE * most and has_more_values(body, most):
+        raise InvalidRequest(f"The body has more than {most} values in its lists and objects, as many as are read.")
+
+
+def has_more_values(body: bytes, most: int) -> bool:
+    """Tell whether JSON has more than ``most`` values and names, without building any of them: thirty million cost a few gigabytes."""
+    if _num_marks(body) <= most:
+        return False
+    # Most of the marks may stand in strings.
+    plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    if plain.count(b'"') > 2 * (most + 1):
+        return True
+    return _num_marks(b"".join(plain.split(b'"')[::2])) > most
+
+
+def _num_marks(body: bytes) -> int:
+    """Return how many places there are for a value or a name."""
+    return sum(map(body.count, (b",", b":", b"[", b"{")))
 
 
 def parsed(body: bytes) -> object:

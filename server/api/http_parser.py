@@ -26,10 +26,13 @@ class DecliningParser(httptools.HttpRequestParser):
             httptools.HttpParserError: it is no request.
             httptools.HttpParserUpgrade: it asks for a tunnel.
         """
-        try:
-            super().feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            head = self._plain_head()
-            if head is None:
-                raise
-            self.feed_data(head + bytes(data[offer.args[0] :]))
+        pieces = [memoryview(data)]
+        while pieces:
+            piece = pieces.pop()
+            try:
+                super().feed_data(piece)
+            except httptools.HttpParserUpgrade as offer:
+                head = self._plain_head()
+                if head is None:
+                    raise
+                pieces += [piece[offer.args[0] :], memoryview(head)]

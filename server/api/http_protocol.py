@@ -1,7 +1,8 @@
-"""uvicorn's HTTP protocol with bounds on what comes before a request is known: how long its head may take, and how large it may be.
+"""uvicorn's HTTP protocol with bounds on what no route sees: the head of a request, what stands round its body, what is left of it when it
+has been answered, and answers that their clients do not take.
 
-Without them a client that sends a byte now and then holds a connection for ever, and one that sends headers without end fills the memory
-before any route is asked. What is refused here has reached no application, so the answer is made by hand.
+Without them a client that sends a byte now and then, or reads nothing, holds a connection for ever, and one that sends headers without end
+fills the memory before any route is asked. What is refused here has reached no application, so the answer is made by hand.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from uvicorn._types import ASGISendEvent
+from uvicorn._types import ASGI3Application, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from server.api.errors import error_json, status_of
@@ -22,6 +23,10 @@ MAX_HEAD_BYTES = 32 << 10
 MAX_HEADERS = 100
 HEAD_TIMEOUT_S = 15.0
 """From the first byte, or from the connection, to the end of the headers."""
+REST_TIMEOUT_S = 15.0
+"""From the end of an answer to the next request, in which the rest of a request may come that was refused before its end."""
+UNREAD_TIMEOUT_S = 60.0
+"""How long a client may take nothing of what waits for it; what it has seen it need not ask for again (`server.api.streams`)."""
 
 
 class TooMuchHead(Exception):
@@ -60,20 +65,31 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_is_complete = False
         self._refusal: PlaitError = InvalidRequest("This is not a valid HTTP request.")
         self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT_S, self._head_took_too_long)
+        self._rest_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self._answered_now: RequestResponseCycle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # uvicorn tells the latest request of it, which may be waiting for the answer to one before.
+        self.pipeline.clear()
+        if self._answered_now is not None and not self._answered_now.response_complete:
+            self._answered_now.disconnected = True
+            self._answered_now.message_event.set()
         self._stop_head_timer()
+        self._stop_rest_timer()
+        self._stop_unread_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if not self._head_is_complete:
-            self._num_head_bytes += len(data)
+        # Of a head all bytes count, of a body those that come without any of it: names of chunks, and headers after the last one.
+        self._num_head_bytes += len(data)
         super().data_received(data)
-        if not self._head_is_complete and self._num_head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+        if self._num_head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(HeadersTooLarge(f"The headers have more than {MAX_HEAD_BYTES} bytes."))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._stop_rest_timer()
         # Before a task of its own has the request: on a busy loop that task waits, and a client waits with it.
         self.scope["state"][ARRIVED] = time.monotonic()
         self._num_head_bytes = 0
@@ -81,8 +97,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_took_too_long)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # A field behind the body is none of the head (RFC 9110, 6.5.1), which was judged without it.
+        if not self._head_is_complete:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._head_is_complete = True
+        self._num_head_bytes = 0
         self._stop_head_timer()
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
@@ -95,9 +117,53 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 # Before the task that has the request begins.
                 self.cycle.send = UnframedBody(self.cycle).send  # type: ignore[method-assign]
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered_now = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_body(self, body: bytes) -> None:
+        self._num_head_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        self._num_head_bytes = 0
         if not self._is_offer():
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for what follows an answer; uvicorn's own wait ends with the next byte, whatever that is."""
+        super().on_response_complete()
+        if self.cycle.response_complete and self._head_timer is None:
+            self._stop_rest_timer()
+            self._rest_timer = self.loop.call_later(REST_TIMEOUT_S, self._close)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_unread()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_unread_timer()
+        if self.transport.is_closing():
+            self._watch_unread()
+
+    def _close(self) -> None:
+        """Close the connection, which stays until what waits for the client has gone out."""
+        self.transport.close()
+        self._watch_unread()
+
+    def _watch_unread(self) -> None:
+        """End the connection if its client takes nothing any more; from here on nothing is added to what waits for it."""
+        num_unread = self.transport.get_write_buffer_size()
+        if num_unread and self._unread_timer is None:
+            self._unread_timer = self.loop.call_later(UNREAD_TIMEOUT_S, self._end_if_unread, num_unread)
+
+    def _end_if_unread(self, num_unread_before: int) -> None:
+        self._unread_timer = None
+        if self.transport.get_write_buffer_size() >= num_unread_before:
+            self.transport.abort()
+        else:
+            self._watch_unread()
 
     def _is_offer(self) -> bool:
         """Tell whether what was read is the head of a request that offers another protocol; it comes again without the offer."""
@@ -116,19 +182,43 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _head_took_too_long(self) -> None:
         self._head_timer = None
-        if not self.transport.is_closing():
+        if self._is_answering:
+            # The next request may take its time while the last one's answer does.
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_took_too_long)
+        elif not self.transport.is_closing():
             self._refuse(RequestTimeout(f"The headers took more than {HEAD_TIMEOUT_S:g} seconds."))
+
+    @property
+    def _is_answering(self) -> bool:
+        cycle = self._answered_now
+        return cycle is not None and cycle.response_started and not cycle.response_complete
+
+    @property
+    def _is_answered(self) -> bool:
+        return self.cycle is not None and self.cycle.response_complete and self._head_is_complete
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
+    def _stop_rest_timer(self) -> None:
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
+
+    def _stop_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
     def _refuse(self, error: PlaitError) -> None:
-        body = error_json(error).encode()
-        head = [
-            STATUS_LINE[status_of(error)],
-            b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body),
-        ]
-        self.transport.write(b"".join([*head, body]))
-        self.transport.close()
+        # In the middle of an answer, or behind it, another one would be taken for a part of it or for the next request's.
+        if not (self._is_answering or self._is_answered):
+            body = error_json(error).encode()
+            head = [
+                STATUS_LINE[status_of(error)],
+                b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body),
+            ]
+            self.transport.write(b"".join([*head, body]))
+        self._close()

@@ -31,12 +31,14 @@ class WireObject(BaseModel):
     Attributes:
         REFUSED: fields that exist elsewhere and are not honoured here, with what to say.
         SYNONYMS: other names of our fields, to suggest ours.
+        MAX_VALUES: how many values a body of this kind may hold, about; more would cost far more to read than to send.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, extra="forbid")
 
     REFUSED: ClassVar[dict[str, str]] = {}
     SYNONYMS: ClassVar[dict[str, str]] = {}
+    MAX_VALUES: ClassVar[int] = 1 << 18
 
     @model_validator(mode="before")
     @classmethod

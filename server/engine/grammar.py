@@ -12,6 +12,11 @@ class GrammarStopped(RuntimeError):
 class Grammar(Protocol):
     """The grammar of one answer. Its state is a function of the tokens accepted, so that an answer can be taken up anywhere."""
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it can be asked what is allowed without a wait for all of it: compiling one may take seconds."""
+        ...
+
     def accept(self, token_id: int) -> None:
         """Take in the next token of the answer; returns at once."""
         ...
@@ -43,6 +48,10 @@ class NoGrammars:
 
 
 class _Missing:
+    @property
+    def is_compiled(self) -> bool:
+        return True
+
     def accept(self, token_id: int) -> None:
         pass
 

@@ -1,7 +1,8 @@
-"""Grammars by llguidance: a few threads compile them and work out which tokens may follow while the model runs.
+"""Grammars by llguidance: a few threads compile them, and a few others work out which tokens may follow while the model runs.
 
-The library lets go of Python's lock meanwhile, so the engine waits only where a mask takes longer than a forward pass. Imports neither
-torch nor, outside this file, the library: the engine runs without both this file and the library.
+The library lets go of Python's lock meanwhile, so the engine waits only where a mask takes longer than a forward pass; an answer whose
+grammar is still being compiled waits by itself (`Grammar.is_compiled`). Imports neither torch nor, outside this file, the library: the
+engine runs without both this file and the library.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from model.tokenizer import Tokenizer
 from server.engine.grammar import Grammar, GrammarStopped
 
 NUM_THREADS = 2
+"""Of each kind."""
 
 LIMITS = llguidance.LLParserLimits(verbose_errors=False)
 """The library's own bounds on states, items and work per step; its errors must not repeat the client's text."""
@@ -28,22 +30,35 @@ class LlguidanceGrammars:
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self._tokenizer = llguidance_tokenizer(tokenizer, vocab_size)
-        self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="grammar")
+        self._compilers = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="grammar-compiler")
+        self._masks = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="grammar")
 
     def start(self, source: str) -> Grammar:
         """Begin compiling ``source``."""
-        return _GuidedAnswer(self._pool, partial(llguidance.LLMatcher, self._tokenizer, source, log_level=0, limits=LIMITS))
+        compile_grammar = partial(llguidance.LLMatcher, self._tokenizer, source, log_level=0, limits=LIMITS)
+        return _GuidedAnswer(self._compilers, self._masks, compile_grammar)
 
 
 class _GuidedAnswer:
-    """One answer. Each task waits for the one before it, which a thread has already taken: the pool is first in, first out."""
+    """One answer. Each task waits for the one before it, which a thread has already taken: the pools are first in, first out.
 
-    def __init__(self, pool: ThreadPoolExecutor, compile_grammar: partial[llguidance.LLMatcher]) -> None:
-        self._pool = pool
-        self._step = pool.submit(_begin, compile_grammar)
+    What it is told before it is compiled is worked off by the compilers, so that nobody else's mask waits behind it.
+    """
+
+    def __init__(self, compilers: ThreadPoolExecutor, masks: ThreadPoolExecutor, compile_grammar: partial[llguidance.LLMatcher]) -> None:
+        self._compilers = compilers
+        self._masks = masks
+        self._step = compilers.submit(_begin, compile_grammar)
+        self._is_compiled = False
+
+    @property
+    def is_compiled(self) -> bool:
+        self._is_compiled = self._is_compiled or self._step.done()
+        return self._is_compiled
 
     def accept(self, token_id: int) -> None:
-        self._step = self._pool.submit(_advance, self._step, token_id)
+        pool = self._masks if self.is_compiled else self._compilers
+        self._step = pool.submit(_advance, self._step, token_id)
 
     def allowed(self) -> bytes:
         return self._step.result()[1]

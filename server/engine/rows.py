@@ -200,4 +200,4 @@ def held_by(sequence: Sequence, fill: Fill) -> Held:
 
 def is_decoding(sequence: Sequence) -> bool:
     """Tell whether a decode row of the sequence could go into the next pass."""
-    return sequence.phase is Phase.DECODE and not sequence.is_in_flight
+    return sequence.phase is Phase.DECODE and not sequence.is_in_flight and sequence.can_draw_token

@@ -47,4 +47,4 @@ class Foresight:
         return [other for other in self._roster.running.values() if other.has_steps_left or other.has_prompt_left]
 
     def _will_decode(self, sequence: Sequence) -> bool:
-        return sequence.phase is Phase.DECODE and not (sequence.awaits_token and self._turns.must_end(sequence))
+        return sequence.phase is Phase.DECODE and sequence.can_draw_token and not (sequence.awaits_token and self._turns.must_end(sequence))

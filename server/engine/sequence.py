@@ -215,6 +215,11 @@ class Sequence:
         return self.phase in (Phase.PREFILL, Phase.DENOISE) and not self.is_in_flight
 
     @property
+    def can_draw_token(self) -> bool:
+        """Whether it can be said which tokens may come next: not while its grammar is being compiled, for which nobody else waits."""
+        return self.grammar is None or self.grammar.is_compiled
+
+    @property
     def has_steps_left(self) -> bool:
         """Whether its picture has Euler steps that passes have not been given."""
         return self.phase is Phase.DENOISE and self.image is not None and self.image.has_steps_left

@@ -52,6 +52,9 @@ JSON_STYLE: JsonCompileOptions = {
 LIMITS = llguidance.LLParserLimits(verbose_errors=False)
 BYTES = llguidance.LLTokenizer("byte")
 """Enough of a vocabulary to see whether an answer can begin."""
+NUM_BYTES_TRIED = 4
+TOO_COMPLEX = ("too big", "limit", "max is")
+"""How the library says that a grammar is beyond its bounds."""
 MAX_DROPPED_SHOWN = 4
 """How much of what a schema cannot have an error names."""
 
@@ -121,7 +124,7 @@ def _match(form: PatternForm) -> str:
     """
     written = REWRITTEN.sub(lambda found: AS_WRITTEN_HERE.get(found.group(), found.group()), form.pattern)
     grammar = f"%llguidance {{}}\nstart: /{written}/"
-    if llguidance.LLMatcher.validate_grammar(grammar, limits=LIMITS) or not _can_begin(grammar):
+    if llguidance.LLMatcher.validate_grammar(grammar, limits=LIMITS) or _problem_of_beginning(grammar):
         message = f"{form.param}: not a regular expression that an answer can be held to; it may not look ahead, look behind or refer back."
         raise InvalidValue(message, form.param)
     return f"/{written}/"
@@ -164,10 +167,10 @@ def held(schema: Schema, param: str, *, is_strict: bool) -> Schema:
     possible = enforceable(schema, _problem)
     if is_strict and possible.dropped:
         raise _unsupported(possible, param)
-    problem = _problem(possible.schema)
-    if not problem and _can_begin(_library_grammar(possible.schema)):
+    problem = _problem(possible.schema) or _problem_of_beginning(_library_grammar(possible.schema))
+    if not problem:
         return possible.schema
-    if "too big" in problem or "limit" in problem:
+    if any(words in problem for words in TOO_COMPLEX):
         raise InvalidValue(f"{param}: the schema is too complex; simplify its patterns, counts or alternatives.", param)
     raise InvalidValue(f"{param}: not a JSON schema that can be enforced.", param)
 
@@ -187,11 +190,18 @@ def _problem(schema: Schema) -> str:
     return str(llguidance.LLMatcher.validate_grammar(_library_grammar(schema), limits=LIMITS))
 
 
-def _can_begin(grammar: str) -> bool:
-    """Tell whether there is a first byte of an answer: there is none to a schema that refers to nothing but itself."""
+def _problem_of_beginning(grammar: str) -> str:
+    """Return what the library says is wrong with the first bytes of an answer; empty where nothing is.
+
+    There is no first one to a schema that refers to nothing but itself, and no second to an object of too many properties.
+    """
     matcher = llguidance.LLMatcher(BYTES, grammar, log_level=0, limits=LIMITS)
-    matcher.compute_bitmask()
-    return not matcher.is_error()
+    for _ in range(NUM_BYTES_TRIED):
+        allowed = int.from_bytes(matcher.compute_bitmask(), "little")
+        if matcher.is_stopped():
+            break
+        matcher.consume_token((allowed & -allowed).bit_length() - 1)
+    return str(matcher.get_error()) if matcher.is_error() else ""
 
 
 def _check_size(schema: dict[str, JsonValue], param: str) -> None:

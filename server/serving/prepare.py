@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from model.guidance_rules import GuidanceMode
 from model.profile import THINK_IMAGE_PROMPT, THINK_TEXT_PROMPT, Family, SamplerDefaults, ToolStyle
-from server.errors import InvalidValue, UnsupportedParameter
+from server.errors import ContextLengthExceeded, InvalidValue, UnsupportedParameter
 from server.messages import (
     EngineReady,
     ImageParams,
@@ -26,7 +26,7 @@ from server.messages import (
 )
 from server.serving.asks import Ask, Effort, Message, Modality, ParamNames, PictureChoices, PicturePart, TextChoices, TextPart
 from server.serving.context_budget import ContextBudget, prompt_need
-from server.serving.grammars import answer_grammar
+from server.serving.grammar_writers import GrammarWriters
 from server.serving.picture_intake import PictureIntake
 from server.serving.reply_reader import Thinking
 from server.serving.served_model import ServedModel
@@ -40,6 +40,11 @@ SEED_MASK = (1 << 63) - 1
 DEFAULT_MAX_IMAGES = 1
 DEFAULT_MAX_IMAGES_INTERLEAVED = 8
 """How many pictures a model that decides by itself may draw when the client does not say."""
+
+FAR_TOO_LONG = 4
+"""How many times the tokens of the context a prompt must have to be refused before all of it is read: far more than cutting it can add."""
+LOOK_CHARS = 1 << 14
+"""How much of such a text is read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +65,16 @@ class Plan:
 class Preparer:
     """Makes engine requests for one model. Slow (it decodes pictures): call it in a thread."""
 
-    def __init__(self, model: ServedModel, limits: PromptLimits, pictures: PictureIntake) -> None:
+    def __init__(self, model: ServedModel, limits: PromptLimits, pictures: PictureIntake, grammars: GrammarWriters) -> None:
         self._model = model
         self._limits = limits
         self._pictures = pictures
+        self._grammars = grammars
+
+    def close(self) -> None:
+        """End the processes that read pictures and schemas."""
+        self._pictures.close()
+        self._grammars.close()
 
     def prepare(self, ask: Ask, ready: EngineReady) -> Plan:
         """Return the engine's requests for ``ask``.
@@ -75,10 +86,11 @@ class Preparer:
         modalities = self._modalities(ask)
         draws = Modality.IMAGE in modalities
         _refuse_contradictions(ask, modalities)
+        self._refuse_far_too_long(ask, ready)
         segments = self._segments(ask, draws=draws)
         mode = self._mode(ask, modalities)
         image = self._image_params(ask, segments)
-        sampling = replace(self._sampling(ask.text), grammar=answer_grammar(ask))
+        sampling = replace(self._sampling(ask.text), grammar=self._grammars.grammar(ask))
         request = Request(
             request_id="",
             segments=segments,
@@ -128,6 +140,22 @@ class Preparer:
         if Modality.TEXT not in modalities:
             return OutputMode.ALTERNATE if ask.thinks else OutputMode.IMAGE
         return OutputMode.INTERLEAVED if self._model.profile.family is Family.INTERLEAVED else OutputMode.ALTERNATE
+
+    def _refuse_far_too_long(self, ask: Ask, ready: EngineReady) -> None:
+        """Refuse texts that cannot fit by far: to read them all, only to count what is too much, would take minutes."""
+        texts = [part.text for message in ask.messages for part in message.parts if isinstance(part, TextPart)]
+        if ask.tool_use is not None:
+            texts.append(tool_list(ask.tool_use.tools).text)
+        held = min(ready.max_positions, ready.max_context_rows)
+        if sum(map(len, texts)) <= FAR_TOO_LONG * held:
+            return
+        num_tokens = 0
+        for piece in (text[start : start + LOOK_CHARS] for text in texts for start in range(0, len(text), LOOK_CHARS)):
+            num_tokens += len(self._model.tokenizer.encode(piece))
+            if num_tokens > FAR_TOO_LONG * held:
+                param = ask.names.messages
+                message = f"{param}: the texts have more than {FAR_TOO_LONG * held} tokens, the context holds {held}. Shorten the prompt."
+                raise ContextLengthExceeded(message, param)
 
     def _segments(self, ask: Ask, *, draws: bool) -> list[Segment]:
         """Turn messages into segments: there is no chat template (spec 5.1), each text is one segment, each picture another."""

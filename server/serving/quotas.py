@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from server.access.keys import Tenant
 from server.errors import QuotaExceeded
 from server.messages import OutputMode, Request, TextSegment
-from server.serving.events import Event, FinishedEvent, PictureEvent, TextEvent, ThoughtEvent
+from server.serving.events import Event, FinishedEvent, PictureEvent, PreviewEvent, TextEvent, ThoughtEvent
 from server.store.store import Bucket, RateStore, StoreUnavailable
 
 MINUTE_S = 60.0
@@ -44,11 +44,14 @@ class Account:
     """One request's part of its tenant's quota, from `Quotas.enter` to `Quotas.settle`.
 
     Attributes:
+        num_prompt_tokens: what each answer has read when its first words come.
+        reserved: what was taken of the bounds in advance.
         requests, tokens: how the tenant stands, None where there is no bound.
     """
 
     tenant: Tenant
     num_answers: int
+    num_prompt_tokens: int = 0
     reserved: Use = Use()
     requests: Standing | None = None
     tokens: Standing | None = None
@@ -60,9 +63,9 @@ class Account:
         """Take in what an event cost: by the usage of finished answers, by what was seen of others."""
         match event:
             case TextEvent() | ThoughtEvent():
-                self._tokens[event.choice] += 1
-            case PictureEvent():
-                self._pictures[event.choice] += 1
+                self._tokens[event.choice] = 1 + (self._tokens[event.choice] or self.num_prompt_tokens)
+            case PictureEvent() | PreviewEvent():
+                self._pictures[event.choice] = event.index + 1
             case FinishedEvent():
                 usage = event.usage
                 self._tokens[event.choice] = usage.prompt_text_tokens + usage.prompt_image_tokens + usage.completion_text_tokens
@@ -105,11 +108,12 @@ class Quotas:
         """
         tenant, need = account.tenant, _need(requests)
         quota = tenant.quota
+        account.num_prompt_tokens = _num_prompt_tokens(requests[0])
         account.requests = await self._take(tenant, "requests", quota.requests_per_minute, 1)
         account.tokens = await self._take(tenant, "tokens", quota.tokens_per_minute, need.tokens)
-        account.reserved = Use(need.tokens, 0)
-        await self._take(tenant, "pictures", quota.pictures_per_minute, need.pictures)
-        account.reserved = need
+        account.reserved = Use(_taken(account.tokens, need.tokens), 0)
+        pictures = await self._take(tenant, "pictures", quota.pictures_per_minute, need.pictures)
+        account.reserved = Use(account.reserved.tokens, _taken(pictures, need.pictures))
 
     async def settle(self, account: Account) -> None:
         """Give back what an answer did not use; doing it twice does nothing."""
@@ -130,7 +134,7 @@ class Quotas:
         ):
             if limit is not None and amount:
                 try:
-                    await self._rates.take(_bucket(tenant, kind, limit), -min(amount, limit))
+                    await self._rates.take(_bucket(tenant, kind, limit), -amount)
                 except StoreUnavailable:
                     return
 
@@ -146,6 +150,11 @@ class Quotas:
             raise QuotaExceeded(_used_up(kind, limit, min(cost, limit), decision.retry_after_s), decision.retry_after_s)
         remaining = int(decision.remaining)
         return Standing(limit, remaining, (limit - remaining) * MINUTE_S / limit)
+
+
+def _taken(standing: Standing | None, cost: int) -> int:
+    """Return what was taken of a bound that stands like this since; nothing where there is none, or the store was away."""
+    return 0 if standing is None else min(cost, standing.limit)
 
 
 def _bucket(tenant: Tenant, kind: str, limit: int) -> Bucket:
@@ -164,7 +173,11 @@ def _used_up(kind: str, limit: int, cost: int, wait_s: float) -> str:
 def _need(requests: list[Request]) -> Use:
     tokens = pictures = 0
     for request in requests:
-        tokens += sum(len(segment.token_ids) for segment in request.segments if isinstance(segment, TextSegment))
+        tokens += _num_prompt_tokens(request)
         tokens += 0 if request.mode is OutputMode.IMAGE else request.sampling.max_tokens
         pictures += 0 if request.mode is OutputMode.TEXT else request.image.max_images
     return Use(tokens, pictures)
+
+
+def _num_prompt_tokens(request: Request) -> int:
+    return sum(len(segment.token_ids) for segment in request.segments if isinstance(segment, TextSegment))

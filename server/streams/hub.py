@@ -166,6 +166,7 @@ class StreamHub:
             await asyncio.sleep(LINGER_S)
         if self._owned.get(stream.lease.stream_id) is stream:
             del self._owned[stream.lease.stream_id]
+        stream.let_go()
 
     def once_next_is_handed_on(self, stream: OwnedStream, then: Callable[[], None]) -> None:
         """Call ``then`` when the event that is written next has gone out to a reader here; at once where nobody reads here."""

@@ -77,6 +77,10 @@ class OwnedStream:
         self.cancelled.set()
         self._drop_unsent()
 
+    def let_go(self) -> None:
+        """Have whoever waits for more look elsewhere: this process writes nothing more."""
+        self._beat()
+
     @property
     def unsent_bytes(self) -> int:
         """About how many bytes wait for the store."""

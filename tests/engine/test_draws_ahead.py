@@ -77,6 +77,22 @@ def test_a_chat_with_a_grammar_slows_no_other_and_is_not_slowed() -> None:
     assert num_tokens == [2 * len(KINDS)] * 20 + [2 * len(KINDS) - 2] * (PLAIN.max_tokens - 20)
 
 
+@pytest.mark.parametrize("runs_ahead", [False, True])
+def test_a_chat_waits_by_itself_while_its_grammar_is_compiled(runs_ahead: bool) -> None:
+    """The whole step waited: a schema on which the library worked for seconds stopped everybody's words and pictures."""
+    grammars, alone = SumGrammars(VOCAB), house_of(SumGrammars(VOCAB), runs_ahead=runs_ahead)
+    house = house_of(grammars, runs_ahead=runs_ahead)
+    summed = make_request("summed", [TextSegment([20])], sampling=SUMMED)
+    house.submit(summed, make_request("plain", [TextSegment([21])], sampling=PLAIN))
+    grammars.started[0].is_compiled = False
+    while "plain" not in ends_of(list(house.link.reports)):
+        house.engine.step()
+    assert set(tokens_by_request(list(house.link.reports))) == {"plain"}
+    grammars.started[0].is_compiled = True
+    alone.submit(summed)
+    assert tokens_by_request(house.run())["summed"] == tokens_by_request(alone.run())["summed"]
+
+
 def test_answers_in_json_run_ahead_and_fit_their_schema() -> None:
     sampling = SamplingParams(temperature=1.0, max_tokens=400, grammar=GRAMMAR)
     requests = [make_request(f"{k}", [TextSegment([5, 6, 7 + k])], sampling=replace(sampling, seed=k)) for k in range(6)]

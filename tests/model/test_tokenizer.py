@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,14 @@ def test_a_written_tokenizer_knows_exactly_its_vocabulary(tmp_path: Path, vocab_
 def test_a_vocabulary_too_small_for_the_special_tokens_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="277 has no room"):
         write_tokenizer(tmp_path, 277)
+
+
+def test_other_threads_go_on_while_a_text_is_encoded() -> None:
+    """They waited for its end: with a long text whoever read a stream of words did for seconds."""
+    encoding = threading.Thread(target=TOKENIZER.encode, args=("🙂" * 200_000,))
+    encoding.start()
+    num_turns = 0
+    while encoding.is_alive():
+        encoding.join(0.001)
+        num_turns += 1
+    assert num_turns > 10

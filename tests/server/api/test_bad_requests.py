@@ -267,6 +267,27 @@ def test_a_body_beyond_the_limit_is_refused(is_chunked: bool) -> None:
         assert error_of(response)["code"] == "body_too_large" and "100000" in (error_of(response)["message"] or "")
 
 
+@pytest.mark.parametrize(
+    "piece",
+    ['"metadata":{"%d":1},', '"messages":[{},%d],', '"x%d":[[],[[]]],', '"stop":["%d"],', '"a\\\\":"%d",'],
+    ids=lambda piece: piece[:9],
+)
+def test_a_body_of_countless_values_is_refused_before_any_is_made(front: RunningFront, piece: str) -> None:
+    """Fifteen megabytes of them took a gigabyte and a half of memory, and other streams waited for seconds."""
+    content = "{" + "".join(piece % number for number in range(200_000)) + '"model":"tiny_a"}'
+    with front.http() as http:
+        response = http.post("/v1/chat/completions", content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 400 and "262144 values" in str(error_of(response)["message"])
+
+
+def test_what_stands_in_a_text_is_not_counted(front: RunningFront) -> None:
+    content = ',:[{"\\' * 100_000 + "\\"
+    with front.http() as http:
+        response = http.post("/tokenize", json={"prompt": content, "add_special_tokens": False}, timeout=60)
+        back = http.post("/detokenize", json={"tokens": response.json()["tokens"]}, timeout=60)
+    assert back.json() == {"prompt": content}
+
+
 def test_a_long_field_name_is_not_echoed(front: RunningFront) -> None:
     with front.http() as http:
         response = post(http, {"x" * 100_000: 1})

@@ -16,7 +16,7 @@ from starlette.types import Message
 from server.api.http_protocol import HEAD_TIMEOUT_S, MAX_HEAD_BYTES, MAX_HEADERS
 from server.api.request_body import BodyBounds
 from server.errors import RequestTimeout
-from tests.server.api.chats import error_of, hello, user
+from tests.server.api.chats import endless, error_of, hello, user
 from tests.server.running_front import RunningFront, running_front
 from tests.server.scripted_engine import ScriptedEngine
 
@@ -75,6 +75,33 @@ def test_a_header_without_an_end_is_cut_off_as_it_grows(front: RunningFront) -> 
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             while sent < 64 << 20:
                 sent += connection.send(b"a" * 4096)
+    assert sent < 16 << 20, "what the kernel buffers, not what the server keeps"
+
+
+def test_a_field_behind_the_body_is_no_header(front: RunningFront) -> None:
+    """It was taken for one: after the head had been judged, and whatever a proxy had made of it."""
+    content = json.dumps({"model": "tiny_a", "messages": [user("hi")]}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    body = b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n%x\r\n%b\r\n0\r\nx-request-id: behind\r\n\r\n" % (len(content), content)
+    with connect(front) as connection:
+        connection.sendall(head + body)
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert received.startswith(b"HTTP/1.1 200") and b"behind" not in received
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [(b"0\r\n", b"a: b\r\n" * 1000), (b"0\r\na: ", b"a" * 4096), (b"5;", b"a" * 4096)],
+    ids=["fields behind the body", "one field behind the body", "behind a chunk's size"],
+)
+def test_what_stands_round_a_body_is_cut_off_as_it_grows(front: RunningFront, begin: bytes, piece: bytes) -> None:
+    """It gathered in memory until its end, which never came."""
+    with connect(front) as connection:
+        connection.sendall(b"POST /nowhere HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + begin)
+        sent = 0
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            while sent < 64 << 20:
+                sent += connection.send(piece)
     assert sent < 16 << 20, "what the kernel buffers, not what the server keeps"
 
 
@@ -190,3 +217,37 @@ def test_an_offer_of_another_protocol_is_declined_and_the_request_answered(front
             connection.sendall(piece)
         received = b"".join(iter(lambda: connection.recv(65536), b""))
     assert received.count(b"HTTP/1.1 200 OK") == 2 and b'"role":"assistant"' in received and received.endswith(b'{"status":"alive"}')
+
+
+def test_offers_without_end_are_declined_one_after_the_other(front: RunningFront) -> None:
+    """Each was read inside the one before it: a thousand in one piece were taken for no HTTP."""
+    offer = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
+    with connect(front) as connection:
+        connection.sendall(offer * 1500 + b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert received.count(b"HTTP/1.1 200 OK") == 1501
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure(front: RunningFront, caplog: pytest.LogCaptureFixture) -> None:
+    """It was one of the server's: a trace in the log, and a 500 that alerts count."""
+    chat = 'plait_http_requests_total{route="/v1/chat/completions",status="%d"}'
+    with connect(front) as connection:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{")
+    with front.metrics_http() as http:
+        front.engine.wait_until(lambda: chat % 499 in http.get("/metrics").text)
+        assert chat % 500 not in http.get("/metrics").text
+    assert "failed" not in caplog.text
+
+
+def test_an_answer_before_another_request_is_given_up_when_the_client_leaves() -> None:
+    """Only the latest request was told: the answer went on to its end, and what it wrote then was a failure of the server's."""
+    content = json.dumps({"model": "tiny_a", "messages": [user("hi")]}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    with running_front(ScriptedEngine(endless)) as front:
+        with connect(front) as connection:
+            connection.sendall(2 * (head % len(content) + content))
+            front.engine.wait_until(lambda: len(front.engine.requests) == 1)
+        front.engine.wait_until(lambda: len(front.engine.aborted) == 1)
+        with front.http() as http:
+            assert http.get("/livez").status_code == 200
+        assert len(front.engine.requests) == 1

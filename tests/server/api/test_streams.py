@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ WAIT: dict[str, object] = {"model": "tiny_a", "messages": [user("wait")], "strea
 TALK: dict[str, object] = {"model": "tiny_a", "messages": [user("hi")], "stream": True}
 KEY = {"Idempotency-Key": "k"}
 RESUMABLE = {"X-Plait-Resumable": "true"}
+LET_GO_S = 5.0
 
 
 def by_prompt(request: Request) -> list[list[Output]]:
@@ -74,6 +76,17 @@ def test_nothing_follows_the_last_event_and_a_browser_is_told_not_to_ask_again(f
     with front.http() as http:
         stream_id, events = whole(http, TALK)
         assert http.get(f"/v1/streams/{stream_id}", headers={"Last-Event-ID": events[-1].event_id}).status_code == 204
+
+
+def test_a_reader_beyond_the_last_event_is_let_go_when_the_answer_ends(front: RunningFront) -> None:
+    """It waited for an event that could not come, for as long as it was there."""
+    with front.http() as http:
+        stream_id = begin(http, WAIT, RESUMABLE)
+        with http.stream("GET", f"/v1/streams/{stream_id}", headers={"Last-Event-ID": "999"}) as response:
+            front.engine.release()
+            deadline = time.monotonic() + LET_GO_S
+            for line in response.iter_lines():
+                assert not line.startswith("data: ") and time.monotonic() < deadline
 
 
 def test_a_resumable_answer_goes_on_without_a_reader(front: RunningFront) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -11,6 +13,7 @@ from tests.server.picture_files import picture_uri
 from tests.server.running_front import RunningFront, running_front
 from tests.server.scripted_engine import ScriptedEngine
 
+JSON = {"content-type": "application/json"}
 TEXT = "zażółć <|im_end|> 🙂"
 
 
@@ -58,9 +61,29 @@ PICTURE = user([{"type": "image_url", "image_url": {"url": picture_uri()}}])
         ("/detokenize", {"tokens": [1, 320]}, 400, "tokens[1]"),
         ("/detokenize", {"tokens": [-1]}, 400, "tokens[0]"),
         ("/detokenize", {}, 400, "tokens"),
+        ("/tokenize", {"messages": [user("a" * 500_001), user("b" * 500_000)]}, 400, "messages"),
     ],
 )
 def test_bad_input_is_refused_by_name(front: RunningFront, path: str, body: dict[str, object], status: int, param: str) -> None:
     with front.http() as http:
         response = http.post(path, json=body)
     assert (response.status_code, error_of(response)["param"]) == (status, param)
+
+
+def test_others_are_answered_while_a_long_text_is_read(front: RunningFront) -> None:
+    """The event loop did nothing else meanwhile, for ten seconds with a text of a million characters."""
+    with front.http() as http, ThreadPoolExecutor(1) as pool:
+        long = pool.submit(
+            http.post, "/tokenize", content=json.dumps({"prompt": "🙂" * 200_000}, ensure_ascii=False), headers=JSON, timeout=60
+        )
+        num_answered = 0
+        while not long.done():
+            assert http.get("/livez").status_code == 200
+            num_answered += 1
+    assert long.result().json()["count"] > 200_000 and num_answered > 10
+
+
+def test_as_many_tokens_as_are_read_come_back(front: RunningFront) -> None:
+    with front.http() as http:
+        response = http.post("/detokenize", json={"tokens": [TOKENIZER.encode("a")[0]] * 1_000_000}, timeout=60)
+    assert response.json() == {"prompt": "a" * 1_000_000}

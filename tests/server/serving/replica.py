@@ -14,6 +14,7 @@ from server.durability import Durability, Shared, build_durability
 from server.metrics import Metrics
 from server.serving.engine_client import EngineClient, EnginePhase, RestartPolicy
 from server.serving.generation import GenerationService
+from server.serving.grammar_writers import GrammarWriters
 from server.serving.picture_files import PictureLimits
 from server.serving.picture_intake import Fetch, PictureIntake
 from server.serving.picture_links import PictureLinks
@@ -47,7 +48,7 @@ async def running_replica(engine: ScriptedEngine, store: Store, directory: Path,
     settings, model, metrics = Settings(lease_s=LEASE_S), golden_model(), Metrics()
     client = EngineClient(engine.launch, directory, metrics.observe_step, RestartPolicy())
     pictures = PictureIntake(PictureReaders(model.config, PictureLimits()), fetch)
-    preparer, links = Preparer(model, PromptLimits(), pictures), PictureLinks(store)
+    preparer, links = Preparer(model, PromptLimits(), pictures, GrammarWriters()), PictureLinks(store)
     service = GenerationService(model, preparer, client, metrics, Tracing(), Room(client, settings.max_in_flight))
     durability = build_durability(settings, Shared(store, links, service, client, metrics), [ChatSurface(model.name, links)])
     running = [asyncio.create_task(client.run()), asyncio.create_task(durability.run())]
@@ -60,7 +61,7 @@ async def running_replica(engine: ScriptedEngine, store: Store, directory: Path,
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        pictures.close()
+        preparer.close()
 
 
 async def given_up(store: StreamStore, stream_id: str, body: bytes, *canon: bytes, deadline_s: float = 60.0) -> None:

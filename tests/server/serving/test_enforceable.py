@@ -155,3 +155,11 @@ def test_arguments_are_an_object_where_their_schema_allows_one(parameters: JsonO
     begin = b'<tool_call>\n{"name": "f", "arguments": '
     assert matcher.validate_tokens([*begin, ord("{")]) == len(begin) + 1
     assert matcher.validate_tokens([*begin, ord("n")]) == len(begin)
+
+
+def test_an_object_of_too_many_properties_is_refused_before_its_answer_is_begun() -> None:
+    """The library only said so when the brace had been written: the request was answered as a failure of the model."""
+    many: JsonObject = {f"property {number}": {"type": "string"} for number in range(700)}
+    with pytest.raises(InvalidValue, match="too complex"):
+        held(holding(**many), "p", is_strict=True)
+    assert held(holding(**dict(list(many.items())[:400])), "p", is_strict=True)

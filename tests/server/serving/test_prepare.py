@@ -13,6 +13,7 @@ from server.errors import ContextLengthExceeded, InvalidValue, PlaitError, Unsup
 from server.messages import EngineReady, ImageSegment, OutputMode, Request, TextSegment
 from server.serving.asks import Ask, Message, Modality, PictureChoices, PicturePart, TextChoices, TextPart
 from server.serving.context_budget import WORDS_FIRST
+from server.serving.grammar_writers import GrammarWriters
 from server.serving.picture_files import PictureLimits
 from server.serving.picture_intake import PictureIntake
 from server.serving.picture_readers import PictureReaders
@@ -29,16 +30,18 @@ PICTURE = PicturePart(picture_uri(100, 80), "messages[0].content[1]")
 
 
 READERS = PictureReaders(golden_model().config, PictureLimits())
+WRITERS = GrammarWriters()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def readers() -> Iterator[None]:
     yield
     READERS.close()
+    WRITERS.close()
 
 
 def prepare(ask: Ask, family: str = "bagel", ready: EngineReady = READY) -> Plan:
-    return Preparer(golden_model(family), PromptLimits(max_pictures=2), PictureIntake(READERS)).prepare(ask, ready)
+    return Preparer(golden_model(family), PromptLimits(max_pictures=2), PictureIntake(READERS), WRITERS).prepare(ask, ready)
 
 
 def only_request(ask: Ask, family: str = "bagel", ready: EngineReady = READY) -> Request:
@@ -171,6 +174,13 @@ def test_what_the_model_cannot_do_is_refused_by_name(ask: Ask, kind: type[PlaitE
     with pytest.raises(kind) as caught:
         prepare(ask)
     assert caught.value.param == param
+
+
+def test_texts_that_cannot_fit_by_far_are_refused_before_all_of_them_is_read() -> None:
+    """To count what is too much took minutes where a body was full of it."""
+    texts = [Message([TextPart("🙂" * 900_000)], f"messages[{place}]") for place in range(8)]
+    with pytest.raises(ContextLengthExceeded, match=r"more than 8192 tokens, the context holds 2048"):
+        prepare(Ask(texts))
 
 
 def test_a_prompt_and_answer_that_fill_the_context_exactly_are_taken() -> None:

@@ -10,9 +10,10 @@ import pytest
 from server.access.keys import Quota, Tenant
 from server.errors import QuotaExceeded
 from server.messages import FinishReason, ImageParams, OutputMode, Request, SamplingParams, TextSegment, Usage
-from server.serving.events import Event, FinishedEvent, TextEvent
+from server.serving.events import Event, FinishedEvent, PreviewEvent, TextEvent
 from server.serving.quotas import Account, Quotas
 from server.store.memory import MemoryBounds, MemoryStore
+from server.store.store import Bucket, RateDecision, StoreUnavailable
 from tests.clock import Clock
 
 TEXT = Request("r", [TextSegment([1, 2, 3])], OutputMode.TEXT, SamplingParams(max_tokens=97), ImageParams(64, 64))
@@ -25,6 +26,13 @@ def quotas(clock: Clock | None = None) -> Quotas:
 
 def tenant(quota: Quota, name: str = "alice") -> Tenant:
     return Tenant(name, quota=quota)
+
+
+class AwayRates:
+    """A store that does not answer."""
+
+    async def take(self, bucket: Bucket, cost: float) -> RateDecision:
+        raise StoreUnavailable
 
 
 async def admitted(counted: Quotas, tenant: Tenant, requests: list[Request]) -> Account:
@@ -84,13 +92,49 @@ async def test_an_answer_that_is_given_up_costs_what_was_seen_of_it() -> None:
     await counted.settle(account)
     await counted.settle(account)
     again = await admitted(counted, alice, [TEXT])
-    assert again.tokens is not None and again.tokens.remaining == 150 - 40 - 100
+    assert again.tokens is not None and again.tokens.remaining == 150 - 3 - 40 - 100
+
+
+async def test_a_picture_of_which_a_preview_was_seen_is_a_picture() -> None:
+    """Else a client could have all its pictures but for the last steps of each, by leaving when the last preview has come."""
+    counted, alice = quotas(), tenant(Quota(pictures_per_minute=4))
+    account = await admitted(counted, alice, [PICTURES])
+    spend(account, *[PreviewEvent(0, 1, preview, 2, 3, b"webp") for preview in range(3)])
+    await counted.settle(account)
+    with pytest.raises(QuotaExceeded, match="4 pictures"):
+        await admitted(counted, alice, [PICTURES])
 
 
 async def test_a_request_larger_than_a_minute_takes_the_whole_minute() -> None:
     counted, alice = quotas(), tenant(Quota(tokens_per_minute=50))
     account = await admitted(counted, alice, [TEXT])
     assert account.tokens is not None and account.tokens.remaining == 0
+
+
+async def test_a_request_larger_than_a_minute_gets_back_no_more_than_was_taken() -> None:
+    """It got back what it had left open beyond the minute too: with the length of answers left open, which is how most clients ask,
+    a bound below the context's length bounded nothing."""
+    counted, alice = quotas(), tenant(Quota(tokens_per_minute=50, pictures_per_minute=1))
+    account = await admitted(counted, alice, [PICTURES, TEXT])
+    spend(account, FinishedEvent(0, FinishReason.STOP, Usage(prompt_text_tokens=3, completion_text_tokens=17, num_images=1)))
+    await counted.settle(account)
+    with pytest.raises(QuotaExceeded, match="50 tokens"):
+        await admitted(counted, alice, [TEXT])
+    with pytest.raises(QuotaExceeded, match="1 pictures"):
+        await admitted(counted, tenant(Quota(pictures_per_minute=1)), [PICTURES])
+
+
+async def test_what_could_not_be_taken_is_not_given_back() -> None:
+    """The store was away when it should have been, and is back."""
+    store = MemoryStore(MemoryBounds(), Clock())
+    alice = tenant(Quota(tokens_per_minute=150))
+    spend_all = await admitted(Quotas(store), alice, [TEXT])
+    spend(spend_all, finished(97))
+    account = Quotas(store).enter(alice, 1)
+    await Quotas(AwayRates()).charge(account, [TEXT])
+    await Quotas(store).settle(account)
+    with pytest.raises(QuotaExceeded, match="tokens"):
+        await admitted(Quotas(store), alice, [TEXT])
 
 
 async def test_pictures_are_bounded_and_a_refusal_takes_nothing() -> None:
