@@ -21,11 +21,12 @@ import numpy as np
 import torch
 
 from kernels.plan import AttentionPlan, DeviceWork, IntArray, RowLayout, put_together
+from kernels.token_runs import longest_runs
 
 MAX_SPLIT_QUERY_TILES = 4
 """Rows of more query tiles fill the machine without being split."""
 
-ITEM_FIELDS = 9
+ITEM_FIELDS = 11
 BEGIN, FULL_END, END, SLOT = 5, 6, 7, 8
 """Columns of an item that a split changes."""
 MERGE_FIELDS = 4
@@ -38,8 +39,9 @@ class HostWork:
     """Items and merges of one kind of tile, int32.
 
     Attributes:
-        items: ``[num_items, 9]``, most key tiles first: first query, number of queries, row's first token (these in row order), keys in
-            pages, start of the row's pages, first key tile, end of the full ones, end of all, slot of the partial result or ``WHOLE``.
+        items: ``[num_items, 11]``, most key tiles first: first query, number of queries, row's first token (these in row order), keys in
+            pages, start of the row's pages, first key tile, end of the full ones, end of all, slot of the partial result or ``WHOLE``,
+            first and end of the row's key tiles whose keys stand together in the packed batch (`kernels.token_runs`).
         merges: ``[num_merges, 4]``: first query, number of queries, first slot, number of slots.
         num_slots: how many partial results there are.
     """
@@ -61,7 +63,8 @@ def build_work(layout: RowLayout, rows: range, *, tile_queries: int, tile_keys: 
 
     whole = np.empty((len(end), ITEM_FIELDS), dtype=np.int32)
     columns = (tiles.first_query, tiles.num_queries, tiles.row_start, tiles.past_len, tiles.first_page)
-    for place, column in enumerate((*columns, 0, tiles.least // tile_keys, end, WHOLE)):
+    together = (-(-tiles.run_begin // tile_keys), tiles.run_end // tile_keys)
+    for place, column in enumerate((*columns, 0, tiles.least // tile_keys, end, WHOLE, *together)):
         whole[:, place] = column
     items, merges = _split(whole, num_splits, split_tiles)
     longest_first = (items[:, BEGIN] - items[:, END]).argsort(kind="stable")
@@ -72,7 +75,8 @@ def build_work(layout: RowLayout, rows: range, *, tile_queries: int, tile_keys: 
 class _QueryTiles:
     """Query tiles of neighbouring rows, all ``[num_tiles]``: the first columns of their items, and the bounds of their queries.
 
-    ``least`` and ``most`` are the smallest and the largest bound of a tile; ``fills_the_machine`` says which rows are not to be split.
+    ``least`` and ``most`` are the smallest and the largest bound of a tile; ``run_begin`` and ``run_end`` where among the row's keys its
+    longest run is; ``fills_the_machine`` says which rows are not to be split.
     """
 
     first_query: IntArray
@@ -82,6 +86,8 @@ class _QueryTiles:
     first_page: IntArray
     least: IntArray
     most: IntArray
+    run_begin: IntArray | int
+    run_end: IntArray | int
     fills_the_machine: np.ndarray[tuple[int], np.dtype[np.bool_]] | None
 
 
@@ -89,7 +95,7 @@ def _single_queries(layout: RowLayout, rows: range) -> _QueryTiles:
     """Make a tile of each row, which has one query."""
     inside = slice(rows.start, rows.stop)
     first, bounds = layout.qo_indptr[inside], layout.kv_end[inside]  # rows of one query come first: row and query have one number
-    return _QueryTiles(first, 1, first, layout.past_len[inside], layout.kv_indptr[inside], bounds, bounds, None)
+    return _QueryTiles(first, 1, first, layout.past_len[inside], layout.kv_indptr[inside], bounds, bounds, 0, 0, None)
 
 
 def _query_tiles(layout: RowLayout, rows: range, tile_queries: int) -> _QueryTiles:
@@ -103,8 +109,11 @@ def _query_tiles(layout: RowLayout, rows: range, tile_queries: int) -> _QueryTil
     num_queries = np.minimum(layout.qo_indptr[row + 1] - first_query, tile_queries)
     bounds, at = layout.kv_end[starts[0] : starts[-1]], first_query - starts[0]
     least, most = np.minimum.reduceat(bounds, at), np.maximum.reduceat(bounds, at)
+    past_len = layout.past_len[rows.start : rows.stop]
+    run_begin, run_end = ((past_len + bound).repeat(per_row) for bound in longest_runs(layout, rows))
     fills = (per_row > MAX_SPLIT_QUERY_TILES).repeat(per_row)
-    return _QueryTiles(first_query, num_queries, row_start, layout.past_len[row], layout.kv_indptr[row], least, most, fills)
+    past_len, first_page = past_len.repeat(per_row), layout.kv_indptr[row]
+    return _QueryTiles(first_query, num_queries, row_start, past_len, first_page, least, most, run_begin, run_end, fills)
 
 
 def _split(whole: IntArray, num_splits: IntArray, split_tiles: int) -> tuple[IntArray, IntArray]:
