@@ -59,7 +59,8 @@ def attend_with_tiles(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pages: 
     for shape, rows in ((decode, range(num_single)), (long, range(num_single, plan.layout.num_rows))):
         if len(rows):
             tiling = {"tile_queries": shape.rows // group, "tile_keys": shape.keys, "split_tiles": shape.split_tiles}
-            _attend(_Operands(q, k, v, pages, out), plan, device_work(plan, rows, **tiling), shape)
+            work = device_work(plan, rows, **tiling, finds_runs=shape.own_in_bulk)
+            _attend(_Operands(q, k, v, pages, out), plan, work, shape)
     return out
 
 

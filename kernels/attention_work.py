@@ -51,11 +51,17 @@ class HostWork:
     num_slots: int
 
 
-def build_work(layout: RowLayout, rows: range, *, tile_queries: int, tile_keys: int, split_tiles: int) -> HostWork:
-    """Cut neighbouring rows of a layout into items: ``tile_queries`` by ``tile_keys``, splits of ``split_tiles`` key tiles."""
+def build_work(
+    layout: RowLayout, rows: range, *, tile_queries: int, tile_keys: int, split_tiles: int, finds_runs: bool = False
+) -> HostWork:
+    """Cut neighbouring rows of a layout into items: ``tile_queries`` by ``tile_keys``, splits of ``split_tiles`` key tiles.
+
+    Which tiles stand together takes the host half as long as all the rest, and is looked for where ``finds_runs``.
+    """
     if len(rows) == 0:
         return HostWork(np.empty((0, ITEM_FIELDS), np.int32), np.empty((0, MERGE_FIELDS), np.int32), 0)
     tiles = _single_queries(layout, rows) if rows.stop <= layout.num_single_rows else _query_tiles(layout, rows, tile_queries)
+    run_begin, run_end = _runs(layout, rows, tiles) if finds_runs else (0, 0)
     end = (tiles.most + (tile_keys - 1)) // tile_keys
     num_splits = (end + (split_tiles - 1)) // split_tiles
     if tiles.fills_the_machine is not None:
@@ -63,7 +69,7 @@ def build_work(layout: RowLayout, rows: range, *, tile_queries: int, tile_keys: 
 
     whole = np.empty((len(end), ITEM_FIELDS), dtype=np.int32)
     columns = (tiles.first_query, tiles.num_queries, tiles.row_start, tiles.past_len, tiles.first_page)
-    together = (-(-tiles.run_begin // tile_keys), tiles.run_end // tile_keys)
+    together = (-(-run_begin // tile_keys), run_end // tile_keys)
     for place, column in enumerate((*columns, 0, tiles.least // tile_keys, end, WHOLE, *together)):
         whole[:, place] = column
     items, merges = _split(whole, num_splits, split_tiles)
@@ -75,8 +81,7 @@ def build_work(layout: RowLayout, rows: range, *, tile_queries: int, tile_keys: 
 class _QueryTiles:
     """Query tiles of neighbouring rows, all ``[num_tiles]``: the first columns of their items, and the bounds of their queries.
 
-    ``least`` and ``most`` are the smallest and the largest bound of a tile; ``run_begin`` and ``run_end`` where among the row's keys its
-    longest run is; ``fills_the_machine`` says which rows are not to be split.
+    ``least`` and ``most`` are the smallest and the largest bound of a tile; ``fills_the_machine`` says which rows are not to be split.
     """
 
     first_query: IntArray
@@ -86,8 +91,6 @@ class _QueryTiles:
     first_page: IntArray
     least: IntArray
     most: IntArray
-    run_begin: IntArray | int
-    run_end: IntArray | int
     fills_the_machine: np.ndarray[tuple[int], np.dtype[np.bool_]] | None
 
 
@@ -95,7 +98,7 @@ def _single_queries(layout: RowLayout, rows: range) -> _QueryTiles:
     """Make a tile of each row, which has one query."""
     inside = slice(rows.start, rows.stop)
     first, bounds = layout.qo_indptr[inside], layout.kv_end[inside]  # rows of one query come first: row and query have one number
-    return _QueryTiles(first, 1, first, layout.past_len[inside], layout.kv_indptr[inside], bounds, bounds, 0, 0, None)
+    return _QueryTiles(first, 1, first, layout.past_len[inside], layout.kv_indptr[inside], bounds, bounds, None)
 
 
 def _query_tiles(layout: RowLayout, rows: range, tile_queries: int) -> _QueryTiles:
@@ -109,11 +112,16 @@ def _query_tiles(layout: RowLayout, rows: range, tile_queries: int) -> _QueryTil
     num_queries = np.minimum(layout.qo_indptr[row + 1] - first_query, tile_queries)
     bounds, at = layout.kv_end[starts[0] : starts[-1]], first_query - starts[0]
     least, most = np.minimum.reduceat(bounds, at), np.maximum.reduceat(bounds, at)
-    past_len = layout.past_len[rows.start : rows.stop]
-    run_begin, run_end = ((past_len + bound).repeat(per_row) for bound in longest_runs(layout, rows))
     fills = (per_row > MAX_SPLIT_QUERY_TILES).repeat(per_row)
-    past_len, first_page = past_len.repeat(per_row), layout.kv_indptr[row]
-    return _QueryTiles(first_query, num_queries, row_start, past_len, first_page, least, most, run_begin, run_end, fills)
+    return _QueryTiles(first_query, num_queries, row_start, layout.past_len[row], layout.kv_indptr[row], least, most, fills)
+
+
+def _runs(layout: RowLayout, rows: range, tiles: _QueryTiles) -> tuple[IntArray, IntArray]:
+    """Return for each query tile where among its row's keys the longest run is."""
+    row = layout.qo_indptr[rows.start : rows.stop].searchsorted(tiles.row_start)
+    past_len = layout.past_len[rows.start : rows.stop]
+    begin, end = (past_len + bound for bound in longest_runs(layout, rows))
+    return begin[row], end[row]
 
 
 def _split(whole: IntArray, num_splits: IntArray, split_tiles: int) -> tuple[IntArray, IntArray]:
@@ -141,11 +149,14 @@ def _split(whole: IntArray, num_splits: IntArray, split_tiles: int) -> tuple[Int
     return items, merges if is_split.all() else merges[is_split]
 
 
-def device_work(plan: AttentionPlan, rows: range, *, tile_queries: int, tile_keys: int, split_tiles: int) -> DeviceWork:
+def device_work(
+    plan: AttentionPlan, rows: range, *, tile_queries: int, tile_keys: int, split_tiles: int, finds_runs: bool = False
+) -> DeviceWork:
     """Return the work list of neighbouring rows on the plan's device, built when it is first asked for."""
-    key = (rows.start, rows.stop, tile_queries, tile_keys, split_tiles)
+    key = (rows.start, rows.stop, tile_queries, tile_keys, split_tiles, finds_runs)
     if key not in plan.work:
-        host = build_work(plan.layout, rows, tile_queries=tile_queries, tile_keys=tile_keys, split_tiles=split_tiles)
+        tiling = {"tile_queries": tile_queries, "tile_keys": tile_keys, "split_tiles": split_tiles}
+        host = build_work(plan.layout, rows, **tiling, finds_runs=finds_runs)
         most = most_items(plan, rows, tile_keys * split_tiles) if plan.is_static else len(host.items)
         plan.work[key] = upload(host, plan.kv_end.device, most, len(rows) if plan.is_static else len(host.merges))
     return plan.work[key]
@@ -166,9 +177,9 @@ def upload(work: HostWork, device: torch.device, most_items: int, most_merges: i
 
 def renew_work(plan: AttentionPlan) -> None:
     """Build the lists of a static plan anew, whose arrays have changed, into the memory they are in."""
-    for (start, stop, tile_queries, tile_keys, split_tiles), work in plan.work.items():
+    for (start, stop, tile_queries, tile_keys, split_tiles, finds_runs), work in plan.work.items():
         tiling = {"tile_queries": tile_queries, "tile_keys": tile_keys, "split_tiles": split_tiles}
-        host = _joined(build_work(plan.layout, range(start, stop), **tiling), len(work.items), len(work.merges))
+        host = _joined(build_work(plan.layout, range(start, stop), **tiling, finds_runs=finds_runs), len(work.items), len(work.merges))
         work.joined.copy_(put_together([host], work.joined.device)[0])
 
 

@@ -66,8 +66,8 @@ class RowLayout:
         return int(self.kv_end.sum())
 
 
-WorkKey = tuple[int, int, int, int, int]
-"""First row, end of the rows, queries and keys of a tile, key tiles of a split."""
+WorkKey = tuple[int, int, int, int, int, bool]
+"""First row, end of the rows, queries and keys of a tile, key tiles of a split, whether runs are found."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,12 @@ def longest_runs(layout: RowLayout, rows: range) -> tuple[IntArray, IntArray]:
     starts = layout.qo_indptr[rows.start : rows.stop + 1]
     index = layout.token_index[starts[0] : starts[-1]]
     row_starts = starts[:-1] - starts[0]
-    is_first = np.empty(len(index), dtype=np.bool_)
-    np.not_equal(index[1:], index[:-1] + 1, out=is_first[1:])
-    is_first[row_starts] = True
-    firsts = is_first.nonzero()[0]
-    lengths = np.diff(firsts, append=len(index))
+    is_bound = np.empty(len(index) + 1, dtype=np.bool_)
+    np.not_equal(index[1:], index[:-1] + 1, out=is_bound[1:-1])
+    is_bound[row_starts] = is_bound[-1] = True
+    bounds = is_bound.nonzero()[0]
+    firsts = bounds[:-1]
     # Length and place in one number, so that the largest of a row says both.
-    longest = np.maximum.reduceat(lengths << LENGTH_BITS | firsts, firsts.searchsorted(row_starts))
+    longest = np.maximum.reduceat((bounds[1:] - firsts) << LENGTH_BITS | firsts, firsts.searchsorted(row_starts))
     begin = (longest & (1 << LENGTH_BITS) - 1).astype(np.int32) - row_starts
     return begin, begin + (longest >> LENGTH_BITS).astype(np.int32)

@@ -60,7 +60,8 @@ def test_a_key_tile_that_no_query_of_the_tile_sees_is_not_listed(case: RaggedCas
 @given(ragged_cases(max_rows=4, max_segment=40))
 def test_the_key_tiles_named_as_standing_together_do_in_the_packed_batch(case: RaggedCase) -> None:
     layout = case.plan.layout
-    work = build_work(layout, range(layout.num_rows), tile_queries=TILE_QUERIES, tile_keys=TILE_KEYS, split_tiles=SPLIT_TILES)
+    tiling = {"tile_queries": TILE_QUERIES, "tile_keys": TILE_KEYS, "split_tiles": SPLIT_TILES}
+    work = build_work(layout, range(layout.num_rows), **tiling, finds_runs=True)
     for _, _, row_start, past_len, _, _, _, _, _, first_tile, end_tile in work.items.tolist():
         keys = range(first_tile * TILE_KEYS, end_tile * TILE_KEYS)
         tokens = [int(layout.token_index[row_start + key - past_len]) for key in keys]

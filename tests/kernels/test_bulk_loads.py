@@ -20,7 +20,7 @@ from tests.kernels.ragged import RaggedCase, Row, Segment, SegmentKind, Shape, b
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TEXT, IMAGE = SegmentKind.TEXT, SegmentKind.IMAGE
 TILES = Tiles(BULK_DECODE, BULK_LONG)
-NARROW = Tiles(BULK_DECODE, replace(BULK_LONG, keys=PIECE, rows=64))
+NARROW = Tiles(BULK_DECODE, replace(BULK_LONG, keys=PIECE))
 """Tiles of as few keys as there may be: short rows have many."""
 LONG_RUN = 10_000
 """Tokens stand together as far as the packed batch goes."""
@@ -35,29 +35,28 @@ def check(case: RaggedCase, dtype: torch.dtype, tiles: Tiles) -> None:
 @st.composite
 def cases(draw: st.DrawFn) -> RaggedCase:
     """Rows that are runs of any length, over pages that hold whole tiles and pages that do not, under any bounds."""
-    shape = Shape(1, draw(st.sampled_from([1, 7])), draw(st.sampled_from([16, 64, 72])), draw(st.sampled_from([16, 32, 64, 128])))
-    rows = draw(st.lists(rows_of(shape.page_size, 150), min_size=1, max_size=3))
+    shape = Shape(1, draw(st.sampled_from([1, 4])), draw(st.sampled_from([16, 64, 72])), draw(st.sampled_from([16, 32, 64, 128])))
+    rows = draw(st.lists(rows_of(shape.page_size, 70), min_size=1, max_size=2))
     case = build_case(rows, shape, draw(st.integers(0, 2**31)), draw(st.sampled_from([1, 100, LONG_RUN])))
     return case.with_any_bounds(draw(st.integers(0, 2**31))) if draw(st.booleans()) else case
 
 
 @pytest.mark.parametrize("tiles", [TILES, NARROW], ids=["128 keys", "32 keys"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(case=cases())
 def test_attention_of_any_ragged_batch_equals_its_reference(tiles: Tiles, case: RaggedCase) -> None:
     check(case, torch.float32, tiles)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("head_dim", [64, 72, 128])
+@pytest.mark.parametrize(("dtype", "head_dim"), [(torch.float32, 72), (torch.float16, 64), (torch.bfloat16, 128)])
 def test_a_mixed_batch_equals_its_reference_in_every_dtype(dtype: torch.dtype, head_dim: int) -> None:
-    rows = [decode(0), decode(200), denoise(20, 300), Row(140, (Segment(TEXT, 130), Segment(IMAGE, 160), Segment(TEXT, 3)))]
-    check(build_case(rows, Shape(2, 7, head_dim, page_size=64), seed=head_dim, longest_run=400), dtype, TILES)
+    rows = [decode(0), decode(200), denoise(20, 150), Row(140, (Segment(TEXT, 20), Segment(IMAGE, 160), Segment(TEXT, 3)))]
+    check(build_case(rows, Shape(2, 4, head_dim, page_size=64), seed=head_dim, longest_run=400), dtype, TILES)
 
 
 # Markers stand elsewhere, as in the packed batch of a picture: the run begins behind the first and ends before the last.
-@pytest.mark.parametrize("past_len", [0, 1, 63, 64, 127, 128, 129])
-@pytest.mark.parametrize("num_latents", [126, 127, 128, 129, 255, 256, 257])
+@pytest.mark.parametrize("past_len", [0, 1, 64, 126, 127, 128])
+@pytest.mark.parametrize("num_latents", [127, 128, 129, 256])
 def test_a_run_may_begin_and_end_anywhere_in_a_tile(past_len: int, num_latents: int) -> None:
     case = build_case([denoise(past_len, num_latents)], Shape(1, 1, 16, page_size=64), seed=past_len)
     num = num_latents + 2
@@ -67,20 +66,20 @@ def test_a_run_may_begin_and_end_anywhere_in_a_tile(past_len: int, num_latents: 
 
 @pytest.mark.parametrize("page_size", [16, 64, 128])
 def test_rows_over_many_keys_are_split_and_merged(page_size: int) -> None:
-    rows = [decode(900), Row(700, (Segment(TEXT, 3),)), Row(0, (Segment(IMAGE, 1100),))]
-    check(build_case(rows, Shape(1, 7, 64, page_size), seed=page_size, longest_run=LONG_RUN), torch.float32, TILES)
+    rows = [decode(600), Row(700, (Segment(TEXT, 3),)), Row(0, (Segment(IMAGE, 60), Segment(TEXT, 560)))]
+    check(build_case(rows, Shape(1, 1, 16, page_size), seed=page_size, longest_run=LONG_RUN), torch.float32, TILES)
 
 
 def test_own_tokens_are_loaded_in_bulk_beside_8_bit_pages() -> None:
-    case = build_case([decode(200), denoise(140, 300)], Shape(2, 7, 64, 64), seed=1, longest_run=LONG_RUN)
+    case = build_case([decode(200), denoise(140, 150)], Shape(1, 4, 64, 64), seed=1, longest_run=LONG_RUN)
     rounded = case.to(torch.float32).in_fp8_pages(KvScales(2.0**-6, 2.0**-4))
     expected = reference.interleaved_attention(*replace(rounded, qkv=rounded.qkv.double()).call)
     assert_close_to_float64(attend_with_tiles(*rounded.on(DEVICE).call, TILES), expected)
 
 
 def test_a_row_gives_the_same_bits_alone_and_in_company() -> None:
-    rows = [decode(700), Row(40, (Segment(TEXT, 9),)), denoise(64, 300)]
-    case = build_case(rows, Shape(1, 7, 64, page_size=64), seed=3, longest_run=200).to(torch.float32, DEVICE)
+    rows = [decode(300), Row(40, (Segment(TEXT, 9),)), denoise(64, 300)]
+    case = build_case(rows, Shape(1, 4, 64, page_size=64), seed=3, longest_run=200).to(torch.float32, DEVICE)
     together = attend_with_tiles(*case.call, TILES)
     for row in range(len(rows)):
         tokens = case.tokens_of_row(row)
