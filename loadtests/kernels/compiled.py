@@ -79,7 +79,7 @@ class Compiled:
     matrix: dict[str, int]
     wide_loads: int
     narrow_loads: int
-    bulk_loads: int = 0
+    bulk_loads: int
 
     @property
     def occupancy(self) -> int:

@@ -109,7 +109,7 @@ def test_the_check_fails_on_a_tile_that_spills() -> None:
 
 def compiled(**found: object) -> Compiled:
     sound = {"name": "k", "capability": 90, "triton": "3", "num_warps": 8, "registers": 200, "stack": 0, "spills": 0, "shared": 1000}
-    return Compiled(**{**sound, "matrix": {"HMMA": 2, "HGMMA": 0}, "wide_loads": 1, "narrow_loads": 1, **found})  # type: ignore[arg-type]
+    return Compiled(**{**sound, "matrix": {"HMMA": 2, "HGMMA": 0}, "wide_loads": 1, "narrow_loads": 1, "bulk_loads": 0, **found})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
