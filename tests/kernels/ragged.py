@@ -167,6 +167,8 @@ def build_layout(rows: list[Row], page_size: int, random: np.random.Generator, l
 
 def _shuffled_runs(num_tokens: int, longest_run: int, random: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Cut tokens into runs of random lengths, shuffle the runs, and return each token's place."""
+    if num_tokens == 0:
+        return np.empty(0, dtype=np.int64)
     lengths: list[int] = []
     while (left := num_tokens - sum(lengths)) > 0:
         lengths.append(min(left, int(random.integers(1, longest_run + 1)) if longest_run > 1 else 1))
