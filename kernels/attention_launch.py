@@ -10,6 +10,7 @@ import triton
 
 from kernels.attention_triton import attention_kernel, merge_kernel
 from kernels.attention_work import device_work
+from kernels.key_tiles import NO_TILES, own_tiles, page_tiles
 from kernels.kv_pages import KvPages
 from kernels.plan import AttentionPlan, DeviceWork
 from kernels.tiles import PIECE, WIDE_HEAD, Generation, Kind, TileShape, generation_of, tile_shape
@@ -58,7 +59,8 @@ def attend_with_tiles(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pages: 
     for shape, rows in ((decode, range(num_single)), (long, range(num_single, plan.layout.num_rows))):
         if len(rows):
             tiling = {"tile_queries": shape.rows // group, "tile_keys": shape.keys, "split_tiles": shape.split_tiles}
-            _attend(_Operands(q, k, v, pages, out), plan, device_work(plan, rows, **tiling), shape)
+            work = device_work(plan, rows, **tiling, finds_runs=shape.own_in_bulk)
+            _attend(_Operands(q, k, v, pages, out), plan, work, shape)
     return out
 
 
@@ -82,11 +84,14 @@ def _attend(operands: _Operands, plan: AttentionPlan, work: DeviceWork, shape: T
     lse = torch.empty(len(partial), dtype=torch.float32, device=q.device)
     constants = {"NUM_KV_HEADS": num_kv_heads, "GROUP": q.shape[1] // num_kv_heads, "HEAD_DIM": head_dim}
     constants |= {"BLOCK_M": shape.rows, "BLOCK_D": block_d}
+    own = own_tiles(k, v, shape.keys, block_d) if shape.own_in_bulk else NO_TILES
+    past = page_tiles(pages, shape.part_keys, block_d) if shape.pages_in_bulk else NO_TILES
     num_programs = min(len(work.items) * num_kv_heads, shape.programs * num_multiprocessors(q.device))
     attention_kernel[(num_programs,)](
-        q, k, v, pages.k, pages.v, out, partial, lse, plan.token_index, plan.kv_end, plan.kv_indices, work.items, work.num_items,
+        q, k, v, pages.k, pages.v, *own, *past, out, partial, lse,
+        plan.token_index, plan.kv_end, plan.kv_indices, work.items, work.num_items,
         head_dim**-0.5 * LOG2_E, pages.scales.k, pages.scales.v, q.stride(0), k.stride(0), v.stride(0), out.stride(0), pages.k.stride(0),
-        PAGE=pages.page_size, BLOCK_N=shape.keys, BLOCK_P=PIECE, UPCAST=is_interpreted(),
+        PAGE=pages.page_size, BLOCK_N=shape.keys, BLOCK_L=shape.part_keys, BLOCK_P=PIECE, UPCAST=is_interpreted(),
         num_warps=shape.num_warps, num_stages=shape.num_stages,
         **constants,
     )  # fmt: skip

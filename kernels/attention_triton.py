@@ -9,7 +9,10 @@ FlashAttention-2's online softmax (Dao 2023, arXiv:2307.08691, algorithm 1) with
   and half among own tokens go through a third loop that looks at everything; empty ones are never touched.
 - Items of a split row leave their partial result and its log-sum-exp, which `merge_kernel` joins (Flash-Decoding, Dao et al. 2023).
 
-Loads are plain pointers: pages are 16 keys by default and own tokens stand in expert order, so no tensor descriptor covers a key tile.
+Own tokens stand in expert order, and pages anywhere: in general each key is loaded by a pointer of its own. Where the keys of a full tile
+stand together, a descriptor loads it in bulk (`kernels.key_tiles`), if the launch has one: pages that hold whole tiles, and of each row the
+longest run of tokens that stand together (`kernels.token_runs`). Warp specialisation is not asked for: Triton up to 3.9 ignores it for such
+loops on Hopper, and on Blackwell spills.
 """
 
 # A Triton kernel has no Python types: what it takes are pointers and numbers of the device.
@@ -46,6 +49,13 @@ def fold_tile(
 
 
 @triton.jit
+def load_together(k_tiles, v_tiles, kv_head, row):
+    """Load a key tile of consecutive rows by descriptors over ``[num_kv_heads, num_rows, HEAD_DIM]``; what a head lacks is zeros."""
+    SHAPE: tl.constexpr = k_tiles.block_shape[1:]
+    return k_tiles.load([kv_head, row, 0]).reshape(SHAPE).T, v_tiles.load([kv_head, row, 0]).reshape(SHAPE)
+
+
+@triton.jit
 def load_heads(k_ptrs, v_ptrs, d, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
     """Load a key tile that is there in full; only a head that is no power of two needs a mask."""
     if HEAD_DIM == BLOCK_D:
@@ -56,13 +66,14 @@ def load_heads(k_ptrs, v_ptrs, d, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr)
 
 @triton.jit
 def attend_item(
-    item, kv_head, q_ptr, k_ptr, v_ptr, k_pages_ptr, v_pages_ptr, out_ptr, partial_ptr, lse_ptr,
-    token_index, kv_end_ptr, kv_indices, scale, k_scale, v_scale,
+    item, kv_head, q_ptr, k_ptr, v_ptr, k_pages_ptr, v_pages_ptr, k_tiles, v_tiles, k_page_tiles, v_page_tiles,
+    out_ptr, partial_ptr, lse_ptr, token_index, kv_end_ptr, kv_indices, scale, k_scale, v_scale,
     stride_q, stride_k, stride_v, stride_out, stride_page,
     NUM_KV_HEADS: tl.constexpr, PAGE: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr,
+    UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """Attend one item (nine numbers at ``item``, see `kernels.attention_work.HostWork`) for one key head."""
+    """Attend one item (eleven numbers at ``item``, see `kernels.attention_work.HostWork`) for one key head."""
     first_query = tl.load(item)
     num_queries = tl.load(item + 1)
     row_start = tl.load(item + 2)
@@ -72,10 +83,12 @@ def attend_item(
     full_end = tl.load(item + 6)
     end = tl.load(item + 7)
     partial_slot = tl.load(item + 8)
+    run_begin = tl.load(item + 9)
+    run_end = tl.load(item + 10)
 
     m = tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)
-    n = tl.arange(0, BLOCK_N)
+    n = tl.arange(0, BLOCK_L)
     query = m // GROUP
     is_query = query < num_queries
     column = (kv_head * GROUP + m % GROUP) * HEAD_DIM
@@ -93,28 +106,43 @@ def attend_item(
     k_past = k_pages_ptr + kv_head * HEAD_DIM
     v_past = v_pages_ptr + kv_head * HEAD_DIM
 
-    # Full tiles in pages, then full tiles among own tokens. Between the two lies at most one tile that is in both.
+    # Full tiles in pages, then full tiles among own tokens. Between the two lies at most one tile that is in both. Only own tokens that
+    # stand together are computed a whole tile at a time: of 128 keys, pointers to each would spill. All else is cut into parts of BLOCK_L.
     # What 8-bit keys and values are scaled by costs nothing here: a factor of all scores, and of the sum when it is done.
     IS_FP8: tl.constexpr = k_pages_ptr.dtype.element_ty != k_ptr.dtype.element_ty
     page_scale = scale * k_scale if IS_FP8 else scale
     # A GPU makes two float16 of two 8-bit floats at once, and each bfloat16 by itself, four times as slowly; float16 holds them as exactly.
     q_past = q.to(tl.float16) if IS_FP8 and q.dtype == tl.bfloat16 else q
+    PARTS: tl.constexpr = BLOCK_N // BLOCK_L
     past_tiles = past_len // BLOCK_N
-    for tile in range(begin, tl.minimum(full_end, past_tiles)):
-        key = tile * BLOCK_N + n
-        slot = tl.load(pages + key // PAGE).to(tl.int64) * stride_page + (key % PAGE) * (NUM_KV_HEADS * HEAD_DIM)
-        k, v = load_heads(k_past + slot[None, :] + d[:, None], v_past + slot[:, None] + d[None, :], d, HEAD_DIM, BLOCK_D)
+    for part in range(begin * PARTS, tl.minimum(full_end, past_tiles) * PARTS):
+        if k_page_tiles is None:
+            key = part * BLOCK_L + n
+            slot = tl.load(pages + key // PAGE).to(tl.int64) * stride_page + (key % PAGE) * (NUM_KV_HEADS * HEAD_DIM)
+            k, v = load_heads(k_past + slot[None, :] + d[:, None], v_past + slot[:, None] + d[None, :], d, HEAD_DIM, BLOCK_D)
+        else:
+            key = part * BLOCK_L
+            k, v = load_together(k_page_tiles, v_page_tiles, kv_head, tl.load(pages + key // PAGE) * PAGE + key % PAGE)
         m_i, l_i, acc = fold_tile(q_past, k, v, is_query, page_scale, m_i, l_i, acc, False)
     if IS_FP8:
         acc *= v_scale
     own_begin = tl.maximum(begin, tl.cdiv(past_len, BLOCK_N))
     own_index = token_index + (row_start - past_len)
-    for tile in range(own_begin, full_end):
-        own = tl.load(own_index + tile * BLOCK_N + n)
+    run_begin = tl.maximum(own_begin, run_begin)
+    run_end = run_begin if k_tiles is None else tl.maximum(run_begin, tl.minimum(full_end, run_end))
+    in_run = run_end - run_begin
+    for step in range(own_begin * PARTS, (full_end - in_run) * PARTS):
+        part = tl.where(step < run_begin * PARTS, step, step + in_run * PARTS)
+        own = tl.load(own_index + part * BLOCK_L + n)
         k, v = load_heads(
             k_own + (own * stride_k)[None, :] + d[:, None], v_own + (own * stride_v)[:, None] + d[None, :], d, HEAD_DIM, BLOCK_D
         )
         m_i, l_i, acc = fold_tile(q, k, v, is_query, scale, m_i, l_i, acc, False)
+    if k_tiles is not None:
+        first_row = tl.load(own_index + run_begin * BLOCK_N, mask=in_run > 0, other=0)
+        for tile in range(in_run):
+            k, v = load_together(k_tiles, v_tiles, kv_head, first_row + tile * BLOCK_N)
+            m_i, l_i, acc = fold_tile(q, k, v, is_query, scale, m_i, l_i, acc, False)
 
     # The tile in both sources, where it is full, and every partial tile. Rows of the tile that hold no query see nothing.
     kv_end = tl.load(kv_end_ptr + first_query + query, mask=is_query, other=0)
@@ -164,11 +192,12 @@ def attend_item(
 # Nor may it matter where a plan's arrays begin, which lie one behind the other in one piece of memory: their numbers are loaded one by one.
 @triton.jit(do_not_specialize_on_alignment=["token_index", "kv_end_ptr", "kv_indices", "items", "num_items"])
 def attention_kernel(
-    q_ptr, k_ptr, v_ptr, k_pages_ptr, v_pages_ptr, out_ptr, partial_ptr, lse_ptr,
+    q_ptr, k_ptr, v_ptr, k_pages_ptr, v_pages_ptr, k_tiles, v_tiles, k_page_tiles, v_page_tiles, out_ptr, partial_ptr, lse_ptr,
     token_index, kv_end_ptr, kv_indices, items, num_items, scale, k_scale, v_scale,
     stride_q, stride_k, stride_v, stride_out, stride_page,
     NUM_KV_HEADS: tl.constexpr, PAGE: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr,
+    UPCAST: tl.constexpr,
 ):  # fmt: skip
     """Walk the list in waves of one item a program, every other wave backwards: the longest of one goes with the shortest of the next.
 
@@ -181,10 +210,11 @@ def attention_kernel(
         place = wave * num_programs + tl.where(wave % 2 == 0, program, num_programs - 1 - program)
         if place < total:
             attend_item(
-                items + place // NUM_KV_HEADS * 9, place % NUM_KV_HEADS,
-                q_ptr, k_ptr, v_ptr, k_pages_ptr, v_pages_ptr, out_ptr, partial_ptr, lse_ptr, token_index, kv_end_ptr, kv_indices,
+                items + place // NUM_KV_HEADS * 11, place % NUM_KV_HEADS,
+                q_ptr, k_ptr, v_ptr, k_pages_ptr, v_pages_ptr, k_tiles, v_tiles, k_page_tiles, v_page_tiles,
+                out_ptr, partial_ptr, lse_ptr, token_index, kv_end_ptr, kv_indices,
                 scale, k_scale, v_scale, stride_q, stride_k, stride_v, stride_out, stride_page,
-                NUM_KV_HEADS, PAGE, GROUP, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_P, BLOCK_D, UPCAST,
+                NUM_KV_HEADS, PAGE, GROUP, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_L, BLOCK_P, BLOCK_D, UPCAST,
             )  # fmt: skip
 
 

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 
 from kernels.plan import AttentionPlan, DeviceWork, IntArray, RowLayout, put_together
+from kernels.token_runs import longest_runs
 
 MAX_SPLIT_QUERY_TILES = 4
 """Rows of more query tiles fill the machine without being split."""
 
-ITEM_FIELDS = 9
+ITEM_FIELDS = 11
 BEGIN, FULL_END, END, SLOT = 5, 6, 7, 8
 """Columns of an item that a split changes."""
 MERGE_FIELDS = 4
@@ -38,8 +39,9 @@ class HostWork:
     """Items and merges of one kind of tile, int32.
 
     Attributes:
-        items: ``[num_items, 9]``, most key tiles first: first query, number of queries, row's first token (these in row order), keys in
-            pages, start of the row's pages, first key tile, end of the full ones, end of all, slot of the partial result or ``WHOLE``.
+        items: ``[num_items, 11]``, most key tiles first: first query, number of queries, row's first token (these in row order), keys in
+            pages, start of the row's pages, first key tile, end of the full ones, end of all, slot of the partial result or ``WHOLE``,
+            first and end of the row's key tiles whose keys stand together in the packed batch (`kernels.token_runs`).
         merges: ``[num_merges, 4]``: first query, number of queries, first slot, number of slots.
         num_slots: how many partial results there are.
     """
@@ -49,11 +51,17 @@ class HostWork:
     num_slots: int
 
 
-def build_work(layout: RowLayout, rows: range, *, tile_queries: int, tile_keys: int, split_tiles: int) -> HostWork:
-    """Cut neighbouring rows of a layout into items: ``tile_queries`` by ``tile_keys``, splits of ``split_tiles`` key tiles."""
+def build_work(
+    layout: RowLayout, rows: range, *, tile_queries: int, tile_keys: int, split_tiles: int, finds_runs: bool = False
+) -> HostWork:
+    """Cut neighbouring rows of a layout into items: ``tile_queries`` by ``tile_keys``, splits of ``split_tiles`` key tiles.
+
+    Which tiles stand together takes the host half as long as all the rest, and is looked for where ``finds_runs``.
+    """
     if len(rows) == 0:
         return HostWork(np.empty((0, ITEM_FIELDS), np.int32), np.empty((0, MERGE_FIELDS), np.int32), 0)
     tiles = _single_queries(layout, rows) if rows.stop <= layout.num_single_rows else _query_tiles(layout, rows, tile_queries)
+    run_begin, run_end = _runs(layout, rows, tiles) if finds_runs else (0, 0)
     end = (tiles.most + (tile_keys - 1)) // tile_keys
     num_splits = (end + (split_tiles - 1)) // split_tiles
     if tiles.fills_the_machine is not None:
@@ -61,7 +69,8 @@ def build_work(layout: RowLayout, rows: range, *, tile_queries: int, tile_keys: 
 
     whole = np.empty((len(end), ITEM_FIELDS), dtype=np.int32)
     columns = (tiles.first_query, tiles.num_queries, tiles.row_start, tiles.past_len, tiles.first_page)
-    for place, column in enumerate((*columns, 0, tiles.least // tile_keys, end, WHOLE)):
+    together = (-(-run_begin // tile_keys), run_end // tile_keys)
+    for place, column in enumerate((*columns, 0, tiles.least // tile_keys, end, WHOLE, *together)):
         whole[:, place] = column
     items, merges = _split(whole, num_splits, split_tiles)
     longest_first = (items[:, BEGIN] - items[:, END]).argsort(kind="stable")
@@ -107,6 +116,14 @@ def _query_tiles(layout: RowLayout, rows: range, tile_queries: int) -> _QueryTil
     return _QueryTiles(first_query, num_queries, row_start, layout.past_len[row], layout.kv_indptr[row], least, most, fills)
 
 
+def _runs(layout: RowLayout, rows: range, tiles: _QueryTiles) -> tuple[IntArray, IntArray]:
+    """Return for each query tile where among its row's keys the longest run is."""
+    row = layout.qo_indptr[rows.start : rows.stop].searchsorted(tiles.row_start)
+    past_len = layout.past_len[rows.start : rows.stop]
+    begin, end = (past_len + bound for bound in longest_runs(layout, rows))
+    return begin[row], end[row]
+
+
 def _split(whole: IntArray, num_splits: IntArray, split_tiles: int) -> tuple[IntArray, IntArray]:
     """Cut items of whole rows, which are taken over, into ``num_splits`` each; returns the new items and the merges.
 
@@ -132,11 +149,14 @@ def _split(whole: IntArray, num_splits: IntArray, split_tiles: int) -> tuple[Int
     return items, merges if is_split.all() else merges[is_split]
 
 
-def device_work(plan: AttentionPlan, rows: range, *, tile_queries: int, tile_keys: int, split_tiles: int) -> DeviceWork:
+def device_work(
+    plan: AttentionPlan, rows: range, *, tile_queries: int, tile_keys: int, split_tiles: int, finds_runs: bool = False
+) -> DeviceWork:
     """Return the work list of neighbouring rows on the plan's device, built when it is first asked for."""
-    key = (rows.start, rows.stop, tile_queries, tile_keys, split_tiles)
+    key = (rows.start, rows.stop, tile_queries, tile_keys, split_tiles, finds_runs)
     if key not in plan.work:
-        host = build_work(plan.layout, rows, tile_queries=tile_queries, tile_keys=tile_keys, split_tiles=split_tiles)
+        tiling = {"tile_queries": tile_queries, "tile_keys": tile_keys, "split_tiles": split_tiles}
+        host = build_work(plan.layout, rows, **tiling, finds_runs=finds_runs)
         most = most_items(plan, rows, tile_keys * split_tiles) if plan.is_static else len(host.items)
         plan.work[key] = upload(host, plan.kv_end.device, most, len(rows) if plan.is_static else len(host.merges))
     return plan.work[key]
@@ -157,9 +177,9 @@ def upload(work: HostWork, device: torch.device, most_items: int, most_merges: i
 
 def renew_work(plan: AttentionPlan) -> None:
     """Build the lists of a static plan anew, whose arrays have changed, into the memory they are in."""
-    for (start, stop, tile_queries, tile_keys, split_tiles), work in plan.work.items():
+    for (start, stop, tile_queries, tile_keys, split_tiles, finds_runs), work in plan.work.items():
         tiling = {"tile_queries": tile_queries, "tile_keys": tile_keys, "split_tiles": split_tiles}
-        host = _joined(build_work(plan.layout, range(start, stop), **tiling), len(work.items), len(work.merges))
+        host = _joined(build_work(plan.layout, range(start, stop), **tiling, finds_runs=finds_runs), len(work.items), len(work.merges))
         work.joined.copy_(put_together([host], work.joined.device)[0])
 
 

@@ -66,8 +66,8 @@ class RowLayout:
         return int(self.kv_end.sum())
 
 
-WorkKey = tuple[int, int, int, int, int]
-"""First row, end of the rows, queries and keys of a tile, key tiles of a split."""
+WorkKey = tuple[int, int, int, int, int, bool]
+"""First row, end of the rows, queries and keys of a tile, key tiles of a split, whether runs are found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class DeviceWork:
     """A work list (`kernels.attention_work.HostWork`) on the device, int32.
 
     Attributes:
-        num_items, num_merges: ``[1]``, what the kernels read; items: ``[max_items, 9]``; merges: ``[max_merges, 4]``.
+        num_items, num_merges: ``[1]``, what the kernels read; items: ``[max_items, 11]``; merges: ``[max_merges, 4]``.
         num_slots: partial results to make room for.
         joined: the memory all of them are in, one after the other.
     """

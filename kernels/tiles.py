@@ -34,6 +34,8 @@ class TileShape:
         keys: keys of a tile.
         split_tiles: key tiles of a split, where a row is split.
         programs: how many programs fit a multiprocessor at once, by registers and shared memory; sizes the persistent grid.
+        own_in_bulk: own tokens that stand together are loaded by bulk copies, which Ampere has none of (`kernels.key_tiles`).
+        pages_in_bulk: so are pages that hold whole parts of a tile.
     """
 
     rows: int
@@ -42,6 +44,13 @@ class TileShape:
     num_stages: int
     split_tiles: int
     programs: int
+    own_in_bulk: bool = False
+    pages_in_bulk: bool = False
+
+    @property
+    def part_keys(self) -> int:
+        """Keys that are computed at once where they are not own tokens loaded in bulk."""
+        return min(self.keys, PART)
 
 
 def generation_of(capability: tuple[int, int]) -> Generation:
@@ -62,6 +71,9 @@ WIDE_HEAD = 128
 PIECE = 32
 """Partial key tiles are cut into pieces of so many keys."""
 
+PART = 64
+"""Tiles of more keys are cut into parts of so many, but for own tokens loaded in bulk: of 128 keys, pointers to each spill."""
+
 DECODE = TileShape(rows=16, keys=32, num_warps=4, num_stages=3, split_tiles=8, programs=4)
 """For every generation and width. Tiles of 64 keys spill on Hopper under Triton 3.9 (10 and 28 times at heads of 128 and 72)."""
 
@@ -74,8 +86,12 @@ LONG = {
 }
 AMPERE_LONG = {NARROW_HEAD: LONG[NARROW_HEAD], WIDE_HEAD: TileShape(rows=64, keys=64, num_warps=8, num_stages=2, split_tiles=8, programs=1)}
 
+BULK_LONG = TileShape(rows=128, keys=128, num_warps=8, num_stages=2, split_tiles=4, programs=1, own_in_bulk=True, pages_in_bulk=True)
+BULK_DECODE = replace(DECODE, pages_in_bulk=True)
+"""Neither is shipped before a GPU has timed it (`loadtests.gpu.candidates`); both compile like those that are, for Hopper and later."""
+
 # Each compiles without a register spill under every Triton we support, with the matrix instructions of its generation. At head 128 on
-# Hopper, 128 x 128 with 8 warps does not (82 to 87 loads and stores of local memory); nor does 128 x 64 with 8 warps on Ampere (38).
+# Hopper, 128 x 128 key by key with 8 warps does not (82 to 87 loads and stores of local memory); nor does 128 x 64 on Ampere (38).
 SHIPPED: dict[tuple[Generation, Kind, int], TileShape] = {
     (generation, kind, width): DECODE if kind is Kind.DECODE else long[width]
     for generation, long in ((Generation.AMPERE, AMPERE_LONG), (Generation.HOPPER, LONG), (Generation.BLACKWELL, LONG))

@@ -3,7 +3,7 @@
 python -m loadtests.gpu.candidates --out DIR [--device cpu --tiny]
 
 tiles      attention with more loads under way (Triton keeps one key tile fewer than its stages in flight where a page number is loaded
-           first), or cut otherwise
+           first), cut otherwise, or with keys that stand together loaded in bulk: latents, and pages that are large enough
 residual   the feed-forward's last product added to the residual stream as it is written, or in a launch of its own
 """
 
@@ -19,13 +19,17 @@ import torch
 
 from kernels.attention_launch import Tiles, attend_with_tiles, shipped_tiles
 from kernels.linear import linear
+from kernels.tiles import BULK_DECODE, BULK_LONG
 from loadtests.gpu.part import Line, Options, Report, read_options
 from loadtests.gpu.tensors import Call, random_call
 from loadtests.gpu.timing import Work, timing
 from loadtests.kernels.shapes import SHAPES, TINY_SHAPES, Shape
 
 SHAPES_TO_TRY = ("64 decode rows over 2,000", "2 denoise rows of 4,098 over 2,000", "8 denoise rows of 1,026 over 300")
-STAGES, TINY_STAGES = (3, 5, 7), (5,)
+MORE_STAGES = 5
+STAGES, TINY_STAGES = (3, MORE_STAGES, 7), (MORE_STAGES,)
+LARGE_PAGE = 64
+LARGE_PAGES = f"pages of {LARGE_PAGE}"
 DOWN, TINY_DOWN = (3584, 18944), (64, 96)
 """Columns out and in of the feed-forward's last product."""
 ROWS, TINY_ROWS = (1, 64, 1026, 4100), (3,)
@@ -42,6 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
             report.add(f"residual, {num_rows} rows", partial(measure_residual, num_rows, options))
         for shape in shapes:
             report.add(f"tiles, {shape.name}", partial(measure_tiles, shape, options))
+        for shape in shapes:
+            if shape.rows[0].num_tokens == 1:
+                report.add(f"tiles, {shape.name}, {LARGE_PAGES}", partial(measure_large_pages, shape, options))
     return int(report.has_failed)
 
 
@@ -49,10 +56,25 @@ def measure_tiles(shape: Shape, options: Options) -> Iterator[Line]:
     """Yield a line for each way to cut the programs of one call, what is shipped first."""
     call = random_call(shape, _dtype(options), options.device)
     shipped = shipped_tiles(options.device, shape.heads.head_dim)
+    yield from _timed(shape.name, call, ways_to_cut(shipped, call, TINY_STAGES if options.is_tiny else STAGES), options)
+
+
+def measure_large_pages(shape: Shape, options: Options) -> Iterator[Line]:
+    """Yield a line for each way to read decode rows' pages that hold whole key tiles, key by key first."""
+    call = random_call(shape, _dtype(options), options.device, page_size=LARGE_PAGE)
+    shipped = shipped_tiles(options.device, shape.heads.head_dim)
+    ways = {"as shipped": shipped}
+    for stages in (BULK_DECODE.num_stages, MORE_STAGES):
+        ways[f"decode in bulk, {stages} stages"] = replace(shipped, decode=replace(BULK_DECODE, num_stages=stages))
+    yield from _timed(f"{shape.name}, {LARGE_PAGES}", call, ways, options)
+
+
+def _timed(what: str, call: Call, ways: dict[str, Tiles], options: Options) -> Iterator[Line]:
+    """Yield a line for each way, compared with the first, which is what is shipped."""
     attend = partial(attend_with_tiles, *call.arguments)
-    reference, shipped_us = attend(shipped), 0.0
-    for name, tiles in ways_to_cut(shipped, call, TINY_STAGES if options.is_tiny else STAGES).items():
-        line: Line = {"what": shape.name, "way": name}
+    reference, shipped_us = attend(ways["as shipped"]), 0.0
+    for name, tiles in ways.items():
+        line: Line = {"what": what, "way": name}
         try:
             line["error"] = float((attend(tiles) - reference).float().norm() / reference.float().norm())
             line |= timing(partial(attend, tiles), options.device).columns
@@ -72,13 +94,14 @@ def ways_to_cut(shipped: Tiles, call: Call, numbers_of_stages: tuple[int, ...]) 
         decode = shipped.decode
         for stages in numbers_of_stages:
             ways[f"decode, {stages} stages"] = replace(shipped, decode=replace(decode, num_stages=stages))
-        ways["decode, splits of 16 tiles"] = replace(shipped, decode=replace(decode, num_stages=5, split_tiles=16))
+        ways["decode, splits of 16 tiles"] = replace(shipped, decode=replace(decode, num_stages=MORE_STAGES, split_tiles=16))
     if layout.num_rows > layout.num_single_rows:
         long = shipped.long
-        for stages in numbers_of_stages[:2]:
-            ways[f"long, {stages} stages"] = replace(shipped, long=replace(long, num_stages=stages))
-        ways["long, 4 warps of 64 rows"] = replace(shipped, long=replace(long, rows=64, num_warps=4, num_stages=5, programs=2))
-        ways["long, 128 keys"] = replace(shipped, long=replace(long, keys=128, num_stages=2))
+        ways["long in bulk, 128 keys"] = replace(shipped, long=BULK_LONG)
+        in_bulk = replace(BULK_LONG, keys=long.keys, num_stages=long.num_stages, split_tiles=long.split_tiles)
+        ways[f"long in bulk, {long.keys} keys"] = replace(shipped, long=in_bulk)
+        ways["long in bulk, 4 warps of 64 rows"] = replace(shipped, long=replace(in_bulk, rows=64, num_warps=4, programs=2))
+        ways[f"long, {MORE_STAGES} stages"] = replace(shipped, long=replace(long, num_stages=MORE_STAGES))
     return ways
 
 

@@ -40,11 +40,11 @@ class Call:
         return Call(self.qkv, KvPages(k, v, KvScales(scale, scale)), self.plan)
 
 
-def random_call(shape: Shape, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Call:
+def random_call(shape: Shape, dtype: torch.dtype, device: torch.device, seed: int = 0, page_size: int = PAGE_SIZE) -> Call:
     """Draw unit Gaussians for a shape."""
-    layout, heads = layout_of(shape, PAGE_SIZE, seed), shape.heads
+    layout, heads = layout_of(shape, page_size, seed), shape.heads
     generator = torch.Generator(device).manual_seed(seed)
-    pages = (2, len(layout.kv_indices) + 1, PAGE_SIZE, heads.num_kv_heads, heads.head_dim)
+    pages = (2, len(layout.kv_indices) + 1, page_size, heads.num_kv_heads, heads.head_dim)
     tokens = (shape.num_tokens, heads.num_heads + 2 * heads.num_kv_heads, heads.head_dim)
     qkv, kv = (torch.randn(size, device=device, generator=generator).to(dtype) for size in (tokens, pages))
     return Call(qkv, KvPages(kv[0], kv[1]), build_attention_plan(layout, device))

@@ -18,7 +18,7 @@ from kernels.tiles import Generation, Kind, TileShape
 from loadtests.kernels.compiled import KernelSpec, compile_spec, faults
 from loadtests.kernels.shipped import attention_spec, shipped
 
-TOO_LARGE = TileShape(rows=128, keys=128, num_warps=8, num_stages=2, split_tiles=4, programs=1)
+TOO_LARGE = TileShape(rows=128, keys=64, num_warps=4, num_stages=2, split_tiles=8, programs=1)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     for generation, spec in _planted() if options.spill else _shipped(options.generation):
         compiled = compile_spec(spec, generation.value, is_brief=options.brief)
         print(json.dumps(asdict(compiled)), flush=True)
-        complaints += faults(compiled, spec.matrix)
+        complaints += faults(compiled, spec.matrix, copies_in_bulk=spec.copies_in_bulk)
     print("\n".join(complaints), file=sys.stderr)
     return 1 if complaints else 0
 

@@ -43,6 +43,7 @@ class KernelSpec:
         constants: values of the compile-time arguments.
         divisible: integer arguments that are multiples of 16 in practice. Pointers are, but for those whose alignment the kernel ignores.
         matrix: instructions that must be there, one of them; empty for kernels without a product.
+        copies_in_bulk: whether bulk copies of tiles must be there.
     """
 
     name: str
@@ -53,6 +54,7 @@ class KernelSpec:
     num_warps: int
     num_stages: int
     matrix: tuple[str, ...] = ()
+    copies_in_bulk: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Compiled:
         spills: instructions that touch local memory; stack: its bytes for each thread.
         shared: bytes of shared memory of a program.
         matrix: how many matrix instructions of each kind.
-        wide_loads: 16-byte loads from global memory; narrow_loads: all shorter ones.
+        wide_loads: 16-byte loads from global memory; narrow_loads: all shorter ones; bulk_loads: copies of whole tiles.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Compiled:
     matrix: dict[str, int]
     wide_loads: int
     narrow_loads: int
+    bulk_loads: int
 
     @property
     def occupancy(self) -> int:
@@ -117,6 +120,7 @@ def compile_spec(spec: KernelSpec, capability: int, *, is_brief: bool = False) -
         matrix={name: len(re.findall(pattern, sass)) for name, pattern in MATRIX_INSTRUCTIONS.items()},
         wide_loads=sum(".128" in load for load in loads),
         narrow_loads=sum(".128" not in load for load in loads),
+        bulk_loads=len(re.findall(r"\bUTMALDG\b", sass)),
     )
 
 
@@ -142,8 +146,9 @@ def _output(program: str, *arguments: str) -> str:
     return subprocess.run([BINARIES / program, *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def faults(compiled: Compiled, matrix: Iterable[str]) -> list[str]:
-    """Say what is wrong with a compiled kernel: spills, a stack, too large for a multiprocessor, none of the ``matrix`` instructions."""
+def faults(compiled: Compiled, matrix: Iterable[str], *, copies_in_bulk: bool = False) -> list[str]:
+    """Say what is wrong with a compiled kernel: spills, a stack, too large for a multiprocessor, none of the ``matrix`` instructions, no
+    bulk copies where there must be."""
     found = []
     if compiled.spills or compiled.stack:
         found.append(f"{compiled.spills} spills, {compiled.stack} bytes of stack")
@@ -152,4 +157,6 @@ def faults(compiled: Compiled, matrix: Iterable[str]) -> list[str]:
     wanted = list(matrix)
     if wanted and not any(compiled.matrix[name] for name in wanted):
         found.append(f"no {' or '.join(wanted)}, but {compiled.matrix}")
+    if copies_in_bulk and not compiled.bulk_loads:
+        found.append("no bulk copies of tiles")
     return [f"{compiled.name} for sm_{compiled.capability} under Triton {compiled.triton}: {fault}" for fault in found]

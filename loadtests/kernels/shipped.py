@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import triton
 
@@ -33,7 +33,7 @@ from kernels.sampling_triton import (
 )
 from kernels.silu_mul_to_fp8_triton import silu_mul_to_fp8_kernel
 from kernels.silu_mul_triton import BLOCK, silu_mul_kernel
-from kernels.tiles import DECODE, PIECE, Generation, Kind, TileShape, tile_shape
+from kernels.tiles import BULK_DECODE, BULK_LONG, DECODE, PIECE, Generation, Kind, TileShape, tile_shape
 from loadtests.kernels.compiled import KernelSpec
 from loadtests.kernels.static import FP8_PAGES
 
@@ -54,18 +54,38 @@ LATENT_CHANNELS = 64
 
 POINTERS = ("q_ptr", "k_ptr", "v_ptr", "out_ptr")
 PAGES = ("k_pages_ptr", "v_pages_ptr")
+OWN_TILES, PAGE_TILES = ("k_tiles", "v_tiles"), ("k_page_tiles", "v_page_tiles")
 SCALES = ("scale", "k_scale", "v_scale")
 FP8 = "fp8e4nv"
 INTEGERS = ("token_index", "kv_end_ptr", "kv_indices", "items", "num_items", "merges", "num_merges")
 
 
+@dataclass(frozen=True, slots=True)
+class PageFormat:
+    """Pages as a kernel is compiled for them: of the batch's own format if not of another ``dtype``."""
+
+    dtype: str | None = None
+    size: int = PAGE
+
+    @property
+    def name(self) -> str:
+        """What marks a kernel that is not over the usual pages."""
+        return ("" if self.dtype is None else FP8_PAGES) + ("" if self.size == PAGE else f", pages of {self.size}")
+
+
+LARGE_PAGES = PageFormat(size=64)
+
+
 def shipped(generation: Generation) -> Iterator[KernelSpec]:
-    """Yield every kernel as it is launched on ``generation``, in bfloat16; attention of BAGEL's heads in float16 too, on Hopper."""
+    """Yield every kernel as it is launched on ``generation``, in bfloat16; attention of BAGEL's heads in float16 too, on Hopper, and as
+    `loadtests.gpu.candidates` times it beside."""
     for head_dim in HEADS:
         for kind in Kind:
             yield attention_spec(generation, tile_shape(generation, kind, head_dim), kind, head_dim, "bf16")
     if generation is Generation.HOPPER:
         yield attention_spec(generation, tile_shape(generation, Kind.LONG, 128), Kind.LONG, 128, "fp16")
+    if generation is not Generation.AMPERE:  # which has no bulk copies
+        yield from bulk_specs(generation)
     yield merge_spec(DECODE, 128)
     yield from token_specs()
     yield from guidance_specs()
@@ -75,23 +95,38 @@ def shipped(generation: Generation) -> Iterator[KernelSpec]:
         yield from fp8_page_specs(generation)
 
 
+def bulk_specs(generation: Generation) -> Iterator[KernelSpec]:
+    """Describe attention that loads in bulk what stands together: own tokens, and pages that hold whole tiles."""
+    yield attention_spec(generation, BULK_LONG, Kind.LONG, 128, "bf16")
+    for shape, kind in ((BULK_DECODE, Kind.DECODE), (BULK_LONG, Kind.LONG)):
+        yield attention_spec(generation, shape, kind, 128, "bf16", LARGE_PAGES)
+
+
 def attention_spec(
-    generation: Generation, shape: TileShape, kind: Kind, head_dim: int, dtype: str, page_dtype: str | None = None
+    generation: Generation, shape: TileShape, kind: Kind, head_dim: int, dtype: str, pages: PageFormat = PageFormat()
 ) -> KernelSpec:
-    """Describe attention over pages of 16, of ``dtype`` if not of another, with the heads of the model that has heads of this width."""
+    """Describe attention with the heads of the model that has heads of this width."""
     group, num_kv_heads = HEADS[head_dim]
-    constants = {"NUM_KV_HEADS": num_kv_heads, "PAGE": PAGE, "GROUP": group, "HEAD_DIM": head_dim, "BLOCK_M": shape.rows}
-    constants |= {"BLOCK_N": shape.keys, "BLOCK_P": PIECE, "BLOCK_D": triton.next_power_of_2(head_dim), "UPCAST": False}
+    width = triton.next_power_of_2(head_dim)
+    constants: dict[str, object] = {"NUM_KV_HEADS": num_kv_heads, "PAGE": pages.size, "GROUP": group, "HEAD_DIM": head_dim}
+    constants |= {"BLOCK_M": shape.rows, "BLOCK_N": shape.keys, "BLOCK_L": shape.part_keys, "BLOCK_P": PIECE, "BLOCK_D": width}
+    pages_in_bulk = shape.pages_in_bulk and pages.dtype is None and pages.size % shape.part_keys == 0
+    constants |= {"UPCAST": False} | dict.fromkeys((*(() if shape.own_in_bulk else OWN_TILES), *(() if pages_in_bulk else PAGE_TILES)))
+    types = _types(attention_kernel, dtype, constants, pages.dtype)
+    for names, keys in ((OWN_TILES, shape.keys), (PAGE_TILES, shape.part_keys)):
+        types |= {name: f"tensordesc<{dtype}[1, {keys}, {width}]>" for name in names if name not in constants}
+    in_bulk = shape.own_in_bulk or pages_in_bulk
     matrix = LONG_MATRIX[generation] if shape.rows >= MIN_WARPGROUP_ROWS else "HMMA"
     return KernelSpec(
-        name=f"attention {kind.value} {head_dim}{'' if page_dtype is None else FP8_PAGES} {dtype}",
+        name=f"attention {kind.value} {head_dim}{', in bulk' if in_bulk else ''}{pages.name} {dtype}",
         kernel=attention_kernel,
-        types=_types(attention_kernel, dtype, constants, page_dtype),
+        types=types,
         constants=constants,
         divisible=frozenset({"stride_q", "stride_k", "stride_v", "stride_out", "stride_page"}),
         num_warps=shape.num_warps,
         num_stages=shape.num_stages,
         matrix=(matrix,),
+        copies_in_bulk=in_bulk,
     )
 
 
@@ -174,7 +209,9 @@ def fp8_page_specs(generation: Generation) -> Iterator[KernelSpec]:
     """Describe what reads and writes pages of 8-bit floats; a ViT has no pages."""
     for head_dim in (128, 64):
         for kind in Kind:
-            yield attention_spec(generation, tile_shape(generation, kind, head_dim, has_fp8_pages=True), kind, head_dim, "bf16", FP8)
+            yield attention_spec(
+                generation, tile_shape(generation, kind, head_dim, has_fp8_pages=True), kind, head_dim, "bf16", PageFormat(FP8)
+            )
     for spec in token_specs():
         if PAGES[0] in spec.types:
             yield replace(
@@ -190,7 +227,7 @@ def _token_spec(name: str, kernel: triton.JITFunction, pointers: set[str], const
     return KernelSpec(f"{name} bf16", kernel, run_time, constants, frozenset(divisible), num_warps=4, num_stages=3)
 
 
-def _types(kernel: triton.JITFunction, dtype: str, constants: dict[str, int], page_dtype: str | None = None) -> dict[str, str]:
+def _types(kernel: triton.JITFunction, dtype: str, constants: Mapping[str, object], page_dtype: str | None = None) -> dict[str, str]:
     """Give the run-time arguments of the attention kernels their types by name."""
     types = {"partial_ptr": "*fp32", "lse_ptr": "*fp32"} | dict.fromkeys(SCALES, "fp32")
     types |= dict.fromkeys(POINTERS, f"*{dtype}") | dict.fromkeys(PAGES, f"*{page_dtype or dtype}") | dict.fromkeys(INTEGERS, "*i32")

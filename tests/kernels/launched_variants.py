@@ -18,12 +18,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JitFunctionInfo
 
-from kernels.attention_launch import attend_with_triton
+from kernels.attention_launch import Tiles, attend_with_tiles, attend_with_triton
 from kernels.pages_triton import write_pages_with_triton
 from kernels.plan import AttentionPlan
-from kernels.tiles import DECODE, Generation, Kind, tile_shape
+from kernels.tiles import BULK_DECODE, BULK_LONG, DECODE, Generation, Kind, tile_shape
 from loadtests.kernels.compiled import KernelSpec, attributes_of, constants_of, signature_of
-from loadtests.kernels.shipped import attention_spec, merge_spec, token_specs
+from loadtests.kernels.shipped import LARGE_PAGES, attention_spec, bulk_specs, merge_spec, token_specs
 from tests.kernels.ragged import RaggedCase, Row, Segment, SegmentKind, Shape, build_case, decode
 
 BAGEL = Shape(num_kv_heads=4, group=7, head_dim=128, page_size=16)
@@ -84,6 +84,7 @@ def checked(spec: KernelSpec) -> Variant:
 def checked_variants() -> Iterator[Variant]:
     for kind in Kind:
         yield checked(attention_spec(Generation.HOPPER, tile_shape(Generation.HOPPER, kind, BAGEL.head_dim), kind, BAGEL.head_dim, "bf16"))
+    yield from (checked(spec) for spec in bulk_specs(Generation.HOPPER))
     yield checked(merge_spec(DECODE, BAGEL.head_dim))
     yield from (checked(spec) for spec in token_specs() if spec.name == "write_pages bf16")
 
@@ -122,6 +123,9 @@ def launched_variants() -> set[Variant]:
     recorder = Recorder()
     triton.runtime.driver.set_active(StandIn())
     triton.knobs.runtime.jit_cache_hook = recorder
+    for page_size in (BAGEL.page_size, LARGE_PAGES.size):
+        case = build_case([decode(2000), PROMPT], replace(BAGEL, page_size=page_size), seed=0).to(torch.bfloat16)
+        attend_with_tiles(*case.call, Tiles(BULK_DECODE, BULK_LONG))
     for case in batches():
         for plan in plans(case.plan):
             attend_with_triton(case.q, case.k, case.v, case.pages, plan)

@@ -134,14 +134,15 @@ def denoise(past_len: int, num_latents: int) -> Row:
     return Row(past_len, (Segment(SegmentKind.IMAGE, num_latents + 2),), keeps_kv=False)
 
 
-def build_layout(rows: list[Row], page_size: int, random: np.random.Generator) -> RowLayout:
-    """Lay out ``rows`` (single queries first) over randomly chosen pages and a random packed order."""
+def build_layout(rows: list[Row], page_size: int, random: np.random.Generator, longest_run: int = 1) -> RowLayout:
+    """Lay out ``rows`` (single queries first) over randomly chosen pages and a random packed order, in which runs of up to so many
+    tokens stay together."""
     rows = sorted(rows, key=lambda row: row.num_queries != 1)
     num_pages = [-(-(row.past_len + row.num_queries * row.keeps_kv) // page_size) for row in rows]
     lengths = [row.num_queries for row in rows]
     qo_indptr = np.cumsum([0, *lengths])
     kv_indptr = np.cumsum([0, *num_pages])
-    token_index = random.permutation(qo_indptr[-1])
+    token_index = _shuffled_runs(qo_indptr[-1], longest_run, random)
     kv_indices = random.permutation(kv_indptr[-1] + 2)[: kv_indptr[-1]]
     kv_end = [end for row in rows for end in _key_ends(row)]
     write_tokens, write_slots = [], []
@@ -164,6 +165,19 @@ def build_layout(rows: list[Row], page_size: int, random: np.random.Generator) -
     )
 
 
+def _shuffled_runs(num_tokens: int, longest_run: int, random: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Cut tokens into runs of random lengths, shuffle the runs, and return each token's place."""
+    if num_tokens == 0:
+        return np.empty(0, dtype=np.int64)
+    lengths: list[int] = []
+    while (left := num_tokens - sum(lengths)) > 0:
+        lengths.append(min(left, int(random.integers(1, longest_run + 1)) if longest_run > 1 else 1))
+    order = random.permutation(len(lengths))
+    starts = np.empty(len(lengths), dtype=np.int64)
+    starts[order] = np.cumsum([0, *np.array(lengths)[order][:-1]])
+    return np.concatenate([np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)])
+
+
 def _key_ends(row: Row) -> list[int]:
     ends: list[int] = []
     start = row.past_len
@@ -174,9 +188,9 @@ def _key_ends(row: Row) -> list[int]:
     return ends
 
 
-def build_case(rows: list[Row], shape: Shape, seed: int) -> RaggedCase:
+def build_case(rows: list[Row], shape: Shape, seed: int, longest_run: int = 1) -> RaggedCase:
     """Draw the tensors. Slots that hold nothing are NaN: a kernel that reads one says so in its output."""
-    layout = build_layout(rows, shape.page_size, np.random.default_rng(seed))
+    layout = build_layout(rows, shape.page_size, np.random.default_rng(seed), longest_run)
     generator = torch.Generator().manual_seed(seed)
     kv_width = (shape.num_kv_heads, shape.head_dim)
     pool = (len(layout.kv_indices) + 2, shape.page_size, *kv_width)
@@ -203,7 +217,7 @@ def rows_of(page_size: int, max_segment: int) -> st.SearchStrategy[Row]:
 
 @st.composite
 def ragged_cases(draw: st.DrawFn, max_rows: int = 5, max_segment: int = 40) -> RaggedCase:
-    """Any mix of decode, prefill and denoise rows, groups of 1, 4 and 7, pages of sizes that divide nothing."""
+    """Any mix of decode, prefill and denoise rows, groups of 1, 4 and 7, pages of sizes that divide nothing, runs of any length."""
     shape = Shape(
         num_kv_heads=draw(st.sampled_from([1, 2])),
         group=draw(st.sampled_from([1, 4, 7])),
@@ -211,4 +225,4 @@ def ragged_cases(draw: st.DrawFn, max_rows: int = 5, max_segment: int = 40) -> R
         page_size=draw(st.sampled_from([1, 5, 16])),
     )
     rows = draw(st.lists(rows_of(shape.page_size, max_segment), min_size=1, max_size=max_rows))
-    return build_case(rows, shape, draw(st.integers(0, 2**31)))
+    return build_case(rows, shape, draw(st.integers(0, 2**31)), draw(st.sampled_from([1, 5, 1000])))

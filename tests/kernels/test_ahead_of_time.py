@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import triton
 
-from kernels.tiles import Generation, Kind, tile_shape
+from kernels.tiles import BULK_DECODE, BULK_LONG, Generation, Kind, tile_shape
 from loadtests.kernels.compiled import Compiled, faults
 from loadtests.kernels.shipped import HEADS, shipped
 from loadtests.kernels.static import FP8_PAGES
@@ -94,6 +94,12 @@ def test_as_many_programs_fit_a_multiprocessor_as_the_table_says(answers: list[A
                         assert tile_shape(generation, kind, head_dim, has_fp8_pages=True).programs <= over_fp8
 
 
+def test_as_many_programs_that_load_in_bulk_fit_as_their_tiles_say(answers: list[Answer]) -> None:
+    in_bulk = [kernel for answer in answers for kernel in answer.kernels if ", in bulk" in kernel.name]
+    assert all((BULK_DECODE if Kind.DECODE.value in kernel.name else BULK_LONG).programs <= kernel.occupancy for kernel in in_bulk)
+    assert {kernel.capability for kernel in in_bulk} == {Generation.HOPPER.value, Generation.BLACKWELL.value}
+
+
 def test_the_check_fails_on_a_tile_that_spills() -> None:
     answer = ahead_of_time("--spill")
     assert answer.status == 1
@@ -103,7 +109,7 @@ def test_the_check_fails_on_a_tile_that_spills() -> None:
 
 def compiled(**found: object) -> Compiled:
     sound = {"name": "k", "capability": 90, "triton": "3", "num_warps": 8, "registers": 200, "stack": 0, "spills": 0, "shared": 1000}
-    return Compiled(**{**sound, "matrix": {"HMMA": 2, "HGMMA": 0}, "wide_loads": 1, "narrow_loads": 1, **found})  # type: ignore[arg-type]
+    return Compiled(**{**sound, "matrix": {"HMMA": 2, "HGMMA": 0}, "wide_loads": 1, "narrow_loads": 1, "bulk_loads": 0, **found})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +118,12 @@ def compiled(**found: object) -> Compiled:
 def test_each_fault_is_named(found: dict[str, object], word: str) -> None:
     (complaint,) = faults(compiled(**found), ["HGMMA"] if not found else ["HMMA"])
     assert word in complaint
+
+
+def test_a_kernel_that_is_to_copy_in_bulk_and_does_not_is_named() -> None:
+    (complaint,) = faults(compiled(), ["HMMA"], copies_in_bulk=True)
+    assert "bulk" in complaint
+    assert faults(compiled(bulk_loads=2), ["HMMA"], copies_in_bulk=True) == []
 
 
 def test_a_sound_kernel_has_no_faults() -> None:

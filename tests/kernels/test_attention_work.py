@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import numpy as np
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 
 from kernels.attention_work import MAX_SPLIT_QUERY_TILES, WHOLE, build_work, device_work, upload
 from kernels.plan import RowLayout, put_together
+from kernels.token_runs import longest_runs
 from tests.kernels.ragged import RaggedCase, Row, Segment, SegmentKind, build_layout, decode, denoise, ragged_cases
 
 TILE_QUERIES, TILE_KEYS, SPLIT_TILES = 3, 8, 2
@@ -23,7 +26,7 @@ def visits(layout: RowLayout) -> tuple[dict[tuple[int, int], int], dict[tuple[in
     work = build_work(layout, range(layout.num_rows), tile_queries=TILE_QUERIES, tile_keys=TILE_KEYS, split_tiles=SPLIT_TILES)
     full: dict[tuple[int, int], int] = {}
     partial: dict[tuple[int, int], int] = {}
-    for first, num, _, _, _, begin, full_end, end, _ in work.items.tolist():
+    for first, num, _, _, _, begin, full_end, end, *_ in work.items.tolist():
         for query in range(first, first + num):
             for tile in range(begin, end):
                 met = full if tile < full_end else partial
@@ -49,8 +52,32 @@ def test_every_visible_key_is_met_once_and_full_tiles_are_wholly_visible(case: R
 def test_a_key_tile_that_no_query_of_the_tile_sees_is_not_listed(case: RaggedCase) -> None:
     layout = case.plan.layout
     work = build_work(layout, range(layout.num_rows), tile_queries=TILE_QUERIES, tile_keys=TILE_KEYS, split_tiles=SPLIT_TILES)
-    for first, num, _, _, _, begin, _, end, _ in work.items.tolist():
+    for first, num, _, _, _, begin, _, end, *_ in work.items.tolist():
         assert begin < end <= -(-int(layout.kv_end[first : first + num].max()) // TILE_KEYS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ragged_cases(max_rows=4, max_segment=40))
+def test_the_key_tiles_named_as_standing_together_do_in_the_packed_batch(case: RaggedCase) -> None:
+    layout = case.plan.layout
+    tiling = {"tile_queries": TILE_QUERIES, "tile_keys": TILE_KEYS, "split_tiles": SPLIT_TILES}
+    work = build_work(layout, range(layout.num_rows), **tiling, finds_runs=True)
+    for _, _, row_start, past_len, _, _, _, _, _, first_tile, end_tile in work.items.tolist():
+        keys = range(first_tile * TILE_KEYS, end_tile * TILE_KEYS)
+        tokens = [int(layout.token_index[row_start + key - past_len]) for key in keys]
+        assert not keys or keys.start >= past_len
+        assert tokens == list(range(tokens[0], tokens[0] + len(keys))) if keys else tokens == []
+
+
+def test_the_longest_run_of_each_row_is_found() -> None:
+    """Two pictures between markers, as the packer lays them out, and a prompt of words alone."""
+    layout = replace(
+        layout_of(denoise(5, 4), denoise(9, 3), Row(0, (Segment(SegmentKind.TEXT, 3),))),
+        token_index=np.array([0, 7, 8, 9, 10, 1, 2, 11, 12, 13, 3, 4, 5, 6], dtype=np.int32),
+    )
+    begin, end = longest_runs(layout, range(3))
+    assert (begin.tolist(), end.tolist()) == ([1, 1, 0], [5, 4, 3])
+    assert [bounds.tolist() for bounds in longest_runs(layout, range(1, 2))] == [[1], [4]]
 
 
 def test_the_longest_item_comes_first() -> None:
