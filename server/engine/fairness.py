@@ -28,8 +28,8 @@ PATIENCE_STEPS = 32
 QUANTUM_STEPS = 128.0
 """Within so many typical steps' time, accounts count as equal: some seconds. With 8, first words of a crowded machine come twice as late
 (`loadtests/results/mixed`)."""
-MAX_LANE_CREDIT_QUANTA = 2.0
-"""So far a lane without work can fall behind the other: it does not save up either."""
+MAX_LANE_CREDIT_STEPS = 16.0
+"""So many typical steps beyond that a lane without work can fall behind the other: it does not save up either."""
 MAX_IDLE_ACCOUNTS = 1024
 TYPICAL_STEP_MEMORY = 0.95
 
@@ -90,7 +90,7 @@ class Shares:
         cost, sequence.unpaid_s = sequence.unpaid_s / sequence.request.weight, 0.0
         account.service += cost
         account.lanes[sequence.lane] += cost
-        floor = account.lanes[sequence.lane] - MAX_LANE_CREDIT_QUANTA * QUANTUM_STEPS * self._step_s
+        floor = account.lanes[sequence.lane] - (QUANTUM_STEPS + MAX_LANE_CREDIT_STEPS) * self._step_s
         for lane, service in account.lanes.items():
             account.lanes[lane] = max(service, floor)
 
