@@ -244,7 +244,8 @@ class LatePicture(Protocol):
 class BatchResult:
     """What a step brought, by sequence: drawn tokens and finished pictures; those in ``late`` are still to be decoded.
 
-    ``broken`` are the sequences whose numbers are not finite: nothing of theirs is among the rest.
+    ``broken`` are the sequences whose numbers are not finite, ``stopped`` those whose grammar cannot be followed any further, with what to
+    say of it: nothing of theirs is among the rest.
     ``forward_s`` is the time in the transformer itself, on a GPU that of launching it, which nobody waits for; ``vae_s`` that of turning
     latents into pixels and ``execute_s`` that of the whole step on the device, in seconds; of a pass beside others what it would have been
     on the whole device, of which it had a part for ``beside_s``. ``previews`` may be of other steps, never of an earlier image.
@@ -255,6 +256,7 @@ class BatchResult:
     late: dict[int, LatePicture] = field(default_factory=dict)
     previews: list[PaintedPreview] = field(default_factory=list)
     broken: list[int] = field(default_factory=list)
+    stopped: dict[int, str] = field(default_factory=dict)
     num_und_tokens: int = 0
     num_gen_tokens: int = 0
     num_pictures_encoded: int = 0
@@ -270,6 +272,7 @@ class BatchResult:
         self.late.update(part.late)
         self.previews += part.previews
         self.broken += part.broken
+        self.stopped.update(part.stopped)
         self.num_und_tokens += part.num_und_tokens
         self.num_gen_tokens += part.num_gen_tokens
         self.num_pictures_encoded += part.num_pictures_encoded

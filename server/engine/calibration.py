@@ -32,10 +32,11 @@ def calibrate(
 ) -> None:
     """Run requests of growing size until the time is up or all have been run; a step that is under way then is taken to its end.
 
-    How fast they were done says nothing of how fast a client's will be, and is forgotten.
+    How fast they were done says nothing of how fast a client's will be, and is forgotten, as is how long the first steps took.
     """
     _run_for_a_moment(scheduler, runner, pool, config, clock)
     scheduler.drain_rate.forget()
+    scheduler.forget_service()
 
 
 def _run_for_a_moment(scheduler: Scheduler, runner: Executor, pool: PagePool, config: BagelConfig, clock: Callable[[], float]) -> None:

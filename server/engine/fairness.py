@@ -1,9 +1,10 @@
 """Who goes first: weighted least attained service over tenants and lanes, then the shortest remaining work.
 
-Every tenant has an account of the seconds its sequences have had, divided by its weight, and below it one for each lane (text, picture).
-Accounts are compared in coarse steps: within one step two tenants, or two lanes, count as equals, and the sequence with least left to do
-goes first, so that a short job does not wait behind a long one. A tenant that comes back starts level with the one that has had least, so
-that nobody saves up for a monopoly; and once nobody was there all start level, since what is taken while nobody else wants it is no debt.
+Every tenant has an account of the seconds its sequences have had, divided by its weight, and below it one for each lane (text, picture), of
+plain seconds. Accounts are compared in coarse steps: within one step two tenants, or two lanes, count as equals, and the sequence with
+least left to do goes first, so that a short job does not wait behind a long one. A tenant that comes back starts level with the one that
+has had least, so that nobody saves up for a monopoly; and once nobody was there all start level, since what is taken while nobody else
+wants it is no debt.
 
 Lanes weigh the same. Three to one for pictures, measured where people show pictures and ask about them, made pictures come no sooner than
 separate engines make them, and first words as late as there: prompts waited until their patience was at an end.
@@ -25,18 +26,19 @@ from server.engine.sequence import Lane, Phase, Sequence
 
 PATIENCE_STEPS = 32
 """With 64 the slowest first words of a crowded machine come later in most traffic (`loadtests/results/mixed`)."""
-QUANTUM_STEPS = 128.0
-"""Within so many typical steps' time, accounts count as equal: some seconds. With 8, first words of a crowded machine come twice as late
-(`loadtests/results/mixed`)."""
-MAX_LANE_CREDIT_STEPS = 16.0
-"""So many typical steps beyond that a lane without work can fall behind the other: it does not save up either."""
+TENANT_QUANTUM_STEPS = 32.0
+LANE_QUANTUM_STEPS = 128.0
+"""Within so many typical steps' time, tenants, or the lanes of one, count as equal. With 8 for both, first words of a crowded machine come
+later by a half (`loadtests/results/mixed`); the more for tenants, the longer one that asks for a lot of little can hold up another."""
+MAX_LANE_CREDIT_STEPS = 8.0
+"""So many typical steps beyond its quantum a lane without work can fall behind the other: it hardly saves up either."""
 MAX_IDLE_ACCOUNTS = 1024
 TYPICAL_STEP_MEMORY = 0.95
 
 
 @dataclass(slots=True)
 class Account:
-    """Service had, in seconds over weight, and how many live sequences draw on it."""
+    """Service had, in seconds over weight, each lane's in seconds, and how many live sequences draw on it."""
 
     service: float = 0.0
     num_live: int = 0
@@ -51,6 +53,12 @@ class Shares:
         self._step_s = 0.0
         self._num_live_tenants = 0
         self._level = 0.0
+
+    def forget(self) -> None:
+        """Begin anew; for when nobody is there."""
+        assert not self._num_live_tenants, "accounts are in use"
+        self._accounts.clear()
+        self._step_s = self._level = 0.0
 
     def arrive(self, sequence: Sequence) -> None:
         """Open or wake the account of a sequence's tenant."""
@@ -87,10 +95,10 @@ class Shares:
 
     def _charge(self, sequence: Sequence) -> None:
         account = self._accounts[sequence.request.tenant]
-        cost, sequence.unpaid_s = sequence.unpaid_s / sequence.request.weight, 0.0
-        account.service += cost
-        account.lanes[sequence.lane] += cost
-        floor = account.lanes[sequence.lane] - (QUANTUM_STEPS + MAX_LANE_CREDIT_STEPS) * self._step_s
+        seconds, sequence.unpaid_s = sequence.unpaid_s, 0.0
+        account.service += seconds / sequence.request.weight
+        account.lanes[sequence.lane] += seconds
+        floor = account.lanes[sequence.lane] - (LANE_QUANTUM_STEPS + MAX_LANE_CREDIT_STEPS) * self._step_s
         for lane, service in account.lanes.items():
             account.lanes[lane] = max(service, floor)
 
@@ -109,16 +117,16 @@ class Shares:
             return (
                 sequence.last_served_step if is_overdue(sequence, step) else math.inf,
                 -sequence.request.priority,
-                self._lag(account.service - least),
-                self._lag(account.lanes[sequence.lane] - min(account.lanes.values())),
+                self._lag(account.service - least, TENANT_QUANTUM_STEPS),
+                self._lag(account.lanes[sequence.lane] - min(account.lanes.values()), LANE_QUANTUM_STEPS),
                 remaining_tokens(sequence),
                 sequence.sequence_id,
             )
 
         return sorted(sequences, key=key)
 
-    def _lag(self, seconds: float) -> int:
-        return int(seconds / (QUANTUM_STEPS * self._step_s)) if self._step_s else 0
+    def _lag(self, seconds: float, quantum_steps: float) -> int:
+        return int(seconds / (quantum_steps * self._step_s)) if self._step_s else 0
 
     def _least_service(self) -> float:
         return min((account.service for account in self._accounts.values() if account.num_live), default=self._level)

@@ -8,7 +8,7 @@ engine runs without both this file and the library.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 
 import llguidance
@@ -42,25 +42,35 @@ class LlguidanceGrammars:
 class _GuidedAnswer:
     """One answer. Each task waits for the one before it, which a thread has already taken: the pools are first in, first out.
 
-    What it is told before it is compiled is worked off by the compilers, so that nobody else's mask waits behind it.
+    What it is told before it is compiled (an answer that is taken up) is kept, and worked off by the compilers at once: nobody else's mask
+    waits behind it.
     """
 
     def __init__(self, compilers: ThreadPoolExecutor, masks: ThreadPoolExecutor, compile_grammar: partial[llguidance.LLMatcher]) -> None:
         self._compilers = compilers
         self._masks = masks
         self._step = compilers.submit(_begin, compile_grammar)
+        self._written: list[int] = []
         self._is_compiled = False
 
     @property
     def is_compiled(self) -> bool:
-        self._is_compiled = self._is_compiled or self._step.done()
+        if not self._is_compiled and self._step.done():
+            self._is_compiled = not self._written
+            if self._written:
+                self._step = self._compilers.submit(_advance, self._step, self._written)
+                self._written = []
         return self._is_compiled
 
     def accept(self, token_id: int) -> None:
-        pool = self._masks if self.is_compiled else self._compilers
-        self._step = pool.submit(_advance, self._step, token_id)
+        if self._is_compiled:
+            self._step = self._masks.submit(_advance, self._step, [token_id])
+        else:
+            self._written.append(token_id)
 
     def allowed(self) -> bytes:
+        while not self.is_compiled:
+            wait([self._step])
         return self._step.result()[1]
 
 
@@ -71,9 +81,9 @@ def _begin(compile_grammar: partial[llguidance.LLMatcher]) -> _Step:
     return _masked(compile_grammar())
 
 
-def _advance(before: Future[_Step], token_id: int) -> _Step:
+def _advance(before: Future[_Step], token_ids: list[int]) -> _Step:
     matcher, _ = before.result()
-    matcher.consume_token(token_id)
+    matcher.consume_tokens(token_ids)
     return _masked(matcher)
 
 

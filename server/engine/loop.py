@@ -22,7 +22,6 @@ from typing import Protocol
 
 from server.engine.batch import Batch, BatchResult, LatePicture
 from server.engine.fault_points import NO_FAULTS
-from server.engine.grammar import GrammarStopped
 from server.engine.link import Incoming, Link
 from server.engine.pages import PagePool
 from server.engine.phases import PhaseWatch
@@ -36,8 +35,8 @@ IDLE_WAIT_S = 0.5
 """How long an idle engine waits for a message before it looks again whether it should stop."""
 STUCK_WAIT_S = 0.001
 """How long an engine waits for a message before it asks again for a step, when neither of the last two found anything to do: all there is
-may wait for its picture to be decoded. A single one such may have moved a sequence on that found all its rows in the prefix cache."""
-
+may wait for its picture to be decoded, or for its grammar. A single one such may have moved a sequence on that found all its rows in the
+prefix cache."""
 
 DEVICE_IS_LOST = ("CUDA error", "Triton Error [CUDA]")
 """What every call fails with once the device has faulted, whatever is asked of it (running out of memory is another matter)."""
@@ -266,9 +265,12 @@ class Engine:
         return self._report(batch, result, started)
 
     def _commit(self, batch: Batch, result: BatchResult) -> None:
-        """Take in what a step brought; end the sequences whose numbers are not finite, where anybody still wants them, and those alone."""
-        if result.broken:
+        """Take in what a step brought; end the sequences that cannot go on, where anybody still wants them, and those alone."""
+        if result.broken or result.stopped:
             wanted = self._scheduler.without_void(batch).sequence_ids()
+            for sequence_id, message in result.stopped.items():
+                if sequence_id in wanted and sequence_id not in result.broken:
+                    self._scheduler.fail([sequence_id], "form_too_complex", message)
             unsound = [sequence_id for sequence_id in result.broken if sequence_id in wanted]
             self._scheduler.forget(unsound)
             self._scheduler.fail(unsound, "server_error", "the model's numbers for this request are not finite")
@@ -365,9 +367,6 @@ class Engine:
         """Execute the step of one sequence that raised: what does not happen again was not its fault."""
         try:
             return self._runner.execute(batch)
-        except GrammarStopped as error:
-            self._scheduler.fail(batch.sequence_ids(), "form_too_complex", str(error))
-            return BatchResult()
         except Exception:
             logger.exception("a step failed twice for one request; it is ended, the others go on")
             self._scheduler.fail(batch.sequence_ids(), "server_error", "the model failed on this request")

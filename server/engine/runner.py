@@ -39,7 +39,7 @@ from server.engine.paged_attention import PagedKeysValues
 from server.engine.pictures import DecodedBeside, PictureEncoder, picture_from_u8
 from server.engine.previews import PreviewPainter
 from server.engine.queued_bits import QueuedBits, mark_on
-from server.engine.sampling_rows import sampling_row
+from server.engine.sampling_rows import sampling_rows
 from server.engine.segments import VaeImage, VitImage
 from server.engine.thread_beside import ThreadBeside
 from server.messages import ImageParams, TokenLogprob
@@ -326,10 +326,10 @@ class Runner:
         packed = computed.packed
         columns = [torch.isfinite(computed.after[step.sequence_id].latents).all() for step in computed.ending]
         if packed.draws:
-            # An unsound row is drawn from like any other, so that it spoils no neighbour's draw, and thrown away.
+            # A row that is unsound, or whose grammar stopped, is drawn from like any other, and thrown away: it spoils no neighbour's draw.
             is_sound, logits = find_unsound(computed.logits)
             fed = packed.und_token_ids[packed.draw_index] if any(draw.counts_fed for _, draw in packed.draws) else None
-            computed.draws = begin_draws(logits, [sampling_row(draw) for _, draw in packed.draws], fed)
+            computed.draws = begin_draws(logits, sampling_rows(packed.draws, computed.result.stopped), fed)
             columns += [is_sound, *computed.draws.columns]
         computed.reading = begin_reading(columns, self._device)
 
@@ -337,6 +337,7 @@ class Runner:
         for (sequence_id, _), token, sound in zip(packed.draws, drawn, is_sound, strict=True):
             if not sound:
                 result.broken.append(sequence_id)
+            if not sound or sequence_id in result.stopped:
                 continue
             logprob = None if token.logprob is None else TokenLogprob(token.token_id, token.logprob.logprob, token.logprob.top)
             result.tokens[sequence_id] = DrawnToken(token.token_id, logprob)

@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from kernels.sampling import SamplingRow
 from server.engine.batch import Draw
+from server.engine.grammar import GrammarStopped
+
+
+def sampling_rows(draws: Iterable[tuple[int, Draw]], stopped: dict[int, str]) -> list[SamplingRow]:
+    """Return what the kernels need to know of the draws of sequences.
+
+    Whose grammar cannot be followed any further is put into ``stopped``, with what to say of it; its row is drawn from like any other.
+    """
+    rows = []
+    for sequence_id, draw in draws:
+        try:
+            rows.append(sampling_row(draw))
+        except GrammarStopped as error:
+            stopped[sequence_id] = str(error)
+            rows.append(SamplingRow())
+    return rows
 
 
 def sampling_row(draw: Draw) -> SamplingRow:

@@ -6,9 +6,9 @@ denoise steps and prompt chunks in the order of `fairness`, as far as `budget` g
 words (`words_first`), neither holds rows of a picture. Being let in is `admission`, pages `reservations`, results `commit`.
 
 No step is empty while there is work, unless it ends a sequence or lets one take over what the cache holds, or all that is left waits for
-pictures in the decoder or an encoder beside the steps. Other work is held back only for decode rows that are in the step themselves, and
-for no longer than `fairness` allows, so a step without any serves the first in its order that can have pages. The oldest can:
-whoever is younger gives them up for it (`reservations`), and alone it goes on or ends.
+pictures in the decoder or an encoder beside the steps, or for grammars. Other work is held back only for decode rows that are in the step
+themselves, and for no longer than `fairness` allows, so a step without any serves the first in its order that can have pages. The oldest
+can: whoever is younger gives them up for it (`reservations`), and alone it goes on or ends.
 """
 
 from __future__ import annotations
@@ -87,8 +87,6 @@ class Scheduler:
         self._began_s = self._last_step_s = clock()
         self.predicted_s = 0.0
 
-    # -- requests in and out ------------------------------------------------------------------------------------------------
-
     @property
     def has_work(self) -> bool:
         return not self._roster.is_empty
@@ -157,6 +155,10 @@ class Scheduler:
         """Have the prefix cache forget what it has of the given sequences."""
         self._roster.forget(sequence_ids)
 
+    def forget_service(self) -> None:
+        """Forget how long steps take and who has had how much; for when nobody is there."""
+        self._shares.forget()
+
     def take_outputs(self) -> Outputs:
         """Return what has happened since the last call."""
         return self._roster.take_outputs()
@@ -164,8 +166,6 @@ class Scheduler:
     def take_dropped(self) -> list[int]:
         """Return the sequences whose latents the runner may forget."""
         return self._roster.take_dropped()
-
-    # -- one step forward ---------------------------------------------------------------------------------------------------
 
     def schedule(self) -> Batch:
         """Choose the rows of the next step and reserve their pages."""
@@ -293,6 +293,9 @@ class Scheduler:
         for sequence in self.admission.admit(self._step) if self._hungry is None else []:
             sequence.last_result_s = now_s
             self._prefix_queries += total_rows(sequence.history)
+        for sequence in self._roster.running.values():
+            if sequence.phase is Phase.DECODE and not sequence.can_draw_token:
+                sequence.last_result_s = now_s
         self._take_over()
 
     def _take_over(self) -> None:
@@ -352,8 +355,6 @@ class Scheduler:
         self._step = self._step if draft.batch.is_empty else draft.step
         self._latest = draft.batch
         return draft.batch
-
-    # -- taking in what came back -------------------------------------------------------------------------------------------
 
     def commit(self, batch: Batch, result: BatchResult) -> None:
         """Take in the result of ``batch``: tokens, finished Euler steps, pictures; move every sequence on."""

@@ -38,13 +38,16 @@ class KnownCosts:
         """Submit a chat about a picture of 400 tokens, whose prompt takes longer than the target allows a step."""
         self.scheduler.submit(make_request(name, [ImageSegment(vit=grey(320, 320), vae=None), TextSegment([9])]))
 
-    def chat(self, name: str, num_tokens: int = 10_000, prompt_tokens: int = 3, word: int = 9) -> None:
+    def chat(self, name: str, num_tokens: int = 10_000, prompt_tokens: int = 3, word: int = 9, weight: float = 1.0) -> None:
         sampling = SamplingParams(max_tokens=num_tokens, ignore_eos=True)
-        self.scheduler.submit(make_request(name, [TextSegment([word] * prompt_tokens)], sampling=sampling))
+        self.scheduler.submit(replace(make_request(name, [TextSegment([word] * prompt_tokens)], sampling=sampling), weight=weight))
 
-    def picture(self, name: str, tenant: str = "t", num_timesteps: int = PICTURE.num_timesteps, prompt_tokens: int = 3) -> None:
+    def picture(
+        self, name: str, tenant: str = "t", num_timesteps: int = PICTURE.num_timesteps, prompt_tokens: int = 3, weight: float = 1.0
+    ) -> None:
         image, prompt = replace(PICTURE, num_timesteps=num_timesteps), TextSegment([9] * prompt_tokens)
-        self.scheduler.submit(replace(make_request(name, [prompt], OutputMode.IMAGE, image=image), tenant=tenant))
+        request = make_request(name, [prompt], OutputMode.IMAGE, image=image)
+        self.scheduler.submit(replace(request, tenant=tenant, weight=weight))
 
     def step(self) -> Batch:
         return self._run(self.scheduler.schedule())

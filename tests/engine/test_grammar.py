@@ -16,6 +16,7 @@ from model.tokenizer import Tokenizer
 from server.engine.grammar import Grammars, GrammarStopped, NoGrammars
 from server.engine.link import LocalLink
 from server.engine.llguidance_grammars import LlguidanceGrammars
+from server.engine.loop import Engine
 from server.engine.options import EngineOptions
 from server.engine.process import LoadedEngine, load_engine
 from server.messages import FinishReason, ImageParams, OutputMode, Request, SamplingParams, TextSegment
@@ -211,9 +212,10 @@ def test_a_preempted_answer_goes_on_where_its_grammar_was() -> None:
         assert_fits(MODEL.tokenizer.decode(tokens[one.request_id]))
 
 
-def test_a_grammar_that_does_not_compile_fails_its_own_request_alone() -> None:
-    """And says why: "the model failed on this request" told nobody what to change."""
+def test_a_grammar_that_does_not_compile_fails_its_own_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says why, "the model failed on this request" told nobody what to change, and no step is run again in halves for it."""
     loaded, link = load()
+    monkeypatch.setattr(Engine, "_answer", None)
     tokens, reasons = answers(loaded, link, [request("bad", "start: nowhere", seed=1), request("good", GRAMMAR, seed=2)])
     assert reasons == {"bad": FinishReason.ERROR, "good": FinishReason.STOP}
     (failed,) = [end for report in link.reports for end in report.finished if end.request_id == "bad"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from server.engine.batch import Batch
-from server.engine.fairness import QUANTUM_STEPS
+from server.engine.fairness import LANE_QUANTUM_STEPS, MAX_LANE_CREDIT_STEPS
 from server.engine.sequence import Lane
 from tests.engine.known_costs import COSTS, EULER_S, KnownCosts, cost_of
 
@@ -51,13 +53,14 @@ def test_a_prompt_makes_the_pass_of_a_picture_no_longer_than_its_fixed_cost_asks
     assert all(cost_of(batch.load) < 1.1 * 10 * fixed_s for batch in shared)
 
 
-def test_of_a_crowded_machine_pictures_and_prompts_have_half_each() -> None:
+@pytest.mark.parametrize("weight", [1.0, 10.0])
+def test_of_a_crowded_machine_pictures_and_prompts_of_a_tenant_have_half_each(weight: float) -> None:
     house = KnownCosts()
     for number in range(3):
-        house.picture(f"p{number}", NOBODY, num_timesteps=MANY_STEPS)
+        house.picture(f"p{number}", NOBODY, num_timesteps=MANY_STEPS, weight=weight)
     for number in range(400):
-        house.chat(f"c{number}", num_tokens=1, prompt_tokens=600, word=10 + number)
-    for _ in range(round(QUANTUM_STEPS)):  # until the one is a quantum ahead, the shorter go first
+        house.chat(f"c{number}", num_tokens=1, prompt_tokens=600, word=10 + number, weight=weight)
+    for _ in range(round(LANE_QUANTUM_STEPS)):  # until the one is a quantum ahead, the shorter go first
         house.step()
     pictures_s = prompts_s = 0.0
     while any(other.lane is Lane.TEXT for other in house.scheduler.running) or not prompts_s:
@@ -69,3 +72,22 @@ def test_of_a_crowded_machine_pictures_and_prompts_have_half_each() -> None:
 
     share = pictures_s / (pictures_s + prompts_s)
     assert 0.4 < share < 0.6, (pictures_s, prompts_s)
+
+
+def test_a_picture_that_comes_after_a_long_time_of_words_does_not_go_before_prompts_for_long() -> None:
+    house = KnownCosts()
+    house.picture("before", NOBODY)  # what a step of more than words takes
+    house.seconds_until_drawn("before")
+    house.chat("writing", num_tokens=4000)
+    for _ in range(3000):
+        house.step()
+    house.picture("picture", NOBODY, num_timesteps=MANY_STEPS)
+    house.step()
+    house.chat("asked", num_tokens=1, prompt_tokens=600, word=10)
+
+    num_steps = 0
+    while not any(closed.request_id == "asked" for closed in house.scheduler.take_outputs().finished):
+        house.step()
+        num_steps += 1
+
+    assert num_steps <= MAX_LANE_CREDIT_STEPS + 4
