@@ -10,11 +10,11 @@ MODULUS = 5
 class SumGrammar:
     """Lets those tokens follow whose ids are, modulo `MODULUS`, the sum of all before; after ``most_tokens`` of them none."""
 
-    def __init__(self, vocab: int, most_tokens: int) -> None:
+    def __init__(self, vocab: int, most_tokens: int, *, is_compiled: bool) -> None:
         self._vocab = vocab
         self._most_tokens = most_tokens
         self.accepted: list[int] = []
-        self.is_compiled = True
+        self.is_compiled = is_compiled
 
     def accept(self, token_id: int) -> None:
         """Take in the next token of the answer."""
@@ -33,13 +33,14 @@ class SumGrammar:
 
 
 class SumGrammars:
-    """Makes them; the source of one is after how many tokens nothing may follow."""
+    """Makes them; the source of one is after how many tokens nothing may follow. Compiled at once, or when told to."""
 
-    def __init__(self, vocab: int) -> None:
+    def __init__(self, vocab: int, *, are_compiled: bool = True) -> None:
         self._vocab = vocab
+        self._are_compiled = are_compiled
         self.started: list[SumGrammar] = []
 
     def start(self, source: str) -> SumGrammar:
         """Begin a grammar at the start of an answer."""
-        self.started.append(SumGrammar(self._vocab, int(source)))
+        self.started.append(SumGrammar(self._vocab, int(source), is_compiled=self._are_compiled))
         return self.started[-1]

@@ -43,6 +43,8 @@ DECODER_STEPS = 3
 """So often the decoder has finished the picture that it has had for longest."""
 ENCODER_STEPS = 2
 """So often an encoder has."""
+COMPILER_STEPS = 3
+"""So often the grammar that has been compiled for longest is done."""
 ROOMY_PAGES = 300
 """With so many pages nobody waits for those that another holds."""
 
@@ -104,6 +106,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.in_decoder: dict[int, tuple[Sequence, Grey]] = {}
         self.encoder = FakeEncoder()
         self.num_steps = 0
+        self.is_sound = True
         self.has_favoured = False
         self.num_empty_steps = 0
 
@@ -114,6 +117,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         target_s=st.sampled_from([None, 1e-9, 1e-9, 0.02, 1.0]),
         has_prefix_cache=st.booleans(),
         device=st.builds(Device, st.booleans(), st.booleans(), st.booleans(), st.sampled_from([0.0, 0.5])),
+        are_compiled=st.booleans(),
     )
     def open(
         self,
@@ -123,12 +127,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         target_s: float | None,
         has_prefix_cache: bool,
         device: Device,
+        are_compiled: bool,
     ) -> None:
         self.runs_ahead = device.runs_ahead
         self.pool = self.pool_type(num_pages, page_size)
         self.limits = SchedulerLimits(max_batch_tokens, MAX_RUNNING, MAX_WAITING, target_s, has_prefix_cache)
         of_model = replace(facts(), share_of_steps=device.share_of_steps)
-        self.scheduler = Scheduler(self.pool, of_model, self.limits, refeed, SumGrammars(vocab=60), self.clock)
+        grammars = SumGrammars(vocab=60, are_compiled=are_compiled)
+        self.scheduler = Scheduler(self.pool, of_model, self.limits, refeed, grammars, self.clock)
         self.scheduler.encodings.encoder = self.encoder if device.encodes_beside else None
         self.runner = FakeRunner(drawn, decodes_beside=device.decodes_beside)
         self.written = WrittenPages(page_size, drawn)
@@ -178,6 +184,15 @@ class SchedulerMachine(RuleBasedStateMachine):
     def a_picture_is_encoded(self, data: st.DataObject) -> None:
         self.encoder.finish(data.draw(st.sampled_from([*self.encoder.under_way])))
 
+    @rule()
+    def a_grammar_is_compiled(self) -> None:
+        self.compile_one()
+
+    def compile_one(self) -> None:
+        awaited = (sequence.grammar for sequence in self.scheduler.running if not sequence.can_draw_token)
+        if isinstance(grammar := next(awaited, None), SumGrammar):
+            grammar.is_compiled = True
+
     def leave_decoder(self, sequence_id: int, *, fails: bool) -> None:
         _, picture = self.in_decoder.pop(sequence_id)
         self.scheduler.in_decoder.take_in(sequence_id, None if fails else picture.take())
@@ -194,10 +209,18 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.one_step(fails=False)
 
     def one_step(self, *, fails: bool) -> None:
+        """Make a step; one that is found wrong is not committed, and nothing goes on from there."""
+        self.is_sound = False
+        self._one_step(fails=fails)
+        self.is_sound = True
+
+    def _one_step(self, *, fails: bool) -> None:
         """What `Engine.step` does: a step, or one that is let through a long pass, or the long pass's landing."""
         self.num_steps += 1
         if self.encoder.under_way and self.num_steps % ENCODER_STEPS == 0:
             self.encoder.finish(next(iter(self.encoder.under_way)))
+        if self.num_steps % COMPILER_STEPS == 0:
+            self.compile_one()
         if self.in_decoder and self.num_steps % DECODER_STEPS == 0:
             self.leave_decoder(next(iter(self.in_decoder)), fails=False)
         if self.long is not None:
@@ -217,7 +240,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         elif not batch.is_empty:
             self.run_ahead(batch)
             self.land(batch, fails=fails)
-        is_stuck = batch.is_empty and self.scheduler.running and not self.in_decoder and not self.encoder.under_way
+        awaits_others = self.in_decoder or self.encoder.under_way or not all(other.can_draw_token for other in self.scheduler.running)
+        is_stuck = batch.is_empty and self.scheduler.running and not awaits_others
         self.num_empty_steps = self.num_empty_steps + 1 if is_stuck else 0
         assert self.num_empty_steps <= MAX_EMPTY_STEPS, "there is work, and nothing of it goes on"
         self.collect()
@@ -377,7 +401,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whatever is left ends by itself, and every page comes back."""
-        if not self.names:
+        if not self.names or not self.is_sound:
             return
         for _ in range(MAX_STEPS_TO_DRAIN):
             if not self.scheduler.has_work:
