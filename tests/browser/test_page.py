@@ -24,6 +24,7 @@ MAX_TRANSFER_BYTES = 200_000
 def test_a_story_comes_in_order_with_previews_of_what_is_being_drawn(pausing_front: RunningFront, visit: Visit) -> None:
     visit.open(pausing_front.url)
     visit.ask(STORY)
+    visit.page.locator(".turn").last.locator("figure").nth(1).wait_for()
     visit.page.locator(".drawing img[src^='data:image/webp']").wait_for()
     ring = visit.page.get_by_role("progressbar", name="Drawing a picture")
     expect(ring).to_have_attribute("aria-valuemax", str(NUM_STEPS))
