@@ -109,11 +109,19 @@ class Quotas:
         tenant, need = account.tenant, _need(requests)
         quota = tenant.quota
         account.num_prompt_tokens = _num_prompt_tokens(requests[0])
-        account.requests = await self._take(tenant, "requests", quota.requests_per_minute, 1)
+        await self.charge_request(account)
         account.tokens = await self._take(tenant, "tokens", quota.tokens_per_minute, need.tokens)
         account.reserved = Use(_taken(account.tokens, need.tokens), 0)
         pictures = await self._take(tenant, "pictures", quota.pictures_per_minute, need.pictures)
         account.reserved = Use(account.reserved.tokens, _taken(pictures, need.pictures))
+
+    async def charge_request(self, account: Account) -> None:
+        """Take one request, whatever it needs.
+
+        Raises:
+            QuotaExceeded: too many in this minute.
+        """
+        account.requests = await self._take(account.tenant, "requests", account.tenant.quota.requests_per_minute, 1)
 
     async def settle(self, account: Account) -> None:
         """Give back what an answer did not use; doing it twice does nothing."""

@@ -69,6 +69,12 @@ def test_a_prompt_that_is_too_long_is_counted_all_the_same(http: httpx.Client) -
     assert counted(http, input="hello " * 5000) > 5000
 
 
+def test_a_prompt_that_is_too_long_by_far_is_refused_before_all_of_it_is_read(http: httpx.Client) -> None:
+    """A body as large as one may be was read to its last word, which takes minutes."""
+    answer = http.post("/v1/responses/input_tokens", json={"input": "1" * 200_000})
+    assert (answer.status_code, error_of(answer)["code"], error_of(answer)["param"]) == (400, "context_length_exceeded", "input")
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param"),
     [
