@@ -15,11 +15,15 @@ from server.serving.worker_messages import serve_jobs
 MEMORY_BYTES = 2 << 30
 """Address space: the interpreter and its libraries, and the automata of a schema that is not refused."""
 
+WORK_S = 2.0
+"""Processor time that the schemas of one request may take. Compiling a grammar takes the engine about as long as making it takes here, so
+this bounds that too."""
+
 
 def main() -> None:
     """Serve the socket on standard input until it closes."""
     give_up_everything_else(MEMORY_BYTES, has_threads=True)
-    serve_jobs(GrammarJob, answer)
+    serve_jobs(GrammarJob, answer, WORK_S)
 
 
 def answer(job: GrammarJob) -> GrammarResult:

@@ -154,7 +154,8 @@ def readers_of_this_process() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if any("picture_reader" in word for word in child.cmdline())]
 
 
-def test_a_reader_that_dies_costs_one_picture() -> None:
+def test_a_picture_whose_reader_is_killed_is_read_by_another() -> None:
+    """It was refused as no picture, whatever had killed its reader."""
     intake = PictureIntake(PictureReaders(golden_model().config, LIMITS, num_readers=1))
     before = {child.pid for child in readers_of_this_process()}
     read(intake, picture_uri())
@@ -162,10 +163,8 @@ def test_a_reader_that_dies_costs_one_picture() -> None:
     reader.suspend()
     killer = threading.Timer(0.2, reader.kill)
     killer.start()
-    with pytest.raises(InvalidImage, match="cannot be read"):
-        read(intake, picture_uri())
-    killer.join()
     assert read(intake, picture_uri()).vit.width > 0
+    killer.join()
     intake.close()
 
 
