@@ -29,6 +29,6 @@ def main() -> None:
 def answer(job: GrammarJob) -> GrammarResult:
     """Make the grammar of one ask, or say why not."""
     try:
-        return GrammarResult(answer_grammar(job.ask()) or "")
+        return GrammarResult(answer_grammar(job.ask()))
     except PlaitError as error:
-        return GrammarResult("", error.code, error.message, error.param)
+        return GrammarResult(code=error.code, message=error.message, param=error.param)

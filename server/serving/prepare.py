@@ -107,8 +107,7 @@ class Preparer:
         return Plan([self._numbered(fitted, ask, index) for index in range(ask.n)], _thinking(ask, mode))
 
     def num_prompt_tokens(self, ask: Ask) -> int:
-        """Return how many tokens the prompt of ``ask`` has, as its answer's usage would say, be there room for them or not, unless it is too
-        long by far.
+        """Return how many tokens the prompt of ``ask`` has, as its answer's usage would say, be there room for them or not.
 
         Raises:
             InvalidRequest: see `prepare`.

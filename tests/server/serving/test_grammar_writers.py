@@ -121,3 +121,27 @@ def test_where_no_worker_can_be_started_the_client_may_ask_again(caplog: pytest.
     assert caplog.text.count("cannot be started") == 2
     assert writers.grammar(json_ask({"type": "string"}))
     writers.close()
+
+
+def test_what_a_writer_has_done_it_does_not_do_again() -> None:
+    """Every turn of a conversation has the same tools, and one that was too complex cost its seconds again and again."""
+    writers = GrammarWriters(num_writers=1, timeout_s=3.0)
+    complex_ask, refused, ask = json_ask(MINUTES[1]), json_ask({"not": {}}), json_ask({"type": "string"})
+    for _ in range(2):
+        with pytest.raises(InvalidValue, match="too complex"):
+            writers.grammar(complex_ask)
+        with pytest.raises(UnsupportedParameter, match="'not'"):
+            writers.grammar(refused)
+        assert writers.grammar(ask) == answer_grammar(ask)
+        only_writer().suspend()
+    with pytest.raises(Overloaded):
+        writers.grammar(ask.on_account("somebody else", 1.0))
+    writers.close()
+
+
+def test_where_tools_and_a_form_are_too_complex_together_both_are_named(writers: GrammarWriters) -> None:
+    tools = [Tool("look", None, {"type": "object", "properties": {"at": MINUTES[1]}}, "tools[0].function.parameters")]
+    ask = Ask([], text_form=JsonForm({"type": "string"}, PARAM), tool_use=ToolUse(tools, must_call=False, is_parallel=False))
+    with pytest.raises(InvalidValue, match=f"{PARAM} and tools: too complex") as caught:
+        writers.grammar(ask)
+    assert caught.value.param == PARAM
