@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from server.access.keys import Tenant
 from server.errors import QuotaExceeded
 from server.messages import OutputMode, Request, TextSegment
-from server.serving.events import Event, FinishedEvent, PictureEvent, PreviewEvent, TextEvent, ThoughtEvent
+from server.serving.events import CallEvent, Event, FinishedEvent, PictureEvent, PreviewEvent, TextEvent, ThoughtEvent
 from server.store.store import Bucket, RateStore, StoreUnavailable
 
 MINUTE_S = 60.0
@@ -62,7 +62,7 @@ class Account:
     def count(self, event: Event) -> None:
         """Take in what an event cost: by the usage of finished answers, by what was seen of others."""
         match event:
-            case TextEvent() | ThoughtEvent():
+            case TextEvent() | ThoughtEvent() | CallEvent():
                 self._tokens[event.choice] = 1 + (self._tokens[event.choice] or self.num_prompt_tokens)
             case PictureEvent() | PreviewEvent():
                 self._pictures[event.choice] = event.index + 1
