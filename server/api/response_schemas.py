@@ -121,6 +121,9 @@ class ResponseRequest(WireObject):
     user: Annotated[str, Field(max_length=512)] | None = None
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
 
+    MAX_VALUES: ClassVar[int] = 1 << 20
+    """Clients send answers back as they came: with twenty alternatives to each token, a token has 233 values."""
+
     REFUSED: ClassVar[dict[str, str]] = RESPONSE_FIELDS.refusals()
     SYNONYMS: ClassVar[dict[str, str]] = {
         "messages": "input",
@@ -158,6 +161,9 @@ class ResponseRequest(WireObject):
     def _check_image_tool(self, tool: ImageTool, param: str) -> None:
         if tool.partial_images and not self.stream:
             raise unsupported("partial_images needs stream=true", f"{param}.partial_images")
+        self._check_drawing_model(tool, param)
+
+    def _check_drawing_model(self, tool: ImageTool, param: str) -> None:
         if tool.model not in (None, self.model):
             raise unsupported("the model that answers draws too", f"{param}.model")
 
@@ -240,3 +246,12 @@ class CountRequest(ResponseRequest):
     """What a response would be asked, for its prompt to be counted: fields that only bear on the answer have no effect."""
 
     model: Annotated[str, Field(max_length=256)] = ""
+
+    @property
+    def named_model(self) -> str | None:
+        """The model that the request, or else its tool, names."""
+        return self.model or next((tool.model for tool in self.tools or [] if isinstance(tool, ImageTool)), None)
+
+    def _check_image_tool(self, tool: ImageTool, param: str) -> None:
+        if self.model:
+            self._check_drawing_model(tool, param)
