@@ -12,7 +12,7 @@ from server.serving.grammar_jobs import GrammarJob, GrammarResult
 from server.serving.grammars import answer_grammar
 from server.serving.worker_messages import serve_jobs
 
-MEMORY_BYTES = 2 << 30
+MEMORY_BYTES = 512 << 20
 """Address space: the interpreter and its libraries, and the automata of a schema that is not refused."""
 
 WORK_S = 2.0

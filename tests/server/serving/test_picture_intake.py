@@ -7,6 +7,7 @@ import io
 import textwrap
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -190,5 +191,6 @@ def test_a_reader_sees_no_secret_and_can_open_nothing(intake: PictureIntake, mon
     assert reader.num_fds() == 3, "standard input (its socket), output (nothing) and error"
     assert psutil.Process(reader.pid).rlimit(psutil.RLIMIT_NOFILE) == (3, 3)
     assert reader.net_connections("inet") == []
+    assert Path(f"/proc/{reader.pid}/oom_score_adj").read_text() == "1000\n", "where memory runs out it goes before the engine"
     own.close()
     assert not psutil.pid_exists(reader.pid)
