@@ -144,8 +144,8 @@ class ResponseRequest(WireObject):
             raise unsupported("an answer draws pictures or calls functions; offer one of the two, or say which with tool_choice", "tools")
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise invalid("needs the tool in tools", "tool_choice")
-        if self.structured_outputs is not None and self.text is not None and self.text.format is not None:
-            raise invalid("stands for a form of the text too; leave one of the two out", "text.format")
+        if self.structured_outputs is not None and self.format_form() is not None:
+            raise invalid("cannot be used together with structured_outputs", "text.format")
         if self.background and not self.store:
             raise invalid("needs store=true, or nobody could fetch the answer", "background")
         if self.truncation == "auto":
@@ -221,6 +221,10 @@ class ResponseRequest(WireObject):
     def _text_form(self) -> TextForm | None:
         if self.structured_outputs is not None:
             return self.structured_outputs.form()
+        return self.format_form()
+
+    def format_form(self) -> JsonForm | None:
+        """Return what ``text.format`` says that the text must be; None when anything will do."""
         return None if self.text is None or self.text.format is None else self.text.format.form()
 
     @property
