@@ -6,6 +6,7 @@ import resource
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -47,6 +48,7 @@ def test_a_grammar_is_that_of_the_ask(writers: GrammarWriters) -> None:
         Ask([], text_form=ChoiceForm(["yes", "no"], "structured_outputs.choice")),
         Ask([], text_form=PatternForm("[a-z]{3}", "structured_outputs.regex")),
         Ask([], tool_use=ToolUse([Tool("stop", None, None, "tools[0]")], must_call=True, is_parallel=False)),
+        Ask([], tool_use=ToolUse([replace(tools[0], name=f"look_{number}") for number in range(30)], must_call=False, is_parallel=True)),
     ):
         assert writers.grammar(ask) == answer_grammar(ask)
     assert writers.grammar(Ask([])) is None
