@@ -152,7 +152,7 @@ def _display(settings: Settings, model: ServedModel, url: str) -> StartupDisplay
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """A server's parts. `run` keeps the engine and the streams going; ``pictures`` and ``tracing`` must be closed.
+    """A server's parts. `run` keeps the engine and the streams going; ``preparer`` and ``tracing`` must be closed.
 
     Attributes:
         app: the application of the main port.

@@ -206,6 +206,11 @@ def test_the_front_runs_without_torch(house: House) -> None:
     assert_imports_without(("torch", "triton"), below(house, *rules.FRONT, *rules.SHARED_BY_BOTH, "server.cli", "server.__main__"))
 
 
+def test_the_front_leaves_grammars_to_their_writers() -> None:
+    """Two bounds of fields brought the grammar library into it, which a stranger's schemas are kept away from."""
+    assert_imports_without(("llguidance",), ["server.front"])
+
+
 def test_taking_a_package_away_is_noticed(house: House) -> None:
     with pytest.raises(AssertionError, match="torch was taken away"):
         assert_imports_without(("torch",), ["kernels.plan"])

@@ -48,7 +48,7 @@ def checked(body: bytes, schema: type[ObjectT]) -> ObjectT:
 
 def _check_num_values(body: bytes, most: int) -> None:
     if len(body) >= BYTES_PER_VALUE * most and has_more_values(body, most):
-        raise InvalidRequest(f"The body has more than {most} values in its lists and objects, as many as are read.")
+        raise InvalidRequest(f"The body has more than {most} values in its lists and objects; at most {most} are read.")
 
 
 def has_more_values(body: bytes, most: int) -> bool:

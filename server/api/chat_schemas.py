@@ -245,8 +245,8 @@ class ChatRequest(WireObject):
             raise invalid("differs from max_completion_tokens; leave one of them out", "max_tokens")
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("needs logprobs=true", "top_logprobs")
-        if self.structured_outputs is not None and self.response_format is not None:
-            raise invalid("stands for a form of the text too; leave one of the two out", "response_format")
+        if self.structured_outputs is not None and self.response_format is not None and self.response_format.type != "text":
+            raise invalid("cannot be used together with structured_outputs", "response_format")
         if self.stream_options is not None and not self.stream:
             raise invalid("needs stream=true", "stream_options")
         if self.image is not None and self.image.progress and not self.stream:

@@ -24,7 +24,10 @@ MAX_HEADERS = 100
 HEAD_TIMEOUT_S = 15.0
 """From the first byte, or from the connection, to the end of the headers."""
 REST_TIMEOUT_S = 15.0
-"""From the end of an answer to the next request, in which the rest of a request may come that was refused before its end."""
+"""From the end of an answer to the next request."""
+UPLOAD_TIMEOUT_S = 60.0
+"""The same where the body of what was answered is still coming: a client that sends all of it before it reads loses a refusal with the
+connection. As long as a body may take that is not refused."""
 UNREAD_TIMEOUT_S = 60.0
 """How long a client may take nothing of what waits for it; what it has seen it need not ask for again (`server.api.streams`)."""
 
@@ -108,7 +111,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._stop_head_timer()
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
-            message = f"The headers are more than {MAX_HEADERS}, or have more than {MAX_HEAD_BYTES} bytes."
+            message = f"There are more than {MAX_HEADERS} headers, or they have more than {MAX_HEAD_BYTES} bytes together."
             self._refusal = HeadersTooLarge(message)
             raise TooMuchHead
         if not self._is_offer():
@@ -135,7 +138,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete and self._head_timer is None:
             self._stop_rest_timer()
-            self._rest_timer = self.loop.call_later(REST_TIMEOUT_S, self._close)
+            timeout_s = UPLOAD_TIMEOUT_S if self.cycle.more_body else REST_TIMEOUT_S
+            self._rest_timer = self.loop.call_later(timeout_s, self._close)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -182,8 +186,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _head_took_too_long(self) -> None:
         self._head_timer = None
-        if self._is_answering:
-            # The next request may take its time while the last one's answer does.
+        if self._answered_now is not None and not self._answered_now.response_complete:
+            # The next request may take its time while the last one's answer does, be it begun or not.
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_took_too_long)
         elif not self.transport.is_closing():
             self._refuse(RequestTimeout(f"The headers took more than {HEAD_TIMEOUT_S:g} seconds."))

@@ -124,7 +124,7 @@ class Records:
             raise PreviousResponseNotFound(message, "previous_response_id")
         answered = objects.validate_python(_ended(ending, record)["output"])
         before = _plain([*record.history, *record.items])
-        return json.dumps([*before, *(item for item in answered if item["type"] != "reasoning")]).encode()
+        return json.dumps([*before, *(_as_input(item) for item in answered if item["type"] != "reasoning")]).encode()
 
 
 def _not_found(response_id: str) -> ResponseNotFound:
@@ -143,9 +143,21 @@ class _FinalEvent(BaseModel):
 
 
 def output_of(ending: StoredEvent) -> list[dict[str, JsonValue]]:
-    """Return the items of the response that a final piece holds; none where it holds an error alone."""
+    """Return the items of the response that a final piece holds, as an input has them; none where it holds an error alone."""
     final = _final(ending)
-    return [] if final.response is None else objects.validate_python(final.response["output"])
+    return [] if final.response is None else [_as_input(item) for item in objects.validate_python(final.response["output"])]
+
+
+def _as_input(item: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return an item of an answer without what has no effect in an input and may be a hundred times as large as the words themselves."""
+    content = item.get("content")
+    if not isinstance(content, list):
+        return item
+    return {**item, "content": [_without_logprobs(part) for part in content]}
+
+
+def _without_logprobs(part: JsonValue) -> JsonValue:
+    return {name: value for name, value in part.items() if name != "logprobs"} if isinstance(part, dict) else part
 
 
 def _final(ending: StoredEvent) -> _FinalEvent:

@@ -121,6 +121,9 @@ class ResponseRequest(WireObject):
     user: Annotated[str, Field(max_length=512)] | None = None
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
 
+    MAX_VALUES: ClassVar[int] = 1 << 20
+    """Clients send answers back as they came: with twenty alternatives to each token, a token has 233 values."""
+
     REFUSED: ClassVar[dict[str, str]] = RESPONSE_FIELDS.refusals()
     SYNONYMS: ClassVar[dict[str, str]] = {
         "messages": "input",
@@ -141,8 +144,8 @@ class ResponseRequest(WireObject):
             raise unsupported("an answer draws pictures or calls functions; offer one of the two, or say which with tool_choice", "tools")
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise invalid("needs the tool in tools", "tool_choice")
-        if self.structured_outputs is not None and self.text is not None and self.text.format is not None:
-            raise invalid("stands for a form of the text too; leave one of the two out", "text.format")
+        if self.structured_outputs is not None and self.format_form() is not None:
+            raise invalid("cannot be used together with structured_outputs", "text.format")
         if self.background and not self.store:
             raise invalid("needs store=true, or nobody could fetch the answer", "background")
         if self.truncation == "auto":
@@ -158,6 +161,9 @@ class ResponseRequest(WireObject):
     def _check_image_tool(self, tool: ImageTool, param: str) -> None:
         if tool.partial_images and not self.stream:
             raise unsupported("partial_images needs stream=true", f"{param}.partial_images")
+        self._check_drawing_model(tool, param)
+
+    def _check_drawing_model(self, tool: ImageTool, param: str) -> None:
         if tool.model not in (None, self.model):
             raise unsupported("the model that answers draws too", f"{param}.model")
 
@@ -215,6 +221,10 @@ class ResponseRequest(WireObject):
     def _text_form(self) -> TextForm | None:
         if self.structured_outputs is not None:
             return self.structured_outputs.form()
+        return self.format_form()
+
+    def format_form(self) -> JsonForm | None:
+        """Return what ``text.format`` says that the text must be; None when anything will do."""
         return None if self.text is None or self.text.format is None else self.text.format.form()
 
     @property
@@ -240,3 +250,12 @@ class CountRequest(ResponseRequest):
     """What a response would be asked, for its prompt to be counted: fields that only bear on the answer have no effect."""
 
     model: Annotated[str, Field(max_length=256)] = ""
+
+    @property
+    def named_model(self) -> str | None:
+        """The model that the request, or else its tool, names."""
+        return self.model or next((tool.model for tool in self.tools or [] if isinstance(tool, ImageTool)), None)
+
+    def _check_image_tool(self, tool: ImageTool, param: str) -> None:
+        if self.model:
+            self._check_drawing_model(tool, param)

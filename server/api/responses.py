@@ -102,9 +102,9 @@ class ResponseRoutes:
     async def count(self, request: Request) -> Response:
         """Say how many tokens a response would read; nothing is answered or kept."""
         read = await self._read(request, CountRequest)
-        self.surface.check_model(read.request.model or self.surface.model_name)
+        self.surface.check_model(read.request.named_model or self.surface.model_name)
         ask = await asyncio.to_thread(_ask_of, read)
-        num_tokens = await self.doorway.acceptance.num_prompt_tokens(ask, tenant_of(request).name)
+        num_tokens = await self.doorway.acceptance.num_prompt_tokens(ask, tenant_of(request))
         return Response(CountOut(input_tokens=num_tokens).model_dump_json(), media_type="application/json")
 
     async def _read(self, request: Request, schema: type[RequestT]) -> Read[RequestT]:

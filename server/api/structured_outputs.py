@@ -7,8 +7,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, JsonValue, model_validator
 
 from server.api.wire_object import WireObject, invalid
-from server.serving.asks import ChoiceForm, JsonForm, PatternForm, TextForm
-from server.serving.grammars import MAX_ENUM_VALUES, MAX_PATTERN_CHARS
+from server.serving.asks import MAX_ENUM_VALUES, MAX_PATTERN_CHARS, ChoiceForm, JsonForm, PatternForm, TextForm
 
 PARAM = "structured_outputs"
 ONE_OF = "expected exactly one of choice, regex and json"

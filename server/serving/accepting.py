@@ -127,19 +127,23 @@ class Acceptance:
             undo.pop_all()
             return await self._whole(beginning)
 
-    async def num_prompt_tokens(self, ask: Ask, tenant: str) -> int:
-        """Return how many tokens the prompt of an ask of ``tenant`` has; nothing is begun.
+    async def num_prompt_tokens(self, ask: Ask, tenant: Tenant) -> int:
+        """Return how many tokens the prompt of an ask of ``tenant`` has; nothing is begun, but it is a request of the tenant's like others.
 
         Raises:
             InvalidRequest: it cannot be read.
-            Overloaded: not now.
+            Overloaded, QuotaExceeded: not now.
             StoreAway
         """
-        with self._service.place(ask):
-            try:
-                return await self._service.num_prompt_tokens(await self._links.resolved(ask, tenant))
-            except StoreUnavailable as error:
-                raise StoreAway from error
+        account = self._quotas.enter(tenant, 1)
+        try:
+            with self._service.place(ask):
+                await self._quotas.charge_request(account)
+                return await self._service.num_prompt_tokens(await self._links.resolved(ask, tenant.name))
+        except StoreUnavailable as error:
+            raise StoreAway from error
+        finally:
+            await self._quotas.settle(account)
 
     async def _whole(self, beginning: Coroutine[None, None, Reading]) -> Reading:
         """Await a beginning, which is not left in the middle when the client goes: what the store knows of must be worked on."""

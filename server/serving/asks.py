@@ -14,6 +14,10 @@ from pydantic import JsonValue
 from model.guidance_rules import GuidanceMode, Renorm
 from model.step_cache_rules import StepCache
 
+MAX_ENUM_VALUES = 1000
+"""How many texts or values an answer may be one of."""
+MAX_PATTERN_CHARS = 512
+
 
 class Modality(Enum):
     """What an answer may hold."""

@@ -59,7 +59,7 @@ class GrammarJob:
 class GrammarResult:
     """The grammar; or why there is none: the error's code, as in `server.errors`, its message and the place."""
 
-    grammar: str = ""
+    grammar: str | None = None
     code: str | None = None
     message: str = ""
     param: str | None = None

@@ -15,7 +15,7 @@ import llguidance
 from pydantic import JsonValue
 
 from server.errors import InvalidValue, UnsupportedParameter
-from server.serving.asks import Ask, ChoiceForm, JsonForm, PatternForm, TextForm, Tool, ToolUse
+from server.serving.asks import MAX_ENUM_VALUES, MAX_PATTERN_CHARS, Ask, ChoiceForm, JsonForm, PatternForm, TextForm, Tool, ToolUse
 from server.serving.enforceable import Enforceable, Schema, enforceable
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 MAX_SCHEMA_CHARS = 1 << 16
 MAX_SCHEMA_DEPTH = 32
 MAX_SCHEMA_NODES = 5000
-MAX_ENUM_VALUES = 1000
-MAX_PATTERN_CHARS = 512
 
 REWRITTEN = re.compile(r"\\.|[/\n\r]", re.DOTALL)
 AS_WRITTEN_HERE = {
@@ -53,7 +51,7 @@ LIMITS = llguidance.LLParserLimits(verbose_errors=False)
 BYTES = llguidance.LLTokenizer("byte")
 """Enough of a vocabulary to see whether an answer can begin."""
 NUM_BYTES_TRIED = 4
-TOO_COMPLEX = ("too big", "limit", "max is")
+TOO_COMPLEX = ("too big", "too many", "limit", "max is")
 """How the library says that a grammar is beyond its bounds."""
 MAX_DROPPED_SHOWN = 4
 """How much of what a schema cannot have an error names."""
@@ -124,10 +122,17 @@ def _match(form: PatternForm) -> str:
     """
     written = REWRITTEN.sub(lambda found: AS_WRITTEN_HERE.get(found.group(), found.group()), form.pattern)
     grammar = f"%llguidance {{}}\nstart: /{written}/"
-    if llguidance.LLMatcher.validate_grammar(grammar, limits=LIMITS) or _problem_of_beginning(grammar):
-        message = f"{form.param}: not a regular expression that an answer can be held to; it may not look ahead, look behind or refer back."
-        raise InvalidValue(message, form.param)
-    return f"/{written}/"
+    problem = str(llguidance.LLMatcher.validate_grammar(grammar, limits=LIMITS)) or _problem_of_beginning(grammar)
+    if not problem:
+        return f"/{written}/"
+    # What it says may quote the pattern.
+    if any(words in problem and words not in written for words in TOO_COMPLEX):
+        raise InvalidValue(f"{form.param}: the pattern is too complex; simplify its counts or alternatives.", form.param)
+    message = (
+        f"{form.param}: not a regular expression that an answer can be held to; it may not use look-around, word boundaries, "
+        "back-references, or ^ and $ inside."
+    )
+    raise InvalidValue(message, form.param)
 
 
 def _calls(use: ToolUse) -> str:

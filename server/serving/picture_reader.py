@@ -16,7 +16,6 @@ from server.serving.confinement import give_up_everything_else
 from server.serving.picture_files import decode_picture
 from server.serving.picture_jobs import PictureJob, PictureResult, Refusal
 from server.serving.worker_messages import serve_jobs
-from server.time_slices import take_long_slices
 
 MEMORY_BYTES = 2 << 30
 """Address space: the interpreter and its libraries, and about eight times the pixels of the largest picture that is read by default."""
@@ -24,7 +23,6 @@ MEMORY_BYTES = 2 << 30
 
 def main() -> None:
     """Serve the socket on standard input until it closes."""
-    take_long_slices()
     Image.init()
     give_up_everything_else(MEMORY_BYTES, has_threads=False)
     serve_jobs(PictureJob, answer)

@@ -7,7 +7,7 @@ from server.errors import ImageTooLarge, InvalidImage, Overloaded, PlaitError
 from server.messages import ImageSegment
 from server.serving.picture_files import PictureLimits
 from server.serving.picture_jobs import PictureJob, PictureResult
-from server.serving.workers import AllBusy, JobFailed, Workers
+from server.serving.workers import AllBusy, CannotStart, JobFailed, TookTooLong, Workers
 
 ERROR_BY_CODE: dict[str, type[PlaitError]] = {InvalidImage.code: InvalidImage, ImageTooLarge.code: ImageTooLarge}
 
@@ -18,14 +18,16 @@ class PictureReaders:
     def __init__(self, config: BagelConfig, limits: PictureLimits, num_readers: int = 2, timeout_s: float = 10.0) -> None:
         self._config = config
         self.limits = limits
-        self._workers: Workers[PictureJob, PictureResult] = Workers("server.serving.picture_reader", PictureResult, num_readers, timeout_s)
+        self._workers: Workers[PictureJob, PictureResult] = Workers(
+            "server.serving.picture_reader", PictureResult, num_readers, timeout_s, wait_s=timeout_s
+        )
 
     def read(self, encoded: bytes, param: str, *, draws: bool) -> ImageSegment:
         """Return a picture file as the towers see it (spec 5.2: the VAE's only when pictures will be drawn).
 
         Raises:
             InvalidImage, ImageTooLarge: not a picture that is read here.
-            Overloaded: every reader is busy.
+            Overloaded: every reader is busy, or none can be started.
         """
         if len(encoded) > self.limits.max_bytes:
             raise ImageTooLarge(f"{param}: the picture has more than {self.limits.max_bytes} bytes.", param)
@@ -46,5 +48,7 @@ class PictureReaders:
             return self._workers.run(job)
         except AllBusy as error:
             raise Overloaded("Too many pictures are being read at the moment. Try again shortly.") from error
-        except JobFailed as error:
+        except CannotStart as error:
+            raise Overloaded("Pictures cannot be read at the moment. Try again shortly.") from error
+        except (JobFailed, TookTooLong) as error:
             raise InvalidImage(f"{job.param}: the picture cannot be read.", job.param) from error

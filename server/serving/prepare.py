@@ -86,8 +86,7 @@ class Preparer:
         modalities = self._modalities(ask)
         draws = Modality.IMAGE in modalities
         _refuse_contradictions(ask, modalities)
-        self._refuse_far_too_long(ask, ready)
-        segments = self._segments(ask, draws=draws)
+        segments = self._segments(ask, min(ready.max_positions, ready.max_context_rows), draws=draws)
         mode = self._mode(ask, modalities)
         image = self._image_params(ask, segments)
         sampling = replace(self._sampling(ask.text), grammar=self._grammars.grammar(ask))
@@ -115,7 +114,8 @@ class Preparer:
         """
         self._refuse_tools_where_unknown(ask)
         draws = Modality.IMAGE in self._modalities(ask)
-        return prompt_need(self._segments(ask, draws=draws), self._model.config).rows
+        segments = self._segments(ask, self._model.config.llm.max_positions, draws=draws)
+        return prompt_need(segments, self._model.config).rows
 
     def _refuse_tools_where_unknown(self, ask: Ask) -> None:
         """Refuse tools, and talk of them in the history, where the model was never taught any."""
@@ -141,12 +141,13 @@ class Preparer:
             return OutputMode.ALTERNATE if ask.thinks else OutputMode.IMAGE
         return OutputMode.INTERLEAVED if self._model.profile.family is Family.INTERLEAVED else OutputMode.ALTERNATE
 
-    def _refuse_far_too_long(self, ask: Ask, ready: EngineReady) -> None:
-        """Refuse texts that cannot fit by far: to read them all, only to count what is too much, would take minutes."""
-        texts = [part.text for message in ask.messages for part in message.parts if isinstance(part, TextPart)]
-        if ask.tool_use is not None:
-            texts.append(tool_list(ask.tool_use.tools).text)
-        held = min(ready.max_positions, ready.max_context_rows)
+    def _refuse_far_too_long(self, ask: Ask, told: list[TextPart], held: int) -> None:
+        """Refuse texts that cannot fit by far: to read them all, only to count what is too much, would take minutes.
+
+        ``told`` stands before the messages; the context holds ``held`` tokens.
+        """
+        said = [part for message in ask.messages for part in message.parts if isinstance(part, TextPart)]
+        texts = [part.text for part in [*told, *said]]
         if sum(map(len, texts)) <= FAR_TOO_LONG * held:
             return
         num_tokens = 0
@@ -157,17 +158,19 @@ class Preparer:
                 message = f"{param}: the texts have more than {FAR_TOO_LONG * held} tokens, the context holds {held}. Shorten the prompt."
                 raise ContextLengthExceeded(message, param)
 
-    def _segments(self, ask: Ask, *, draws: bool) -> list[Segment]:
-        """Turn messages into segments: there is no chat template (spec 5.1), each text is one segment, each picture another."""
+    def _segments(self, ask: Ask, held: int, *, draws: bool) -> list[Segment]:
+        """Turn messages into segments: there is no chat template (spec 5.1), each text is one segment, each picture another.
+
+        The context holds ``held`` tokens.
+        """
         num_pictures = sum(isinstance(part, PicturePart) for message in ask.messages for part in message.parts)
         if num_pictures > self._limits.max_pictures:
             text = f"{ask.names.messages}: {num_pictures} pictures; at most {self._limits.max_pictures} are read."
             raise InvalidValue(text, ask.names.messages)
-        segments: list[Segment] = []
-        if ask.thinks:
-            segments += self._joined([TextPart(THINK_IMAGE_PROMPT if draws else THINK_TEXT_PROMPT)])
-        if ask.tool_use is not None:
-            segments += self._joined([tool_list(ask.tool_use.tools)])
+        told = [TextPart(THINK_IMAGE_PROMPT if draws else THINK_TEXT_PROMPT)] if ask.thinks else []
+        told += [] if ask.tool_use is None else [tool_list(ask.tool_use.tools)]
+        self._refuse_far_too_long(ask, told, held)
+        segments = [segment for part in told for segment in self._joined([part])]
         for message in ask.messages:
             segments += self._message_segments(message, draws=draws)
         if not segments:

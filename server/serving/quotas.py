@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from server.access.keys import Tenant
 from server.errors import QuotaExceeded
 from server.messages import OutputMode, Request, TextSegment
-from server.serving.events import Event, FinishedEvent, PictureEvent, PreviewEvent, TextEvent, ThoughtEvent
+from server.serving.events import CallEvent, Event, FinishedEvent, PictureEvent, PreviewEvent, TextEvent, ThoughtEvent
 from server.store.store import Bucket, RateStore, StoreUnavailable
 
 MINUTE_S = 60.0
@@ -62,7 +62,7 @@ class Account:
     def count(self, event: Event) -> None:
         """Take in what an event cost: by the usage of finished answers, by what was seen of others."""
         match event:
-            case TextEvent() | ThoughtEvent():
+            case TextEvent() | ThoughtEvent() | CallEvent():
                 self._tokens[event.choice] = 1 + (self._tokens[event.choice] or self.num_prompt_tokens)
             case PictureEvent() | PreviewEvent():
                 self._pictures[event.choice] = event.index + 1
@@ -109,11 +109,19 @@ class Quotas:
         tenant, need = account.tenant, _need(requests)
         quota = tenant.quota
         account.num_prompt_tokens = _num_prompt_tokens(requests[0])
-        account.requests = await self._take(tenant, "requests", quota.requests_per_minute, 1)
+        await self.charge_request(account)
         account.tokens = await self._take(tenant, "tokens", quota.tokens_per_minute, need.tokens)
         account.reserved = Use(_taken(account.tokens, need.tokens), 0)
         pictures = await self._take(tenant, "pictures", quota.pictures_per_minute, need.pictures)
         account.reserved = Use(account.reserved.tokens, _taken(pictures, need.pictures))
+
+    async def charge_request(self, account: Account) -> None:
+        """Take one request, whatever it needs.
+
+        Raises:
+            QuotaExceeded: too many in this minute.
+        """
+        account.requests = await self._take(account.tenant, "requests", account.tenant.quota.requests_per_minute, 1)
 
     async def settle(self, account: Account) -> None:
         """Give back what an answer did not use; doing it twice does nothing."""

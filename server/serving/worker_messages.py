@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
+
+from server.time_slices import take_long_slices
 
 LENGTH = struct.Struct(">Q")
 MAX_MESSAGE_BYTES = 1 << 30
@@ -29,12 +32,30 @@ class Ready:
     """What a worker says first: from here on its time is that of jobs."""
 
 
-def serve_jobs(kind: type[MessageT], answer: Callable[[MessageT], object]) -> None:
-    """Answer jobs of ``kind`` on the socket that is standard input, until it closes."""
+def serve_jobs(kind: type[MessageT], answer: Callable[[MessageT], object], work_s: float | None = None) -> None:
+    """Answer jobs of ``kind`` on the socket that is standard input, until it closes, or until one takes ``work_s`` of processor time.
+
+    Whoever waits for a front's words comes before a job.
+    """
+    take_long_slices()
     with socket.socket(fileno=sys.stdin.fileno()) as connection, contextlib.suppress(EndOfStream, ConnectionError):
         send_message(connection, Ready())
         while True:
-            send_message(connection, answer(receive_message(connection, kind)))
+            job = receive_message(connection, kind)
+            with _ended_after(work_s):
+                result = answer(job)
+            send_message(connection, result)
+
+
+@contextlib.contextmanager
+def _ended_after(work_s: float | None) -> Iterator[None]:
+    """Have the kernel end this process, with SIGPROF, if the block takes longer: of processor time, on all threads together.
+
+    A bound on the process's own time (RLIMIT_CPU) would do the same, but in whole seconds, and with a memory dump where those are on.
+    """
+    signal.setitimer(signal.ITIMER_PROF, work_s or 0.0)
+    yield
+    signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 
 def send_message(connection: socket.socket, message: object) -> None:

@@ -111,12 +111,14 @@ ROWS: list[tuple[dict[str, object], str | None, str, str]] = [
     ({"structured_outputs": {"choice": [""]}}, "structured_outputs.choice[0]", "invalid_value", "at least 1"),
     ({"structured_outputs": {"choice": ["a"]}, **IMAGES}, "structured_outputs.choice", "unsupported_parameter", "no pictures"),
     ({"structured_outputs": {"regex": "a{1,9"}}, "structured_outputs.regex", "invalid_value", "regular expression"),
-    ({"structured_outputs": {"regex": "a(?=b)"}}, "structured_outputs.regex", "invalid_value", "look ahead"),
+    ({"structured_outputs": {"regex": "a(?=b)"}}, "structured_outputs.regex", "invalid_value", "look-around"),
+    ({"structured_outputs": {"regex": "limit\\b"}}, "structured_outputs.regex", "invalid_value", "word boundaries"),
     ({"structured_outputs": {"regex": "a\\"}}, "structured_outputs.regex", "invalid_value", "regular expression"),
     ({"structured_outputs": {"regex": "[^\\s\\S]"}}, "structured_outputs.regex", "invalid_value", "regular expression"),
     ({"structured_outputs": {"json": {"type": "nothing"}}}, "structured_outputs.json", "invalid_value", "schema"),
     ({"structured_outputs": {"grammar": "root ::= a"}}, "structured_outputs.grammar", "unsupported_parameter", "choice"),
-    ({"structured_outputs": {"regex": "a"}, "response_format": {"type": "text"}}, "response_format", "invalid_value", "leave one"),
+    ({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}, "response_format", "invalid_value", "together"),
+    ({"structured_outputs": {"regex": "a{1000000}|b"}}, "structured_outputs.regex", "invalid_value", "too complex"),
     (schema_format({"type": "strin"}), SCHEMA, "invalid_value", "enforced"),
     (schema_format({"not": {}}), SCHEMA, "unsupported_parameter", "'not'"),
     (schema_format({"$ref": "http://localhost/x"}), SCHEMA, "invalid_value", "enforced"),
@@ -317,3 +319,12 @@ def test_null_counts_as_left_out(front: RunningFront) -> None:
     with front.http() as http:
         body: dict[str, object] = {"temperature": None, "tools": None, "stop": None, "image": None, "messages": HI}
         assert stream_events(http, body)[-1].payload == "[DONE]"
+
+
+def test_a_form_that_says_nothing_may_stand_beside_one_that_does(front: RunningFront) -> None:
+    """Clients that always send the type of the text could use no other form."""
+    form: dict[str, object] = {"structured_outputs": {"choice": ["yes", "no"]}}
+    response = {"model": "tiny_a", "input": "hi", "text": {"format": {"type": "text"}}, **form}
+    with front.http() as http:
+        assert post(http, {"messages": HI, "response_format": {"type": "text"}, **form}).status_code == 200
+        assert http.post("/v1/responses", json=response).status_code == 200

@@ -251,3 +251,28 @@ def test_an_answer_before_another_request_is_given_up_when_the_client_leaves() -
         with front.http() as http:
             assert http.get("/livez").status_code == 200
         assert len(front.engine.requests) == 1
+
+
+@pytest.mark.slow
+def test_a_refusal_waits_for_a_slow_upload(front: RunningFront) -> None:
+    """The connection was closed after fifteen seconds, in the middle of the body, and the refusal was lost with it."""
+    with connect(front) as connection:
+        connection.sendall(b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 36\r\n\r\n")
+        for _ in range(36):
+            time.sleep(0.5)
+            connection.sendall(b"a")
+        connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert received.startswith(b"HTTP/1.1 404") and received.count(b"HTTP/1.1 200 OK") == 1
+
+
+@pytest.mark.slow
+def test_the_beginning_of_a_next_request_ends_no_answer_that_has_not_begun() -> None:
+    """After fifteen seconds the refusal of the next request came in the place of a whole answer."""
+    content = json.dumps({"model": "tiny_a", "messages": [user("hi")]}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    with running_front(ScriptedEngine(endless)) as front, connect(front) as connection:
+        connection.sendall(head % len(content) + content + b"GET /livez HTTP/1.1\r\n")
+        time.sleep(HEAD_TIMEOUT_S + 1)
+        front.engine.release()
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")

@@ -65,8 +65,21 @@ def test_tools_count(http: httpx.Client) -> None:
     assert counted(http, input="hello", tools=tools) > HELLO == counted(http, input="hello", tools=tools, tool_choice="none")
 
 
+@pytest.mark.parametrize("fields", [{"partial_images": 2}, {"model": MODEL}], ids=str)
+def test_what_a_tool_says_of_the_answer_alone_is_no_hindrance(http: httpx.Client, fields: dict[str, object]) -> None:
+    """Such a tool was refused: for want of a stream, and for want of a model beside its own."""
+    answer = http.post("/v1/responses/input_tokens", json={"input": "hello", "tools": [{"type": "image_generation", **fields}]})
+    assert (answer.status_code, answer.json().get("input_tokens")) == (200, HELLO)
+
+
 def test_a_prompt_that_is_too_long_is_counted_all_the_same(http: httpx.Client) -> None:
     assert counted(http, input="hello " * 5000) > 5000
+
+
+def test_a_prompt_that_is_too_long_by_far_is_refused_before_all_of_it_is_read(http: httpx.Client) -> None:
+    """A body as large as one may be was read to its last word, which takes minutes."""
+    answer = http.post("/v1/responses/input_tokens", json={"input": "1" * 200_000})
+    assert (answer.status_code, error_of(answer)["code"], error_of(answer)["param"]) == (400, "context_length_exceeded", "input")
 
 
 @pytest.mark.parametrize(
@@ -74,6 +87,8 @@ def test_a_prompt_that_is_too_long_is_counted_all_the_same(http: httpx.Client) -
     [
         ({}, 400, "input"),
         ({"input": "a", "model": "other"}, 404, "model"),
+        ({"input": "a", "tools": [{"type": "image_generation", "model": "other"}]}, 404, "model"),
+        ({"input": "a", "model": MODEL, "tools": [{"type": "image_generation", "model": "other"}]}, 400, "tools[0].model"),
         ({"input": "a", "imput": "b"}, 400, "imput"),
         ({"input": "a", "previous_response_id": "resp_0"}, 400, "previous_response_id"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "file-0"}]}]}, 400, "input[0].content[0].file_id"),

@@ -183,6 +183,20 @@ def test_what_is_put_in_counts_as_if_it_had_been_sent() -> None:
         assert refused(create(http, input=[reference(said)] * 30)) == (413, "body_too_large", "input")
 
 
+def test_the_likelihoods_of_what_is_put_in_are_left_out() -> None:
+    """An answer of some thousand tokens could not be named where it had been asked for with the likelihoods of each."""
+    with running_front(ScriptedEngine(by_prompt), Settings(max_body_bytes=4096)) as front, front.http() as http:
+        (said,) = told(http, top_logprobs=20, include=["message.output_text.logprobs"])
+        assert "logprobs" in json.dumps(said) and len(json.dumps(said)) > 1024
+        assert create(http, input=[reference(said)] * 10).status_code == 200
+
+
+def test_an_answer_is_sent_back_with_the_likelihoods_of_its_tokens(http: httpx.Client) -> None:
+    """Beyond a thousand tokens it was refused: each may have 233 values."""
+    part = {"type": "output_text", "text": "a", "logprobs": [0] * 233 * 4000}
+    told(http, input=[{"role": "assistant", "content": [part]}, NEXT])
+
+
 def test_another_tenant_s_items_are_as_unknown_as_any(tmp_path: Path) -> None:
     secrets = {name: f"plait-{name}-{'x' * 40}" for name in ("alice", "bob")}
     keys = tmp_path / "keys.json"

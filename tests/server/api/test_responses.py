@@ -463,7 +463,7 @@ def test_a_response_that_brings_down_two_engines_has_failed() -> None:
         ({"tools": [TOOL, TOOL]}, "tools", "invalid_value"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         ({"conversation": "conv_1"}, "conversation", "unsupported_parameter"),
-        ({"structured_outputs": {"choice": ["a"]}, "text": {"format": {"type": "text"}}}, "text.format", "invalid_value"),
+        ({"structured_outputs": {"choice": ["a"]}, "text": {"format": {"type": "json_object"}}}, "text.format", "invalid_value"),
         ({"structured_outputs": {"choice": ["a"]}, "tools": [TOOL]}, "structured_outputs.choice", "unsupported_parameter"),
         ({"truncation": "auto"}, "truncation", "unsupported_parameter"),
         ({"background": True, "store": False}, "background", "invalid_value"),

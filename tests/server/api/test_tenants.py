@@ -91,6 +91,16 @@ def test_a_quota_that_is_used_up_is_429_with_the_seconds_to_wait(front: RunningF
         assert chat(alice).status_code == 200
 
 
+def count(http: httpx.Client) -> httpx.Response:
+    return http.post("/v1/responses/input_tokens", json={"input": "hi"})
+
+
+def test_a_count_is_a_request_like_others(front: RunningFront) -> None:
+    """It cost nothing, and as much of the server as the prompt is long."""
+    with client(front, "bob") as bob:
+        assert [count(bob).status_code for _ in range(3)] == [200, 200, 429]
+
+
 def test_answers_say_how_their_tenant_stands(front: RunningFront) -> None:
     with client(front, "bob") as bob:
         headers = chat(bob).headers
@@ -105,11 +115,11 @@ def test_a_tenant_s_answers_at_once_are_bounded(keys: Path) -> None:
         with carol.stream("POST", "/v1/chat/completions", json=body) as first:
             assert first.status_code == 200
             with client(front, "carol") as other:
-                refused = chat(other)
-            assert refused.status_code == 429 and "1 answers" in (error_of(refused)["message"] or "")
+                for refused in (chat(other), count(other)):
+                    assert refused.status_code == 429 and "1 answers" in (error_of(refused)["message"] or "")
             front.engine.release()
             assert [line for line in first.iter_lines() if line][-1] == "data: [DONE]"
-        assert chat(carol).status_code == 200
+        assert chat(carol).status_code == count(carol).status_code == 200
 
 
 def test_who_asks_again_by_its_key_is_not_bounded_by_its_own_answer(keys: Path) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import resource
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
+import psutil
 import pytest
 from pydantic import JsonValue
 
-from server.errors import InvalidValue, UnsupportedParameter
+from server.errors import InvalidValue, Overloaded, UnsupportedParameter
 from server.serving.asks import Ask, ChoiceForm, JsonForm, PatternForm, Tool, ToolUse
 from server.serving.grammar_writers import GrammarWriters
 from server.serving.grammars import answer_grammar
+from server.serving.picture_files import PictureLimits
+from server.serving.picture_readers import PictureReaders
+from tests.server.picture_files import encoded_picture
+from tests.server.running_front import golden_model
 
 PARAM = "response_format.json_schema.schema"
 MINUTES: list[dict[str, JsonValue]] = [
@@ -39,6 +48,7 @@ def test_a_grammar_is_that_of_the_ask(writers: GrammarWriters) -> None:
         Ask([], text_form=ChoiceForm(["yes", "no"], "structured_outputs.choice")),
         Ask([], text_form=PatternForm("[a-z]{3}", "structured_outputs.regex")),
         Ask([], tool_use=ToolUse([Tool("stop", None, None, "tools[0]")], must_call=True, is_parallel=False)),
+        Ask([], tool_use=ToolUse([replace(tools[0], name=f"look_{number}") for number in range(30)], must_call=False, is_parallel=True)),
     ):
         assert writers.grammar(ask) == answer_grammar(ask)
     assert writers.grammar(Ask([])) is None
@@ -57,3 +67,83 @@ def test_a_schema_that_would_take_minutes_is_refused_and_the_next_one_read(write
         writers.grammar(json_ask(schema))
     assert caught.value.param == PARAM
     assert writers.grammar(json_ask({"type": "string"})) == answer_grammar(json_ask({"type": "string"}))
+
+
+def only_writer() -> psutil.Process:
+    """Return the latest writer of this process."""
+    return [child for child in psutil.Process().children() if any("grammar_writer" in word for word in child.cmdline())][-1]
+
+
+@pytest.mark.parametrize("is_busy", [False, True], ids=["between two schemas", "in the middle of one"])
+def test_a_schema_whose_writer_is_killed_is_read_by_another(is_busy: bool) -> None:
+    """It was called too complex, whatever had killed its writer."""
+    writers = GrammarWriters(num_writers=1)
+    assert writers.grammar(json_ask({"type": "string"}))
+    writer = only_writer()
+    if is_busy:
+        writer.suspend()
+        threading.Timer(0.2, writer.kill).start()
+    else:
+        writer.kill()
+    assert writers.grammar(json_ask({"type": "integer"})) == answer_grammar(json_ask({"type": "integer"}))
+    writers.close()
+
+
+def test_a_machine_too_busy_for_a_schema_is_no_fault_of_the_schema_s() -> None:
+    """Its bound was the clock's: beside a busy engine, plain schemas were called too complex."""
+    writers = GrammarWriters(num_writers=1, timeout_s=0.5)
+    assert writers.grammar(json_ask({"type": "string"}))
+    only_writer().suspend()
+    with pytest.raises(Overloaded, match="Try again"):
+        writers.grammar(json_ask({"type": "integer"}))
+    assert writers.grammar(json_ask({"type": "integer"}))
+    writers.close()
+
+
+@contextmanager
+def no_new_files() -> Iterator[None]:
+    """Let this process open nothing more, as where it has too many connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_where_no_worker_can_be_started_the_client_may_ask_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Schemas were called too complex, and pictures broken."""
+    writers, readers = GrammarWriters(), PictureReaders(golden_model().config, PictureLimits())
+    picture = encoded_picture(8, 8, "PNG")
+    with no_new_files():
+        with pytest.raises(Overloaded, match="Try again"):
+            writers.grammar(json_ask({"type": "string"}))
+        with pytest.raises(Overloaded, match="Try again"):
+            readers.read(picture, "image", draws=False)
+    assert caplog.text.count("cannot be started") == 2
+    assert writers.grammar(json_ask({"type": "string"}))
+    writers.close()
+
+
+def test_what_a_writer_has_done_it_does_not_do_again() -> None:
+    """Every turn of a conversation has the same tools, and one that was too complex cost its seconds again and again."""
+    writers = GrammarWriters(num_writers=1, timeout_s=3.0)
+    complex_ask, refused, ask = json_ask(MINUTES[1]), json_ask({"not": {}}), json_ask({"type": "string"})
+    for _ in range(2):
+        with pytest.raises(InvalidValue, match="too complex"):
+            writers.grammar(complex_ask)
+        with pytest.raises(UnsupportedParameter, match="'not'"):
+            writers.grammar(refused)
+        assert writers.grammar(ask) == answer_grammar(ask)
+        only_writer().suspend()
+    with pytest.raises(Overloaded):
+        writers.grammar(ask.on_account("somebody else", 1.0))
+    writers.close()
+
+
+def test_where_tools_and_a_form_are_too_complex_together_both_are_named(writers: GrammarWriters) -> None:
+    tools = [Tool("look", None, {"type": "object", "properties": {"at": MINUTES[1]}}, "tools[0].function.parameters")]
+    ask = Ask([], text_form=JsonForm({"type": "string"}, PARAM), tool_use=ToolUse(tools, must_call=False, is_parallel=False))
+    with pytest.raises(InvalidValue, match=f"{PARAM} and tools: too complex") as caught:
+        writers.grammar(ask)
+    assert caught.value.param == PARAM

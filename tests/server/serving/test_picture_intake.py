@@ -7,6 +7,7 @@ import io
 import textwrap
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -154,7 +155,8 @@ def readers_of_this_process() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if any("picture_reader" in word for word in child.cmdline())]
 
 
-def test_a_reader_that_dies_costs_one_picture() -> None:
+def test_a_picture_whose_reader_is_killed_is_read_by_another() -> None:
+    """It was refused as no picture, whatever had killed its reader."""
     intake = PictureIntake(PictureReaders(golden_model().config, LIMITS, num_readers=1))
     before = {child.pid for child in readers_of_this_process()}
     read(intake, picture_uri())
@@ -162,10 +164,8 @@ def test_a_reader_that_dies_costs_one_picture() -> None:
     reader.suspend()
     killer = threading.Timer(0.2, reader.kill)
     killer.start()
-    with pytest.raises(InvalidImage, match="cannot be read"):
-        read(intake, picture_uri())
-    killer.join()
     assert read(intake, picture_uri()).vit.width > 0
+    killer.join()
     intake.close()
 
 
@@ -191,5 +191,6 @@ def test_a_reader_sees_no_secret_and_can_open_nothing(intake: PictureIntake, mon
     assert reader.num_fds() == 3, "standard input (its socket), output (nothing) and error"
     assert psutil.Process(reader.pid).rlimit(psutil.RLIMIT_NOFILE) == (3, 3)
     assert reader.net_connections("inet") == []
+    assert Path(f"/proc/{reader.pid}/oom_score_adj").read_text() == "1000\n", "where memory runs out it goes before the engine"
     own.close()
     assert not psutil.pid_exists(reader.pid)

@@ -10,7 +10,7 @@ import pytest
 from server.access.keys import Quota, Tenant
 from server.errors import QuotaExceeded
 from server.messages import FinishReason, ImageParams, OutputMode, Request, SamplingParams, TextSegment, Usage
-from server.serving.events import Event, FinishedEvent, PreviewEvent, TextEvent
+from server.serving.events import CallEvent, Event, FinishedEvent, PreviewEvent, TextEvent
 from server.serving.quotas import Account, Quotas
 from server.store.memory import MemoryBounds, MemoryStore
 from server.store.store import Bucket, RateDecision, StoreUnavailable
@@ -93,6 +93,16 @@ async def test_an_answer_that_is_given_up_costs_what_was_seen_of_it() -> None:
     await counted.settle(account)
     again = await admitted(counted, alice, [TEXT])
     assert again.tokens is not None and again.tokens.remaining == 150 - 3 - 40 - 100
+
+
+async def test_a_call_that_was_seen_is_paid_for() -> None:
+    """An answer given up after its first call cost nothing, not even its prompt."""
+    counted, alice = quotas(), tenant(Quota(tokens_per_minute=150))
+    account = await admitted(counted, alice, [TEXT])
+    spend(account, CallEvent(0, 0, "call_0", "look", "{}"))
+    await counted.settle(account)
+    again = await admitted(counted, alice, [TEXT])
+    assert again.tokens is not None and again.tokens.remaining == 150 - 3 - 1 - 100
 
 
 async def test_a_picture_of_which_a_preview_was_seen_is_a_picture() -> None:
