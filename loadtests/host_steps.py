@@ -39,14 +39,11 @@ import torch
 import zmq
 from torch import Tensor
 
-from kernels.attention_work import build_work
-from kernels.plan import RowLayout
 from kernels.sampling import changes_of, settings_table
-from kernels.tiles import Kind, tile_shape
 from loadtests.gpu.random_engine import ANY_TOKENIZER, edit_request, facts_of, random_model
 from loadtests.kernels.__main__ import table
+from loadtests.kernels.host import list_work
 from loadtests.kernels.shapes import BAGEL
-from loadtests.kernels.static import H200
 from model.bagel import Attend, Bagel, PackedTokens
 from model.config import BagelConfig, LlmConfig, VaeConfig, VitConfig
 from model.stepwise import UNCUT, Cut, Steps
@@ -239,15 +236,7 @@ class WatchedLauncher:
             changes_of(rows)
             settings_table(rows)
         with self.watch.part("work"):
-            list_work(packed.layout)
-
-
-def list_work(layout: RowLayout) -> None:
-    """List the attention kernel's work on a step, as for an H200."""
-    for kind, rows in ((Kind.DECODE, range(layout.num_single_rows)), (Kind.LONG, range(layout.num_single_rows, layout.num_rows))):
-        if rows:
-            tile = tile_shape(H200.generation, kind, BAGEL.head_dim)
-            build_work(layout, rows, tile_queries=tile.rows // BAGEL.group, tile_keys=tile.keys, split_tiles=tile.split_tiles)
+            list_work(packed.layout, BAGEL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from collections.abc import Callable
 import torch
 
 from kernels.attention_work import build_work
-from kernels.plan import build_attention_plan
+from kernels.plan import RowLayout, build_attention_plan
 from kernels.tiles import Kind, tile_shape
 from loadtests.kernels.__main__ import table
-from loadtests.kernels.shapes import SHAPES, Shape, layout_of
+from loadtests.kernels.shapes import SHAPES, Heads, Shape, layout_of
 from loadtests.kernels.static import H200, PAGE_SIZE
 
 REPEATS, ROUNDS = 200, 25
@@ -32,15 +32,17 @@ def main() -> int:
 def plan_us(shape: Shape) -> tuple[float, float]:
     """Return the microseconds of the plan and of its work lists."""
     layout, heads = layout_of(shape, PAGE_SIZE), shape.heads
+    plan = microseconds(lambda: build_attention_plan(layout, torch.device("cpu")))
+    return plan, microseconds(lambda: list_work(layout, heads))
+
+
+def list_work(layout: RowLayout, heads: Heads) -> None:
+    """List the attention kernel's work on a step, as for an H200."""
     num_single = layout.num_single_rows
-
-    def build_lists() -> None:
-        for kind, rows in ((Kind.DECODE, range(num_single)), (Kind.LONG, range(num_single, layout.num_rows))):
-            if rows:
-                tile = tile_shape(H200.generation, kind, heads.head_dim)
-                build_work(layout, rows, tile_queries=tile.rows // heads.group, tile_keys=tile.keys, split_tiles=tile.split_tiles)
-
-    return microseconds(lambda: build_attention_plan(layout, torch.device("cpu"))), microseconds(build_lists)
+    for kind, rows in ((Kind.DECODE, range(num_single)), (Kind.LONG, range(num_single, layout.num_rows))):
+        if rows:
+            tile = tile_shape(H200.generation, kind, heads.head_dim)
+            build_work(layout, rows, tile_queries=tile.rows // heads.group, tile_keys=tile.keys, split_tiles=tile.split_tiles)
 
 
 def microseconds(work: Callable[[], object]) -> float:

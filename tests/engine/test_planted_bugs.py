@@ -68,9 +68,7 @@ def test_random_histories_find_a_pool_that_loses_a_page_or_gives_one_twice(machi
 def crowd_out_the_plain() -> None:
     """One picture of no priority, and others of high priority that come for longer than it may be passed over."""
     machine = SchedulerMachine()
-    machine.open(
-        num_pages=ROOMY_PAGES, page_size=4, max_batch_tokens=8, target_s=None, has_prefix_cache=False, device=IN_STEP, are_compiled=True
-    )
+    machine.open(num_pages=ROOMY_PAGES, page_size=4, max_batch_tokens=8, target_s=None, has_prefix_cache=False, device=IN_STEP)
     machine.keep_the_favoured_coming()
     machine.teardown()
 

@@ -23,9 +23,7 @@ TARGETS_S = [1e-9, 0.02, 1.0]
 def open_machine(target_s: float, num_pages: int) -> SchedulerMachine:
     """Return a machine with pages of one row, whose texts end by their length alone."""
     machine = SchedulerMachine()
-    machine.open(
-        num_pages=num_pages, page_size=1, max_batch_tokens=8, target_s=target_s, has_prefix_cache=False, device=IN_STEP, are_compiled=True
-    )
+    machine.open(num_pages=num_pages, page_size=1, max_batch_tokens=8, target_s=target_s, has_prefix_cache=False, device=IN_STEP)
     machine.runner = FakeRunner(lambda _, __: ORDINARY_ID)
     return machine
 

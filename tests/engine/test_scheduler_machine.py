@@ -51,13 +51,14 @@ ROOMY_PAGES = 300
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What goes on by itself while the host goes on: steps, the decoder of finished pictures, the encoders of prompts' pictures; and the
-    share of it that steps have beside a long pass."""
+    """What goes on by itself while the host goes on: steps, the decoder of finished pictures, the encoders of prompts' pictures, the
+    compilers of grammars; and the share of it that steps have beside a long pass."""
 
     runs_ahead: bool = False
     decodes_beside: bool = False
     encodes_beside: bool = False
     share_of_steps: float = 0.0
+    compiles_beside: bool = False
 
 
 IN_STEP = Device()
@@ -116,8 +117,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_batch_tokens=st.sampled_from([8, 40, 200]),
         target_s=st.sampled_from([None, 1e-9, 1e-9, 0.02, 1.0]),
         has_prefix_cache=st.booleans(),
-        device=st.builds(Device, st.booleans(), st.booleans(), st.booleans(), st.sampled_from([0.0, 0.5])),
-        are_compiled=st.booleans(),
+        device=st.builds(Device, st.booleans(), st.booleans(), st.booleans(), st.sampled_from([0.0, 0.5]), st.booleans()),
     )
     def open(
         self,
@@ -127,13 +127,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         target_s: float | None,
         has_prefix_cache: bool,
         device: Device,
-        are_compiled: bool,
     ) -> None:
         self.runs_ahead = device.runs_ahead
         self.pool = self.pool_type(num_pages, page_size)
         self.limits = SchedulerLimits(max_batch_tokens, MAX_RUNNING, MAX_WAITING, target_s, has_prefix_cache)
         of_model = replace(facts(), share_of_steps=device.share_of_steps)
-        grammars = SumGrammars(vocab=60, are_compiled=are_compiled)
+        grammars = SumGrammars(vocab=60, are_compiled=not device.compiles_beside)
         self.scheduler = Scheduler(self.pool, of_model, self.limits, refeed, grammars, self.clock)
         self.scheduler.encodings.encoder = self.encoder if device.encodes_beside else None
         self.runner = FakeRunner(drawn, decodes_beside=device.decodes_beside)

@@ -25,14 +25,20 @@ def test_each_token_stands_once_at_its_place(text: list[int]) -> None:
         assert counts.token_ids[place] == token_id if place is not None else token_id not in text
 
 
-@given(TEXTS, TEXTS)
-def test_counts_stay_what_they_were_when_the_text_goes_on(text: list[int], rest: list[int]) -> None:
+def counts_before(text: list[int], rest: list[int]) -> TokenCounts:
+    """Return the counts of a text that has gone on since."""
     growing = CountedText()
     for token_id in text:
         growing.add(token_id)
     before = growing.so_far()
     for token_id in rest:
         growing.add(token_id)
+    return before
+
+
+@given(TEXTS, TEXTS)
+def test_counts_stay_what_they_were_when_the_text_goes_on(text: list[int], rest: list[int]) -> None:
+    before = counts_before(text, rest)
     assert by_token(before) == Counter(text)
     assert {token_id for token_id in range(10) if before.place_of(token_id) is not None} == set(text)
 
@@ -40,12 +46,7 @@ def test_counts_stay_what_they_were_when_the_text_goes_on(text: list[int], rest:
 @given(TEXTS, TEXTS, st.integers(0, 9))
 def test_one_token_more_is_counted_as_if_it_had_been_written(text: list[int], rest: list[int], another: int) -> None:
     """Also where the text has gone on in another way meanwhile, whose tokens have the same places."""
-    growing = CountedText()
-    for token_id in text:
-        growing.add(token_id)
-    before = growing.so_far()
-    for token_id in rest:
-        growing.add(token_id)
+    before = counts_before(text, rest)
     after = before.with_another(another)
     assert by_token(after) == Counter([*text, another])
     assert {token_id for token_id in range(10) if after.place_of(token_id) is not None} == {*text, another}
