@@ -17,10 +17,10 @@ ARGS ?=
 # make unit TESTS=tests/engine
 TESTS ?= tests
 # Tests that only compute. They take what processors those leave that start servers and wait for them, which run one after the other.
-COMPUTING := tests/access tests/deploy tests/engine tests/helm tests/kernels tests/model
+COMPUTING := tests/engine tests/helm tests/kernels tests/model
 PYTEST := $(PYTHON_BIN) -m pytest
 OTHERS = $(PYTEST) $(addprefix --ignore=,$(COMPUTING)) $(TESTS)
-COMPUTE = nice -n 19 $(PYTEST) --timeout 900 --numprocesses 2 --dist loadfile $(COMPUTING)
+COMPUTE = nice -n 10 $(PYTEST) --timeout 900 --numprocesses 2 --dist loadfile $(COMPUTING)
 COMPUTED := build/tests-that-compute.log
 
 PINS := pyproject.toml constraints.txt deploy/install.sh

@@ -10,6 +10,8 @@ from server.engine.bit_pace import NUM_KEPT, BitPace, BitPaces
 from server.engine.long_pass import AWAY_S, Pass
 from server.engine.queued_bits import QueuedBits
 
+SLOW_S, QUICK_S = 0.3, 1e-3
+
 
 def pace_after(seconds: list[float]) -> BitPace:
     pace = BitPace()
@@ -57,7 +59,7 @@ def test_the_first_bit_after_others_had_the_device_says_nothing_of_the_next() ->
     """What it needs is no longer in the caches."""
 
     def steps() -> Steps[BatchResult]:
-        for seconds in (0.02, 0.001, 0.02, 0.001):
+        for seconds in (SLOW_S, QUICK_S, SLOW_S, QUICK_S):
             time.sleep(seconds)
             yield
         return BatchResult()
@@ -69,4 +71,4 @@ def test_the_first_bit_after_others_had_the_device_says_nothing_of_the_next() ->
         divided.advance(float("-inf"))
         time.sleep(10 * AWAY_S)
 
-    assert 0.001 <= pace.next_s < 0.015
+    assert QUICK_S <= pace.next_s < SLOW_S

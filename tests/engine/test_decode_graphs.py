@@ -130,7 +130,7 @@ def test_an_engine_answers_with_replays_what_it_answers_without() -> None:
 
 def test_what_capturing_takes_is_not_taken_for_what_a_step_costs() -> None:
     """It would be learnt as the cost of a decode step, and every plan be wrong for a while."""
-    slow_s = 0.5
+    slow_s = 0.1
 
     def capture_slowly(work: Replay) -> Replay:
         until = time.perf_counter() + slow_s
@@ -140,9 +140,11 @@ def test_what_capturing_takes_is_not_taken_for_what_a_step_costs() -> None:
 
     loaded = load_engine(EngineOptions(str(CHECKPOINT), num_pages=64, num_threads=1), LocalLink())
     loaded.runner.capture_decodes(capture_slowly)
-    costs = [loaded.runner.execute(decode_batch(2)).execute_s for _ in range(CAPTURE_AT + 1)]
+    began_s = time.perf_counter()
+    cost_s = sum(loaded.runner.execute(decode_batch(2)).execute_s for _ in range(CAPTURE_AT + 1))
+    took_s = time.perf_counter() - began_s
     assert loaded.runner.decode_graphs is not None and loaded.runner.decode_graphs.capture_s >= slow_s
-    assert max(costs) < slow_s
+    assert cost_s <= took_s - loaded.runner.decode_graphs.capture_s
 
 
 def test_a_size_is_captured_when_it_comes_again() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 300
 IN_A_PASS = """
 import time
 import torch
@@ -37,7 +38,7 @@ print("in the middle")
 @pytest.mark.parametrize("ending", ["", "thread.close()", "thread.stand_still()", "del beside", "del beside, thread"])
 def test_it_ends_without_a_word_of_it(ending: str, num_threads: int) -> None:
     script = IN_A_PASS.format(num_threads=num_threads, ending=ending)
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.stdout == "in the middle\n"
     assert done.stderr == ""
     assert done.returncode == 0

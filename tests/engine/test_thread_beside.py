@@ -15,7 +15,7 @@ from model.stepwise import Steps
 from server.engine import thread_beside
 from server.engine.thread_beside import Beside, ThreadBeside
 
-PATIENCE_S = 30.0
+PATIENCE_S = 300.0
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -99,14 +99,17 @@ def test_time_counts_by_how_many_threads_it_had() -> None:
     assert kernels is not None
     thread = ThreadBeside(kernels.beside, 4)
     event = threading.Event()
+    beginning_s = time.monotonic()
     beside = thread.begin(waiting_for(event))
-    began_s = time.monotonic()
+    begun_s = time.monotonic()
     time.sleep(0.2)
+    helping_s = time.monotonic()
+    beside.help(helping_s + 0.2)
     helped_s = time.monotonic()
-    beside.help(helped_s + 0.2)
     thread.stand_still()
     stood_s = time.monotonic()
-    assert beside.seconds == pytest.approx(0.5 * (helped_s - began_s) + stood_s - helped_s, rel=0.1)
+    least_s, most_s = 0.5 * (helped_s - begun_s + 0.2), 0.5 * (stood_s - beginning_s + helped_s - helping_s)
+    assert least_s - 1e-3 <= beside.seconds <= most_s + 1e-3, "half of it counts while it has two threads of four, all while it is helped"
     before_s = beside.seconds
     time.sleep(0.1)
     thread.leave_to_steps()
@@ -138,11 +141,11 @@ def test_a_work_that_nobody_waits_for_any_more_is_given_up(thread: ThreadBeside)
 
 def test_a_work_that_hangs_is_waited_for(thread: ThreadBeside, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that went on with other steps would not be seen to hang; once the work goes on, they do."""
-    monkeypatch.setattr(thread_beside, "HANGING_S", 0.1)
-    monkeypatch.setattr(thread_beside, "LOOK_S", 0.01)
     event = threading.Event()
     beside = thread.begin(waiting_for(event))
     assert not beside.help(time.monotonic() - 1.0)
+    monkeypatch.setattr(thread_beside, "HANGING_S", 0.1)
+    monkeypatch.setattr(thread_beside, "LOOK_S", 0.01)
     time.sleep(0.2)
     began_s = time.monotonic()
     timer = threading.Timer(0.3, event.set)
