@@ -20,7 +20,7 @@ import torch
 from kernels.attention_launch import Tiles, attend_with_tiles, shipped_tiles
 from kernels.linear import linear
 from kernels.tiles import BULK_DECODE, BULK_LONG
-from loadtests.gpu.part import Line, Options, Report, read_options
+from loadtests.gpu.part import Line, Options, Report, is_lost, read_options
 from loadtests.gpu.tensors import Call, random_call
 from loadtests.gpu.timing import Work, timing
 from loadtests.kernels.shapes import SHAPES, TINY_SHAPES, Shape
@@ -70,7 +70,8 @@ def measure_large_pages(shape: Shape, options: Options) -> Iterator[Line]:
 
 
 def _timed(what: str, call: Call, ways: dict[str, Tiles], options: Options) -> Iterator[Line]:
-    """Yield a line for each way, compared with the first, which is what is shipped."""
+    """Yield a line for each way, compared with the first, which is what is shipped; one that fails hides no other, unless the device is
+    lost with it."""
     attend = partial(attend_with_tiles, *call.arguments)
     reference, shipped_us = attend(ways["as shipped"]), 0.0
     for name, tiles in ways.items():
@@ -79,11 +80,12 @@ def _timed(what: str, call: Call, ways: dict[str, Tiles], options: Options) -> I
             line["error"] = float((attend(tiles) - reference).float().norm() / reference.float().norm())
             line |= timing(partial(attend, tiles), options.device).columns
         except Exception as error:  # a way that does not fit the device is no candidate, and says why
-            line["not measured"] = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
-        else:
-            shipped_us = shipped_us or float(line["us"])
-            line["of shipped"] = float(line["us"]) / shipped_us
-        yield line
+            yield line | {"not measured": str(error).splitlines()[0][:80] if str(error) else type(error).__name__}
+            if is_lost(error, options.device):
+                raise
+            continue
+        shipped_us = shipped_us or float(line["us"])
+        yield line | {"of shipped": float(line["us"]) / shipped_us}
 
 
 def ways_to_cut(shipped: Tiles, call: Call, numbers_of_stages: tuple[int, ...]) -> dict[str, Tiles]:
