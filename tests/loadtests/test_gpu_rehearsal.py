@@ -48,7 +48,10 @@ def test_the_script_runs_through_and_leaves_tables_and_numbers(tmp_path: Path) -
     assert {line["verdict"] for line in golden} == {"ok"} and len(golden) == 2 * (1 + 9 * 2), "a text, latents and pictures"
     products = json.loads((tmp_path / "products.json").read_text())["lines"]
     assert {line["matrix"] for line in products if "us" in line} == {"qkv", "o", "gate_up", "down", "lm_head"}
-    assert all(0 < line["busy"] < 1 for line in json.loads((tmp_path / "busy.json").read_text())["lines"])
+    busy = json.loads((tmp_path / "busy.json").read_text())["lines"]
+    timed, watched = busy[:4], busy[4:]
+    assert [line["what"] for line in watched] == [f"{line['what']}, watched" for line in timed], "no profiler before the last time"
+    assert all("busy" not in line for line in timed) and all(0 < line["busy"] < 1 for line in watched)
     engine = (tmp_path / "engine.md").read_text()
     measured = ("large copy", "decode steps captured", "text to image", "edit", "decode, batch 3", "launch by launch", "beside 2 chats")
     assert all(word in engine for word in measured)
