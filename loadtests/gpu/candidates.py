@@ -63,10 +63,7 @@ def measure_large_pages(shape: Shape, options: Options) -> Iterator[Line]:
     """Yield a line for each way to read decode rows' pages that hold whole key tiles, key by key first."""
     call = random_call(shape, _dtype(options), options.device, page_size=LARGE_PAGE)
     shipped = shipped_tiles(options.device, shape.heads.head_dim)
-    ways = {"as shipped": shipped}
-    for stages in (BULK_DECODE.num_stages, MORE_STAGES):
-        ways[f"decode in bulk, {stages} stages"] = replace(shipped, decode=replace(BULK_DECODE, num_stages=stages))
-    yield from _timed(f"{shape.name}, {LARGE_PAGES}", call, ways, options)
+    yield from _timed(f"{shape.name}, {LARGE_PAGES}", call, ways_in_large_pages(shipped), options)
 
 
 def _timed(what: str, call: Call, ways: dict[str, Tiles], options: Options) -> Iterator[Line]:
@@ -104,6 +101,14 @@ def ways_to_cut(shipped: Tiles, call: Call, numbers_of_stages: tuple[int, ...]) 
         ways[f"long in bulk, {long.keys} keys"] = replace(shipped, long=in_bulk)
         ways["long in bulk, 4 warps of 64 rows"] = replace(shipped, long=replace(in_bulk, rows=64, num_warps=4, programs=2))
         ways[f"long, {MORE_STAGES} stages"] = replace(shipped, long=replace(long, num_stages=MORE_STAGES))
+    return ways
+
+
+def ways_in_large_pages(shipped: Tiles) -> dict[str, Tiles]:
+    """Name ways to read decode rows' pages that hold whole key tiles."""
+    ways = {"as shipped": shipped}
+    for stages in (BULK_DECODE.num_stages, MORE_STAGES):
+        ways[f"decode in bulk, {stages} stages"] = replace(shipped, decode=replace(BULK_DECODE, num_stages=stages))
     return ways
 
 

@@ -151,6 +151,32 @@ def test_a_measurement_that_raises_is_a_line_and_costs_no_other(tmp_path: Path) 
     assert saved == [{"what": "first", "us": 1.0}, {"what": "kernels", "raised": "RuntimeError: no kernel image"}, second]
 
 
+def test_what_a_measurement_has_brought_is_saved_before_it_goes_on(tmp_path: Path) -> None:
+    """A part's limit ended it in the middle of one, whose lines were lost: ways to cut attention are compiled for longer than that."""
+    report = Report(Options(torch.device("cpu"), True, tmp_path), "part")
+    saved: list[list[Line]] = []
+
+    def measurement() -> Iterator[Line]:
+        yield {"what": "first"}
+        saved.append(json.loads((tmp_path / "part.json").read_text())["lines"])
+        yield {"what": "second"}
+
+    report.add("kernels", measurement)
+    assert saved == [[{"what": "first"}]]
+
+
+@pytest.mark.slow
+def test_kernels_are_compiled_beforehand_as_they_are_launched(tmp_path: Path) -> None:
+    """Of each launch the compilation takes place, and what it leaves is what another process finds that makes the same launch."""
+    command = [sys.executable, "-m", "loadtests.gpu.compiling", "golden Euler steps, torch.float32", "rms_norm"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    left = []
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+        left.append(sorted(path.name for path in tmp_path.rglob("*.cubin")))
+    assert left == [["guide_kernel.cubin", "renorm_kernel.cubin", "rms_norm_kernel.cubin"]] * 2, done.stdout
+
+
 LOSES_ITS_DEVICE = """
 import os, sys
 from loadtests.gpu.mixed import mixed_lines

@@ -75,3 +75,14 @@ def test_a_part_that_fails_is_named_and_costs_no_other(tmp_path: Path, status: i
     assert said in (tmp_path / "out" / "gpu.md").read_text()
     assert "engine: status 0" in done.stdout
     assert done.stdout.rstrip().endswith("failed: check")
+
+
+@pytest.mark.parametrize(("arguments", "number"), [("", 1), ("--device cpu --tiny", 0)])
+def test_kernels_are_compiled_beside_the_checks_where_there_is_a_gpu(tmp_path: Path, arguments: str, number: int) -> None:
+    """One after the other, as they are met, they took a minute of the checks, and more than the last part has."""
+    called = tmp_path / "called"
+    stand_in = tmp_path / "python"
+    stand_in.write_text(f'#!/bin/sh\necho "$*" >> {called}\n')
+    stand_in.chmod(0o755)
+    assert rehearse(tmp_path / "out", PYTHON=str(stand_in), ARGS=arguments).returncode == 0
+    assert called.read_text().count("loadtests.gpu.compiling") == number
