@@ -6,19 +6,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from loadtests.mixed.clock import WorkingClock
-from loadtests.mixed.metered import MeteredRunner
-from loadtests.mixed.peer_branches import PeerBranches
-from loadtests.mixed.picture_queue import PictureQueue
-from loadtests.mixed.policy import MeteredPlait, Plait, Policy
-from loadtests.mixed.replay import Replay, Watch
-from loadtests.mixed.side_by_side import run_side_by_side
-from loadtests.mixed.staged import Staged
-from loadtests.mixed.stand import Served, Way
 from loadtests.named_models import model_directory
-from loadtests.simulate.costs import Costs
-from loadtests.simulate.replica import Replica, limits_of
+from loadtests.replays.clock import WorkingClock
+from loadtests.replays.metered import MeteredRunner
+from loadtests.replays.peer_branches import PeerBranches
+from loadtests.replays.picture_queue import PictureQueue
+from loadtests.replays.policy import MeteredPlait, Plait, Policy
+from loadtests.replays.replay import Replay, Watch
+from loadtests.replays.side_by_side import run_side_by_side
+from loadtests.replays.staged import Staged
+from loadtests.replays.stand import Served, Way
 from loadtests.traces.sessions import Trace
+from loadtests.virtual.costs import Costs
+from loadtests.virtual.replica import Replica, limits_of
 from model.bagel import Bagel
 from model.config import BagelConfig
 from model.profile import FamilyProfile
@@ -90,7 +90,7 @@ class Bench:
         return MeteredPlait(Plait(engine, loaded.scheduler, link, loaded.runner), runner)
 
     def _build_staged(self) -> Staged:
-        """Build a text engine and an image engine, as the peers'; see `staged`."""
+        """Build a text engine and an image engine, as the peers'; see `loadtests.replays.staged`."""
         return Staged(
             self._peer(lambda runner: runner),
             self._peer(PeerBranches),

@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loadtests.mixed.clock import VirtualClock
-from loadtests.mixed.metered import MeteredRunner
-from loadtests.mixed.peer_branches import PeerBranches
-from loadtests.mixed.picture_queue import PictureQueue
-from loadtests.mixed.policy import MeteredPlait, Plait, Policy
-from loadtests.mixed.replay import Replay, Watch, watch_nothing
-from loadtests.mixed.staged import Staged
-from loadtests.mixed.stand import Served, Way
-from loadtests.mixed.timeline import Replayed
-from loadtests.simulate.costs import Costs
-from loadtests.simulate.virtual_runner import Tally, VirtualRunner
+from loadtests.replays.clock import VirtualClock
+from loadtests.replays.metered import MeteredRunner
+from loadtests.replays.peer_branches import PeerBranches
+from loadtests.replays.picture_queue import PictureQueue
+from loadtests.replays.policy import MeteredPlait, Plait, Policy
+from loadtests.replays.replay import Replay, Watch, watch_nothing
+from loadtests.replays.staged import Staged
+from loadtests.replays.stand import Served, Way
+from loadtests.replays.timeline import Replayed
 from loadtests.traces.sessions import Session, Trace
+from loadtests.virtual.costs import Costs
+from loadtests.virtual.runner import Tally, VirtualRunner
 from model.config import BagelConfig
 from model.profile import Family, FamilyProfile
 from model.stepwise import CPU_CUT
