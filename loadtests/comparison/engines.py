@@ -18,7 +18,7 @@ from loadtests.replays.staged import Staged
 from loadtests.replays.stand import Served, Way
 from loadtests.traces.sessions import Trace
 from loadtests.virtual.costs import Costs
-from loadtests.virtual.replica import Replica, limits_of
+from loadtests.virtual.replica import Replica
 from model.bagel import Bagel
 from model.config import BagelConfig
 from model.profile import FamilyProfile
@@ -112,7 +112,7 @@ class Bench:
         """Describe a simulated engine with this one's model and limits."""
         options = self.options
         assert options.num_pages is not None, "a simulated engine needs to know its pages"
-        return Replica(self.config, costs, options.num_pages, options.page_size, limits_of(options), self._staged_pictures)
+        return Replica(self.config, costs, options.num_pages, options.page_size, options.limits, self._staged_pictures)
 
     def _assemble(self, options: EngineOptions, link: LocalLink) -> LoadedEngine:
         loaded = assemble_engine(self.model, self._facts, options, link)

@@ -32,7 +32,7 @@ from loadtests.simulate.validate import validate
 from loadtests.traces.arrivals import Arrivals
 from loadtests.traces.mix import MIXES, Mix
 from loadtests.virtual.costs import Costs, read_costs
-from loadtests.virtual.replica import Replica, limits_of
+from loadtests.virtual.replica import Replica
 from model.config import BagelConfig
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -151,7 +151,7 @@ def _announcer(progress: Progress) -> Say:
 def _replica(options: argparse.Namespace, costs: Costs) -> Replica:
     engine = as_served(options.inter_token_ms)
     config = BagelConfig.named(options.model)
-    return Replica(config, costs, options.pages, engine.page_size, limits_of(engine), options.staged_pictures)
+    return Replica(config, costs, options.pages, engine.page_size, engine.limits, options.staged_pictures)
 
 
 def _bound(options: argparse.Namespace) -> None:
