@@ -12,6 +12,7 @@ from model.guidance_rules import GuidanceMode, Renorm
 from server.api.chat_fields import CHAT_FIELDS
 from server.api.message_schemas import AnyMessage, Content
 from server.api.picture_fields import PICTURE_FIELDS
+from server.api.picture_sizes import PictureSize, check_size, size_of
 from server.api.step_cache_options import StepCacheOptions
 from server.api.structured_outputs import StructuredOutputs
 from server.api.tool_schemas import MAX_TOOLS, ToolChoice, ToolInput, tool_use
@@ -26,6 +27,7 @@ MAX_PREVIEWS = 3
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 RepetitionPenalty = Annotated[float, Field(gt=0, le=2)]
 NegativePrompt = Annotated[str, Field(max_length=32_000)]
+Steps = Annotated[int, Field(ge=2, le=1000)]
 Seed = Annotated[int, Field(ge=-SEED_BOUND, lt=SEED_BOUND)]
 Scale = Annotated[float, Field(ge=0, le=30)]
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -39,8 +41,8 @@ class ImageOptions(StepCacheOptions):
 
     model_config = ConfigDict(json_schema_extra=PICTURE_FIELDS.describe)
 
-    size: Annotated[str, Field(max_length=11)] | None = None
-    num_inference_steps: Annotated[int, Field(ge=2, le=1000)] | None = None
+    size: PictureSize | None = None
+    num_inference_steps: Steps | None = None
     guidance: Literal["bagel", "illume"] | None = None
     text_scale: Scale | None = None
     image_scale: Scale | None = None
@@ -74,8 +76,7 @@ class ImageOptions(StepCacheOptions):
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
-        if self.size not in (None, "auto") and re.fullmatch(r"[0-9]{1,5}x[0-9]{1,5}", self.size or "") is None:
-            raise invalid("expected 'auto' or WIDTHxHEIGHT in pixels, such as '1024x768'", "size")
+        check_size(self.size)
         if self.interval is not None and self.interval[0] > self.interval[1]:
             raise invalid("expected [low, high] with low <= high, both from 0 to 1", "interval")
         return self
@@ -83,7 +84,7 @@ class ImageOptions(StepCacheOptions):
     def choices(self) -> PictureChoices:
         """Return the options freed of their wire format."""
         return PictureChoices(
-            size=self._size(),
+            size=size_of(self.size),
             num_timesteps=self.num_inference_steps,
             guidance=None if self.guidance is None else GuidanceMode(self.guidance),
             text_scale=self.text_scale,
@@ -99,12 +100,6 @@ class ImageOptions(StepCacheOptions):
             output_format=PictureFormat(self.output_format),
             step_cache=self.step_cache_choice(),
         )
-
-    def _size(self) -> tuple[int, int] | None:
-        if self.size is None or self.size == "auto":
-            return None
-        width, height = self.size.split("x")
-        return int(width), int(height)
 
 
 class StreamOptions(WireObject):

@@ -5,14 +5,14 @@ An edit sent as a form becomes the same object; see `server.api.image_forms`.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from server.api.chat_schemas import MAX_PREVIEWS, NegativePrompt, Scale, Seed, tenant_of
+from server.api.chat_schemas import MAX_PREVIEWS, NegativePrompt, Scale, Seed, Steps, tenant_of
 from server.api.image_fields import EDIT_FIELDS, GENERATION_FIELDS
 from server.api.message_schemas import MAX_URL_CHARS
+from server.api.picture_sizes import PictureSize, check_size, size_of
 from server.api.step_cache_options import StepCacheOptions
 from server.api.wire_object import WireObject, invalid, unsupported
 from server.serving.asks import Ask, Effort, Message, Modality, ParamNames, PictureChoices, PictureFormat, PicturePart, TextPart
@@ -38,13 +38,6 @@ NAMES = ParamNames(messages="prompt", max_tokens="n", size="size", negative_prom
 
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
 Percent = Annotated[int, Field(ge=0, le=100)]
-Steps = Annotated[int, Field(ge=2, le=1000)]
-
-
-def check_size(size: str | None) -> None:
-    """Refuse a size that is not written as one."""
-    if size not in (None, "auto") and re.fullmatch(r"[0-9]{1,5}x[0-9]{1,5}", size or "") is None:
-        raise invalid("expected 'auto' or WIDTHxHEIGHT in pixels, such as '1024x768'", "size")
 
 
 def check_picture_file(background: str | None, output_format: str, output_compression: int | None) -> None:
@@ -57,21 +50,13 @@ def check_picture_file(background: str | None, output_format: str, output_compre
         raise unsupported("png loses nothing; use output_format webp or jpeg", "output_compression")
 
 
-def size_of(size: str | None) -> tuple[int, int] | None:
-    """Return (width, height); None where the model decides."""
-    if size is None or size == "auto":
-        return None
-    width, height = size.split("x")
-    return int(width), int(height)
-
-
 class PictureRequest(StepCacheOptions):
     """What generations and edits have in common."""
 
     prompt: Prompt
     model: Annotated[str, Field(max_length=256)] | None = None
     n: Annotated[int, Field(ge=1, le=10)] = 1
-    size: Annotated[str, Field(max_length=11)] | None = None
+    size: PictureSize | None = None
     quality: QualityName | None = None
     background: Literal["transparent", "opaque", "auto"] | None = None
     output_format: Literal["png", "webp", "jpeg", "gif", "svg"] = "png"

@@ -8,9 +8,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
-from server.api.chat_schemas import MAX_PREVIEWS, NegativePrompt, Scale, Seed
-from server.api.image_schemas import EFFORT_BY_QUALITY, Percent, Steps, check_picture_file, check_size, size_of
+from server.api.chat_schemas import MAX_PREVIEWS, NegativePrompt, Scale, Seed, Steps
+from server.api.image_schemas import EFFORT_BY_QUALITY, Percent, check_picture_file
 from server.api.picture_fields import TOOL_FIELDS
+from server.api.picture_sizes import PictureSize, check_size, size_of
 from server.api.step_cache_options import StepCacheOptions
 from server.api.tool_schemas import MAX_TOOLS, ToolName, by_name, named
 from server.api.wire_object import WireObject, invalid, unsupported
@@ -34,7 +35,7 @@ class ImageTool(StepCacheOptions):
     output_format: Literal["png", "webp", "jpeg", "gif", "svg"] = "png"
     partial_images: Annotated[int, Field(ge=0, le=MAX_PREVIEWS)] = 0
     quality: Literal["low", "medium", "high", "xhigh", "max", "auto"] | None = None
-    size: Annotated[str, Field(max_length=11)] | None = None
+    size: PictureSize | None = None
     max_images: Annotated[int, Field(ge=1, le=MAX_PICTURES)] | None = None
     num_inference_steps: Steps | None = None
     text_scale: Scale | None = None
