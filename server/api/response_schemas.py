@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
-from server.api.chat_schemas import Penalty, PromptCacheOptions, RepetitionPenalty, Seed, TokenCount, TopK, Unit, tenant_of
+from server.api.chat_schemas import Penalty, PromptCacheOptions, RepetitionPenalty, TokenCount, TopK, Unit, tenant_of
+from server.api.drawing_options import Seed
 from server.api.message_schemas import Text
 from server.api.response_fields import RESPONSE_FIELDS
 from server.api.response_items import InputItem, Items, said_in_order
