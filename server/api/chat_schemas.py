@@ -11,22 +11,18 @@ from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_val
 
 from model.guidance_rules import GuidanceMode, Renorm
 from server.api.chat_fields import CHAT_FIELDS
-from server.api.drawing_options import DrawingOptions, Seed
+from server.api.drawing_options import DrawingOptions
 from server.api.message_schemas import AnyMessage, Content
 from server.api.picture_fields import PICTURE_FIELDS
+from server.api.sampling_options import MAX_TOKENS, SamplingOptions, Unit
 from server.api.structured_outputs import StructuredOutputs
 from server.api.tool_schemas import MAX_TOOLS, ToolChoice, ToolInput, tool_use
 from server.api.wire_object import WireObject, invalid, unsupported
 from server.serving.asks import Ask, JsonForm, Modality, PictureChoices, PictureFormat, TextChoices, TextForm
 
-MAX_TOKENS = 1_000_000
 MAX_PRIORITY = 1000
 
-Penalty = Annotated[float, Field(ge=-2, le=2)]
-RepetitionPenalty = Annotated[float, Field(gt=0, le=2)]
-Unit = Annotated[float, Field(ge=0, le=1)]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
-TopK = Annotated[int, Field(ge=-1, le=MAX_TOKENS)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -137,7 +133,7 @@ Stop = Annotated[
 ]
 
 
-class ChatRequest(WireObject):
+class ChatRequest(SamplingOptions):
     """The whole body. What each field does is said in `server.api.chat_fields`."""
 
     model_config = ConfigDict(json_schema_extra=CHAT_FIELDS.describe)
@@ -154,17 +150,8 @@ class ChatRequest(WireObject):
     max_tokens: TokenCount | None = None
     min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
     ignore_eos: bool = False
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Unit | None = None
-    top_k: TopK | None = None
-    min_p: Unit | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: RepetitionPenalty | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     logprobs: bool = False
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    seed: Seed | None = None
     stop: Stop | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -255,14 +242,8 @@ class ChatRequest(WireObject):
         return None if self.response_format is None else self.response_format.form()
 
     def _text_choices(self) -> TextChoices:
-        return TextChoices(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=self.repetition_penalty,
+        return replace(
+            self.sampling(),
             logit_bias={int(key): value for key, value in (self.logit_bias or {}).items()},
             max_tokens=self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
             min_tokens=self.min_tokens,
