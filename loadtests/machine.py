@@ -11,6 +11,10 @@ import torch
 
 MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
 READ_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
+CALLS = {"cpu": 1, "cuda": 10}
+"""Of a sample: launching one call on a GPU and waiting for it take a fiftieth of it."""
+WARM_S = 0.3
+"""How long a GPU works before the first sample: one that had nothing to do raises its clocks step by step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,12 @@ class Machine:
         self._matmul_s: list[float] = []
         self._copy_s: list[float] = []
         self._read_s: list[float] = []
+        if device.type == "cuda":
+            run_for(WARM_S, lambda: timed(self._matmul, device))
 
     def probe(self, repeats: int = 3) -> Rates:
         """Take a few samples of each rate and return their medians."""
-        matmul_s = [timed(lambda: self._left @ self._right, self._device) for _ in range(repeats)]
+        matmul_s = [timed(self._matmul, self._device) for _ in range(repeats)]
         copy_s = [timed(self._copy, self._device) for _ in range(repeats)]
         read_s = [timed(self._data.sum, self._device) for _ in range(repeats)]
         self._matmul_s += matmul_s
@@ -54,6 +60,9 @@ class Machine:
         """Median rates of every sample so far."""
         return self._rates(self._matmul_s, self._copy_s, self._read_s)
 
+    def _matmul(self) -> torch.Tensor:
+        return self._left @ self._right
+
     def _copy(self) -> torch.Tensor:
         """Copy one half over the other, so that as many bytes are moved as a read moves, and nothing more is held."""
         one, other = self._data.chunk(2)
@@ -65,9 +74,18 @@ class Machine:
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds ``work`` takes, the device's included."""
+    """Return the seconds that one of a few calls of ``work`` takes, the device's included."""
+    num = CALLS[device.type]
     started = time.perf_counter()
-    work()
+    for _ in range(num):
+        work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    return (time.perf_counter() - started) / num
+
+
+def run_for(seconds: float, work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> None:
+    """Call ``work`` again and again until so many seconds are over."""
+    ends_s = clock() + seconds
+    while clock() < ends_s:
+        work()

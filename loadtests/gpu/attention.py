@@ -15,7 +15,7 @@ from functools import partial
 import torch
 
 from kernels.attention_launch import attend_with_triton
-from loadtests.gpu.part import Line, Options, Report, has_fp8, read_options
+from loadtests.gpu.part import Line, Options, Report, has_fp8, is_lost, read_options
 from loadtests.gpu.peers import COMPILED_PEERS, Peer, Site, peers
 from loadtests.gpu.tensors import Call, random_call
 from loadtests.gpu.timing import timing
@@ -48,7 +48,7 @@ def measure(shape: Shape, options: Options) -> Iterator[Line]:
 
 
 def measure_peers(shape: Shape, peers: dict[str, Peer], options: Options) -> Iterator[Line]:
-    """Yield one line for each peer."""
+    """Yield one line for each peer; one that fails hides no other, unless the device is lost with it."""
     for name, peer in peers.items():
         line: Line = {"shape": shape.name, "kernel": name}
         try:
@@ -57,7 +57,10 @@ def measure_peers(shape: Shape, peers: dict[str, Peer], options: Options) -> Ite
             timed = timing(attend, options.device)
             line |= timed.columns | rate_columns(shape, ITEMSIZE, timed.seconds)
         except Exception as error:  # whatever a peer raises is its reason
-            line["not measured"] = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+            yield line | {"not measured": str(error).splitlines()[0][:80] if str(error) else type(error).__name__}
+            if is_lost(error, options.device):
+                raise
+            continue
         yield line
 
 

@@ -9,6 +9,9 @@ are taken from there: steps run ahead, so that a trace of twenty steps has kerne
 device's. Of graphs that are replayed it may see other times than there were (pytorch/kineto#1165, before CUDA 13.1). Steps that are
 replayed are therefore timed without one too: replays back to back, by the device's own clock, beside the steps they are part of. What a
 step does besides, its draws among that, keeps the device busy and is not in a replay, so that share is the least there can be.
+
+What is timed without a profiler comes before the first one: what that has attached to the process stays there, and slows the launches that
+follow (pytorch/pytorch#144455).
 """
 
 from __future__ import annotations
@@ -58,15 +61,17 @@ def main(arguments: list[str] | None = None) -> int:
     side, chats = (16, 2) if options.is_tiny else (512, 32)
     loaded, replays = warm_engine(options, chats)
     busy, kernels = Report(options, "busy"), Report(options, "busiest-kernels")
+    traffics = [Traffic(side, num_pictures, num_chats) for num_pictures, num_chats in ((4, chats), (0, chats), (1, 0), (0, 1))]
 
-    def of(traffic: Traffic) -> Line:
-        line, largest = measure(loaded, replays, options, traffic)
+    def profiled_line(traffic: Traffic) -> Line:
+        line, largest = watch(loaded, options, traffic)
         kernels.keep({"what": traffic.name, **one} for one in largest)
         return line
 
-    for num_pictures, num_chats in ((4, chats), (0, chats), (1, 0), (0, 1)):
-        traffic = Traffic(side, num_pictures, num_chats)
-        busy.add(traffic.name, from_idle(loaded, partial(of, traffic)))
+    for traffic in traffics:
+        busy.add(traffic.name, from_idle(loaded, partial(time_steps, loaded, replays, options, traffic)))
+    for traffic in traffics:
+        busy.add(f"{traffic.name}, watched", from_idle(loaded, partial(profiled_line, traffic)))
     return int(busy.has_failed)
 
 
@@ -79,19 +84,27 @@ def warm_engine(options: Options, num_chats: int) -> tuple[LoadedEngine, Watched
     return loaded, replays
 
 
-def measure(loaded: LoadedEngine, replays: WatchedReplays, options: Options, traffic: Traffic) -> tuple[Line, list[Line]]:
-    """Time steady steps, replay those that can be, and profile as many."""
+def time_steps(loaded: LoadedEngine, replays: WatchedReplays, options: Options, traffic: Traffic) -> Line:
+    """Time steady steps, and replay those that can be."""
     traffic.begin(loaded)
     replays.last = None
     step_s = steady_step_s(loaded)
-    trace, watched_s = profiled(loaded, options)
     drain(loaded)
-    line: Line = {"what": traffic.name, "busy": trace.busy, "ms/step": 1e3 * step_s, "ms/step, watched": 1e3 * watched_s}
-    if replays.last is not None and not traffic.num_pictures:
-        with torch.inference_mode():
-            replay_s = back_to_back(replays.last, options.device)
-        line |= {"replay ms": 1e3 * replay_s, "replay/step": replay_s / step_s}
-    return line, [{"kernel": name[:80], "share": share} for name, share in trace.largest(NUM_NAMED)]
+    line: Line = {"what": traffic.name, "ms/step": 1e3 * step_s}
+    if replays.last is None or traffic.num_pictures:
+        return line
+    with torch.inference_mode():
+        replay_s = back_to_back(replays.last, options.device)
+    return line | {"replay ms": 1e3 * replay_s, "replay/step": replay_s / step_s}
+
+
+def watch(loaded: LoadedEngine, options: Options, traffic: Traffic) -> tuple[Line, list[Line]]:
+    """Profile steady steps; return how busy the device was, and the kernels that took the most."""
+    traffic.begin(loaded)
+    trace, step_s = profiled(loaded, options)
+    drain(loaded)
+    largest: list[Line] = [{"kernel": name[:80], "share": share} for name, share in trace.largest(NUM_NAMED)]
+    return {"what": f"{traffic.name}, watched", "ms/step": 1e3 * step_s, "busy": trace.busy}, largest
 
 
 def steady_step_s(loaded: LoadedEngine) -> float:

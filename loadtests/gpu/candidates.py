@@ -20,7 +20,7 @@ import torch
 from kernels.attention_launch import Tiles, attend_with_tiles, shipped_tiles
 from kernels.linear import linear
 from kernels.tiles import BULK_DECODE, BULK_LONG
-from loadtests.gpu.part import Line, Options, Report, read_options
+from loadtests.gpu.part import Line, Options, Report, is_lost, read_options
 from loadtests.gpu.tensors import Call, random_call
 from loadtests.gpu.timing import Work, timing
 from loadtests.kernels.shapes import SHAPES, TINY_SHAPES, Shape
@@ -63,14 +63,12 @@ def measure_large_pages(shape: Shape, options: Options) -> Iterator[Line]:
     """Yield a line for each way to read decode rows' pages that hold whole key tiles, key by key first."""
     call = random_call(shape, _dtype(options), options.device, page_size=LARGE_PAGE)
     shipped = shipped_tiles(options.device, shape.heads.head_dim)
-    ways = {"as shipped": shipped}
-    for stages in (BULK_DECODE.num_stages, MORE_STAGES):
-        ways[f"decode in bulk, {stages} stages"] = replace(shipped, decode=replace(BULK_DECODE, num_stages=stages))
-    yield from _timed(f"{shape.name}, {LARGE_PAGES}", call, ways, options)
+    yield from _timed(f"{shape.name}, {LARGE_PAGES}", call, ways_in_large_pages(shipped), options)
 
 
 def _timed(what: str, call: Call, ways: dict[str, Tiles], options: Options) -> Iterator[Line]:
-    """Yield a line for each way, compared with the first, which is what is shipped."""
+    """Yield a line for each way, compared with the first, which is what is shipped; one that fails hides no other, unless the device is
+    lost with it."""
     attend = partial(attend_with_tiles, *call.arguments)
     reference, shipped_us = attend(ways["as shipped"]), 0.0
     for name, tiles in ways.items():
@@ -79,11 +77,12 @@ def _timed(what: str, call: Call, ways: dict[str, Tiles], options: Options) -> I
             line["error"] = float((attend(tiles) - reference).float().norm() / reference.float().norm())
             line |= timing(partial(attend, tiles), options.device).columns
         except Exception as error:  # a way that does not fit the device is no candidate, and says why
-            line["not measured"] = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
-        else:
-            shipped_us = shipped_us or float(line["us"])
-            line["of shipped"] = float(line["us"]) / shipped_us
-        yield line
+            yield line | {"not measured": str(error).splitlines()[0][:80] if str(error) else type(error).__name__}
+            if is_lost(error, options.device):
+                raise
+            continue
+        shipped_us = shipped_us or float(line["us"])
+        yield line | {"of shipped": float(line["us"]) / shipped_us}
 
 
 def ways_to_cut(shipped: Tiles, call: Call, numbers_of_stages: tuple[int, ...]) -> dict[str, Tiles]:
@@ -102,6 +101,14 @@ def ways_to_cut(shipped: Tiles, call: Call, numbers_of_stages: tuple[int, ...]) 
         ways[f"long in bulk, {long.keys} keys"] = replace(shipped, long=in_bulk)
         ways["long in bulk, 4 warps of 64 rows"] = replace(shipped, long=replace(in_bulk, rows=64, num_warps=4, programs=2))
         ways[f"long, {MORE_STAGES} stages"] = replace(shipped, long=replace(long, num_stages=MORE_STAGES))
+    return ways
+
+
+def ways_in_large_pages(shipped: Tiles) -> dict[str, Tiles]:
+    """Name ways to read decode rows' pages that hold whole key tiles."""
+    ways = {"as shipped": shipped}
+    for stages in (BULK_DECODE.num_stages, MORE_STAGES):
+        ways[f"decode in bulk, {stages} stages"] = replace(shipped, decode=replace(BULK_DECODE, num_stages=stages))
     return ways
 
 

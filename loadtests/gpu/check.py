@@ -44,7 +44,7 @@ from model.config import BagelConfig
 from model.latents import pixels_from_u8
 from model.weights import load_bagel
 from server.engine.batch import Batch, DecodeRow, Draw
-from server.engine.decode_graphs import CudaCapture, DecodeGraphs
+from server.engine.decode_graphs import Capture, CudaCapture, DecodeGraphs
 from server.engine.packer import Markers, pack
 from server.engine.paged_attention import PagedKeysValues
 from server.engine.precision import choose_precision
@@ -84,7 +84,7 @@ def groups(options: Options) -> dict[str, Callable[[], Iterable[Line]]]:
     return {
         "golden": lambda: golden_lines(options),
         **{shape.name: partial(attention_lines, shape, options) for shape in shapes},
-        "replay": lambda: [replay_line(options)],
+        "replay": lambda: [replay_line(options), dropped_line(options)],
         "ahead": lambda: ahead_lines(GOLDEN, options),
         "sampling": lambda: sampling_lines(options),
         "euler": lambda: euler_lines(options),
@@ -227,7 +227,7 @@ def replay_line(options: Options) -> Line:
         tokens = PackedTokens(model.embed_text(token_ids), positions, len(token_ids))
         return model.logits(model(tokens, cache.attend(plan)))
 
-    graphs = DecodeGraphs(forward, CudaCapture() if options.device.type == "cuda" else lambda work: work, PAGE_SIZE, options.device)
+    graphs = DecodeGraphs(forward, _capture(options.device), PAGE_SIZE, options.device)
     for kv_len in (20, 20, 20, 150):
         draw = Draw(SamplingParams(), 0, ())
         rows = [DecodeRow(k, [10 * k + page for page in range(10)], kv_len + k, kv_len + k, 20 + k, draw) for k in range(3)]
@@ -236,6 +236,29 @@ def replay_line(options: Options) -> Line:
     assert found is not None and len(graphs.sizes) == 1
     expected = forward(packed.und_token_ids, packed.positions, build_attention_plan(packed.layout, options.device))
     return _line("replayed decode steps", torch.float32, found.cpu(), expected.cpu(), 1e-4)
+
+
+def dropped_line(options: Options) -> Line:
+    """Drop one of two captured products, let others have the memory that this leaves free, and compare the other one's replay.
+
+    PyTorch since 2.12, with a graph, frees what cuBLAS works with on the stream where its capture began.
+    """
+    generator, capture = torch.Generator().manual_seed(2), _capture(options.device)
+    num_out, num_in, num_held = (8, 16, 64) if options.is_tiny else (3584, 18944, 1 << 26)
+    rows, columns = (torch.randn(size, generator=generator).to(options.device, torch.bfloat16) for size in ((8, num_in), (num_in, num_out)))
+    dropped, kept = (capture(lambda: rows @ columns) for _ in range(2))
+    expected = kept().clone()
+    del dropped
+    if options.device.type == "cuda":
+        torch.cuda.empty_cache()
+    held = torch.full((num_held,), torch.nan, device=options.device)
+    found = kept().float()
+    is_untouched = held.isnan().all()
+    return _line("replay beside a dropped graph", torch.bfloat16, torch.where(is_untouched, found, torch.nan), expected.float(), 0.0)
+
+
+def _capture(device: torch.device) -> Capture:
+    return CudaCapture() if device.type == "cuda" else lambda work: work
 
 
 def embedded_pictures(model: Bagel, cases: Cases) -> torch.Tensor:

@@ -79,7 +79,7 @@ def begin_anew(after: int) -> None:
 
 
 class Report:
-    """The lines of one part, written anew after each measurement: what a later fault or the part's limit ends is kept up to there.
+    """The lines of one part, written anew after each: what a later fault or the part's limit ends is kept up to there.
 
     Where a fault has cost the device, all that follows would fail too: the part then begins anew behind the measurement it came from.
     Since that number only grows, this happens no more often than there are measurements.
@@ -102,29 +102,24 @@ class Report:
         self._num_measured += 1
         if self._num_measured <= self._options.after:
             return
-        before, has_lost = len(self.lines), False
+        has_lost = False
         try:
             measured = measure()
-            self.lines.extend([measured] if isinstance(measured, dict) else measured)
+            self.keep([measured] if isinstance(measured, dict) else measured)
         except Exception as error:
             traceback.print_exc()
-            self.lines.append({"what": what, "raised": first_line(error)})
+            self.keep([{"what": what, "raised": first_line(error)}])
             has_lost = is_lost(error, self._options.device)
-        self._show_from(before)
         if has_lost:
             print(f"{self._name}: the device is lost to this process; what follows {what} is measured in a new one", flush=True)
             self._begin_anew(self._num_measured)
 
     def keep(self, lines: Iterable[Line]) -> None:
-        """Take in lines that another part's measurement has brought besides its own."""
-        before = len(self.lines)
-        self.lines.extend(lines)
-        self._show_from(before)
-
-    def _show_from(self, first: int) -> None:
-        for line in self.lines[first:]:
+        """Take in lines one by one, as they come; another part's measurement may bring some besides its own."""
+        for line in lines:
+            self.lines.append(line)
             print(f"{self._name}: " + ", ".join(f"{column} {_cell(value)}" for column, value in line.items()), flush=True)
-        write(self._options, self._name, self.lines)
+            write(self._options, self._name, self.lines)
 
 
 def write(options: Options, name: str, lines: list[Line]) -> None:

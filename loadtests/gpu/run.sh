@@ -5,7 +5,7 @@
 #
 # DIR gets two files, written anew after each part: gpu.md, what is installed and all tables, and gpu.tar.gz, which holds the tables, their
 # numbers as JSON, and each part's output; and at the end roofline.svg, which "python -m loadtests.gpu.roofline DIR" draws from the latter
-# anywhere. Parts are in the order of what they tell; each saves what it has after every measurement.
+# anywhere. Parts are in the order of what they tell; each saves what it has after every line.
 # ARGS="--device cpu --tiny" rehearses it on a CPU. A part that fails or outruns its limit costs no other and is named among the tables; the
 # script then ends with 1. One that loses the GPU to a fault goes on in a new process behind the measurement that lost it.
 set -uo pipefail
@@ -35,7 +35,11 @@ part() {  # part NAME SECONDS: one module of loadtests/gpu under its limit, ten 
 
 timeout --kill-after=1 10 "${PYTHON:-python3}" -m loadtests.gpu.installed 2>&1 | tee "$parts/installed.txt"
 echo >> "$parts/installed.txt"
-part check 130  # on a new machine it compiles most of the kernels; Triton keeps them for the parts that follow
+if [[ " ${ARGS:-} " != *" --device cpu "* ]]; then  # a CPU interprets kernels
+    timeout --kill-after=5 100 "${PYTHON:-python3}" -m loadtests.gpu.compiling > "$parts/compiling.log" 2>&1 &
+fi
+part check 130  # on a new machine kernels are compiled meanwhile, by all processors; Triton keeps them for the parts that follow
+wait
 part engine 135
 part attention 70
 part products 20

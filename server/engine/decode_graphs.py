@@ -178,7 +178,9 @@ def size_of(packed: PackedBatch) -> Size | None:
 class CudaCapture:
     """Captures on the current CUDA device. All graphs share their memory: no two run at once, and a step's logits are read within it.
 
-    Kernels keep the priority of the stream they are captured on: it has that of the one that steps are given to.
+    Kernels keep the priority of the stream they are captured on: it has that of the one that steps are given to. No capture begins there,
+    but on a stream of PyTorch's: since 2.12, when a graph is dropped, PyTorch frees what cuBLAS works with on the stream where the graph's
+    capture began, and would take it from all others (pytorch/pytorch#193402).
     """
 
     def __init__(self) -> None:
@@ -186,20 +188,17 @@ class CudaCapture:
         self._stream = torch.cuda.Stream(priority=torch.cuda.current_stream().priority)
 
     def __call__(self, work: Replay) -> Replay:
-        """Run ``work`` once beside the stream, which builds what it needs, and capture it.
+        """Run ``work`` once, which builds what it needs, and capture it.
 
         Raises:
             RuntimeError: it cannot be captured. The current stream is what it was; with PyTorch 2.11 no other capture succeeds any more.
         """
         current = torch.cuda.current_stream()
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            work()
-        current.wait_stream(self._stream)
+        self._run(work)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                logits = work()
+            with torch.cuda.graph(graph, pool=self._pool):
+                logits = self._run(work)
         finally:
             torch.cuda.set_stream(current)  # which PyTorch leaves to a capture whose end fails
 
@@ -208,3 +207,13 @@ class CudaCapture:
             return logits
 
         return replay
+
+    def _run(self, work: Replay) -> torch.Tensor:
+        """Run ``work`` on the stream of all captures, after what the current stream has been given and before what it is given next."""
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        try:
+            with torch.cuda.stream(self._stream):
+                return work()
+        finally:
+            current.wait_stream(self._stream)

@@ -138,14 +138,15 @@ def is_overdue(sequence: Sequence, step: int) -> bool:
 
 
 def remaining_tokens(sequence: Sequence) -> int:
-    """Estimate the query tokens a sequence still needs before its text begins or its picture is done."""
-    image, request = sequence.image, sequence.request
-    if sequence.phase is Phase.DENOISE and image is not None:
-        return image.num_rows_left * picture_tokens(sequence)
+    """Estimate the query tokens a sequence still needs before its text begins or its picture is done, those of every guidance branch."""
     missing = sum(total_rows(fill.segments) + len(fill.open_ids) - fill.context.kv_len for fill in sequence.fills)
-    if not sequence.fills:
+    if sequence.phase is Phase.WAITING:
         missing = total_rows(sequence.history)
-    return missing + (request.image.num_timesteps * picture_tokens(sequence) if sequence.lane is Lane.PICTURE else 0)
+    if sequence.image is not None:
+        num_rows = sequence.image.num_rows_left
+    else:
+        num_rows = sequence.request.image.num_timesteps - 1 if sequence.lane is Lane.PICTURE else 0
+    return missing + num_rows * picture_tokens(sequence)
 
 
 def picture_tokens(sequence: Sequence) -> int:

@@ -128,7 +128,7 @@ class Scheduler:
         except ForeignCanon as error:
             self.admission.turn_away(sequence, "server_error", str(error))
             return
-        self.admission.take_in(sequence, self._turns.first_contexts(sequence), self._clock())
+        self.admission.take_in(sequence, self._turns.plan_first(sequence), self._clock())
         if finish is not None:
             self._roster.finish(sequence, finish)
         elif request.canon and not sequence.open_ids:

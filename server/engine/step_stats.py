@@ -17,7 +17,7 @@ def step_stats(step: int, step_s: float, batch: Batch, result: BatchResult, sche
     num_queries, num_hits = scheduler.take_prefix_counts()
     num_denoise_rows = sum(len(denoise.rows) for denoise in batch.denoises)
     running = scheduler.running
-    num_drawing = sum(sequence.image is not None for sequence in running)
+    num_drawing = sum(sequence.lane is Lane.PICTURE for sequence in running)
     return StepStats(
         step=step,
         step_s=step_s,

@@ -120,13 +120,15 @@ class Turns:
     def _ends_with_text(self, sequence: Sequence) -> bool:
         return sequence.request.mode is OutputMode.ALTERNATE and not sequence.request.generated_text_is_thought
 
-    def begin_image(self, sequence: Sequence) -> None:
+    def begin_image(self, sequence: Sequence) -> ImageTask:
         """Plan the next picture: its timesteps and the contexts its branches need."""
         params = sequence.request.image
         times, dts = schedule(params.num_timesteps, params.timestep_shift)
         timesteps = [float(t) for t in times]
         plan = self._plan_branches(sequence, timesteps)
-        sequence.image = ImageTask(sequence.num_images, plan_steps(params, timesteps, [float(dt) for dt in dts], plan), plan)
+        steps = plan_steps(params, timesteps, [float(dt) for dt in dts], plan)
+        sequence.image = image = ImageTask(sequence.num_images, steps, plan)
+        return image
 
     def _plan_branches(self, sequence: Sequence, timesteps: list[float]) -> BranchPlan:
         params = sequence.request.image
@@ -135,13 +137,11 @@ class Turns:
         counts_dropped = self._facts.profile.dropped_image_advances_position
         return plan_branches(sequence.history, params, timesteps, negative, counts_dropped_images=counts_dropped)
 
-    def first_contexts(self, sequence: Sequence) -> list[list[ContextSegment]]:
-        """Return what each context holds that must be whole before a waiting sequence goes on: several where it draws at once."""
+    def plan_first(self, sequence: Sequence) -> list[list[ContextSegment]]:
+        """Plan the picture of a waiting sequence that draws at once; return what each context holds that it must have whole before."""
         if sequence.after_fill is not AfterFill.BEGIN_IMAGE:
             return [sequence.history]
-        params = sequence.request.image
-        times, _ = schedule(params.num_timesteps, params.timestep_shift)
-        return self._plan_branches(sequence, [float(t) for t in times]).segments
+        return self.begin_image(sequence).plan.segments
 
     def must_end(self, sequence: Sequence) -> bool:
         """Tell whether the token under way is the last of its text, whichever it is."""

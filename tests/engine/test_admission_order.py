@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from server.engine.fairness import remaining_tokens
 from server.engine.options import SchedulerLimits
 from server.engine.waiting import MAX_OVERTAKEN
 from server.messages import ImageParams, OutputMode, Request, TextSegment
@@ -59,6 +60,23 @@ def test_a_short_picture_does_not_wait_behind_a_large_one() -> None:
     large = make_request("large", mode=OutputMode.IMAGE, image=ImageParams(128, 128, num_timesteps=4))
     small = make_request("small", mode=OutputMode.IMAGE, image=ImageParams(32, 32, num_timesteps=4))
     assert order_of(one_place(), large, small) == ["small", "large"]
+
+
+def test_a_picture_that_needs_one_branch_does_not_wait_behind_one_that_needs_two() -> None:
+    guided, plain = (ImageParams(64, 64, num_timesteps=8, text_scale=scale, interval=(0.0, 1.0)) for scale in (4.0, 1.0))
+    requests = [make_request(name, mode=OutputMode.IMAGE, image=image) for name, image in (("guided", guided), ("plain", plain))]
+    assert order_of(one_place(), *requests) == ["plain", "guided"]
+
+
+def test_a_picture_under_way_is_nearer_its_end_than_one_of_its_kind_that_waits() -> None:
+    house = make_house(lambda _, __: 50)
+    image = ImageParams(64, 64, num_timesteps=30, text_scale=4.0, interval=(0.0, 1.0))
+    house.scheduler.submit(make_request("early", mode=OutputMode.IMAGE, image=image))
+    for _ in range(8):
+        house.step()
+    house.scheduler.submit(make_request("late", mode=OutputMode.IMAGE, image=image))
+    late, early = house.scheduler.sequences
+    assert remaining_tokens(early) < remaining_tokens(late)
 
 
 def test_nobody_is_overtaken_more_often_than_the_bound() -> None:

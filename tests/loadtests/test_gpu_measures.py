@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,15 @@ import torch
 from kernels.fp8 import Fp8Rows
 from kernels.linear import fp8_product
 from loadtests.gpu.ahead import are_alike
+from loadtests.gpu.attention import measure_peers
 from loadtests.gpu.beside import until_it_is_there
-from loadtests.gpu.busy import Kernel, Trace, covered, measure, warm_engine
+from loadtests.gpu.busy import Kernel, Trace, covered, time_steps, warm_engine, watch
 from loadtests.gpu.check import groups
 from loadtests.gpu.fp8_checks import product_lines
 from loadtests.gpu.matrices import Matrix
 from loadtests.gpu.mixed import mixed_lines
 from loadtests.gpu.part import Line, Options, Report
-from loadtests.gpu.peers import CannotTake, Site, asks_for_grouped_heads, peers
+from loadtests.gpu.peers import Call, CannotTake, Site, asks_for_grouped_heads, peers
 from loadtests.gpu.pictures import draw
 from loadtests.gpu.products import Product, num_taking_turns
 from loadtests.gpu.products import measure as measure_product
@@ -45,7 +47,7 @@ from loadtests.gpu.roofline import panels_of, roof_points
 from loadtests.gpu.timing import Work, timing_as_graph
 from loadtests.gpu.traffic import Traffic
 from loadtests.kernels.shapes import BAGEL, TINY_SHAPES, Row, Segment, Shape, decode, denoise
-from loadtests.machine import Rates
+from loadtests.machine import Rates, run_for
 from server.engine.decode_graphs import Replay
 from server.front import DEFAULT_TARGET_DECODES, DEFAULT_TARGET_MS
 from server.messages import Picture
@@ -94,6 +96,26 @@ def test_varlen_attention_is_told_of_grouped_heads_only_where_it_asks() -> None:
     assert [asks_for_grouped_heads(attend) for attend in (of_torch_2_11, of_torch_2_12)] == [False, True]
 
 
+def test_a_peer_that_loses_the_device_has_its_line_and_ends_the_measurement(tmp_path: Path) -> None:
+    """It was taken for one that could not take the shape, and so was every peer and every shape after it."""
+
+    def peer(message: str, shape: Shape, site: Site) -> Call:
+        raise RuntimeError(message)
+
+    says = {"refuses": "no kernel for heads of 72", "faults": "CUDA error: an illegal memory access was encountered", "after": ""}
+    lines = measure_peers(TINY_SHAPES[0], {name: partial(peer, said) for name, said in says.items()}, Options(CPU.device, True, tmp_path))
+    assert [next(lines)["not measured"] for _ in range(2)] == [says["refuses"], says["faults"]]
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        next(lines)
+
+
+def test_what_warms_a_gpu_is_run_until_its_seconds_are_over() -> None:
+    calls: list[float] = []
+    seconds = iter(range(10))
+    run_for(3.0, lambda: calls.append(1.0), clock=lambda: float(next(seconds)))
+    assert len(calls) == 2
+
+
 def test_a_time_says_whether_the_host_is_in_it() -> None:
     calls: list[str] = []
 
@@ -127,6 +149,32 @@ def test_a_measurement_that_raises_is_a_line_and_costs_no_other(tmp_path: Path) 
     assert report.has_failed
     saved = json.loads((tmp_path / "part.json").read_text())["lines"]
     assert saved == [{"what": "first", "us": 1.0}, {"what": "kernels", "raised": "RuntimeError: no kernel image"}, second]
+
+
+def test_what_a_measurement_has_brought_is_saved_before_it_goes_on(tmp_path: Path) -> None:
+    """A part's limit ended it in the middle of one, whose lines were lost: ways to cut attention are compiled for longer than that."""
+    report = Report(Options(torch.device("cpu"), True, tmp_path), "part")
+    saved: list[list[Line]] = []
+
+    def measurement() -> Iterator[Line]:
+        yield {"what": "first"}
+        saved.append(json.loads((tmp_path / "part.json").read_text())["lines"])
+        yield {"what": "second"}
+
+    report.add("kernels", measurement)
+    assert saved == [[{"what": "first"}]]
+
+
+@pytest.mark.slow
+def test_kernels_are_compiled_beforehand_as_they_are_launched(tmp_path: Path) -> None:
+    """Of each launch the compilation takes place, and what it leaves is what another process finds that makes the same launch."""
+    command = [sys.executable, "-m", "loadtests.gpu.compiling", "golden Euler steps, torch.float32", "rms_norm"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    left = []
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+        left.append(sorted(path.name for path in tmp_path.rglob("*.cubin")))
+    assert left == [["guide_kernel.cubin", "renorm_kernel.cubin", "rms_norm_kernel.cubin"]] * 2, done.stdout
 
 
 LOSES_ITS_DEVICE = """
@@ -317,9 +365,10 @@ def test_nothing_is_captured_while_the_device_is_watched(tmp_path: Path) -> None
         graphs = loaded.runner.decode_graphs
         assert graphs is not None and len(graphs.sizes) == 2, "of one chat and of two"
         before_s = graphs.capture_s
-        line, _ = measure(loaded, replays, options, Traffic(side=16, num_pictures=0, num_chats=2))
+        chats = Traffic(side=16, num_pictures=0, num_chats=2)
+        timed, (watched, _) = time_steps(loaded, replays, options, chats), watch(loaded, options, chats)
     assert graphs.capture_s == before_s
-    assert {"busy", "replay ms", "replay/step"} <= line.keys(), "replayed steps are timed without the profiler too"
+    assert {"ms/step", "replay ms", "replay/step"} <= timed.keys() and {"ms/step", "busy"} <= watched.keys()
 
 
 def test_the_step_that_takes_an_encoded_picture_in_is_told_apart_from_tokens_beside_the_encoders(tmp_path: Path) -> None:

@@ -48,7 +48,10 @@ def test_the_script_runs_through_and_leaves_tables_and_numbers(tmp_path: Path) -
     assert {line["verdict"] for line in golden} == {"ok"} and len(golden) == 2 * (1 + 9 * 2), "a text, latents and pictures"
     products = json.loads((tmp_path / "products.json").read_text())["lines"]
     assert {line["matrix"] for line in products if "us" in line} == {"qkv", "o", "gate_up", "down", "lm_head"}
-    assert all(0 < line["busy"] < 1 for line in json.loads((tmp_path / "busy.json").read_text())["lines"])
+    busy = json.loads((tmp_path / "busy.json").read_text())["lines"]
+    timed, watched = busy[:4], busy[4:]
+    assert [line["what"] for line in watched] == [f"{line['what']}, watched" for line in timed], "no profiler before the last time"
+    assert all("busy" not in line for line in timed) and all(0 < line["busy"] < 1 for line in watched)
     engine = (tmp_path / "engine.md").read_text()
     measured = ("large copy", "decode steps captured", "text to image", "edit", "decode, batch 3", "launch by launch", "beside 2 chats")
     assert all(word in engine for word in measured)
@@ -72,3 +75,14 @@ def test_a_part_that_fails_is_named_and_costs_no_other(tmp_path: Path, status: i
     assert said in (tmp_path / "out" / "gpu.md").read_text()
     assert "engine: status 0" in done.stdout
     assert done.stdout.rstrip().endswith("failed: check")
+
+
+@pytest.mark.parametrize(("arguments", "number"), [("", 1), ("--device cpu --tiny", 0)])
+def test_kernels_are_compiled_beside_the_checks_where_there_is_a_gpu(tmp_path: Path, arguments: str, number: int) -> None:
+    """One after the other, as they are met, they took a minute of the checks, and more than the last part has."""
+    called = tmp_path / "called"
+    stand_in = tmp_path / "python"
+    stand_in.write_text(f'#!/bin/sh\necho "$*" >> {called}\n')
+    stand_in.chmod(0o755)
+    assert rehearse(tmp_path / "out", PYTHON=str(stand_in), ARGS=arguments).returncode == 0
+    assert called.read_text().count("loadtests.gpu.compiling") == number
