@@ -1,4 +1,4 @@
-"""Every op of this package in plain torch: the meaning the fast paths are tested against.
+"""The single ops of this package in plain torch: the meaning the fast paths are tested against.
 
 Nothing here is tuned. Each function works in any floating dtype (``float64`` gives the judge's numbers) and on any device.
 """

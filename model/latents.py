@@ -31,14 +31,15 @@ def vit_patches(pixels: Tensor, patch_size: int = 14) -> Tensor:
     return grid.permute(1, 3, 2, 4, 0).reshape(-1, patch_size * patch_size * channels)
 
 
-def vit_position_ids(rows: int, columns: int, side: int, device: torch.device | None = None) -> Tensor:
-    """Return the table index of every patch of a grid of ``rows`` x ``columns`` patches, int64, in a table of ``side`` x ``side``."""
-    return _position_ids(rows, columns, side, device)
+def grid_position_ids(rows: int, columns: int, side: int, device: torch.device | None = None) -> Tensor:
+    """Return the index of every token of a grid of ``rows`` x ``columns`` in a position table of ``side`` x ``side``, int64.
 
-
-def latent_position_ids(rows: int, columns: int, side: int, device: torch.device | None = None) -> Tensor:
-    """Return the table index of every latent token of a grid of ``rows`` x ``columns`` tokens, int64."""
-    return _position_ids(rows, columns, side, device)
+    Raises:
+        ValueError: the grid does not fit the table.
+    """
+    if rows > side or columns > side:
+        raise ValueError(f"a grid of {rows} x {columns} does not fit a position table of side {side}")
+    return (torch.arange(rows, device=device)[:, None] * side + torch.arange(columns, device=device)).flatten()
 
 
 def patchify(latent: Tensor, patch_size: int) -> Tensor:
@@ -67,9 +68,3 @@ def sincos_table(side: int, dim: int) -> Tensor:
     columns = one_axis.repeat(side, 1)
     rows = one_axis.repeat_interleave(side, dim=0)
     return torch.cat([columns, rows], dim=1).float()
-
-
-def _position_ids(rows: int, columns: int, side: int, device: torch.device | None) -> Tensor:
-    if rows > side or columns > side:
-        raise ValueError(f"a grid of {rows} x {columns} does not fit a position table of side {side}")
-    return (torch.arange(rows, device=device)[:, None] * side + torch.arange(columns, device=device)).flatten()

@@ -62,9 +62,9 @@ class House:
         self.rooms = rooms
 
     @classmethod
-    def read(cls, root: Path, rooms: tuple[Room, ...]) -> House:
-        """Parse every Python file of the product's packages under ``root``."""
-        paths = sorted(path for package in PRODUCT for path in (root / package).rglob("*.py"))
+    def read(cls, root: Path, rooms: tuple[Room, ...], packages: tuple[str, ...] = PRODUCT) -> House:
+        """Parse every Python file of the product's packages under ``root``, or of others."""
+        paths = sorted(path for package in packages for path in (root / package).rglob("*.py"))
         names = {_module_name(path.relative_to(root)): path for path in paths}
         return cls({name: _read_module(name, path, root, names.keys()) for name, path in names.items()}, rooms)
 
@@ -149,8 +149,7 @@ def _from_imports(node: ast.ImportFrom, package: str, known: frozenset[str], *, 
     module = ".".join(part for part in (base, node.module) if part)
     for alias in node.names:
         inner = f"{module}.{alias.name}"
-        is_ours = module.partition(".")[0] in PRODUCT
-        yield Import(module if is_ours and inner not in known else inner, node.lineno, at_start)
+        yield Import(module if module in known and inner not in known else inner, node.lineno, at_start)
 
 
 def _named_in_a_string(call: ast.Call) -> Import:

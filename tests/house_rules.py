@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
@@ -64,11 +65,25 @@ def _upward_imports(house: House, module: Module) -> Iterator[str]:
 
 
 def import_cycles(house: House) -> list[str]:
+    """Modules import each other in one direction, and so do packages, which may be in a circle that none of their modules is in."""
+    most_parts = max(len(name.split(".")) for name in house.modules)
+    return [message for num_parts in range(1, most_parts + 1) for message in _cycle_among_names(house, num_parts)]
+
+
+def _cycle_among_names(house: House, num_parts: int) -> Iterator[str]:
+    """Find a cycle with every name cut to ``num_parts`` parts."""
+    imports: dict[str, set[str]] = defaultdict(set)
+    for name, targets in house.project_imports.items():
+        here = _cut(name, num_parts)
+        imports[here] |= {_cut(target, num_parts) for target in targets} - {here}
     try:
-        TopologicalSorter(house.project_imports).prepare()
+        TopologicalSorter(imports).prepare()
     except CycleError as error:
-        return ["a cycle of imports: " + " <- ".join(error.args[1])]
-    return []
+        yield "a cycle of imports: " + " <- ".join(error.args[1])
+
+
+def _cut(name: str, num_parts: int) -> str:
+    return ".".join(name.split(".")[:num_parts])
 
 
 def torch_in_the_scheduler(house: House) -> list[str]:

@@ -91,6 +91,10 @@ VIOLATIONS: tuple[tuple[Rule, dict[str, str]], ...] = (
     (rules.imports_that_do_not_go_down, {"model/flow.py": "name = 'x'\n__import__(name)"}),
     (rules.imports_that_do_not_go_down, {"model/flow.py": "from tests.house import House"}),
     (rules.import_cycles, {"model/a.py": "from model.b import g", "model/b.py": "def g() -> None:\n    import model.a"}),
+    (
+        rules.import_cycles,
+        {"model/storybook/a.py": "from model.flow import f", "model/flow.py": "from model.storybook import b", "model/storybook/b.py": ""},
+    ),
     (rules.torch_in_the_scheduler, {"server/engine/scheduler.py": "from model.flow import f", "model/flow.py": "import torch.nn\nf = 1"}),
     (rules.torch_in_the_scheduler, {"server/engine/pages.py": "def f() -> None:\n    import torch"}),
     (
@@ -185,6 +189,12 @@ def test_an_innocent_tree_has_none(rule: Rule, tmp_path: Path) -> None:
 
 def test_every_rule_has_a_planted_violation() -> None:
     assert {name_of(rule) for rule in RULES} == {name_of(rule) for rule, _ in VIOLATIONS}
+
+
+def test_no_load_tests_import_each_other_in_a_circle() -> None:
+    tree = House.read(ROOT, (), ("loadtests",))
+    assert "loadtests.comparison.compare" in tree.project_imports["loadtests.simulate.__main__"]
+    assert rules.import_cycles(tree) == []
 
 
 def test_the_house_is_not_empty(house: House) -> None:

@@ -28,7 +28,7 @@ from loadtests.kernels.shapes import Heads, Row, Segment, Shape, layout_of
 from loadtests.named_models import model_directory
 from loadtests.psnr import psnr_db
 from model.bagel import Bagel
-from model.latents import latent_position_ids
+from model.latents import grid_position_ids
 from model.step_cache_rules import StepCache
 from model.transformer import Rotation, Streams
 from server.engine.link import LocalLink
@@ -99,7 +99,7 @@ def embedded(model: Bagel, side: int) -> tuple[torch.Tensor, int]:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, min(250, model.config.llm.vocab_size), (NUM_TEXT + 2,), generator=generator)
     noise = torch.randn(side * side, model.config.latent_dim, generator=generator)
-    positions = latent_position_ids(side, side, model.config.latent_table_side)
+    positions = grid_position_ids(side, side, model.config.latent_table_side)
     device = model.device
     latents = model.embed_latents(noise.to(device), torch.full((side * side,), 0.8, device=device), positions.to(device))
     return torch.cat([model.embed_text(ids.to(device)), latents.to(model.dtype)]), len(ids)

@@ -31,7 +31,7 @@ from loadtests.kernels.shapes import Heads, Row, Segment, Shape, layout_of
 from loadtests.psnr import psnr_db
 from model.bagel import Bagel, PackedTokens
 from model.kv_scales import kv_scales, largest_key, largest_value
-from model.latents import latent_position_ids
+from model.latents import grid_position_ids
 from model.shipped import STORYBOOK
 from server.engine.link import LocalLink
 from server.engine.options import EngineOptions
@@ -88,7 +88,7 @@ def layers_of(model: Bagel, token_ids: list[int], drawn: Drawn) -> list[Layer]:
         return inner(layer, q, k, v)
 
     latents = drawn.latents[max(drawn.latents)]
-    positions = latent_position_ids(grid, grid, model.config.latent_table_side)
+    positions = grid_position_ids(grid, grid, model.config.latent_table_side)
     words = model.embed_text(torch.tensor([*token_ids, 0, 0]))
     embedded = torch.cat([words, model.embed_latents(latents, torch.zeros(len(latents)), positions).to(words.dtype)])
     rope = torch.arange(len(embedded)).clamp(max=len(token_ids))

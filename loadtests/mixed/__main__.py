@@ -19,14 +19,15 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from loadtests.mixed.compare import Plan, compare, measure_capacity
-from loadtests.mixed.engines import Bench, as_served, load_bench
-from loadtests.mixed.machine_name import machine_name
-from loadtests.mixed.replay import Watch
-from loadtests.mixed.report import terms_of, write_comparison, write_second_turn, write_sweep
+from loadtests.comparison.compare import Plan, compare, measure_capacity
+from loadtests.comparison.engines import Bench, as_served, load_bench
+from loadtests.comparison.machine_name import machine_name
+from loadtests.comparison.report import terms_of, write_comparison
+from loadtests.mixed.report import write_second_turn, write_sweep
 from loadtests.mixed.second_turn import measure_second_turn
 from loadtests.mixed.target import Crowd, sweep_targets
 from loadtests.progress import Progress
+from loadtests.replays.replay import Watch
 from loadtests.traces.arrivals import Arrivals
 from loadtests.traces.mix import MIXES, Mix
 from server.engine.options import EngineOptions

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from statistics import median
 
-from loadtests.mixed.metered import Doing, Spell
+from loadtests.replays.metered import Doing, Spell
 
 ELSEWHERE = "outside the runner"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from statistics import median
 
-from loadtests.mixed.clock import WorkingClock
-from loadtests.mixed.engines import Bench
-from loadtests.mixed.replay import Replay
-from loadtests.mixed.timeline import Record
+from loadtests.comparison.engines import Bench
+from loadtests.replays.clock import WorkingClock
+from loadtests.replays.replay import Replay
+from loadtests.replays.timeline import Record
 from loadtests.traces.sessions import Kind, Session, Trace, Turn
 
 NUM_PICTURES = 4

@@ -1,4 +1,4 @@
-"""Serves a model as the peers do (`loadtests.mixed.staged`), behind Plait's own front, so that one ramp can ask both over HTTP alike.
+"""Serves a model as the peers do (`loadtests.replays.staged`), behind Plait's own front, so that one ramp can ask both over HTTP alike.
 
     python -m loadtests.mixed.staged_server --port-file port &
     python -m loadtests.load.ramp --name staged --url http://127.0.0.1:$(cat port) --scenario mixed
@@ -14,9 +14,9 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from loadtests.comparison.engines import as_served, load_bench
 from loadtests.front import run_front
-from loadtests.mixed.engines import as_served, load_bench
-from loadtests.mixed.staged import Staged
+from loadtests.replays.staged import Staged
 from model.shipped import STORYBOOK
 from server.api.http_server import run_in_event_loop
 from server.engine.link import Link

@@ -21,11 +21,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from statistics import mean, median
 
-from loadtests.mixed.engines import Bench
+from loadtests.comparison.engines import Bench
 from loadtests.mixed.late import Gap, causes
-from loadtests.mixed.metered import Spell
-from loadtests.mixed.policy import MeteredPlait, Plait
 from loadtests.percentile import percentile
+from loadtests.replays.metered import Spell
+from loadtests.replays.policy import MeteredPlait, Plait
 from server.front import LEAST_TARGET_DECODES
 from server.messages import ImageParams, OutputMode, Request, SamplingParams, StepReport, TextSegment
 

@@ -18,21 +18,21 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from loadtests.mixed.compare import Plan, Say, compare, measure_capacity
-from loadtests.mixed.engines import as_served, load_bench
-from loadtests.mixed.machine_name import machine_name
-from loadtests.mixed.replay import Watch
-from loadtests.mixed.report import terms_of, write_comparison
+from loadtests.comparison.compare import Plan, Say, compare, measure_capacity
+from loadtests.comparison.engines import as_served, load_bench
+from loadtests.comparison.machine_name import machine_name
+from loadtests.comparison.report import terms_of, write_comparison
 from loadtests.progress import Progress
+from loadtests.replays.replay import Watch
 from loadtests.simulate.bound import bound
-from loadtests.simulate.costs import Costs, read_costs
 from loadtests.simulate.fleet import Watch as FleetWatch
 from loadtests.simulate.plan import Machine, Planner, Traffic, fleet_sizes, try_fleets
-from loadtests.simulate.replica import Replica, limits_of
 from loadtests.simulate.report import write_bounds, write_plan, write_validation
 from loadtests.simulate.validate import validate
 from loadtests.traces.arrivals import Arrivals
 from loadtests.traces.mix import MIXES, Mix
+from loadtests.virtual.costs import Costs, read_costs
+from loadtests.virtual.replica import Replica
 from model.config import BagelConfig
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -151,7 +151,7 @@ def _announcer(progress: Progress) -> Say:
 def _replica(options: argparse.Namespace, costs: Costs) -> Replica:
     engine = as_served(options.inter_token_ms)
     config = BagelConfig.named(options.model)
-    return Replica(config, costs, options.pages, engine.page_size, limits_of(engine), options.staged_pictures)
+    return Replica(config, costs, options.pages, engine.page_size, engine.limits, options.staged_pictures)
 
 
 def _bound(options: argparse.Namespace) -> None:

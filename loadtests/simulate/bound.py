@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loadtests.mixed.compare import Plan, busy_trace
-from loadtests.mixed.stand import Way
-from loadtests.simulate.costs import Costs
-from loadtests.simulate.replica import Replica
+from loadtests.comparison.compare import Plan, busy_trace
+from loadtests.replays.stand import Way
+from loadtests.virtual.costs import Costs
+from loadtests.virtual.replica import Replica
 from server.engine.cost_model import Load
 
 NUM_FIXED_TERMS = 3

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import reduce
 
-from loadtests.simulate.costs import Costs
 from loadtests.traces.sessions import Drawing, Session, Turn
+from loadtests.virtual.costs import Costs
 from model.config import BagelConfig
 from model.flow import schedule
 from model.transforms import resize_size

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from loadtests.mixed.measures import average
 from loadtests.percentile import percentile
+from loadtests.replays.measures import average
 from loadtests.simulate.demands import Demand
 from loadtests.simulate.routing import Routing
 from loadtests.simulate.station import NEVER, Station

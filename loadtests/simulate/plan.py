@@ -13,13 +13,13 @@ from statistics import mean
 
 import numpy as np
 
-from loadtests.simulate.costs import Costs
 from loadtests.simulate.demands import Demand, DemandReader
 from loadtests.simulate.fleet import Fleet, FleetFigures, Watch, draw_crowd
 from loadtests.simulate.routing import LeastLoaded, PrefixAffine, Routing
 from loadtests.simulate.station import Station
 from loadtests.traces.arrivals import Arrivals, arrival_times
 from loadtests.traces.mix import Mix, make_trace
+from loadtests.virtual.costs import Costs
 from model.config import BagelConfig
 
 NUM_SAMPLES = 2000

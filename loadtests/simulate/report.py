@@ -6,13 +6,12 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-import msgspec
-
 from loadtests.charts import Panel, Series, write_chart
+from loadtests.figures import write_json
 from loadtests.simulate.bound import Bound, Work
-from loadtests.simulate.costs import SPELL_S
 from loadtests.simulate.plan import Fared, Router, knee
 from loadtests.simulate.validate import LARGEST_ERROR, NUM_LUCKS, Compared, Validated, Validation
+from loadtests.virtual.costs import SPELL_S
 
 FLEET_HEAD = (
     "| replicas | routing | busy | history found | first word mean / p99 (s) | between words (ms) | first picture mean / p99 (s)"
@@ -47,7 +46,7 @@ def write_plan(directory: Path, name: str, title: str, fared: list[Fared], *, ha
         text += ["", f"The knee, where the 99th percentiles are within twice those of the largest fleet: {knees}."]
     page = "\n".join(text) + "\n"
     (directory / f"{name}.md").write_text(page)
-    _write_json(directory / f"{name}.json", [{"router": one.router.value, **asdict(one.figures)} for one in fared])
+    write_json(directory / f"{name}.json", [{"router": one.router.value, **asdict(one.figures)} for one in fared])
     panels = [
         Panel("first word, p99", "replicas", "seconds", _series(fared, "first_word_p99_s"), log_x=True),
         Panel("first picture, p99", "replicas", "seconds", _series(fared, "first_picture_p99_s"), log_x=True),
@@ -121,7 +120,7 @@ def write_validation(directory: Path, validation: Validation, machine: str, plan
     page = "\n".join(text) + "\n"
     (directory / "validate.md").write_text(page)
     figures = {str(validated.load): [asdict(one) for one in validated.metrics] for validated in validation.loads}
-    _write_json(directory / "validate.json", figures)
+    write_json(directory / "validate.json", figures)
     return page
 
 
@@ -144,7 +143,3 @@ def _validation_row(one: Compared) -> str:
         f"| {one.name} | {one.real:.4g} | {one.fine:.4g} | {one.low:.4g} to {one.high:.4g} | {one.fine_error:+.1%}"
         f" | {one.foreseen:.4g} | {one.foreseen_error:+.1%} | {coarse} | {error} |"
     )
-
-
-def _write_json(path: Path, figures: object) -> None:
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=1) + b"\n")

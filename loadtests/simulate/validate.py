@@ -18,18 +18,18 @@ import math
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from loadtests.mixed.compare import Plan, Say, busy_trace, costs_in_time_of, costs_of, trace_of
-from loadtests.mixed.engines import Bench
-from loadtests.mixed.measures import average, first_picture_waits, first_token_waits, word_gaps
-from loadtests.mixed.stand import Served, Way
-from loadtests.mixed.timeline import Replayed
+from loadtests.comparison.compare import Plan, Say, busy_trace, costs_in_time_of, costs_of, trace_of
+from loadtests.comparison.engines import Bench
 from loadtests.percentile import percentile
-from loadtests.simulate.costs import Costs
+from loadtests.replays.measures import average, first_picture_waits, first_token_waits, word_gaps
+from loadtests.replays.stand import Served, Way
+from loadtests.replays.timeline import Replayed
 from loadtests.simulate.demands import DemandReader
 from loadtests.simulate.fleet import Crowd, Fleet, FleetFigures
 from loadtests.simulate.routing import LeastLoaded
 from loadtests.simulate.station import Station
 from loadtests.traces.sessions import Trace
+from loadtests.virtual.costs import Costs
 
 NUM_LUCKS = 8
 LARGEST_ERROR = 0.1

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.bagel import Bagel, PackedTokens
-from model.latents import latent_position_ids, vit_position_ids
+from model.latents import grid_position_ids
 from model.storybook.bank import Bank
 from model.storybook.packing import PADDING, Batch, Geometry
 from model.transformer import Attend
@@ -77,7 +77,7 @@ def hidden_states(
     real = embedded.index_select(0, batch.und_rows)
     rows, number = batch.und_rows, len(embedded)
     if noised is not None:
-        ids = latent_position_ids(*geometry.latent_grid, model.config.latent_table_side, device=model.device)
+        ids = grid_position_ids(*geometry.latent_grid, model.config.latent_table_side, device=model.device)
         latents = model.embed_latents(noised.x_t, noised.timestep, ids[batch.latent_index])
         real = torch.cat([real, latents.index_select(0, batch.gen_rows).to(embedded.dtype)])
         rows, number = torch.cat([rows, number + batch.gen_rows]), number + len(latents)
@@ -92,7 +92,7 @@ def _embed_pictures(model: Bagel, bank: Bank, batch: Batch, geometry: Geometry, 
         pictures += PIXEL_NOISE * _noise_like(pictures, generator)
     patches = pictures.flatten(0, 1)
     number = len(batch.vit_scenes)
-    ids = vit_position_ids(*geometry.vit_grid, model.config.vit.table_side, device=model.device).repeat(number)
+    ids = grid_position_ids(*geometry.vit_grid, model.config.vit.table_side, device=model.device).repeat(number)
     bounds = torch.arange(0, (number + 1) * geometry.num_patches, geometry.num_patches, dtype=torch.int32)
     return model.embed_vit(patches, ids, bounds)
 

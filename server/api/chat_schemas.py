@@ -4,107 +4,68 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
 from model.guidance_rules import GuidanceMode, Renorm
 from server.api.chat_fields import CHAT_FIELDS
+from server.api.drawing_options import DrawingOptions
 from server.api.message_schemas import AnyMessage, Content
 from server.api.picture_fields import PICTURE_FIELDS
-from server.api.step_cache_options import StepCacheOptions
+from server.api.sampling_options import MAX_TOKENS, SamplingOptions, Unit
 from server.api.structured_outputs import StructuredOutputs
 from server.api.tool_schemas import MAX_TOOLS, ToolChoice, ToolInput, tool_use
 from server.api.wire_object import WireObject, invalid, unsupported
 from server.serving.asks import Ask, JsonForm, Modality, PictureChoices, PictureFormat, TextChoices, TextForm
 
-MAX_TOKENS = 1_000_000
 MAX_PRIORITY = 1000
-SEED_BOUND = 1 << 63
-MAX_PREVIEWS = 3
 
-Penalty = Annotated[float, Field(ge=-2, le=2)]
-RepetitionPenalty = Annotated[float, Field(gt=0, le=2)]
-NegativePrompt = Annotated[str, Field(max_length=32_000)]
-Seed = Annotated[int, Field(ge=-SEED_BOUND, lt=SEED_BOUND)]
-Scale = Annotated[float, Field(ge=0, le=30)]
-Unit = Annotated[float, Field(ge=0, le=1)]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
-TopK = Annotated[int, Field(ge=-1, le=MAX_TOKENS)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class ImageOptions(StepCacheOptions):
-    """How pictures are drawn: our extension ``image``. What is left out takes the model family's default (spec 6.4)."""
+class ImageOptions(DrawingOptions):
+    """How pictures are drawn: our extension ``image``."""
 
     model_config = ConfigDict(json_schema_extra=PICTURE_FIELDS.describe)
 
-    size: Annotated[str, Field(max_length=11)] | None = None
-    num_inference_steps: Annotated[int, Field(ge=2, le=1000)] | None = None
     guidance: Literal["bagel", "illume"] | None = None
-    text_scale: Scale | None = None
-    image_scale: Scale | None = None
     interval: Annotated[list[Unit], Field(min_length=2, max_length=2)] | None = None
     renorm: Literal["global", "channel", "text_channel"] | None = None
     renorm_min: Unit | None = None
     shift: Annotated[float, Field(ge=0.01, le=100)] | None = None
-    negative_prompt: NegativePrompt | None = None
-    seed: Seed | None = None
     max_images: Annotated[int, Field(ge=1, le=16)] | None = None
     progress: bool = False
-    partial_images: Annotated[int, Field(ge=0, le=MAX_PREVIEWS)] = 0
     output_format: Literal["png", "webp", "jpeg"] = "png"
     response_format: Literal["b64_json", "url"] = "b64_json"
 
     SYNONYMS: ClassVar[dict[str, str]] = {
-        "guidance_scale": "text_scale",
-        "cfg_scale": "text_scale",
-        "cfg_text_scale": "text_scale",
-        "cfg_img_scale": "image_scale",
+        **DrawingOptions.SYNONYMS,
         "cfg_interval": "interval",
-        "num_timesteps": "num_inference_steps",
-        "steps": "num_inference_steps",
-        "true_cfg_scale": "text_scale",
-        "previews": "partial_images",
         "timestep_shift": "shift",
         "n": "max_images",
-        "width": "size",
-        "height": "size",
     }
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
-        if self.size not in (None, "auto") and re.fullmatch(r"[0-9]{1,5}x[0-9]{1,5}", self.size or "") is None:
-            raise invalid("expected 'auto' or WIDTHxHEIGHT in pixels, such as '1024x768'", "size")
         if self.interval is not None and self.interval[0] > self.interval[1]:
             raise invalid("expected [low, high] with low <= high, both from 0 to 1", "interval")
         return self
 
     def choices(self) -> PictureChoices:
         """Return the options freed of their wire format."""
-        return PictureChoices(
-            size=self._size(),
-            num_timesteps=self.num_inference_steps,
+        return replace(
+            self.drawing(),
             guidance=None if self.guidance is None else GuidanceMode(self.guidance),
-            text_scale=self.text_scale,
-            image_scale=self.image_scale,
             interval=None if self.interval is None else (self.interval[0], self.interval[1]),
             renorm=None if self.renorm is None else Renorm(self.renorm),
             renorm_min=self.renorm_min,
             timestep_shift=self.shift,
-            negative_prompt=self.negative_prompt,
-            seed=self.seed,
             max_images=self.max_images,
-            num_previews=self.partial_images,
             output_format=PictureFormat(self.output_format),
-            step_cache=self.step_cache_choice(),
         )
-
-    def _size(self) -> tuple[int, int] | None:
-        if self.size is None or self.size == "auto":
-            return None
-        width, height = self.size.split("x")
-        return int(width), int(height)
 
 
 class StreamOptions(WireObject):
@@ -172,7 +133,7 @@ Stop = Annotated[
 ]
 
 
-class ChatRequest(WireObject):
+class ChatRequest(SamplingOptions):
     """The whole body. What each field does is said in `server.api.chat_fields`."""
 
     model_config = ConfigDict(json_schema_extra=CHAT_FIELDS.describe)
@@ -189,17 +150,8 @@ class ChatRequest(WireObject):
     max_tokens: TokenCount | None = None
     min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
     ignore_eos: bool = False
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Unit | None = None
-    top_k: TopK | None = None
-    min_p: Unit | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: RepetitionPenalty | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     logprobs: bool = False
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    seed: Seed | None = None
     stop: Stop | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -290,14 +242,8 @@ class ChatRequest(WireObject):
         return None if self.response_format is None else self.response_format.form()
 
     def _text_choices(self) -> TextChoices:
-        return TextChoices(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=self.repetition_penalty,
+        return replace(
+            self.sampling(),
             logit_bias={int(key): value for key, value in (self.logit_bias or {}).items()},
             max_tokens=self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
             min_tokens=self.min_tokens,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from server.api.drawing_options import DRAWING_FIELDS, OFFICIAL_FIELDS
 from server.api.field_table import FieldTable, Origin, honoured, no_op, refused
 from server.api.picture_fields import ADDRESS_OR_BYTES
-from server.api.step_cache_options import STEP_CACHE_FIELDS
 
 COMMON = (
     *honoured(
@@ -12,25 +12,16 @@ COMMON = (
         prompt="what is to be drawn, or changed",
         model="must name the model served here; may be left out",
         n="how many pictures, 1 to 10; they differ in seed",
-        size="WIDTHxHEIGHT in pixels, or auto for the model's own",
-        quality="how many steps a picture gets: low half of the model's own, high 1.5 times, xhigh 2, max 3",
-        background="opaque or auto; pictures are never transparent",
-        output_format="png, webp or jpeg",
-        output_compression="quality of webp and jpeg, 0 to 100",
+        **OFFICIAL_FIELDS,
         response_format=ADDRESS_OR_BYTES,
         stream="send events while the pictures are drawn",
-        partial_images="how many rough pictures are sent of each, 0 to 3, in a stream",
         user="older name of safety_identifier",
         safety_identifier="whose request this is: no two users share cached prompts; without keys, they share the machine fairly",
     ),
     *honoured(
         Origin.PLAIT,
-        seed="the same seed draws the same picture, whoever else is served",
         num_inference_steps="how many timesteps a picture gets, instead of quality",
-        text_scale="how closely a picture follows the words; 1 is off",
-        image_scale="how closely an edit keeps to its picture; where there is none, strengthens text_scale; 1 is off",
-        negative_prompt="what guidance leads away from",
-        **STEP_CACHE_FIELDS,
+        **DRAWING_FIELDS,
     ),
     *no_op(moderation="this server does not moderate"),
     *refused(

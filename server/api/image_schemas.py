@@ -5,110 +5,47 @@ An edit sent as a form becomes the same object; see `server.api.image_forms`.
 
 from __future__ import annotations
 
-import re
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from server.api.chat_schemas import MAX_PREVIEWS, NegativePrompt, Scale, Seed, tenant_of
+from server.api.chat_schemas import tenant_of
+from server.api.drawing_options import OfficialOptions
 from server.api.image_fields import EDIT_FIELDS, GENERATION_FIELDS
 from server.api.message_schemas import MAX_URL_CHARS
-from server.api.step_cache_options import StepCacheOptions
 from server.api.wire_object import WireObject, invalid, unsupported
-from server.serving.asks import Ask, Effort, Message, Modality, ParamNames, PictureChoices, PictureFormat, PicturePart, TextPart
+from server.serving.asks import Ask, Message, Modality, ParamNames, PicturePart, TextPart
 from server.serving.picture_links import address_of
 
 MAX_PROMPT_CHARS = 32_000
 MAX_EDITED_PICTURES = 16
 
-QualityName = Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"]
-
-EFFORT_BY_QUALITY = {
-    "low": Effort.LOW,
-    "medium": Effort.MEDIUM,
-    "standard": Effort.MEDIUM,
-    "auto": Effort.MEDIUM,
-    "high": Effort.HIGH,
-    "hd": Effort.HIGH,
-    "xhigh": Effort.XHIGH,
-    "max": Effort.MAX,
-}
-
 NAMES = ParamNames(messages="prompt", max_tokens="n", size="size", negative_prompt="negative_prompt")
 
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
-Percent = Annotated[int, Field(ge=0, le=100)]
-Steps = Annotated[int, Field(ge=2, le=1000)]
 
 
-def check_size(size: str | None) -> None:
-    """Refuse a size that is not written as one."""
-    if size not in (None, "auto") and re.fullmatch(r"[0-9]{1,5}x[0-9]{1,5}", size or "") is None:
-        raise invalid("expected 'auto' or WIDTHxHEIGHT in pixels, such as '1024x768'", "size")
-
-
-def check_picture_file(background: str | None, output_format: str, output_compression: int | None) -> None:
-    """Refuse files that are not made here."""
-    if background == "transparent":
-        raise unsupported("pictures are opaque; use 'opaque' or 'auto'", "background")
-    if output_format in ("gif", "svg"):
-        raise unsupported("pictures are sent as png, webp or jpeg", "output_format")
-    if output_compression not in (None, 100) and output_format == "png":
-        raise unsupported("png loses nothing; use output_format webp or jpeg", "output_compression")
-
-
-def size_of(size: str | None) -> tuple[int, int] | None:
-    """Return (width, height); None where the model decides."""
-    if size is None or size == "auto":
-        return None
-    width, height = size.split("x")
-    return int(width), int(height)
-
-
-class PictureRequest(StepCacheOptions):
+class PictureRequest(OfficialOptions):
     """What generations and edits have in common."""
 
     prompt: Prompt
     model: Annotated[str, Field(max_length=256)] | None = None
     n: Annotated[int, Field(ge=1, le=10)] = 1
-    size: Annotated[str, Field(max_length=11)] | None = None
-    quality: QualityName | None = None
-    background: Literal["transparent", "opaque", "auto"] | None = None
-    output_format: Literal["png", "webp", "jpeg", "gif", "svg"] = "png"
-    output_compression: Percent | None = None
     response_format: Literal["b64_json", "url"] = "b64_json"
     stream: bool = False
-    partial_images: Annotated[int, Field(ge=0, le=MAX_PREVIEWS)] = 0
-    moderation: Literal["low", "auto"] | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
-    seed: Seed | None = None
-    num_inference_steps: Steps | None = None
-    text_scale: Scale | None = None
-    image_scale: Scale | None = None
-    negative_prompt: NegativePrompt | None = None
 
     SYNONYMS: ClassVar[dict[str, str]] = {
-        "guidance_scale": "text_scale",
-        "cfg_scale": "text_scale",
-        "cfg_text_scale": "text_scale",
-        "cfg_img_scale": "image_scale",
-        "steps": "num_inference_steps",
-        "true_cfg_scale": "text_scale",
+        **OfficialOptions.SYNONYMS,
         "num_images": "n",
         "num_outputs_per_prompt": "n",
-        "num_timesteps": "num_inference_steps",
-        "width": "size",
-        "height": "size",
         "format": "output_format",
     }
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
-        check_size(self.size)
-        check_picture_file(self.background, self.output_format, self.output_compression)
-        if self.quality is not None and self.num_inference_steps is not None:
-            raise invalid("stands for a number of steps too; leave one of the two out", "quality")
         if self.partial_images and not self.stream:
             raise unsupported("partial_images needs stream=true", "partial_images")
         if self.response_format == "url" and self.stream:
@@ -120,19 +57,7 @@ class PictureRequest(StepCacheOptions):
         return Ask(
             messages=[Message([*pictures, TextPart(self.prompt)], "prompt")],
             modalities=frozenset({Modality.IMAGE}),
-            pictures=PictureChoices(
-                size=size_of(self.size),
-                num_timesteps=self.num_inference_steps,
-                effort=EFFORT_BY_QUALITY[self.quality or "auto"],
-                text_scale=self.text_scale,
-                image_scale=self.image_scale,
-                negative_prompt=self.negative_prompt,
-                max_images=1,
-                num_previews=self.partial_images,
-                output_format=PictureFormat(self.output_format),
-                encoder_quality=None if self.output_format == "png" else self.output_compression,
-                step_cache=self.step_cache_choice(),
-            ),
+            pictures=replace(self.drawing(), max_images=1),
             n=self.n,
             seed=self.seed,
             tenant=tenant_of(self.safety_identifier or self.user),

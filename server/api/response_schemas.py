@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
-from server.api.chat_schemas import Penalty, PromptCacheOptions, RepetitionPenalty, Seed, TokenCount, TopK, Unit, tenant_of
+from server.api.chat_schemas import PromptCacheOptions, TokenCount, tenant_of
 from server.api.message_schemas import Text
 from server.api.response_fields import RESPONSE_FIELDS
 from server.api.response_items import InputItem, Items, said_in_order
 from server.api.response_tools import ChosenTools, ImageTool, Tool, ToolChoice, chosen_tools
+from server.api.sampling_options import SamplingOptions
 from server.api.structured_outputs import StructuredOutputs
 from server.api.tool_schemas import MAX_TOOLS
 from server.api.wire_object import WireObject, invalid, unsupported
-from server.serving.asks import Ask, JsonForm, Message, Modality, ParamNames, TextChoices, TextForm, TextPart
+from server.serving.asks import Ask, JsonForm, Message, Modality, ParamNames, TextForm, TextPart
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -80,7 +82,7 @@ Input = Annotated[
 ]
 
 
-class ResponseRequest(WireObject):
+class ResponseRequest(SamplingOptions):
     """The whole body. What each field does is said in `server.api.response_fields`."""
 
     model_config = ConfigDict(json_schema_extra=RESPONSE_FIELDS.describe)
@@ -94,18 +96,9 @@ class ResponseRequest(WireObject):
     max_tool_calls: Annotated[int, Field(ge=1, le=1000)] | None = None
     text: TextOptions | None = None
     structured_outputs: StructuredOutputs | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Unit | None = None
-    top_k: TopK | None = None
-    min_p: Unit | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: RepetitionPenalty | None = None
-    seed: Seed | None = None
     think: bool = False
     max_output_tokens: TokenCount | None = None
     include: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=16)] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
     previous_response_id: Annotated[str, Field(max_length=128)] | None = None
     store: bool = True
@@ -197,14 +190,8 @@ class ResponseRequest(WireObject):
         return Ask(
             messages=self._messages(history),
             modalities=self._modalities(),
-            text=TextChoices(
-                temperature=self.temperature,
-                top_p=self.top_p,
-                top_k=self.top_k,
-                min_p=self.min_p,
-                presence_penalty=self.presence_penalty,
-                frequency_penalty=self.frequency_penalty,
-                repetition_penalty=self.repetition_penalty,
+            text=replace(
+                self.sampling(),
                 max_tokens=self.max_output_tokens,
                 logprobs=(self.top_logprobs or 0) if self.wants_logprobs else None,
             ),

@@ -3,73 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
-from server.api.chat_schemas import MAX_PREVIEWS, NegativePrompt, Scale, Seed
-from server.api.image_schemas import EFFORT_BY_QUALITY, Percent, Steps, check_picture_file, check_size, size_of
+from server.api.drawing_options import OfficialOptions
 from server.api.picture_fields import TOOL_FIELDS
-from server.api.step_cache_options import StepCacheOptions
 from server.api.tool_schemas import MAX_TOOLS, ToolName, by_name, named
-from server.api.wire_object import WireObject, invalid, unsupported
-from server.serving.asks import PictureChoices, PictureFormat, ToolUse
+from server.api.wire_object import WireObject, unsupported
+from server.serving.asks import PictureChoices, ToolUse
 from server.serving.asks import Tool as FunctionOffered
 
 MAX_PICTURES = 16
 
 
-class ImageTool(StepCacheOptions):
+class ImageTool(OfficialOptions):
     """How pictures are drawn."""
 
     model_config = ConfigDict(json_schema_extra=TOOL_FIELDS.describe)
 
     type: Literal["image_generation"]
     action: Literal["generate", "edit", "auto"] | None = None
-    background: Literal["transparent", "opaque", "auto"] | None = None
     model: Annotated[str, Field(max_length=256)] | None = None
-    moderation: Literal["low", "auto"] | None = None
-    output_compression: Percent | None = None
-    output_format: Literal["png", "webp", "jpeg", "gif", "svg"] = "png"
-    partial_images: Annotated[int, Field(ge=0, le=MAX_PREVIEWS)] = 0
     quality: Literal["low", "medium", "high", "xhigh", "max", "auto"] | None = None
-    size: Annotated[str, Field(max_length=11)] | None = None
     max_images: Annotated[int, Field(ge=1, le=MAX_PICTURES)] | None = None
-    num_inference_steps: Steps | None = None
-    text_scale: Scale | None = None
-    image_scale: Scale | None = None
-    negative_prompt: NegativePrompt | None = None
-    seed: Seed | None = None
 
     REFUSED: ClassVar[dict[str, str]] = TOOL_FIELDS.refusals()
-    SYNONYMS: ClassVar[dict[str, str]] = {"guidance_scale": "text_scale", "steps": "num_inference_steps", "n": "max_images"}
-
-    @model_validator(mode="after")
-    def _is_possible(self) -> Self:
-        check_size(self.size)
-        check_picture_file(self.background, self.output_format, self.output_compression)
-        if self.quality is not None and self.num_inference_steps is not None:
-            raise invalid("stands for a number of steps too; leave one of the two out", "quality")
-        return self
+    SYNONYMS: ClassVar[dict[str, str]] = {**OfficialOptions.SYNONYMS, "n": "max_images"}
 
     def choices(self, max_calls: int | None) -> PictureChoices:
         """Return the choices; ``max_calls`` is the request's own bound on pictures."""
         bounds = [bound for bound in (self.max_images, max_calls) if bound is not None]
-        return PictureChoices(
-            size=size_of(self.size),
-            num_timesteps=self.num_inference_steps,
-            effort=EFFORT_BY_QUALITY[self.quality or "auto"],
-            text_scale=self.text_scale,
-            image_scale=self.image_scale,
-            negative_prompt=self.negative_prompt,
-            seed=self.seed,
-            max_images=min(bounds, default=None),
-            num_previews=self.partial_images,
-            output_format=PictureFormat(self.output_format),
-            encoder_quality=None if self.output_format == "png" else self.output_compression,
-            step_cache=self.step_cache_choice(),
-        )
+        return replace(self.drawing(), max_images=min(bounds, default=None))
 
 
 class ResponseFunction(WireObject):

@@ -106,7 +106,6 @@ class ModelCard(msgspec.Struct, frozen=True):
     """An entry of ``/v1/models``; other servers say less than ours."""
 
     id: str
-    owned_by: str = ""
     family: str = ""
     input_modalities: list[str] = []
     output_modalities: list[str] = []

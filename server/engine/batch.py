@@ -15,7 +15,7 @@ from server.engine.grammar import Grammar
 from server.engine.image_steps import EulerStep
 from server.engine.pages import Pages
 from server.engine.prefix_cache import Claim
-from server.engine.segments import DroppedImage, VaeImage, VitImage
+from server.engine.segments import DroppedImage, PictureSegment
 from server.messages import ImageParams, Picture, SamplingParams, TokenLogprob
 
 
@@ -67,7 +67,7 @@ class TextPiece:
         return len(self.token_ids)
 
 
-Piece = TextPiece | VitImage | VaeImage | DroppedImage
+Piece = TextPiece | PictureSegment | DroppedImage
 """A part of a prefill row; image segments are atomic and stand for themselves; a dropped one only moves the position."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from server.engine.batch import Draw, Piece, PrefillRow, TextPiece
-from server.engine.segments import DroppedImage, TextTokens, VaeImage, VitImage
+from server.engine.segments import DroppedImage, PictureSegment, TextTokens
 from server.engine.sequence import Fill
 
 
@@ -38,7 +38,7 @@ class Chunk:
         return PrefillRow(sequence_id, context.pages, start_len, start_pos, self.pieces, draw)
 
 
-def take_chunk(fill: Fill, budget: int, *, may_exceed: bool, is_ready: Callable[[VitImage | VaeImage], bool]) -> Chunk:
+def take_chunk(fill: Fill, budget: int, *, may_exceed: bool, is_ready: Callable[[PictureSegment], bool]) -> Chunk:
     """Take as much of what ``fill`` misses as ``budget`` query tokens allow.
 
     Args:

@@ -101,11 +101,6 @@ class CostModel:
         """Median relative error of the latest predictions."""
         return median(self._errors) if self._errors else 0.0
 
-    @property
-    def coefficients(self) -> Load:
-        """Seconds for one of each term."""
-        return Load(*self._seconds)
-
     def predict(self, load: Load) -> float:
         """Return the seconds a step with ``load`` should take."""
         return max(SHORTEST_S, _sum_of_products(self._seconds, load))

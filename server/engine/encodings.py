@@ -11,11 +11,8 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Protocol
 
-from server.engine.segments import VaeImage, VitImage
+from server.engine.segments import PictureKey, PictureSegment
 from server.engine.sequence import Sequence
-
-PictureSegment = VitImage | VaeImage
-Key = tuple[type[PictureSegment], bytes]
 
 NUM_AHEAD = 2
 """So many of a sequence's pictures are encoded at a time: a drawn one is read twice, by the VAE and by the ViT."""
@@ -36,12 +33,12 @@ class Encodings:
 
     def __init__(self) -> None:
         self.encoder: EncoderBeside | None = None
-        self._ready: OrderedDict[Key, None] = OrderedDict()
-        self._under_way: dict[Key, Callable[[], bool]] = {}
+        self._ready: OrderedDict[PictureKey, None] = OrderedDict()
+        self._under_way: dict[PictureKey, Callable[[], bool]] = {}
 
     def is_ready(self, image: PictureSegment) -> bool:
         """Tell whether a step may have the rows of a picture."""
-        return self.encoder is None or _key(image) in self._ready
+        return self.encoder is None or image.key in self._ready
 
     def is_awaited(self, sequence: Sequence) -> bool:
         """Tell whether a sequence can take in nothing more before a picture has been encoded."""
@@ -62,7 +59,7 @@ class Encodings:
             return
         missing = (segment for fill in sequence.fills for segment in fill.segments[len(fill.context.marks) :])
         for image in islice((segment for segment in missing if isinstance(segment, PictureSegment)), NUM_AHEAD):
-            key = _key(image)
+            key = image.key
             if key in self._ready or key in self._under_way:
                 continue
             is_done = self.encoder.begin_encoding(image)
@@ -71,11 +68,7 @@ class Encodings:
             else:
                 self._under_way[key] = is_done
 
-    def _note_ready(self, key: Key) -> None:
+    def _note_ready(self, key: PictureKey) -> None:
         self._ready[key] = None
         if len(self._ready) > MAX_READY:
             self._ready.popitem(last=False)
-
-
-def _key(image: PictureSegment) -> Key:
-    return type(image), image.digest

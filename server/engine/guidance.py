@@ -12,7 +12,7 @@ from enum import Enum
 import numpy as np
 
 from model.guidance_rules import GuidanceMode
-from server.engine.segments import ContextSegment, DroppedImage, TextTokens, VaeImage, VitImage
+from server.engine.segments import ContextSegment, DroppedImage, PictureSegment, TextTokens
 from server.messages import ImageParams
 
 
@@ -120,7 +120,7 @@ def _without_last_text(history: list[ContextSegment]) -> list[ContextSegment]:
 def _drop_images(segments: list[ContextSegment], counts_dropped_images: bool) -> list[ContextSegment]:
     kept: list[ContextSegment] = []
     for segment in segments:
-        if not isinstance(segment, VaeImage | VitImage):
+        if not isinstance(segment, PictureSegment):
             kept.append(segment)
         elif counts_dropped_images:
             kept.append(DroppedImage(-segment.uid))

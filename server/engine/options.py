@@ -66,6 +66,18 @@ class EngineOptions:
     quantization: str = "none"
     kv_dtype: str = "auto"
 
+    @property
+    def limits(self) -> SchedulerLimits:
+        """What of it the scheduler keeps to."""
+        return SchedulerLimits(
+            self.max_batch_tokens,
+            self.max_running,
+            self.max_waiting,
+            self.inter_token_target_s,
+            self.has_prefix_cache,
+            self.min_target_decodes,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:

@@ -24,7 +24,6 @@ from server.engine.context import page_table
 from server.engine.pages import Pages
 from server.engine.segments import NUM_MARKERS, VaeImage, VitImage
 
-PackRow = DecodeRow | DenoiseRow | PrefillRow
 Ints = npt.NDArray[np.int64]
 
 

@@ -19,16 +19,15 @@ from kernels.readback import send_to_host
 from kernels.side_stream import Arriving, SideStream
 from kernels.upload import upload_tensor
 from model.bagel import Bagel
-from model.latents import patchify, pixels_from_u8, vit_patches, vit_position_ids
+from model.latents import grid_position_ids, patchify, pixels_from_u8, vit_patches
 from model.stepwise import Steps, run_through
 from model.transforms import HasTransforms, Pixels, vae_and_vit
-from server.engine.segments import VaeImage, VitImage
+from server.engine.segments import PictureKey, PictureSegment, VaeImage, VitImage
 from server.messages import ImageSegment, Picture
 
 logger = logging.getLogger(__name__)
 
 MAX_KEPT_BYTES = 256 << 20
-Key = tuple[type[VaeImage | VitImage], bytes]
 
 
 class PictureEncoder:
@@ -38,7 +37,7 @@ class PictureEncoder:
         self._model = model
         self._device = device
         self._max_kept_bytes = max_kept_bytes
-        self._kept: OrderedDict[Key, torch.Tensor] = OrderedDict()
+        self._kept: OrderedDict[PictureKey, torch.Tensor] = OrderedDict()
         self._kept_bytes = 0
         self._num_encoded = 0
         self._lock = Lock()
@@ -61,12 +60,12 @@ class PictureEncoder:
             embedded.append((yield from self._remember(image)))
         return torch.cat(embedded)
 
-    def begin(self, image: VaeImage | VitImage, side: SideStream) -> Callable[[], bool]:
+    def begin(self, image: PictureSegment, side: SideStream) -> Callable[[], bool]:
         """Begin to encode a picture on ``side``; return what tells whether it is kept by now, or could not be begun.
 
         Then the step that needs it encodes it, and meets whatever was the matter.
         """
-        if _key(image) in self._kept:
+        if image.key in self._kept:
             return lambda: True
         try:
             with torch.inference_mode():
@@ -74,17 +73,17 @@ class PictureEncoder:
         except RuntimeError:
             logger.warning("a picture could not be encoded beside the steps", exc_info=True)
             return lambda: True
-        return partial(self._has_arrived, _key(image), arriving)
+        return partial(self._has_arrived, image.key, arriving)
 
-    def _has_arrived(self, key: Key, arriving: Arriving) -> bool:
+    def _has_arrived(self, key: PictureKey, arriving: Arriving) -> bool:
         encoded = arriving.take()
         if encoded is None:
             return False
         self._keep(key, encoded)
         return True
 
-    def _remember(self, image: VaeImage | VitImage) -> Steps[torch.Tensor]:
-        key = _key(image)
+    def _remember(self, image: PictureSegment) -> Steps[torch.Tensor]:
+        key = image.key
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -93,7 +92,7 @@ class PictureEncoder:
         self._keep(key, encoded)
         return encoded
 
-    def _keep(self, key: Key, encoded: torch.Tensor) -> None:
+    def _keep(self, key: PictureKey, encoded: torch.Tensor) -> None:
         with self._lock:
             self._num_encoded += 1
             if key not in self._kept:
@@ -103,7 +102,7 @@ class PictureEncoder:
                 _, dropped = self._kept.popitem(last=False)
                 self._kept_bytes -= dropped.nbytes
 
-    def _encode(self, image: VaeImage | VitImage, u8: torch.Tensor) -> Steps[torch.Tensor]:
+    def _encode(self, image: PictureSegment, u8: torch.Tensor) -> Steps[torch.Tensor]:
         """Encode a picture's 8-bit pixels ``[height, width, 3]``, which are on the host."""
         pixels = pixels_from_u8(upload_tensor(u8, self._device))
         return (yield from self._encode_vae(pixels) if isinstance(image, VaeImage) else self._encode_vit(pixels))
@@ -116,13 +115,9 @@ class PictureEncoder:
         config = self._model.config
         patches = vit_patches(pixels, config.vit.patch_size)
         grid = (pixels.shape[2] // config.vit.patch_size, pixels.shape[3] // config.vit.patch_size)
-        position_ids = upload_tensor(vit_position_ids(*grid, config.vit.table_side), self._device)
+        position_ids = upload_tensor(grid_position_ids(*grid, config.vit.table_side), self._device)
         cu_seqlens = torch.tensor([0, len(patches)], dtype=torch.int32)
         return (yield from self._model.embed_vit_in_steps(patches, position_ids, cu_seqlens))
-
-
-def _key(image: VaeImage | VitImage) -> Key:
-    return type(image), image.digest
 
 
 def _u8_of(picture: Picture) -> torch.Tensor:

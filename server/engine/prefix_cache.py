@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from server.engine.context import Context, Node
 from server.engine.pages import PagePool
-from server.engine.segments import ContextSegment, DroppedImage, TextTokens, VaeImage, VitImage
+from server.engine.segments import ContextSegment, DroppedImage, PictureSegment, TextTokens, VaeImage, VitImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ def _rest_of_text(context: Context, held: Held) -> tuple[int, ...]:
     return segment.token_ids[context.open_rows : -1] if isinstance(segment, TextTokens) else ()
 
 
-def _run_key(parent: bytes, segment: TextTokens | VitImage | VaeImage, offset: int, num_rows: int, position: int) -> bytes:
+def _run_key(parent: bytes, segment: TextTokens | PictureSegment, offset: int, num_rows: int, position: int) -> bytes:
     match segment:
         case TextTokens():
             return _text_key(parent, position, segment.token_ids[offset : offset + num_rows])

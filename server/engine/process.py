@@ -32,7 +32,7 @@ from server.engine.graph_warming import warm_graphs
 from server.engine.link import Link, LocalLink
 from server.engine.loop import Engine
 from server.engine.memory_plan import TooManyPages, graph_bytes, page_bytes, pages_on_cpu, pages_on_gpu, working_bytes
-from server.engine.options import LEAST_FP8_CAPABILITY, EngineOptions, ModelFacts, SchedulerLimits
+from server.engine.options import LEAST_FP8_CAPABILITY, EngineOptions, ModelFacts
 from server.engine.packer import Markers
 from server.engine.paged_attention import PagedKeysValues
 from server.engine.pages import PagePool
@@ -220,19 +220,11 @@ def assemble_engine(
     painter = PreviewPainter(preview, facts.latent_stride, model.config.latent_patch_size)
     runner = Runner(model, cache, Markers(facts.boi_id, facts.eoi_id, facts.latent_stride), painter, noise)
     pool = PagePool(num_pages, options.page_size)
-    limits = SchedulerLimits(
-        options.max_batch_tokens,
-        options.max_running,
-        options.max_waiting,
-        options.inter_token_target_s,
-        options.has_prefix_cache,
-        options.min_target_decodes,
-    )
     if (thread := thread_beside(device, dtype)) is not None:
         runner.pass_beside(thread)
     runs_ahead = device.type == "cuda"
     facts = replace(facts, model_id=options.model_path, share_of_steps=runner.share_of_steps, runs_ahead=runs_ahead)
-    scheduler = Scheduler(pool, facts, limits, lambda picture: input_picture(picture, model.config), grammars)
+    scheduler = Scheduler(pool, facts, options.limits, lambda picture: input_picture(picture, model.config), grammars)
     if runner.decodes_beside:
         scheduler.encodings.encoder = runner
     ready = EngineReady(

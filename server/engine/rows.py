@@ -18,7 +18,7 @@ from server.engine.loads import chunk_load, decoder_load, decodes_load, denoise_
 from server.engine.options import ModelFacts
 from server.engine.prefix_cache import Claim, Held, PrefixCache
 from server.engine.reservations import Reservations
-from server.engine.segments import NUM_MARKERS, VaeImage, VitImage
+from server.engine.segments import NUM_MARKERS, PictureSegment
 from server.engine.sequence import AfterFill, Fill, Phase, Sequence
 from server.engine.turns import Turns
 
@@ -59,7 +59,7 @@ class RowBuilder:
             assert sequence.image is not None
             return self.plan_denoise(sequence).loads[sequence.image.rows_done :]
         segment, kv_len = sequence.next_segment()
-        return [piece_load(segment, kv_len)] if isinstance(segment, VitImage | VaeImage) else []
+        return [piece_load(segment, kv_len)] if isinstance(segment, PictureSegment) else []
 
     # -- decode -------------------------------------------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class RowBuilder:
         """Take as much as the budget allows: tokens by its rates, a picture among them only if the step's time allows it too."""
         kv_len, is_ready = fill.context.kv_len, self._encodings.is_ready
         chunk = take_chunk(fill, budget.tokens_for_text(kv_len), may_exceed=budget.is_untouched, is_ready=is_ready)
-        first_image = next((k for k, piece in enumerate(chunk.pieces) if isinstance(piece, VitImage | VaeImage)), None)
+        first_image = next((k for k, piece in enumerate(chunk.pieces) if isinstance(piece, PictureSegment)), None)
         if first_image is None or budget.fits(chunk_load(chunk.pieces, kv_len)):
             return chunk
         num_rows_before = sum(piece.num_rows for piece in chunk.pieces[:first_image])

@@ -24,7 +24,7 @@ from kernels.readback import begin_reading
 from kernels.sampling import Drawn, begin_draws, find_unsound
 from kernels.side_stream import CudaSideStream, SideStream
 from model.bagel import Bagel, PackedTokens
-from model.latents import latent_position_ids, u8_from_pixels, unpatchify
+from model.latents import grid_position_ids, u8_from_pixels, unpatchify
 from model.stepwise import Cut, Steps, finest_cut, run_through
 from server.engine.batch import Batch, BatchResult, DecodeRow, DenoiseRow, DenoiseStep, DrawnToken, NewImage
 from server.engine.bit_pace import BitPaces
@@ -40,7 +40,7 @@ from server.engine.pictures import DecodedBeside, PictureEncoder, picture_from_u
 from server.engine.previews import PreviewPainter
 from server.engine.queued_bits import QueuedBits, mark_on
 from server.engine.sampling_rows import sampling_rows
-from server.engine.segments import VaeImage, VitImage
+from server.engine.segments import PictureSegment
 from server.engine.thread_beside import ThreadBeside
 from server.messages import ImageParams, TokenLogprob
 
@@ -233,7 +233,7 @@ class Runner:
         if self._thread is not None:
             self._thread.close()
 
-    def begin_encoding(self, image: VaeImage | VitImage) -> Callable[[], bool]:
+    def begin_encoding(self, image: PictureSegment) -> Callable[[], bool]:
         """Begin to encode a picture beside the steps; return what tells whether that is done, or left to the step that needs it."""
         return (lambda: True) if self._side is None else self._encoder.begin(image, self._side)
 
@@ -311,7 +311,7 @@ class Runner:
         grid = (run.grid_height, run.grid_width)
         if grid not in self._position_ids:
             side = self._model.config.latent_table_side
-            self._position_ids[grid] = latent_position_ids(*grid, side).to(self._device)
+            self._position_ids[grid] = grid_position_ids(*grid, side).to(self._device)
         return self._position_ids[grid]
 
     def _move_on(self, steps: list[DenoiseStep], hidden: torch.Tensor, runs: list[LatentRun]) -> dict[int, Drawing]:

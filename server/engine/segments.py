@@ -34,8 +34,8 @@ class TextTokens:
 
 
 @dataclass(frozen=True, slots=True)
-class VitImage:
-    """A picture as the understanding expert reads it. Atomic: its rows see each other. Grid in patches."""
+class _ReadPicture:
+    """What both ways of reading a picture have in common. Atomic: its rows see each other."""
 
     uid: int
     picture: Picture
@@ -50,25 +50,25 @@ class VitImage:
     @property
     def num_positions(self) -> int:
         return 1
+
+    @property
+    def key(self) -> PictureKey:
+        """What pictures of the same pixels, read in the same way, have in common."""
+        return type(self), self.digest
 
 
 @dataclass(frozen=True, slots=True)
-class VaeImage:
-    """A clean picture as the generation expert reads it (timestep 0). Atomic. Grid in latent tokens."""
+class VitImage(_ReadPicture):
+    """A picture as the understanding expert reads it. Grid in patches."""
 
-    uid: int
-    picture: Picture
-    grid_height: int
-    grid_width: int
-    digest: bytes = b""
 
-    @property
-    def num_rows(self) -> int:
-        return self.grid_height * self.grid_width + NUM_MARKERS
+@dataclass(frozen=True, slots=True)
+class VaeImage(_ReadPicture):
+    """A clean picture as the generation expert reads it (timestep 0). Grid in latent tokens."""
 
-    @property
-    def num_positions(self) -> int:
-        return 1
+
+PictureSegment = VitImage | VaeImage
+PictureKey = tuple[type, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class DroppedImage:
         return 1
 
 
-ContextSegment = TextTokens | VitImage | VaeImage | DroppedImage
+ContextSegment = TextTokens | PictureSegment | DroppedImage
 """Anything a context can be built from."""
 
 

@@ -17,7 +17,7 @@ from server.engine.grammar import Grammars
 from server.engine.guidance import BranchPlan, plan_branches
 from server.engine.image_steps import plan_steps
 from server.engine.options import ModelFacts
-from server.engine.segments import ContextSegment, TextTokens, VaeImage, VitImage
+from server.engine.segments import ContextSegment, PictureSegment, TextTokens
 from server.engine.sequence import AfterFill, ImageTask, Phase, Sequence
 from server.messages import FinishReason, ImageSegment, OutputMode, Picture, Request, TextSegment, Usage
 
@@ -68,7 +68,7 @@ class Turns:
                 sequence.append_picture(segment, self._facts.latent_stride, self._facts.vit_stride)
         sequence.after_fill = AfterFill.BEGIN_IMAGE if request.mode is OutputMode.IMAGE else AfterFill.BEGIN_TEXT
         text_rows = sum(s.num_rows for s in sequence.history if isinstance(s, TextTokens))
-        image_rows = sum(s.num_rows for s in sequence.history if isinstance(s, VaeImage | VitImage))
+        image_rows = sum(s.num_rows for s in sequence.history if isinstance(s, PictureSegment))
         if request.sampling.grammar is not None:
             sequence.grammar = self._grammars.start(request.sampling.grammar)
         sequence.usage = Usage(prompt_text_tokens=text_rows, prompt_image_tokens=image_rows)

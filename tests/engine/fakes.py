@@ -12,7 +12,7 @@ from server.engine.options import ModelFacts, SchedulerLimits
 from server.engine.outputs import Outputs
 from server.engine.pages import PagePool
 from server.engine.scheduler import Scheduler
-from server.engine.segments import VaeImage, VitImage
+from server.engine.segments import PictureKey, PictureSegment
 from server.messages import ImageParams, ImageSegment, OutputMode, Picture, Request, SamplingParams, Segment, TextSegment
 
 BOS, EOS, BOI, EOI, END = 1, 2, 3, 4, 5
@@ -101,25 +101,21 @@ class FakeRunner:
         pass
 
 
-def key_of(image: VitImage | VaeImage) -> tuple[type, bytes]:
-    return type(image), image.digest
-
-
 @dataclass(slots=True)
 class FakeEncoder:
     """Encodes pictures beside the steps when it is told to."""
 
-    under_way: dict[tuple[type, bytes], None] = field(default_factory=dict)
-    encoded: set[tuple[type, bytes]] = field(default_factory=set)
+    under_way: dict[PictureKey, None] = field(default_factory=dict)
+    encoded: set[PictureKey] = field(default_factory=set)
 
-    def begin_encoding(self, image: VitImage | VaeImage) -> Callable[[], bool]:
-        key = key_of(image)
+    def begin_encoding(self, image: PictureSegment) -> Callable[[], bool]:
+        key = image.key
         assert key not in self.under_way, "it is asked for once"
         if key not in self.encoded:
             self.under_way[key] = None
         return lambda: key in self.encoded
 
-    def finish(self, key: tuple[type, bytes]) -> None:
+    def finish(self, key: PictureKey) -> None:
         del self.under_way[key]
         self.encoded.add(key)
 

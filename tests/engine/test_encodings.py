@@ -10,10 +10,10 @@ from server.engine import encodings
 from server.engine.chunks import take_chunk
 from server.engine.context import Context
 from server.engine.encodings import Encodings
-from server.engine.segments import ContextSegment, TextTokens, VitImage
+from server.engine.segments import ContextSegment, PictureSegment, TextTokens, VitImage
 from server.engine.sequence import Fill, Phase, Sequence
 from server.messages import Abort, FinishReason, ImageSegment, OutputMode, Request, SamplingParams, StepReport, TextSegment
-from tests.engine.fakes import FakeEncoder, grey, key_of, make_request
+from tests.engine.fakes import FakeEncoder, grey, make_request
 from tests.engine.test_late_pictures import LateHouse, answer_in_place, drawing, pictures_of
 from tests.engine.test_run_ahead import chat, ends_of, tokens_by_request
 
@@ -117,9 +117,9 @@ def test_a_few_pictures_of_a_sequence_are_asked_for_at_a_time() -> None:
     sequence = sequence_with(*map(image, range(1, 6)))
     asked.ask(sequence)
     asked.ask(sequence)
-    assert list(encoder.under_way) == [key_of(image(k)) for k in range(1, 1 + encodings.NUM_AHEAD)]
+    assert list(encoder.under_way) == [image(k).key for k in range(1, 1 + encodings.NUM_AHEAD)]
     assert asked.is_awaited(sequence)
-    encoder.finish(key_of(image(1)))
+    encoder.finish(image(1).key)
     asked.look()
     assert not asked.is_awaited(sequence) and asked.is_ready(image(1)) and not asked.is_ready(image(2))
 
@@ -129,7 +129,7 @@ class AtOnceEncoder:
 
     num_asked = 0
 
-    def begin_encoding(self, image: encodings.PictureSegment) -> Callable[[], bool]:
+    def begin_encoding(self, image: PictureSegment) -> Callable[[], bool]:
         self.num_asked += 1
         return lambda: True
 

@@ -29,7 +29,7 @@ from server.engine.sequence import Phase, Sequence
 from server.messages import FinishReason, Request
 from tests.clock import Clock
 from tests.engine.any_requests import FAVOURED, PLAIN, drawn, requests
-from tests.engine.fakes import EOS, FakeEncoder, FakeRunner, Grey, facts, key_of, refeed
+from tests.engine.fakes import EOS, FakeEncoder, FakeRunner, Grey, facts, refeed
 from tests.engine.written_pages import WrittenPages
 
 MAX_RUNNING = 4
@@ -323,7 +323,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         hold, so that nobody has written over what another found in the cache."""
         assert not self.in_decoder.keys() & set(batch.sequence_ids())
         taken_in = [piece for row in batch.prefills for piece in row.pieces if isinstance(piece, VitImage | VaeImage)]
-        assert self.scheduler.encodings.encoder is None or all(key_of(piece) in self.encoder.encoded for piece in taken_in)
+        assert self.scheduler.encodings.encoder is None or all(piece.key in self.encoder.encoded for piece in taken_in)
         atomic = [len(step.rows) * step.num_row_tokens for step in batch.denoises]
         atomic += [piece.num_rows for row in batch.prefills for piece in row.pieces]
         num_tokens = len(batch.decodes) + sum(atomic)

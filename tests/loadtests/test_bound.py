@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.mixed.compare import Plan
-from loadtests.mixed.replay import watch_nothing
-from loadtests.mixed.stand import Way
+from loadtests.comparison.compare import Plan
+from loadtests.replays.replay import watch_nothing
+from loadtests.replays.stand import Way
 from loadtests.simulate.bound import Bound, Work, bound
 from loadtests.simulate.report import write_bounds
 from loadtests.traces.arrivals import Arrivals

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loadtests.mixed.late import ELSEWHERE, Gap, causes
-from loadtests.mixed.metered import Doing, Spell
+from loadtests.replays.metered import Doing, Spell
 
 
 def timeline(*rounds: tuple[float, float, float]) -> tuple[list[Gap], list[Spell]]:

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from loadtests.mixed.measures import jain, measure
-from loadtests.mixed.timeline import Record, Replayed
 from loadtests.percentile import percentile
+from loadtests.replays.measures import jain, measure
+from loadtests.replays.timeline import Record, Replayed
 from loadtests.traces.sessions import Kind
 from server.messages import FinishReason
 

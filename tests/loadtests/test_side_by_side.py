@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from itertools import pairwise
 
-from loadtests.mixed.clock import WorkingClock
-from loadtests.mixed.replay import Replay
-from loadtests.mixed.side_by_side import run_side_by_side
+from loadtests.replays.clock import WorkingClock
+from loadtests.replays.replay import Replay
+from loadtests.replays.side_by_side import run_side_by_side
 from loadtests.traces.arrivals import Arrivals
 from loadtests.traces.mix import Mix, make_trace
 from model.config import BagelConfig

@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtests.mixed.clock import VirtualClock
-from loadtests.mixed.compare import Plan, busy_trace, trace_of
-from loadtests.mixed.replay import at_once, watch_nothing
-from loadtests.mixed.stand import Way
-from loadtests.mixed.timeline import Replayed
-from loadtests.simulate.bits import Cut, cut_like
-from loadtests.simulate.costs import SPELL_S, Costs, MeasuredStep, Slowness, Spread, fit_costs, fit_in_time, read_costs, write_costs
-from loadtests.simulate.replica import Replica
-from loadtests.simulate.virtual_runner import VirtualRunner
+from loadtests.comparison.compare import Plan, busy_trace, trace_of
+from loadtests.replays.clock import VirtualClock
+from loadtests.replays.replay import at_once, watch_nothing
+from loadtests.replays.stand import Way
+from loadtests.replays.timeline import Replayed
 from loadtests.traces.arrivals import Arrivals
 from loadtests.traces.mix import Mix
 from loadtests.traces.sessions import Kind, Trace
+from loadtests.virtual.bits import Cut, cut_like
+from loadtests.virtual.costs import SPELL_S, Costs, MeasuredStep, Slowness, Spread, fit_costs, fit_in_time, read_costs, write_costs
+from loadtests.virtual.replica import Replica
+from loadtests.virtual.runner import VirtualRunner
 from server.engine.batch import Batch
 from server.engine.cost_model import Load
 from tests.loadtests.virtual import COSTS, replica, tiny_trace

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.mixed.clock import VirtualClock
-from loadtests.mixed.peer_branches import with_every_branch
-from loadtests.mixed.picture_queue import PictureQueue, compatibility_key
-from loadtests.mixed.staged import Staged
+from loadtests.replays.clock import VirtualClock
+from loadtests.replays.peer_branches import with_every_branch
+from loadtests.replays.picture_queue import PictureQueue, compatibility_key
+from loadtests.replays.staged import Staged
 from server.engine.batch import DenoiseRow, DenoiseStep
 from server.engine.guidance import Branch
 from server.engine.image_steps import EulerStep

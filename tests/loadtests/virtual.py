@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from loadtests.simulate.costs import Costs
-from loadtests.simulate.replica import Replica
 from loadtests.traces.arrivals import Arrivals
 from loadtests.traces.mix import Mix, make_trace
 from loadtests.traces.sessions import Trace
+from loadtests.virtual.costs import Costs
+from loadtests.virtual.replica import Replica
 from model.config import BagelConfig
 from server.engine.cost_model import Load
 from server.engine.options import SchedulerLimits

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model.bagel import Bagel, PackedTokens
-from model.latents import latent_position_ids, patchify, pixels_from_u8, vit_patches, vit_position_ids
+from model.latents import grid_position_ids, patchify, pixels_from_u8, vit_patches
 from model.transformer import Streams
 
 
@@ -114,7 +114,7 @@ def vit_segment(model: Bagel, rgb: Tensor, markers: tuple[int, int]) -> Segment:
     rows, columns = rgb.shape[0] // vit.patch_size, rgb.shape[1] // vit.patch_size
     embedded = model.embed_vit(
         vit_patches(rgb, vit.patch_size),
-        vit_position_ids(rows, columns, vit.table_side),
+        grid_position_ids(rows, columns, vit.table_side),
         torch.tensor([0, rows * columns], dtype=torch.int32),
     )
     return _marked(model, embedded, markers, is_gen=False)
@@ -129,7 +129,7 @@ def clean_segment(model: Bagel, rgb: Tensor, markers: tuple[int, int]) -> Segmen
 def latent_segment(model: Bagel, x_t: Tensor, t: float, image_size: tuple[int, int], markers: tuple[int, int]) -> Segment:
     """Embed latent tokens ``x_t [n, p*p*C]`` at flow time ``t`` for a picture of ``(height, width)`` pixels."""
     stride = model.config.latent_stride
-    ids = latent_position_ids(image_size[0] // stride, image_size[1] // stride, model.config.latent_table_side)
+    ids = grid_position_ids(image_size[0] // stride, image_size[1] // stride, model.config.latent_table_side)
     return _marked(model, model.embed_latents(x_t, torch.full((len(x_t),), t), ids), markers, is_gen=True)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.bagel import Bagel, PackedTokens
 from model.config import BagelConfig
-from model.latents import latent_position_ids, patchify, pixels_from_u8, u8_from_pixels, unpatchify, vit_patches
+from model.latents import grid_position_ids, patchify, pixels_from_u8, u8_from_pixels, unpatchify, vit_patches
 from model.random_checkpoint import write_random_checkpoint
 from model.weights import load_bagel
 from tests.model.dense_context import masked_attention
@@ -138,12 +138,12 @@ def test_a_vit_patch_holds_row_column_channel() -> None:
 
 
 def test_position_ids_stride_over_the_table_not_the_picture() -> None:
-    assert latent_position_ids(2, 3, 64).tolist() == [0, 1, 2, 64, 65, 66]
+    assert grid_position_ids(2, 3, 64).tolist() == [0, 1, 2, 64, 65, 66]
 
 
 def test_a_grid_larger_than_its_table_is_refused() -> None:
     with pytest.raises(ValueError, match="9 x 2 does not fit a position table of side 8"):
-        latent_position_ids(9, 2, 8)
+        grid_position_ids(9, 2, 8)
 
 
 def test_eight_bit_pixels_survive_the_round_trip_but_for_truncation() -> None:

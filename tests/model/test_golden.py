@@ -17,7 +17,7 @@ import torch
 from model.config import ImageTransform
 from model.flow import schedule
 from model.json_object import JsonObject
-from model.latents import latent_position_ids, patchify, pixels_from_u8, vit_patches, vit_position_ids
+from model.latents import grid_position_ids, patchify, pixels_from_u8, vit_patches
 from model.profile import FamilyProfile
 from model.safetensors_header import read_header
 from model.tokenizer import Tokenizer
@@ -216,7 +216,7 @@ def test_the_vae_decodes_to_the_recorded_picture(golden: GoldenSet) -> None:
 def test_latent_tokens_have_the_recorded_position_ids(golden: GoldenSet, kind: str) -> None:
     height, width = _size_of_run(golden, kind)
     stride = golden.config.latent_stride
-    ids = latent_position_ids(height // stride, width // stride, golden.config.latent_table_side)
+    ids = grid_position_ids(height // stride, width // stride, golden.config.latent_table_side)
     golden.expect(f"{kind}.latent_position_ids", ids)
 
 
@@ -329,7 +329,7 @@ def _packed_pictures(golden: GoldenSet) -> tuple[torch.Tensor, torch.Tensor, tor
     patches = [vit_patches(rgb, vit.patch_size) for rgb in pictures]
     grids = [(rgb.shape[0] // vit.patch_size, rgb.shape[1] // vit.patch_size) for rgb in pictures]
     bounds = torch.tensor([0, *map(len, patches)]).cumsum(0).to(torch.int32)
-    return torch.cat(patches), torch.cat([vit_position_ids(*grid, vit.table_side) for grid in grids]), bounds
+    return torch.cat(patches), torch.cat([grid_position_ids(*grid, vit.table_side) for grid in grids]), bounds
 
 
 def _size_of_run(golden: GoldenSet, kind: str) -> tuple[int, int]:

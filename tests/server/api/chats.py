@@ -8,12 +8,17 @@ from dataclasses import dataclass
 
 import httpx
 
-from server.messages import FinishReason, ImageOutput, ProgressOutput, Request, TextClosed, TokenLogprob, TokenOutput
+from server.messages import FinishReason, ImageOutput, ProgressOutput, Request, TextClosed, TextSegment, TokenLogprob, TokenOutput
 from tests.server.running_front import golden_model
 from tests.server.scripted_engine import Output, finish, red_picture
 
 TOKENIZER = golden_model().tokenizer
 STORY = ["Once ", "upon a time"]
+
+
+def spelled(request: Request) -> list[str]:
+    """Spell a prompt segment by segment, a picture as the word."""
+    return [TOKENIZER.decode(segment.token_ids) if isinstance(segment, TextSegment) else "picture" for segment in request.segments]
 
 
 def tokens(request: Request, text: str) -> list[list[Output]]:

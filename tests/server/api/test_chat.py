@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionMessage, ParsedChatC
 
 from server.messages import ImageSegment, OutputMode, Request, TextSegment
 from server.settings import Settings
-from tests.server.api.chats import STORY, TOKENIZER, endless, error_of, hello, server_events, story, stream_events, user
+from tests.server.api.chats import STORY, endless, error_of, hello, server_events, spelled, story, stream_events, user
 from tests.server.picture_files import picture_uri
 from tests.server.running_front import RunningFront, running_front
 from tests.server.scripted_engine import Output, ScriptedEngine
@@ -24,9 +24,7 @@ HI = [{"role": "user", "content": "hi"}]
 
 def by_prompt(request: Request) -> list[list[Output]]:
     """Answer as the first message asks: a story, a wait, or hello."""
-    first = request.segments[0]
-    spoken = TOKENIZER.decode(first.token_ids) if isinstance(first, TextSegment) else ""
-    return {"story": story, "wait": endless}.get(spoken, hello)(request)
+    return {"story": story, "wait": endless}.get(spelled(request)[0], hello)(request)
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +102,9 @@ def test_a_transcript_is_accepted_as_history_in_its_order(front: RunningFront) -
     with front.http() as http:
         response = http.post("/v1/chat/completions", json={"model": "tiny_a", "messages": history, **DRAWING})
     assert response.status_code == 200, response.text
-    prompt = front.engine.requests[-1].segments
-    spelled = [TOKENIZER.decode(segment.token_ids) if isinstance(segment, TextSegment) else "picture" for segment in prompt]
-    assert spelled == ["story", STORY[0], "picture", STORY[1], "picture", "go on"]
-    first = next(segment for segment in prompt if isinstance(segment, ImageSegment))
+    prompt = front.engine.requests[-1]
+    assert spelled(prompt) == ["story", STORY[0], "picture", STORY[1], "picture", "go on"]
+    first = next(segment for segment in prompt.segments if isinstance(segment, ImageSegment))
     assert first.vae is not None and first.vae.rgb[:3] != b"\x00\x00\x00"
 
 

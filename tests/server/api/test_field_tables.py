@@ -135,3 +135,11 @@ def test_a_misspelled_field_is_answered_with_the_nearest_known_name(case: tuple[
     with pytest.raises(UnknownParameter) as caught:
         checked(json.dumps({**route.body, f"{name}_": 1}).encode(), route.schema)
     assert caught.value.param == f"{name}_" and f"nearest known one is '{name}'" in caught.value.message
+
+
+@pytest.mark.parametrize("route", [GENERATION, EDIT, PICTURE, TOOL], ids=lambda route: route.table.page_name)
+@pytest.mark.parametrize(("theirs", "ours"), [("cfg_scale", "text_scale"), ("num_timesteps", "num_inference_steps"), ("width", "size")])
+def test_what_other_servers_call_an_option_of_drawing_leads_to_ours(route: Route, theirs: str, ours: str) -> None:
+    """The tool of responses knew fewer of their names than chat did."""
+    with pytest.raises(UnknownParameter, match=f"nearest known one is '{ours}'"):
+        checked(json.dumps({**route.body, theirs: 1}).encode(), route.schema)

@@ -10,8 +10,8 @@ from openai import pydantic_function_tool
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
 
-from server.messages import ImageSegment, Request, TextSegment
-from tests.server.api.chats import STORY, TOKENIZER, error_of, hello, story, tokens, user
+from server.messages import ImageSegment, Request
+from tests.server.api.chats import STORY, error_of, hello, spelled, story, tokens, user
 from tests.server.picture_files import picture_uri
 from tests.server.running_front import RunningFront, running_front
 from tests.server.scripted_engine import Output, ScriptedEngine, finish
@@ -35,8 +35,7 @@ def by_prompt(request: Request) -> list[list[Output]]:
         return [*tokens(request, CALL), [finish(request)]]
     if grammar:
         return [*tokens(request, '{"name":"Rome"}'), [finish(request)]]
-    first = request.segments[0]
-    spoken = TOKENIZER.decode(first.token_ids) if isinstance(first, TextSegment) else ""
+    spoken = spelled(request)[0]
     return (story if spoken == "story" else hello)(request)
 
 
@@ -47,9 +46,7 @@ def front() -> Iterator[RunningFront]:
 
 
 def prompt_of(front: RunningFront) -> list[str]:
-    """Spell the last prompt."""
-    segments = front.engine.requests[-1].segments
-    return [TOKENIZER.decode(segment.token_ids) if isinstance(segment, TextSegment) else "picture" for segment in segments]
+    return spelled(front.engine.requests[-1])
 
 
 def ask(front: RunningFront, answer: dict[str, object], **fields: object) -> list[str]:

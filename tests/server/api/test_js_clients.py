@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.messages import Request, TextSegment
+from server.messages import Request
 from tests.js.scripts import run_script
-from tests.server.api.chats import STORY, TOKENIZER, hello, story, tokens
+from tests.server.api.chats import STORY, hello, spelled, story, tokens
 from tests.server.running_front import RunningFront, running_front
 from tests.server.scripted_engine import Output, ScriptedEngine, finish
 
@@ -18,8 +18,7 @@ HELLO = "hello wörld 🙂"
 
 def by_prompt(request: Request) -> list[list[Output]]:
     """Tell a story, call the tool, think, or say hello, as the request asks."""
-    first = request.segments[0]
-    spoken = TOKENIZER.decode(first.token_ids) if isinstance(first, TextSegment) else ""
+    spoken = spelled(request)[0]
     if "get_weather" in (request.sampling.grammar or ""):
         return [*tokens(request, CALL), [finish(request)]]
     if "<think>" in spoken:

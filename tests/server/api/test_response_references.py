@@ -10,29 +10,15 @@ import httpx
 import pytest
 
 from server.access.keys import digest_of
-from server.messages import OutputMode, Request, TextSegment
 from server.settings import Settings
-from tests.server.api.chats import STORY, TOKENIZER, endless, error_of, hello, story, tokens
-from tests.server.api.pictures import drawing
+from tests.server.api.chats import STORY, error_of, hello, spelled
+from tests.server.api.response_scripts import CALL, MODEL, by_prompt
 from tests.server.running_front import RunningFront, running_front
-from tests.server.scripted_engine import Output, ScriptedEngine, finish
+from tests.server.scripted_engine import ScriptedEngine
 
-MODEL = "tiny_a"
 DRAW: dict[str, object] = {"type": "image_generation"}
 WEATHER: dict[str, object] = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}}
-CALL = '<tool_call>\n{"name": "get_weather", "arguments": {}}\n</tool_call>'
 NEXT: dict[str, object] = {"role": "user", "content": "hi"}
-
-
-def by_prompt(request: Request) -> list[list[Output]]:
-    """Play the script that the last words of the prompt name."""
-    last = request.segments[-1]
-    spoken = TOKENIZER.decode(last.token_ids) if isinstance(last, TextSegment) else ""
-    if "tool_call" in (request.sampling.grammar or ""):
-        return [*tokens(request, CALL), [finish(request)]]
-    if request.mode is OutputMode.IMAGE:
-        return drawing(request)
-    return {"tell a story": story, "wait": endless}.get(spoken, hello)(request)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +48,8 @@ def reference(item: dict[str, object]) -> dict[str, object]:
 
 
 def read_by(front: RunningFront) -> list[str]:
-    """Return what the engine read last, pictures as the word."""
-    segments = front.engine.requests[-1].segments
-    return [TOKENIZER.decode(segment.token_ids) if isinstance(segment, TextSegment) else "picture" for segment in segments]
+    """Return what the engine read last."""
+    return spelled(front.engine.requests[-1])
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

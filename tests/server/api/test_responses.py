@@ -11,31 +11,18 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from server.messages import FinishedOutput, FinishReason, ImageSegment, OutputMode, Request, TextClosed, TextSegment, Usage
-from tests.server.api.chats import STORY, TOKENIZER, endless, error_of, hello, server_events, story, tokens
+from server.messages import FinishedOutput, FinishReason, ImageSegment, OutputMode, Request, TextSegment, Usage
+from tests.server.api.chats import STORY, error_of, server_events, spelled, tokens
 from tests.server.api.chats import picture as drawn
-from tests.server.api.pictures import drawing, opened
+from tests.server.api.pictures import opened
+from tests.server.api.response_scripts import MODEL, by_prompt
 from tests.server.picture_files import encoded_picture, picture_uri, uri
 from tests.server.running_front import RunningFront, running_front
-from tests.server.scripted_engine import Output, ScriptedEngine, finish
+from tests.server.scripted_engine import Output, ScriptedEngine
 
-MODEL = "tiny_a"
 TOOL: dict[str, object] = {"type": "image_generation", "size": "64x32", "max_images": 2}
 STORY_BODY: dict[str, object] = {"model": MODEL, "input": "tell a story", "tools": [TOOL]}
 EVENT: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
-
-
-def by_prompt(request: Request) -> list[list[Output]]:
-    """Play the script that the last words of the prompt name."""
-    last = request.segments[-1]
-    spoken = TOKENIZER.decode(last.token_ids) if isinstance(last, TextSegment) else ""
-    if request.mode is OutputMode.IMAGE:
-        return drawing(request)
-    return {"tell a story": story, "wait": endless, "be cut off": cut_off}.get(spoken, hello)(request)
-
-
-def cut_off(request: Request) -> list[list[Output]]:
-    return [*tokens(request, "once"), [TextClosed(request.request_id), finish(request, FinishReason.LENGTH)]]
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +176,7 @@ def test_instructions_and_items_are_read_in_order(http: httpx.Client, front: Run
     ]
     create(http, input=items, instructions="be brief")
 
-    segments = front.engine.requests[-1].segments
-    shown = [TOKENIZER.decode(segment.token_ids) if isinstance(segment, TextSegment) else "picture" for segment in segments]
-    assert shown == ["be brief", "what is this?", "picture", "red", "picture", "hi"]
+    assert spelled(front.engine.requests[-1]) == ["be brief", "what is this?", "picture", "red", "picture", "hi"]
 
 
 def test_an_answer_is_accepted_as_history(http: httpx.Client, front: RunningFront) -> None:
@@ -216,9 +201,7 @@ def test_a_response_continues_another(client: OpenAI, front: RunningFront) -> No
     third = client.responses.create(model=MODEL, input="bye", previous_response_id=second.id)
 
     assert third.previous_response_id == second.id
-    segments = front.engine.requests[-1].segments
-    shown = [TOKENIZER.decode(segment.token_ids) if isinstance(segment, TextSegment) else "picture" for segment in segments]
-    assert shown == ["tell a story", STORY[0], "picture", STORY[1], "picture", "hi", "hello wörld 🙂", "bye"]
+    assert spelled(front.engine.requests[-1]) == ["tell a story", STORY[0], "picture", STORY[1], "picture", "hi", "hello wörld 🙂", "bye"]
 
 
 def test_nothing_continues_what_is_not_there(client: OpenAI) -> None:
@@ -398,8 +381,7 @@ def test_the_words_of_a_response_that_was_cancelled_are_kept(waiting: RunningFro
     client.responses.create(model=MODEL, input="hi", previous_response_id=response_id)
 
     assert message.type == "message" and message.status == "incomplete"
-    segments = waiting.engine.requests[-1].segments
-    assert [TOKENIZER.decode(segment.token_ids) for segment in segments if isinstance(segment, TextSegment)] == ["wait", "w", "hi"]
+    assert spelled(waiting.engine.requests[-1]) == ["wait", "w", "hi"]
 
 
 def test_background_work_is_ended_by_its_deletion(waiting: RunningFront) -> None:

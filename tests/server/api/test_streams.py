@@ -12,10 +12,10 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from server.messages import FinishedOutput, FinishReason, Request, TextSegment
+from server.messages import FinishedOutput, FinishReason, Request
 from server.settings import Settings
 from tests.redis_server import redis_on_socket
-from tests.server.api.chats import TOKENIZER, ServerEvent, endless, error_of, hello, server_events, story, user
+from tests.server.api.chats import ServerEvent, endless, error_of, hello, server_events, spelled, story, user
 from tests.server.running_front import RunningFront, running_front
 from tests.server.scripted_engine import USAGE, Output, ScriptedEngine
 
@@ -27,9 +27,7 @@ LET_GO_S = 5.0
 
 
 def by_prompt(request: Request) -> list[list[Output]]:
-    first = request.segments[0]
-    spoken = TOKENIZER.decode(first.token_ids) if isinstance(first, TextSegment) else ""
-    return {"story": story, "wait": endless}.get(spoken, hello)(request)
+    return {"story": story, "wait": endless}.get(spelled(request)[0], hello)(request)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolPara
 from pydantic import BaseModel
 
 from server.messages import Request, TextSegment
-from tests.server.api.chats import TOKENIZER, hello, stream_events, tokens, user
+from tests.server.api.chats import TOKENIZER, hello, spelled, stream_events, tokens, user
 from tests.server.running_front import RunningFront, running_front
 from tests.server.scripted_engine import Output, ScriptedEngine, finish
 
@@ -37,8 +37,7 @@ def by_prompt(request: Request) -> list[list[Output]]:
     """Call a tool where a grammar speaks of one; think where the prompt says so; else say hello."""
     if "tool_call" in (request.sampling.grammar or ""):
         return [*tokens(request, f"I look.\n{CALL}\n{CALL}"), [finish(request)]]
-    first = request.segments[0]
-    if isinstance(first, TextSegment) and "<think>" in TOKENIZER.decode(first.token_ids):
+    if "<think>" in spelled(request)[0]:
         return [*tokens(request, THOUGHT), [finish(request)]]
     return hello(request)
 
@@ -50,7 +49,7 @@ def front() -> Iterator[RunningFront]:
 
 
 def prompt_of(front: RunningFront) -> list[str]:
-    return [TOKENIZER.decode(segment.token_ids) for segment in front.engine.requests[-1].segments if isinstance(segment, TextSegment)]
+    return spelled(front.engine.requests[-1])
 
 
 def test_calls_come_as_tool_calls_beside_the_words(front: RunningFront) -> None:
@@ -182,9 +181,9 @@ def test_thoughts_come_apart_from_the_answer_and_are_counted(front: RunningFront
     message = completion.choices[0].message
     assert message.content == "It rains." and message.model_dump()["reasoning_content"] == "Let me see."
     assert completion.usage is not None and completion.usage.completion_tokens_details is not None
-    spelled = TOKENIZER.encode(THOUGHT)
+    num_spelled = len(TOKENIZER.encode(THOUGHT))
     counted = completion.usage.completion_tokens_details.reasoning_tokens or 0
-    assert 0 < counted < len(spelled)
+    assert 0 < counted < num_spelled
 
 
 def test_thoughts_stream_in_a_field_of_their_own(front: RunningFront) -> None:

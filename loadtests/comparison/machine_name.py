@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from loadtests.mixed.engines import Bench
+from loadtests.comparison.engines import Bench
 
 
 def machine_name(bench: Bench) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from loadtests.mixed.clock import WorkingClock
-from loadtests.mixed.replay import Replay, Watch
-from loadtests.mixed.timeline import Replayed
+from loadtests.replays.clock import WorkingClock
+from loadtests.replays.replay import Replay, Watch
+from loadtests.replays.timeline import Replayed
 from model.stepwise import Steps
 
 TURN_S = 1.0

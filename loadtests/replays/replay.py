@@ -10,9 +10,9 @@ import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from loadtests.mixed.clock import Clock
-from loadtests.mixed.policy import Policy
-from loadtests.mixed.timeline import Record, Replayed
+from loadtests.replays.clock import Clock
+from loadtests.replays.policy import Policy
+from loadtests.replays.timeline import Record, Replayed
 from loadtests.traces.requests import Conversation, Paint, build_request, noise
 from loadtests.traces.sessions import Session, Trace
 from model.config import BagelConfig

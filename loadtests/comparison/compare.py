@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from loadtests.mixed.measures import Measures, measure
-from loadtests.mixed.metered import Sample, median_error
-from loadtests.mixed.replay import Watch, at_once
-from loadtests.mixed.stand import Served, Stand, Way
-from loadtests.mixed.timeline import Replayed
-from loadtests.simulate.costs import Costs, MeasuredStep, fit_costs, fit_in_time
+from loadtests.replays.measures import Measures, measure
+from loadtests.replays.metered import Sample, median_error
+from loadtests.replays.replay import Watch, at_once
+from loadtests.replays.stand import Served, Stand, Way
+from loadtests.replays.timeline import Replayed
 from loadtests.traces.arrivals import Arrivals
 from loadtests.traces.mix import Mix, make_trace
 from loadtests.traces.sessions import Trace
+from loadtests.virtual.costs import Costs, MeasuredStep, fit_costs, fit_in_time
 
 LOAD_SEEDS, BUSY_SEEDS = 100, 10_000
 """How far apart the seeds of two loads are, and those of the capacity."""

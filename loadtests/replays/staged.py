@@ -26,9 +26,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from loadtests.mixed.clock import Clock
-from loadtests.mixed.picture_queue import PictureQueue
-from loadtests.mixed.policy import Policy
+from loadtests.replays.clock import Clock
+from loadtests.replays.picture_queue import PictureQueue
+from loadtests.replays.policy import Policy
 from server.messages import (
     FinishedOutput,
     FinishReason,

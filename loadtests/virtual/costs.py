@@ -17,7 +17,7 @@ from statistics import median
 import msgspec
 import numpy as np
 
-from loadtests.simulate.bits import Cut, some_of_each
+from loadtests.virtual.bits import Cut, some_of_each
 from server.engine.cost_model import NO_LOAD, SHORTEST_S, Load
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import mean
 
-from loadtests.mixed.timeline import Record, Replayed
 from loadtests.percentile import percentile
+from loadtests.replays.timeline import Record, Replayed
 
 
 def jain(values: Iterable[float]) -> float:

@@ -6,9 +6,9 @@ import math
 import random
 from dataclasses import dataclass, field
 
-from loadtests.mixed.clock import VirtualClock
-from loadtests.simulate.bits import cut_like
-from loadtests.simulate.costs import Costs
+from loadtests.replays.clock import VirtualClock
+from loadtests.virtual.bits import cut_like
+from loadtests.virtual.costs import Costs
 from server.engine.batch import Batch, BatchResult, DrawnToken
 from server.engine.bit_pace import BitPace, BitPaces
 from server.engine.cost_model import NO_LOAD, Load

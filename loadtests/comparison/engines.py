@@ -6,19 +6,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from loadtests.mixed.clock import WorkingClock
-from loadtests.mixed.metered import MeteredRunner
-from loadtests.mixed.peer_branches import PeerBranches
-from loadtests.mixed.picture_queue import PictureQueue
-from loadtests.mixed.policy import MeteredPlait, Plait, Policy
-from loadtests.mixed.replay import Replay, Watch
-from loadtests.mixed.side_by_side import run_side_by_side
-from loadtests.mixed.staged import Staged
-from loadtests.mixed.stand import Served, Way
 from loadtests.named_models import model_directory
-from loadtests.simulate.costs import Costs
-from loadtests.simulate.replica import Replica, limits_of
+from loadtests.replays.clock import WorkingClock
+from loadtests.replays.metered import MeteredRunner
+from loadtests.replays.peer_branches import PeerBranches
+from loadtests.replays.picture_queue import PictureQueue
+from loadtests.replays.policy import MeteredPlait, Plait, Policy
+from loadtests.replays.replay import Replay, Watch
+from loadtests.replays.side_by_side import run_side_by_side
+from loadtests.replays.staged import Staged
+from loadtests.replays.stand import Served, Way
 from loadtests.traces.sessions import Trace
+from loadtests.virtual.costs import Costs
+from loadtests.virtual.replica import Replica
 from model.bagel import Bagel
 from model.config import BagelConfig
 from model.profile import FamilyProfile
@@ -90,7 +90,7 @@ class Bench:
         return MeteredPlait(Plait(engine, loaded.scheduler, link, loaded.runner), runner)
 
     def _build_staged(self) -> Staged:
-        """Build a text engine and an image engine, as the peers'; see `staged`."""
+        """Build a text engine and an image engine, as the peers'; see `loadtests.replays.staged`."""
         return Staged(
             self._peer(lambda runner: runner),
             self._peer(PeerBranches),
@@ -112,7 +112,7 @@ class Bench:
         """Describe a simulated engine with this one's model and limits."""
         options = self.options
         assert options.num_pages is not None, "a simulated engine needs to know its pages"
-        return Replica(self.config, costs, options.num_pages, options.page_size, limits_of(options), self._staged_pictures)
+        return Replica(self.config, costs, options.num_pages, options.page_size, options.limits, self._staged_pictures)
 
     def _assemble(self, options: EngineOptions, link: LocalLink) -> LoadedEngine:
         loaded = assemble_engine(self.model, self._facts, options, link)

@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loadtests.mixed.clock import VirtualClock
-from loadtests.mixed.metered import MeteredRunner
-from loadtests.mixed.peer_branches import PeerBranches
-from loadtests.mixed.picture_queue import PictureQueue
-from loadtests.mixed.policy import MeteredPlait, Plait, Policy
-from loadtests.mixed.replay import Replay, Watch, watch_nothing
-from loadtests.mixed.staged import Staged
-from loadtests.mixed.stand import Served, Way
-from loadtests.mixed.timeline import Replayed
-from loadtests.simulate.costs import Costs
-from loadtests.simulate.virtual_runner import Tally, VirtualRunner
+from loadtests.replays.clock import VirtualClock
+from loadtests.replays.metered import MeteredRunner
+from loadtests.replays.peer_branches import PeerBranches
+from loadtests.replays.picture_queue import PictureQueue
+from loadtests.replays.policy import MeteredPlait, Plait, Policy
+from loadtests.replays.replay import Replay, Watch, watch_nothing
+from loadtests.replays.staged import Staged
+from loadtests.replays.stand import Served, Way
+from loadtests.replays.timeline import Replayed
 from loadtests.traces.sessions import Session, Trace
+from loadtests.virtual.costs import Costs
+from loadtests.virtual.runner import Tally, VirtualRunner
 from model.config import BagelConfig
 from model.profile import Family, FamilyProfile
 from model.stepwise import CPU_CUT
@@ -28,7 +28,7 @@ from server.engine.calibration import calibrate
 from server.engine.cost_model import Load
 from server.engine.link import LocalLink
 from server.engine.loop import Engine, Executor
-from server.engine.options import EngineOptions, ModelFacts, SchedulerLimits
+from server.engine.options import ModelFacts, SchedulerLimits
 from server.engine.pages import PagePool
 from server.engine.scheduler import Scheduler
 from server.messages import ImageSegment, Picture, Request, StepReport
@@ -149,18 +149,6 @@ class Replica:
         vae = resize_size(picture.width, picture.height, self.config.vae_transform)
         vit = resize_size(*vae, self.config.vit_transform)
         return ImageSegment(vit=Picture(vit[1], vit[0], picture.rgb), vae=Picture(vae[1], vae[0], picture.rgb))
-
-
-def limits_of(options: EngineOptions) -> SchedulerLimits:
-    """Return the scheduler's limits of an engine with ``options``."""
-    return SchedulerLimits(
-        options.max_batch_tokens,
-        options.max_running,
-        options.max_waiting,
-        options.inter_token_target_s,
-        options.has_prefix_cache,
-        options.min_target_decodes,
-    )
 
 
 def facts_of(config: BagelConfig) -> ModelFacts:

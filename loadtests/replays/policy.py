@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from loadtests.mixed.metered import MeteredRunner
+from loadtests.replays.metered import MeteredRunner
 from server.engine.link import LocalLink
 from server.engine.loop import Engine
 from server.engine.scheduler import Scheduler

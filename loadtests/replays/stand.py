@@ -1,4 +1,4 @@
-"""Where traces are served: on real engines (`engines`) or on simulated ones."""
+"""Where traces are served: on real engines (`loadtests.comparison.engines`) or on simulated ones (`loadtests.virtual.replica`)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from loadtests.mixed.metered import Sample
-from loadtests.mixed.replay import Watch
-from loadtests.mixed.timeline import Replayed
+from loadtests.replays.metered import Sample
+from loadtests.replays.replay import Watch
+from loadtests.replays.timeline import Replayed
 from loadtests.traces.sessions import Trace
 
 
