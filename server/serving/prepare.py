@@ -27,6 +27,7 @@ from server.messages import (
 from server.serving.asks import Ask, Effort, Message, Modality, ParamNames, PictureChoices, PicturePart, TextChoices, TextPart
 from server.serving.context_budget import ContextBudget, prompt_need
 from server.serving.grammar_writers import GrammarWriters
+from server.serving.interest import Interest
 from server.serving.picture_intake import PictureIntake
 from server.serving.reply_reader import Thinking
 from server.serving.served_model import ServedModel
@@ -76,20 +77,22 @@ class Preparer:
         self._pictures.close()
         self._grammars.close()
 
-    def prepare(self, ask: Ask, ready: EngineReady) -> Plan:
+    def prepare(self, ask: Ask, ready: EngineReady, interest: Interest) -> Plan:
         """Return the engine's requests for ``ask``.
 
         Raises:
             InvalidRequest: one of its kinds, naming the field and the bound.
+            Overloaded: whoever reads its pictures or its form is busy.
+            NobodyWaits: the ``interest`` in it is over.
         """
         self._refuse_tools_where_unknown(ask)
         modalities = self._modalities(ask)
         draws = Modality.IMAGE in modalities
         _refuse_contradictions(ask, modalities)
-        segments = self._segments(ask, min(ready.max_positions, ready.max_context_rows), draws=draws)
+        segments = self._segments(ask, min(ready.max_positions, ready.max_context_rows), interest, draws=draws)
         mode = self._mode(ask, modalities)
         image = self._image_params(ask, segments)
-        sampling = replace(self._sampling(ask.text), grammar=self._grammars.grammar(ask))
+        sampling = replace(self._sampling(ask.text), grammar=self._grammars.grammar(ask, interest))
         request = Request(
             request_id="",
             segments=segments,
@@ -106,15 +109,15 @@ class Preparer:
         fitted = ContextBudget(self._model.config, ready).fit(request, ask)
         return Plan([self._numbered(fitted, ask, index) for index in range(ask.n)], _thinking(ask, mode))
 
-    def num_prompt_tokens(self, ask: Ask) -> int:
+    def num_prompt_tokens(self, ask: Ask, interest: Interest) -> int:
         """Return how many tokens the prompt of ``ask`` has, as its answer's usage would say, be there room for them or not.
 
         Raises:
-            InvalidRequest: see `prepare`.
+            InvalidRequest, Overloaded, NobodyWaits: see `prepare`.
         """
         self._refuse_tools_where_unknown(ask)
         draws = Modality.IMAGE in self._modalities(ask)
-        segments = self._segments(ask, self._model.config.llm.max_positions, draws=draws)
+        segments = self._segments(ask, self._model.config.llm.max_positions, interest, draws=draws)
         return prompt_need(segments, self._model.config).rows
 
     def _refuse_tools_where_unknown(self, ask: Ask) -> None:
@@ -158,7 +161,7 @@ class Preparer:
                 message = f"{param}: the texts have more than {FAR_TOO_LONG * held} tokens, the context holds {held}. Shorten the prompt."
                 raise ContextLengthExceeded(message, param)
 
-    def _segments(self, ask: Ask, held: int, *, draws: bool) -> list[Segment]:
+    def _segments(self, ask: Ask, held: int, interest: Interest, *, draws: bool) -> list[Segment]:
         """Turn messages into segments: there is no chat template (spec 5.1), each text is one segment, each picture another.
 
         The context holds ``held`` tokens.
@@ -172,12 +175,12 @@ class Preparer:
         self._refuse_far_too_long(ask, told, held)
         segments = [segment for part in told for segment in self._joined([part])]
         for message in ask.messages:
-            segments += self._message_segments(message, draws=draws)
+            segments += self._message_segments(message, interest, draws=draws)
         if not segments:
             raise InvalidValue(f"{ask.names.messages}: the prompt is empty; at least one text or picture is needed.", ask.names.messages)
         return segments
 
-    def _message_segments(self, message: Message, *, draws: bool) -> list[Segment]:
+    def _message_segments(self, message: Message, interest: Interest, *, draws: bool) -> list[Segment]:
         segments: list[Segment] = []
         texts: list[TextPart] = []
         for part in message.parts:
@@ -186,7 +189,7 @@ class Preparer:
                 continue
             segments += self._joined(texts)
             texts = []
-            segments.append(self._pictures.segment(part, draws=draws))
+            segments.append(self._pictures.segment(part, interest, draws=draws))
         return segments + self._joined(texts)
 
     def _joined(self, texts: list[TextPart]) -> list[Segment]:

@@ -14,6 +14,7 @@ from server.messages import EngineReady, ImageSegment, OutputMode, Request, Text
 from server.serving.asks import Ask, Message, Modality, PictureChoices, PicturePart, TextChoices, TextPart
 from server.serving.context_budget import WORDS_FIRST
 from server.serving.grammar_writers import GrammarWriters
+from server.serving.interest import Interest
 from server.serving.picture_files import PictureLimits
 from server.serving.picture_intake import PictureIntake
 from server.serving.picture_readers import PictureReaders
@@ -41,7 +42,7 @@ def readers() -> Iterator[None]:
 
 
 def prepare(ask: Ask, family: str = "bagel", ready: EngineReady = READY) -> Plan:
-    return Preparer(golden_model(family), PromptLimits(max_pictures=2), PictureIntake(READERS), WRITERS).prepare(ask, ready)
+    return Preparer(golden_model(family), PromptLimits(max_pictures=2), PictureIntake(READERS), WRITERS).prepare(ask, ready, Interest())
 
 
 def only_request(ask: Ask, family: str = "bagel", ready: EngineReady = READY) -> Request:
