@@ -58,7 +58,7 @@ class GenerationService:
         status = self._engine.status
         if status.limits is None:
             raise EngineUnavailable(f"The engine is not ready: {status.reason}. Try again shortly.")
-        plan = await while_awaited(partial(self._preparer.prepare, ask, status.limits))
+        plan = await while_awaited(partial(self._preparer.prepare, ask, status.limits), self._preparer.threads_for(ask))
         return Prepared(ask, plan, arrived, self._tracing.traceparent())
 
     async def num_prompt_tokens(self, ask: Ask) -> int:
@@ -67,7 +67,7 @@ class GenerationService:
         Raises:
             InvalidRequest: it has none that could be read.
         """
-        return await while_awaited(partial(self._preparer.num_prompt_tokens, ask))
+        return await while_awaited(partial(self._preparer.num_prompt_tokens, ask), self._preparer.threads_for(ask))
 
     def begin(self, prepared: Prepared, lease: Lease, tape: Tape) -> Generation:
         """Send what was prepared to the engine for the stream of a ``lease`` never used before, less what is on the tape already.

@@ -22,8 +22,8 @@ class Interest:
     is_over: bool = False
 
 
-async def while_awaited(work: Callable[[Interest], ResultT], executor: Executor | None = None) -> ResultT:
-    """Do ``work`` in a thread of ``executor``, or of the event loop's own; it is told when its caller is cancelled and waits no longer."""
+async def while_awaited(work: Callable[[Interest], ResultT], executor: Executor | None) -> ResultT:
+    """Do ``work`` in a thread of ``executor``, None for the event loop's own; it is told when its caller is cancelled."""
     interest = Interest()
     try:
         return await asyncio.get_running_loop().run_in_executor(executor, work, interest)

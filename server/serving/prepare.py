@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -47,6 +48,9 @@ FAR_TOO_LONG = 4
 LOOK_CHARS = 1 << 14
 """How much of such a text is read at once."""
 
+NUM_WAITING_THREADS = 32
+"""In which asks wait, for pictures and for worker processes; more of them wait for a thread."""
+
 
 @dataclass(frozen=True, slots=True)
 class PromptLimits:
@@ -64,16 +68,23 @@ class Plan:
 
 
 class Preparer:
-    """Makes engine requests for one model. Slow (it decodes pictures): call it in a thread."""
+    """Makes engine requests for one model. Slow (it waits for pictures to be decoded): call it in the threads for an ask."""
 
     def __init__(self, model: ServedModel, limits: PromptLimits, pictures: PictureIntake, grammars: GrammarWriters) -> None:
         self._model = model
         self._limits = limits
         self._pictures = pictures
         self._grammars = grammars
+        self._waiting_threads = ThreadPoolExecutor(NUM_WAITING_THREADS, thread_name_prefix="preparing")
+
+    def threads_for(self, ask: Ask) -> Executor | None:
+        """Return the threads for an ask that waits for others' work, so that it holds up nobody; None, any, for one that computes."""
+        has_picture = any(isinstance(part, PicturePart) for message in ask.messages for part in message.parts)
+        return self._waiting_threads if has_picture or ask.text_form is not None or ask.tool_use is not None else None
 
     def close(self) -> None:
         """End the processes that read pictures and schemas."""
+        self._waiting_threads.shutdown(wait=False, cancel_futures=True)
         self._pictures.close()
         self._grammars.close()
 

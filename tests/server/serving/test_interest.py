@@ -11,7 +11,7 @@ from server.serving.interest import Interest, while_awaited
 
 
 async def test_what_was_done_in_a_thread_is_returned() -> None:
-    assert await while_awaited(lambda interest: interest.is_over) is False
+    assert await while_awaited(lambda interest: interest.is_over, None) is False
 
 
 async def test_work_whose_caller_is_cancelled_is_told() -> None:
@@ -23,7 +23,7 @@ async def test_work_whose_caller_is_cancelled_is_told() -> None:
         interests.append(interest)
         may_end.wait(10)
 
-    waiting = asyncio.create_task(while_awaited(work))
+    waiting = asyncio.create_task(while_awaited(work, None))
     while not interests:
         await asyncio.sleep(0)
     assert not interests[0].is_over
