@@ -181,7 +181,7 @@ class Acceptance:
         with place:
             async with AsyncExitStack() as undo:
                 undo.push_async_callback(self._quotas.settle, account)
-                await self._quotas.charge(account, prepared.plan.requests)
+                await self._quotas.charge(account, prepared.plan)
                 grace_s = self._grace_s(entry.arrival, is_whole=entry.reply.is_whole)
                 reading = await self._open(entry, Work(entry.reply, prepared, account, grace_s))
                 if reading.account is account:

@@ -61,9 +61,11 @@ class PromptLimits:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The requests of one ask, one for each answer wanted; they differ in id and seeds alone."""
+    """The requests of one ask, one for each answer wanted; they differ in id and seeds alone. The tokens of their prompt are counted as its
+    usage will say, pictures in it included."""
 
     requests: list[Request]
+    num_prompt_tokens: int
     thinking: Thinking
 
 
@@ -118,7 +120,8 @@ class Preparer:
             priority=ask.priority,
         )
         fitted = ContextBudget(self._model.config, ready).fit(request, ask)
-        return Plan([self._numbered(fitted, ask, index) for index in range(ask.n)], _thinking(ask, mode))
+        num_prompt_tokens = prompt_need(segments, self._model.config).rows
+        return Plan([self._numbered(fitted, ask, index) for index in range(ask.n)], num_prompt_tokens, _thinking(ask, mode))
 
     def num_prompt_tokens(self, ask: Ask, interest: Interest) -> int:
         """Return how many tokens the prompt of ``ask`` has, as its answer's usage would say, be there room for them or not.
