@@ -114,14 +114,13 @@ class Quotas:
         tenant, need = account.tenant, _need(plan)
         quota = tenant.quota
         account.num_prompt_tokens = plan.num_prompt_tokens
-        await self.charge_request(account)
         account.tokens = await self._take(tenant, "tokens", quota.tokens_per_minute, need.tokens)
         account.reserved = Use(_taken(account.tokens, need.tokens), 0)
         pictures = await self._take(tenant, "pictures", quota.pictures_per_minute, need.pictures)
         account.reserved = Use(account.reserved.tokens, _taken(pictures, need.pictures))
 
     async def charge_request(self, account: Account) -> None:
-        """Take one request, whatever it needs.
+        """Take one request, whatever it needs: before it is prepared, which is most of what one costs that comes to nothing.
 
         Raises:
             QuotaExceeded: too many in this minute.

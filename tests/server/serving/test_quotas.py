@@ -48,6 +48,7 @@ async def admitted(counted: Quotas, tenant: Tenant, plan: Plan) -> Account:
     account = counted.enter(tenant, len(plan.requests))
     async with AsyncExitStack() as undo:
         undo.push_async_callback(counted.settle, account)
+        await counted.charge_request(account)
         await counted.charge(account, plan)
         undo.pop_all()
     return account
