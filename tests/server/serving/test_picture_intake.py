@@ -144,6 +144,15 @@ def test_the_vae_gets_a_picture_only_when_one_will_be_drawn(intake: PictureIntak
     assert read(intake, picture_uri(100, 80), draws=False).vae is None
 
 
+def test_a_picture_comes_with_its_digests(intake: PictureIntake) -> None:
+    """The engine worked them out between two steps, for each answer anew: four answers about sixteen pictures stopped everybody's words for
+    a second."""
+    for draws in (True, False):
+        segment = read(intake, picture_uri(100, 80), draws=draws)
+        assert segment.vit_digest == segment.vit.digest()
+        assert segment.vae_digest == (segment.vae.digest() if segment.vae is not None else b"")
+
+
 def test_a_reader_resizes_as_the_model_does(intake: PictureIntake) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8))
     buffer = io.BytesIO()
