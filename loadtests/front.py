@@ -101,7 +101,7 @@ async def run_front(model_path: Path, port_path: Path, engine_command: list[str]
             await http.serve(listener)
         finally:
             await front.engine.stop(2.0, engine)
-            front.preparer.close()
+            await front.close()
 
 
 class StreamReader(asyncio.Protocol):

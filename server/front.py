@@ -137,8 +137,7 @@ async def _serve_on(listeners: Listeners, settings: Settings, model: ServedModel
         display_task.cancel()
         has_failed = front.engine.status.phase is EnginePhase.FAILED
         await front.engine.stop(ENGINE_STOP_S, engine_task)
-        front.preparer.close()
-        front.tracing.close()
+        await front.close()
     if has_failed:
         raise EngineCannotStart(front.engine.status.reason)
 
@@ -152,7 +151,7 @@ def _display(settings: Settings, model: ServedModel, url: str) -> StartupDisplay
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """A server's parts. `run` keeps the engine and the streams going; ``preparer`` and ``tracing`` must be closed.
+    """A server's parts. `run` keeps the engine and the streams going; when it has ended, `close` lets go of the rest.
 
     Attributes:
         app: the application of the main port.
@@ -165,6 +164,12 @@ class Front:
     preparer: Preparer
     durability: Durability
     tracing: Tracing
+
+    async def close(self) -> None:
+        """Let go of the store, the worker processes and the collector of traces."""
+        await self.durability.store.close()
+        self.preparer.close()
+        self.tracing.close()
 
     async def run(self) -> None:
         """Keep the engine and the streams going until one of them ends.

@@ -6,7 +6,8 @@ already tokenised the text, decoded and resized the pictures and checked every b
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from model.guidance_rules import GuidanceMode, Renorm
@@ -48,13 +49,29 @@ class Picture:
     width: int
     rgb: bytes
 
+    def digest(self) -> bytes:
+        """Return the SHA-256 of shape and pixels: several milliseconds' work for a large picture."""
+        shape = self.height.to_bytes(4, "little") + self.width.to_bytes(4, "little")
+        return hashlib.sha256(shape + self.rgb).digest()
+
 
 @dataclass(frozen=True, slots=True)
 class ImageSegment:
-    """An input picture after the resizes of spec 3.3; ``vae`` is None where no picture will be drawn (ViT segment only)."""
+    """An input picture after the resizes of spec 3.3; ``vae`` is None where no picture will be drawn (ViT segment only).
+
+    The digests are those of the pictures, empty where nobody has worked them out yet.
+    """
 
     vit: Picture
     vae: Picture | None
+    vit_digest: bytes = b""
+    vae_digest: bytes = b""
+
+    def with_digests(self) -> ImageSegment:
+        """Return the segment with its digests worked out; at once where they are."""
+        if self.vit_digest:
+            return self
+        return replace(self, vit_digest=self.vit.digest(), vae_digest=b"" if self.vae is None else self.vae.digest())
 
 
 Segment = TextSegment | ImageSegment

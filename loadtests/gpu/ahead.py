@@ -150,7 +150,8 @@ def _serve(directory: Path, options: Options, *, runs_ahead: bool) -> tuple[list
 
 def _picture(number: int) -> ImageSegment:
     """Return a picture of some colour for both encoders."""
-    return ImageSegment(*(Picture(side, side, bytes([40 * number]) * (3 * side * side)) for side in (56, 64)))
+    vit, vae = (Picture(side, side, bytes([40 * number]) * (3 * side * side)) for side in (56, 64))
+    return ImageSegment(vit, vae)
 
 
 def _samplings() -> list[SamplingParams]:

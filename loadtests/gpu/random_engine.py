@@ -139,7 +139,8 @@ def given_picture(name: str, side: int, config: BagelConfig) -> ImageSegment:
     """Return a picture of one colour for both encoders."""
     vit_side = max(1, min(side, config.vit_transform.max_size) // config.vit.patch_size) * config.vit.patch_size
     rgb = zlib.crc32(name.encode()).to_bytes(4, "little")[:3]
-    return ImageSegment(*(Picture(length, length, rgb * (length * length)) for length in (vit_side, side)))
+    vit, vae = (Picture(length, length, rgb * (length * length)) for length in (vit_side, side))
+    return ImageSegment(vit, vae)
 
 
 def step(loaded: LoadedEngine) -> StepStats:

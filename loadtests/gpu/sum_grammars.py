@@ -15,9 +15,11 @@ class SumGrammar:
         self._most_tokens = most_tokens
         self.accepted: list[int] = []
         self.is_compiled = is_compiled
+        self.is_closed = False
 
     def accept(self, token_id: int) -> None:
         """Take in the next token of the answer."""
+        assert not self.is_closed
         self.accepted.append(token_id)
 
     def allowed(self) -> bytes:
@@ -26,10 +28,16 @@ class SumGrammar:
         Raises:
             RuntimeError: none may.
         """
+        assert not self.is_closed
         if len(self.accepted) >= self._most_tokens:
             raise RuntimeError("nothing may follow")
         is_allowed = np.arange(self._vocab) % MODULUS == sum(self.accepted) % MODULUS
         return np.packbits(is_allowed, bitorder="little").tobytes()
+
+    def close(self) -> None:
+        """Let it go, once."""
+        assert not self.is_closed
+        self.is_closed = True
 
 
 class SumGrammars:
@@ -40,7 +48,7 @@ class SumGrammars:
         self._are_compiled = are_compiled
         self.started: list[SumGrammar] = []
 
-    def start(self, source: str) -> SumGrammar:
+    def start(self, source: str, scope: str) -> SumGrammar:
         """Begin a grammar at the start of an answer."""
         self.started.append(SumGrammar(self._vocab, int(source), is_compiled=self._are_compiled))
         return self.started[-1]

@@ -32,7 +32,8 @@ class BadKeys(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What a tenant may use; None is no bound. Tokens are prompt and answer together, pictures are drawn ones."""
+    """What a tenant may use; None is no bound. Tokens are prompts, their pictures included, and words of answers; pictures are
+    drawn ones."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None

@@ -25,6 +25,8 @@ keys.json:
 
 Several entries may name one tenant, so that a new key can be handed out before the old one is taken away.
 A tenant's weight is its share of the engine beside the others'; what it may use in a minute is counted over all its keys.
+Tokens are counted as usage counts them, the pictures of a prompt included; what a request may need at most is taken when it is
+accepted, and what it did not use is given back when it ends. Drawn pictures have a bound of their own.
 """
 
 BOUNDS = {

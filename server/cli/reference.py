@@ -81,7 +81,7 @@ async def openapi() -> bytes:
             async with httpx.AsyncClient(transport=httpx.ASGITransport(front.app), base_url="http://plait") as http:
                 return (await http.get("/openapi.json")).raise_for_status().content
         finally:
-            front.preparer.close()
+            await front.close()
 
 
 async def _never(socket_path: Path) -> EngineProcess:

@@ -74,7 +74,8 @@ def _words(first_id: int, num_tokens: int) -> TextSegment:
 def _picture(side: int, config: BagelConfig) -> ImageSegment:
     """Return a black picture to read."""
     vit_side = max(1, side // config.vit.patch_size) * config.vit.patch_size
-    return ImageSegment(*(Picture(length, length, bytes(3 * length * length)) for length in (vit_side, side)))
+    vit, vae = (Picture(length, length, bytes(3 * length * length)) for length in (vit_side, side))
+    return ImageSegment(vit, vae)
 
 
 def _request(name: str, mode: OutputMode, segments: list[Segment], image: ImageParams) -> Request:

@@ -61,7 +61,7 @@ class Roster:
                 self.pool.evict(page)
 
     def finish(self, sequence: Sequence, reason: FinishReason, code: str | None = None, message: str | None = None) -> None:
-        """End a sequence: make its terminal output and give back its place, its latents and its pages."""
+        """End a sequence: make its terminal output and give back its place, its latents, its grammar and its pages."""
         if sequence.phase is Phase.FINISHED:
             return
         sequence.phase = Phase.FINISHED
@@ -102,6 +102,8 @@ class Roster:
 
     def _let_go(self, sequence: Sequence) -> None:
         sequence.release(self.pool)
+        if sequence.grammar is not None:
+            sequence.grammar.close()
         self._dropped.append(sequence.sequence_id)
 
     def take_outputs(self) -> Outputs:

@@ -93,11 +93,10 @@ ContextSegment = TextTokens | PictureSegment | DroppedImage
 """Anything a context can be built from."""
 
 
-def picture_digest(scope: str, picture: Picture) -> bytes:
-    """Return what stands for a picture's pixels and shape in keys; of no use outside its cache scope."""
+def scoped_digest(scope: str, digest: bytes) -> bytes:
+    """Return what stands for a picture of ``digest`` in keys; of no use outside its cache scope."""
     salt = hashlib.sha256(scope.encode()).digest()
-    shape = picture.height.to_bytes(4, "little") + picture.width.to_bytes(4, "little")
-    return hashlib.sha256(salt + shape + picture.rgb).digest()
+    return hashlib.sha256(salt + digest).digest()
 
 
 def total_rows(segments: list[ContextSegment]) -> int:

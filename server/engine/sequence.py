@@ -16,7 +16,7 @@ from server.engine.grammar import Grammar
 from server.engine.guidance import BranchPlan
 from server.engine.image_steps import EulerStep
 from server.engine.pages import PagePool
-from server.engine.segments import ContextSegment, TextTokens, VaeImage, VitImage, picture_digest
+from server.engine.segments import ContextSegment, TextTokens, VaeImage, VitImage, scoped_digest
 from server.messages import ImageSegment, OutputMode, Request, Usage
 
 
@@ -168,13 +168,14 @@ class Sequence:
 
     def append_picture(self, picture: ImageSegment, latent_stride: int, vit_stride: int) -> None:
         """Add a picture to the canon: the VAE segment, if it has one, then the ViT segment (spec 5.2)."""
+        picture = picture.with_digests()
         vae, vit = picture.vae, picture.vit
         scope = self.request.cache_scope
         if vae is not None:
             grid = (vae.height // latent_stride, vae.width // latent_stride)
-            self.history.append(VaeImage(self.take_uid(), vae, *grid, picture_digest(scope, vae)))
+            self.history.append(VaeImage(self.take_uid(), vae, *grid, scoped_digest(scope, picture.vae_digest)))
         grid = (vit.height // vit_stride, vit.width // vit_stride)
-        self.history.append(VitImage(self.take_uid(), vit, *grid, picture_digest(scope, vit)))
+        self.history.append(VitImage(self.take_uid(), vit, *grid, scoped_digest(scope, picture.vit_digest)))
 
     def fill_history(self, after_fill: AfterFill) -> None:
         """Go to PREFILL until the full context holds the whole history."""

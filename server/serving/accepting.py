@@ -103,7 +103,7 @@ class Acceptance:
 
         Raises:
             InvalidRequest: it cannot be done.
-            EngineUnavailable, Overloaded: not now.
+            EngineUnavailable, Overloaded, QuotaExceeded: not now.
             DeadlineExceeded: its time was over before the engine had it.
             IdempotencyConflict: the key belongs to another request.
         """
@@ -122,6 +122,7 @@ class Acceptance:
             undo.push_async_callback(self._quotas.settle, account)
             with ExitStack() as place:
                 place.enter_context(self._service.place(ask))
+                await self._quotas.charge_request(account)
                 prepared = await self._prepared(ask, entry)
                 beginning = self._begin(entry, prepared, account, place.pop_all())
             undo.pop_all()
@@ -181,7 +182,7 @@ class Acceptance:
         with place:
             async with AsyncExitStack() as undo:
                 undo.push_async_callback(self._quotas.settle, account)
-                await self._quotas.charge(account, prepared.plan.requests)
+                await self._quotas.charge(account, prepared.plan)
                 grace_s = self._grace_s(entry.arrival, is_whole=entry.reply.is_whole)
                 reading = await self._open(entry, Work(entry.reply, prepared, account, grace_s))
                 if reading.account is account:

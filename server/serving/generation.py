@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from server.errors import EngineUnavailable, PlaitError
 from server.messages import FinishedOutput, FinishReason, ImageOutput, PreviewOutput, ProgressOutput
@@ -17,6 +18,7 @@ from server.serving.asks import Ask, Modality, PictureChoices
 from server.serving.canon import encode_output, engine_canon
 from server.serving.engine_client import EngineClient
 from server.serving.events import Event
+from server.serving.interest import while_awaited
 from server.serving.output_stream import Output, OutputStream
 from server.serving.prepare import Plan, Preparer
 from server.serving.room import Room, Want
@@ -56,7 +58,7 @@ class GenerationService:
         status = self._engine.status
         if status.limits is None:
             raise EngineUnavailable(f"The engine is not ready: {status.reason}. Try again shortly.")
-        plan = await asyncio.to_thread(self._preparer.prepare, ask, status.limits)
+        plan = await while_awaited(partial(self._preparer.prepare, ask, status.limits), self._preparer.threads_for(ask))
         return Prepared(ask, plan, arrived, self._tracing.traceparent())
 
     async def num_prompt_tokens(self, ask: Ask) -> int:
@@ -65,7 +67,7 @@ class GenerationService:
         Raises:
             InvalidRequest: it has none that could be read.
         """
-        return await asyncio.to_thread(self._preparer.num_prompt_tokens, ask)
+        return await while_awaited(partial(self._preparer.num_prompt_tokens, ask), self._preparer.threads_for(ask))
 
     def begin(self, prepared: Prepared, lease: Lease, tape: Tape) -> Generation:
         """Send what was prepared to the engine for the stream of a ``lease`` never used before, less what is on the tape already.

@@ -4,53 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
 
 import msgspec
 
 from server.errors import InvalidValue, Overloaded, PlaitError, UnsupportedParameter
 from server.serving.asks import Ask
 from server.serving.grammar_jobs import GrammarJob, GrammarResult
+from server.serving.grammar_outcomes import Outcomes, Writing
+from server.serving.interest import Interest
 from server.serving.workers import AllBusy, CannotStart, JobFailed, TookTooLong, TooMuchWork, Workers
 
 ERROR_BY_CODE: dict[str, type[PlaitError]] = {UnsupportedParameter.code: UnsupportedParameter}
-
-MAX_OUTCOMES = 256
-MAX_OUTCOME_CHARS = 1 << 24
-"""Of all grammars that are kept together."""
-
-
-class Outcomes:
-    """What became of the latest jobs: a conversation asks for the same grammar in every turn.
-
-    Each is its user's alone: how fast an answer begins must tell nobody what others ask for.
-    """
-
-    def __init__(self) -> None:
-        self._by_key: OrderedDict[bytes, GrammarResult] = OrderedDict()
-        self._num_chars = 0
-        self._lock = threading.Lock()
-
-    def find(self, key: bytes) -> GrammarResult | None:
-        """Return what became of a job; None if that is not known, or no longer."""
-        with self._lock:
-            if key in self._by_key:
-                self._by_key.move_to_end(key)
-            return self._by_key.get(key)
-
-    def keep(self, key: bytes, result: GrammarResult) -> None:
-        """Keep what became of a job, and forget those asked for longest ago beyond the bounds."""
-        with self._lock:
-            if key in self._by_key:
-                return
-            self._by_key[key] = result
-            self._num_chars += _num_chars(result)
-            while len(self._by_key) > MAX_OUTCOMES or self._num_chars > MAX_OUTCOME_CHARS:
-                self._num_chars -= _num_chars(self._by_key.popitem(last=False)[1])
-
-
-def _num_chars(result: GrammarResult) -> int:
-    return len(result.grammar or "")
 
 
 def _key(ask: Ask, job: GrammarJob) -> bytes:
@@ -66,17 +30,20 @@ class GrammarWriters:
             "server.serving.grammar_writer", GrammarResult, num_writers, timeout_s, wait_s
         )
         self._outcomes = Outcomes()
+        self._under_way: dict[bytes, Writing] = {}
+        self._lock = threading.Lock()
 
-    def grammar(self, ask: Ask) -> str | None:
+    def grammar(self, ask: Ask, interest: Interest) -> str | None:
         """Return the grammar that an ask holds its answer to; see `server.serving.grammars.answer_grammar`.
 
         Raises:
             InvalidValue, UnsupportedParameter: a schema that answers cannot be held to, or not in the time there is.
             Overloaded: every writer is busy, or the machine is, or no writer can be started.
+            NobodyWaits: the ``interest`` in it is over.
         """
         if ask.text_form is None and ask.tool_use is None:
             return None
-        result = self._result(ask, GrammarJob.of(ask))
+        result = self._result(ask, GrammarJob.of(ask), interest)
         if result.code is not None:
             raise ERROR_BY_CODE.get(result.code, InvalidValue)(result.message, result.param)
         return result.grammar
@@ -85,13 +52,39 @@ class GrammarWriters:
         """End the writers that are free; one that is busy ends after its schema."""
         self._workers.close()
 
-    def _result(self, ask: Ask, job: GrammarJob) -> GrammarResult:
+    def _result(self, ask: Ask, job: GrammarJob, interest: Interest) -> GrammarResult:
+        """Find what becomes of a job, wait for it where it is being done, or have it done."""
         key = _key(ask, job)
-        result = self._outcomes.find(key)
-        if result is not None:
-            return result
+        result: GrammarResult | None = None
+        while result is None:
+            with self._lock:
+                result = self._outcomes.find(key)
+                if result is not None:
+                    return result
+                writing = self._under_way.get(key)
+                is_first = writing is None
+                if writing is None:
+                    writing = self._under_way[key] = Writing()
+                writing.join(interest)
+            result = self._written(key, writing, ask, job) if is_first else writing.awaited(interest)
+        return result
+
+    def _written(self, key: bytes, writing: Writing, ask: Ask, job: GrammarJob) -> GrammarResult:
+        """Do a job for all who wait for it."""
         try:
-            result = self._workers.run(job)
+            writing.outcome = self._worked_out(key, writing, ask, job)
+            return writing.outcome
+        except Overloaded as error:
+            writing.outcome = error
+            raise
+        finally:
+            with self._lock:
+                del self._under_way[key]
+            writing.end()
+
+    def _worked_out(self, key: bytes, writing: Writing, ask: Ask, job: GrammarJob) -> GrammarResult:
+        try:
+            result = self._workers.run(job, writing.is_wanted)
         except (AllBusy, TookTooLong) as error:
             raise Overloaded("Too many forms of answers are being read at the moment. Try again shortly.") from error
         except CannotStart as error:

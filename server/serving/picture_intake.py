@@ -11,6 +11,7 @@ from typing import Protocol
 from server.errors import ImageTooLarge, InvalidImage, UnsupportedParameter
 from server.messages import ImageSegment
 from server.serving.asks import PicturePart
+from server.serving.interest import Interest
 from server.serving.picture_readers import PictureReaders
 
 BASE64 = re.compile(r"; *base64$", re.IGNORECASE)
@@ -34,14 +35,15 @@ class PictureIntake:
     readers: PictureReaders
     fetch: Fetch | None = None
 
-    def segment(self, part: PicturePart, *, draws: bool) -> ImageSegment:
+    def segment(self, part: PicturePart, interest: Interest, *, draws: bool) -> ImageSegment:
         """Return the picture resized for the ViT and, when pictures will be drawn, for the VAE (spec 5.2).
 
         Raises:
             InvalidRequest: one of its kinds, naming the place in the body.
             Overloaded: every reader is busy.
+            NobodyWaits: for it any more.
         """
-        return self.readers.read(_picture_bytes(part, self.readers.limits.max_bytes, self.fetch), part.param, draws=draws)
+        return self.readers.read(_picture_bytes(part, self.readers.limits.max_bytes, self.fetch), part.param, interest, draws=draws)
 
     def close(self) -> None:
         """End the reader processes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from model.config import BagelConfig
 from server.errors import ImageTooLarge, InvalidImage, Overloaded, PlaitError
 from server.messages import ImageSegment
+from server.serving.interest import Interest
 from server.serving.picture_files import PictureLimits
 from server.serving.picture_jobs import PictureJob, PictureResult
 from server.serving.workers import AllBusy, CannotStart, JobFailed, TookTooLong, Workers
@@ -22,19 +23,22 @@ class PictureReaders:
             "server.serving.picture_reader", PictureResult, num_readers, timeout_s, wait_s=timeout_s
         )
 
-    def read(self, encoded: bytes, param: str, *, draws: bool) -> ImageSegment:
-        """Return a picture file as the towers see it (spec 5.2: the VAE's only when pictures will be drawn).
+    def read(self, encoded: bytes, param: str, interest: Interest, *, draws: bool) -> ImageSegment:
+        """Return a picture file as the towers see it (spec 5.2: the VAE's only when pictures will be drawn), with its digests.
+
+        They are worked out here, once for all answers that it is for: in the engine everybody would wait for that.
 
         Raises:
             InvalidImage, ImageTooLarge: not a picture that is read here.
             Overloaded: every reader is busy, or none can be started.
+            NobodyWaits: for it any more.
         """
         if len(encoded) > self.limits.max_bytes:
             raise ImageTooLarge(f"{param}: the picture has more than {self.limits.max_bytes} bytes.", param)
         job = PictureJob(encoded, param, self.limits, self._config.vae_transform, self._config.vit_transform, draws)
-        result = self._run(job)
+        result = self._run(job, interest)
         if result.segment is not None:
-            return result.segment
+            return result.segment.with_digests()
         if result.refusal is None:
             raise InvalidImage(f"{param}: the picture cannot be read.", param)
         raise ERROR_BY_CODE.get(result.refusal.code, InvalidImage)(result.refusal.message, param)
@@ -43,9 +47,9 @@ class PictureReaders:
         """End the readers that are free; one that is busy ends after its picture."""
         self._workers.close()
 
-    def _run(self, job: PictureJob) -> PictureResult:
+    def _run(self, job: PictureJob, interest: Interest) -> PictureResult:
         try:
-            return self._workers.run(job)
+            return self._workers.run(job, lambda: not interest.is_over)
         except AllBusy as error:
             raise Overloaded("Too many pictures are being read at the moment. Try again shortly.") from error
         except CannotStart as error:

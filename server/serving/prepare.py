@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -27,6 +28,7 @@ from server.messages import (
 from server.serving.asks import Ask, Effort, Message, Modality, ParamNames, PictureChoices, PicturePart, TextChoices, TextPart
 from server.serving.context_budget import ContextBudget, prompt_need
 from server.serving.grammar_writers import GrammarWriters
+from server.serving.interest import Interest
 from server.serving.picture_intake import PictureIntake
 from server.serving.reply_reader import Thinking
 from server.serving.served_model import ServedModel
@@ -46,6 +48,9 @@ FAR_TOO_LONG = 4
 LOOK_CHARS = 1 << 14
 """How much of such a text is read at once."""
 
+NUM_WAITING_THREADS = 32
+"""In which asks wait, for pictures and for worker processes; more of them wait for a thread."""
+
 
 @dataclass(frozen=True, slots=True)
 class PromptLimits:
@@ -56,40 +61,51 @@ class PromptLimits:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The requests of one ask, one for each answer wanted; they differ in id and seeds alone."""
+    """The requests of one ask, one for each answer wanted; they differ in id and seeds alone. The tokens of their prompt are counted as its
+    usage will say, pictures in it included."""
 
     requests: list[Request]
+    num_prompt_tokens: int
     thinking: Thinking
 
 
 class Preparer:
-    """Makes engine requests for one model. Slow (it decodes pictures): call it in a thread."""
+    """Makes engine requests for one model. Slow (it waits for pictures to be decoded): call it in the threads for an ask."""
 
     def __init__(self, model: ServedModel, limits: PromptLimits, pictures: PictureIntake, grammars: GrammarWriters) -> None:
         self._model = model
         self._limits = limits
         self._pictures = pictures
         self._grammars = grammars
+        self._waiting_threads = ThreadPoolExecutor(NUM_WAITING_THREADS, thread_name_prefix="preparing")
+
+    def threads_for(self, ask: Ask) -> Executor | None:
+        """Return the threads for an ask that waits for others' work, so that it holds up nobody; None, any, for one that computes."""
+        has_picture = any(isinstance(part, PicturePart) for message in ask.messages for part in message.parts)
+        return self._waiting_threads if has_picture or ask.text_form is not None or ask.tool_use is not None else None
 
     def close(self) -> None:
         """End the processes that read pictures and schemas."""
+        self._waiting_threads.shutdown(wait=False, cancel_futures=True)
         self._pictures.close()
         self._grammars.close()
 
-    def prepare(self, ask: Ask, ready: EngineReady) -> Plan:
+    def prepare(self, ask: Ask, ready: EngineReady, interest: Interest) -> Plan:
         """Return the engine's requests for ``ask``.
 
         Raises:
             InvalidRequest: one of its kinds, naming the field and the bound.
+            Overloaded: whoever reads its pictures or its form is busy.
+            NobodyWaits: the ``interest`` in it is over.
         """
         self._refuse_tools_where_unknown(ask)
         modalities = self._modalities(ask)
         draws = Modality.IMAGE in modalities
         _refuse_contradictions(ask, modalities)
-        segments = self._segments(ask, min(ready.max_positions, ready.max_context_rows), draws=draws)
+        segments = self._segments(ask, min(ready.max_positions, ready.max_context_rows), interest, draws=draws)
         mode = self._mode(ask, modalities)
         image = self._image_params(ask, segments)
-        sampling = replace(self._sampling(ask.text), grammar=self._grammars.grammar(ask))
+        sampling = replace(self._sampling(ask.text), grammar=self._grammars.grammar(ask, interest))
         request = Request(
             request_id="",
             segments=segments,
@@ -104,17 +120,18 @@ class Preparer:
             priority=ask.priority,
         )
         fitted = ContextBudget(self._model.config, ready).fit(request, ask)
-        return Plan([self._numbered(fitted, ask, index) for index in range(ask.n)], _thinking(ask, mode))
+        num_prompt_tokens = prompt_need(segments, self._model.config).rows
+        return Plan([self._numbered(fitted, ask, index) for index in range(ask.n)], num_prompt_tokens, _thinking(ask, mode))
 
-    def num_prompt_tokens(self, ask: Ask) -> int:
+    def num_prompt_tokens(self, ask: Ask, interest: Interest) -> int:
         """Return how many tokens the prompt of ``ask`` has, as its answer's usage would say, be there room for them or not.
 
         Raises:
-            InvalidRequest: see `prepare`.
+            InvalidRequest, Overloaded, NobodyWaits: see `prepare`.
         """
         self._refuse_tools_where_unknown(ask)
         draws = Modality.IMAGE in self._modalities(ask)
-        segments = self._segments(ask, self._model.config.llm.max_positions, draws=draws)
+        segments = self._segments(ask, self._model.config.llm.max_positions, interest, draws=draws)
         return prompt_need(segments, self._model.config).rows
 
     def _refuse_tools_where_unknown(self, ask: Ask) -> None:
@@ -158,7 +175,7 @@ class Preparer:
                 message = f"{param}: the texts have more than {FAR_TOO_LONG * held} tokens, the context holds {held}. Shorten the prompt."
                 raise ContextLengthExceeded(message, param)
 
-    def _segments(self, ask: Ask, held: int, *, draws: bool) -> list[Segment]:
+    def _segments(self, ask: Ask, held: int, interest: Interest, *, draws: bool) -> list[Segment]:
         """Turn messages into segments: there is no chat template (spec 5.1), each text is one segment, each picture another.
 
         The context holds ``held`` tokens.
@@ -172,12 +189,12 @@ class Preparer:
         self._refuse_far_too_long(ask, told, held)
         segments = [segment for part in told for segment in self._joined([part])]
         for message in ask.messages:
-            segments += self._message_segments(message, draws=draws)
+            segments += self._message_segments(message, interest, draws=draws)
         if not segments:
             raise InvalidValue(f"{ask.names.messages}: the prompt is empty; at least one text or picture is needed.", ask.names.messages)
         return segments
 
-    def _message_segments(self, message: Message, *, draws: bool) -> list[Segment]:
+    def _message_segments(self, message: Message, interest: Interest, *, draws: bool) -> list[Segment]:
         segments: list[Segment] = []
         texts: list[TextPart] = []
         for part in message.parts:
@@ -186,7 +203,7 @@ class Preparer:
                 continue
             segments += self._joined(texts)
             texts = []
-            segments.append(self._pictures.segment(part, draws=draws))
+            segments.append(self._pictures.segment(part, interest, draws=draws))
         return segments + self._joined(texts)
 
     def _joined(self, texts: list[TextPart]) -> list[Segment]:

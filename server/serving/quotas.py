@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from server.access.keys import Tenant
 from server.errors import QuotaExceeded
-from server.messages import OutputMode, Request, TextSegment
+from server.messages import OutputMode
 from server.serving.events import CallEvent, Event, FinishedEvent, PictureEvent, PreviewEvent, TextEvent, ThoughtEvent
+from server.serving.prepare import Plan
 from server.store.store import Bucket, RateStore, StoreUnavailable
 
 MINUTE_S = 60.0
@@ -24,7 +25,7 @@ AT_ONCE_RETRY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Tokens (prompt and answer together) and drawn pictures."""
+    """Tokens, as usage counts them: the rows of a prompt, its pictures included, and the words of its answers; and drawn pictures."""
 
     tokens: int = 0
     pictures: int = 0
@@ -44,7 +45,7 @@ class Account:
     """One request's part of its tenant's quota, from `Quotas.enter` to `Quotas.settle`.
 
     Attributes:
-        num_prompt_tokens: what each answer has read when its first words come.
+        num_prompt_tokens: what its answers, which share it, have read when the first of them has anything to show.
         reserved: what was taken of the bounds in advance.
         requests, tokens: how the tenant stands, None where there is no bound.
     """
@@ -55,20 +56,23 @@ class Account:
     reserved: Use = Use()
     requests: Standing | None = None
     tokens: Standing | None = None
+    _num_read: int = 0
     _tokens: Counter[int] = field(default_factory=Counter)
     _pictures: Counter[int] = field(default_factory=Counter)
     _is_settled: bool = False
 
     def count(self, event: Event) -> None:
         """Take in what an event cost: by the usage of finished answers, by what was seen of others."""
+        self._num_read = self._num_read or self.num_prompt_tokens
         match event:
             case TextEvent() | ThoughtEvent() | CallEvent():
-                self._tokens[event.choice] = 1 + (self._tokens[event.choice] or self.num_prompt_tokens)
+                self._tokens[event.choice] += 1
             case PictureEvent() | PreviewEvent():
                 self._pictures[event.choice] = event.index + 1
             case FinishedEvent():
                 usage = event.usage
-                self._tokens[event.choice] = usage.prompt_text_tokens + usage.prompt_image_tokens + usage.completion_text_tokens
+                self._num_read = usage.prompt_text_tokens + usage.prompt_image_tokens
+                self._tokens[event.choice] = usage.completion_text_tokens
                 self._pictures[event.choice] = usage.num_images
             case _:
                 pass
@@ -78,7 +82,8 @@ class Account:
         if self._is_settled:
             return None
         self._is_settled = True
-        return Use(max(0, self.reserved.tokens - self._tokens.total()), max(0, self.reserved.pictures - self._pictures.total()))
+        num_tokens = self._num_read + self._tokens.total()
+        return Use(max(0, self.reserved.tokens - num_tokens), max(0, self.reserved.pictures - self._pictures.total()))
 
 
 class Quotas:
@@ -100,23 +105,22 @@ class Quotas:
         self._in_flight[tenant.name] += num_answers
         return Account(tenant, num_answers)
 
-    async def charge(self, account: Account, requests: list[Request]) -> None:
-        """Take what ``requests``, the answers of one ask, may need.
+    async def charge(self, account: Account, plan: Plan) -> None:
+        """Take what the answers of one ask may need.
 
         Raises:
             QuotaExceeded: too much in this minute; what was taken already is the account's, to be settled.
         """
-        tenant, need = account.tenant, _need(requests)
+        tenant, need = account.tenant, _need(plan)
         quota = tenant.quota
-        account.num_prompt_tokens = _num_prompt_tokens(requests[0])
-        await self.charge_request(account)
+        account.num_prompt_tokens = plan.num_prompt_tokens
         account.tokens = await self._take(tenant, "tokens", quota.tokens_per_minute, need.tokens)
         account.reserved = Use(_taken(account.tokens, need.tokens), 0)
         pictures = await self._take(tenant, "pictures", quota.pictures_per_minute, need.pictures)
         account.reserved = Use(account.reserved.tokens, _taken(pictures, need.pictures))
 
     async def charge_request(self, account: Account) -> None:
-        """Take one request, whatever it needs.
+        """Take one request, whatever it needs: before it is prepared, which is most of what one costs that comes to nothing.
 
         Raises:
             QuotaExceeded: too many in this minute.
@@ -178,14 +182,9 @@ def _used_up(kind: str, limit: int, cost: int, wait_s: float) -> str:
     )
 
 
-def _need(requests: list[Request]) -> Use:
-    tokens = pictures = 0
-    for request in requests:
-        tokens += _num_prompt_tokens(request)
+def _need(plan: Plan) -> Use:
+    tokens, pictures = plan.num_prompt_tokens, 0
+    for request in plan.requests:
         tokens += 0 if request.mode is OutputMode.IMAGE else request.sampling.max_tokens
         pictures += 0 if request.mode is OutputMode.TEXT else request.image.max_images
     return Use(tokens, pictures)
-
-
-def _num_prompt_tokens(request: Request) -> int:
-    return sum(len(segment.token_ids) for segment in request.segments if isinstance(segment, TextSegment))

@@ -261,7 +261,7 @@ def _client(url: str, num_connections: int, timeout_s: float) -> Redis:
         retry=Retry(NoBackoff(), 1),
         decode_responses=False,
     )
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)
 
 
 def _claim(owner: str, stream_id: bytes, head: list[bytes | None], canon: list[bytes]) -> Claim:

@@ -65,7 +65,8 @@ class Journal:
         self._dirty[stream.lease.stream_id] = stream
         self._has_work.set()
         if self.is_held_up:
-            self._go_on_without_store()
+            stream.publish_unsent()
+            self._keep_in_bounds()
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -98,7 +99,9 @@ class Journal:
 
     def _hold_up(self, state: StoreState, error: StoreUnavailable) -> None:
         self._note(state, f" ({error})" if str(error) else "")
-        self._go_on_without_store()
+        for stream in self._dirty.values():
+            stream.publish_unsent()
+        self._keep_in_bounds()
 
     def _note(self, state: StoreState, cause: str = "") -> None:
         if state is self._state:
@@ -108,9 +111,8 @@ class Journal:
         self._state = state
         logger.log(logging.INFO if state is StoreState.WRITABLE else logging.ERROR, "the store is %s%s", state.value, cause)
 
-    def _go_on_without_store(self) -> None:
-        for stream in self._dirty.values():
-            stream.publish_unsent()
+    def _keep_in_bounds(self) -> None:
+        """Have the largest streams go on without a store where too much waits for it."""
         while self._dirty and sum(stream.unsent_bytes for stream in self._dirty.values()) > MAX_UNSENT_BYTES:
             largest = max(self._dirty.values(), key=lambda stream: stream.unsent_bytes)
             logger.error("stream %s cannot be resumed any more: the store has been away or full for too long", largest.lease.stream_id)

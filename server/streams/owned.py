@@ -48,6 +48,8 @@ class OwnedStream:
         self._recent_bytes = 0
         self._unsent: list[StoredEvent] = []
         self._unsent_canon: list[bytes] = []
+        self.unsent_bytes = 0
+        """About how many bytes wait for the store."""
         self._num_canon_sent = past.num_canon
         self._on_write = on_write
         self._waiting: list[asyncio.Future[None]] = []
@@ -56,7 +58,9 @@ class OwnedStream:
     def write(self, name: str, payload: str, *, is_final: bool = False) -> None:
         """Add the next event; it reaches the store and the readers in order."""
         self._last_written += 1
-        self._unsent.append(StoredEvent(self._last_written, name, payload, is_final))
+        event = StoredEvent(self._last_written, name, payload, is_final)
+        self._unsent.append(event)
+        self.unsent_bytes += event.num_bytes
         self.is_ended = is_final
         self._on_write(self)
 
@@ -68,6 +72,7 @@ class OwnedStream:
     def note(self, canon: bytes) -> None:
         """Add canon that no event has come of yet."""
         self._unsent_canon.append(canon)
+        self.unsent_bytes += len(canon)
         self.has_canon = True
         self._on_write(self)
 
@@ -80,11 +85,6 @@ class OwnedStream:
     def let_go(self) -> None:
         """Have whoever waits for more look elsewhere: this process writes nothing more."""
         self._beat()
-
-    @property
-    def unsent_bytes(self) -> int:
-        """About how many bytes wait for the store."""
-        return sum(event.num_bytes for event in self._unsent) + sum(map(len, self._unsent_canon))
 
     @property
     def has_unsent(self) -> bool:
@@ -104,15 +104,19 @@ class OwnedStream:
 
     def sent(self, append: Append) -> None:
         """Take note that the store has ``append``, and show its events."""
-        del self._unsent[: len(append.events)]
-        del self._unsent_canon[: len(append.canon)]
-        self._num_canon_sent += len(append.canon)
+        num_events, num_canon = len(append.events), len(append.canon)
+        self.unsent_bytes -= sum(event.num_bytes for event in self._unsent[:num_events]) + sum(map(len, self._unsent_canon[:num_canon]))
+        del self._unsent[:num_events]
+        del self._unsent_canon[:num_canon]
+        self._num_canon_sent += num_canon
         self._show(append.events)
         self._beat()
 
     def publish_unsent(self) -> None:
-        """Show what the store does not have, because it is away."""
-        self.publish(self._unsent)
+        """Show what the store does not have, because it is away, and nobody has seen."""
+        num_events = self._last_written - self._last_published
+        if num_events and self._show(self._unsent[-num_events:]):
+            self._beat()
 
     def give_up_durability(self) -> None:
         """Go on for the readers here alone."""
@@ -121,13 +125,8 @@ class OwnedStream:
         self._drop_unsent()
 
     def _drop_unsent(self) -> None:
-        self.opening, self._unsent, self._unsent_canon = None, [], []
+        self.opening, self._unsent, self._unsent_canon, self.unsent_bytes = None, [], [], 0
         self._beat()
-
-    def publish(self, events: Sequence[StoredEvent]) -> None:
-        """Show events to the readers, each once."""
-        if self._show(events):
-            self._beat()
 
     def _show(self, events: Sequence[StoredEvent]) -> bool:
         """Put events where readers find them; tell whether there is a new one."""

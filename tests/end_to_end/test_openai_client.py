@@ -164,7 +164,6 @@ def test_a_disconnect_in_mid_picture_frees_its_pages_at_once(http: httpx.Client)
 
 @pytest.mark.slow
 async def test_sixteen_streams_of_mixed_kinds_all_finish(server_url: str) -> None:
-    client = AsyncOpenAI(base_url=f"{server_url}/v1", api_key="none", max_retries=0, timeout=240)
     kinds: list[dict[str, object]] = [
         {"modalities": ["text"]},
         {"modalities": ["image"], "image": {"size": "64x64", "num_inference_steps": 5}},
@@ -172,7 +171,7 @@ async def test_sixteen_streams_of_mixed_kinds_all_finish(server_url: str) -> Non
         PLAITED,
     ]
 
-    async def run(number: int) -> tuple[str, str, int]:
+    async def run(client: AsyncOpenAI, number: int) -> tuple[str, str, int]:
         text, reason, images = "", "", 0
         stream = await client.chat.completions.create(
             model=MODEL, messages=MESSAGES, max_completion_tokens=9, seed=number // 4, stream=True, extra_body=kinds[number % 4]
@@ -184,7 +183,8 @@ async def test_sixteen_streams_of_mixed_kinds_all_finish(server_url: str) -> Non
                 images += len(json.loads(choice.delta.model_dump_json()).get("images", []))
         return text, reason, images
 
-    answers = await asyncio.gather(*(run(number) for number in range(16)))
+    async with AsyncOpenAI(base_url=f"{server_url}/v1", api_key="none", max_retries=0, timeout=240) as client:
+        answers = await asyncio.gather(*(run(client, number) for number in range(16)))
 
     assert [images for _, _, images in answers] == [0, 1, 1, 2] * 4
     assert all(reason in ("stop", "length") for _, reason, _ in answers)

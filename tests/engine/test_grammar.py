@@ -149,7 +149,7 @@ CALL = '<tool_call>\n{"name": "scene", "arguments": {"n": 2}}\n</tool_call>'
     ],
 )
 def test_what_an_ask_allows_can_be_said(ask: Ask, text: str, may_end: bool) -> None:
-    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(answer_grammar(ask) or "")
+    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(answer_grammar(ask) or "", "")
     for token_id in MODEL.tokenizer.encode(text):
         assert token_id in allowed_ids(grammar.allowed()), MODEL.tokenizer.token_bytes(token_id)
         grammar.accept(token_id)
@@ -175,7 +175,7 @@ def test_what_an_ask_allows_can_be_said(ask: Ask, text: str, may_end: bool) -> N
     ],
 )
 def test_what_an_ask_does_not_allow_cannot_be_said(ask: Ask, text: str) -> None:
-    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(answer_grammar(ask) or "")
+    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(answer_grammar(ask) or "", "")
     for token_id in MODEL.tokenizer.encode(text):
         if token_id not in allowed_ids(grammar.allowed()):
             return
@@ -195,7 +195,7 @@ def test_a_pattern_with_more_states_than_the_bounds_is_given_up() -> None:
 
 def follow(pattern: str, num_letters: int) -> None:
     """Write nothing but the letter a."""
-    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(answer_grammar(matching(pattern)) or "")
+    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(answer_grammar(matching(pattern)) or "", "")
     (letter,) = MODEL.tokenizer.encode("a")
     for _ in range(num_letters):
         assert letter in allowed_ids(grammar.allowed())
@@ -226,24 +226,40 @@ def test_a_grammar_that_does_not_compile_fails_its_own_request_alone(monkeypatch
 @pytest.mark.parametrize("grammars", [NoGrammars(), LlguidanceGrammars(MODEL.tokenizer, VOCAB)], ids=["missing", "broken"])
 def test_a_grammar_that_cannot_be_had_is_said_when_a_token_is_drawn(grammars: Grammars) -> None:
     with pytest.raises(RuntimeError):
-        grammars.start("start: nowhere").allowed()
+        grammars.start("start: nowhere", "").allowed()
 
 
 def test_the_state_is_a_function_of_the_tokens_accepted() -> None:
     """Another replica that replays an answer's tokens allows what the first would have."""
     grammars = LlguidanceGrammars(MODEL.tokenizer, VOCAB)
-    first, rng, said = grammars.start(GRAMMAR), random.Random(3), list[int]()
+    first, rng, said = grammars.start(GRAMMAR, ""), random.Random(3), list[int]()
     for _ in range(12):
         said.append(rng.choice(allowed_ids(first.allowed())))
         first.accept(said[-1])
-    second = grammars.start(GRAMMAR)
+    second = grammars.start(GRAMMAR, "")
     for token_id in said:
         second.accept(token_id)
     assert second.allowed() == first.allowed()
 
 
+def test_answers_that_share_a_compilation_go_their_own_ways() -> None:
+    """And one that is given up, or has ended before they begin, leaves them where they are."""
+    grammars, texts = LlguidanceGrammars(MODEL.tokenizer, VOCAB), ("yes", 'yes, "ü"\n🙂', "a\\b")
+    for _ in range(2):
+        answers = [grammars.start(answer_grammar(Ask([], text_form=CHOICE)) or "", "") for _ in range(4)]
+        answers.pop().close()
+        for place in range(max(map(len, texts))):
+            for answer, text in zip(answers, texts, strict=True):
+                for token_id in MODEL.tokenizer.encode(text[place : place + 1]):
+                    assert token_id in allowed_ids(answer.allowed())
+                    answer.accept(token_id)
+        for answer in answers:
+            assert MODEL.tokenizer.eos_id in allowed_ids(answer.allowed())
+            answer.close()
+
+
 def test_no_special_token_is_ever_allowed_but_the_end() -> None:
-    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(json_grammar({"type": "string"}))
+    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(json_grammar({"type": "string"}), "")
     grammar.accept(MODEL.tokenizer.encode('"')[0])
     specials = {token_id for token_id in range(VOCAB) if not MODEL.tokenizer.token_bytes(token_id)}
     assert not specials & set(allowed_ids(grammar.allowed()))
@@ -268,7 +284,7 @@ def test_only_allowed_tokens_are_drawn(vocab: int) -> None:
 def test_every_tokenizer_of_this_layout_is_understood() -> None:
     """The library sees each token's bytes as our own tokenizer has them."""
     tokenizer: Tokenizer = MODEL.tokenizer
-    grammar = LlguidanceGrammars(tokenizer, VOCAB).start('start: "zażółć 🙂"')
+    grammar = LlguidanceGrammars(tokenizer, VOCAB).start('start: "zażółć 🙂"', "")
     for token_id in tokenizer.encode("zażółć 🙂"):
         assert token_id in allowed_ids(grammar.allowed())
         grammar.accept(token_id)

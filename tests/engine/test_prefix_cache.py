@@ -166,6 +166,14 @@ def test_a_picture_that_differs_in_one_value_is_another_picture() -> None:
     assert usage.cached_image_tokens == 0
 
 
+def test_a_picture_is_known_by_the_digests_that_come_with_it() -> None:
+    """Its pixels, of which to go through takes longer than a step, are not looked at for that."""
+    target, first = house(), photo(1).with_digests()
+    ask(target, make_request("one", [first]))
+    usage = ask(target, make_request("two", [replace(first, vit=photo(2).vit, vae=photo(2).vae)]))
+    assert usage.cached_image_tokens == usage.prompt_image_tokens > 0
+
+
 def test_the_same_bytes_in_another_shape_are_another_picture() -> None:
     target = house()
     tall, wide = Picture(64, 32, bytes(64 * 32 * 3)), Picture(32, 64, bytes(64 * 32 * 3))

@@ -132,8 +132,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.pool = self.pool_type(num_pages, page_size)
         self.limits = SchedulerLimits(max_batch_tokens, MAX_RUNNING, MAX_WAITING, target_s, has_prefix_cache)
         of_model = replace(facts(), share_of_steps=device.share_of_steps)
-        grammars = SumGrammars(vocab=60, are_compiled=not device.compiles_beside)
-        self.scheduler = Scheduler(self.pool, of_model, self.limits, refeed, grammars, self.clock)
+        self.grammars = SumGrammars(vocab=60, are_compiled=not device.compiles_beside)
+        self.scheduler = Scheduler(self.pool, of_model, self.limits, refeed, self.grammars, self.clock)
         self.scheduler.encodings.encoder = self.encoder if device.encodes_beside else None
         self.runner = FakeRunner(drawn, decodes_beside=device.decodes_beside)
         self.written = WrittenPages(page_size, drawn)
@@ -408,6 +408,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.one_step(fails=False)
         assert not self.scheduler.has_work
         assert self.pool.num_used == 0
+        assert all(grammar.is_closed for grammar in self.grammars.started), "whoever compiles them works for nobody"
         assert sorted(self.ends) == sorted(self.names)
 
 

@@ -87,5 +87,4 @@ async def _serve(front: Front, http: HttpServer, listener: socket.socket, metric
             await http.serve(listener)
     finally:
         await front.engine.stop(2.0, task)
-        front.preparer.close()
-        front.tracing.close()
+        await front.close()

@@ -91,6 +91,13 @@ def test_a_quota_that_is_used_up_is_429_with_the_seconds_to_wait(front: RunningF
         assert chat(alice).status_code == 200
 
 
+def test_a_request_that_is_one_too_many_is_refused_before_anything_of_it_is_prepared(front: RunningFront) -> None:
+    """Its pictures were read and its schemas compiled first, however many more than its bound a tenant sent."""
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,bm8gcGljdHVyZQ=="}}
+    with client(front, "bob") as bob:
+        assert [chat(bob, messages=[user([picture])]).status_code for _ in range(3)] == [400, 400, 429]
+
+
 def count(http: httpx.Client) -> httpx.Response:
     return http.post("/v1/responses/input_tokens", json={"input": "hi"})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from server.errors import InvalidValue, Overloaded, UnsupportedParameter
 from server.serving.asks import Ask, ChoiceForm, JsonForm, PatternForm, Tool, ToolUse
 from server.serving.grammar_writers import GrammarWriters
 from server.serving.grammars import answer_grammar
+from server.serving.interest import Interest, NobodyWaits
 from server.serving.picture_files import PictureLimits
 from server.serving.picture_readers import PictureReaders
 from tests.server.picture_files import encoded_picture
@@ -36,6 +38,10 @@ def writers() -> Iterator[GrammarWriters]:
     writers.close()
 
 
+def grammar(writers: GrammarWriters, ask: Ask) -> str | None:
+    return writers.grammar(ask, Interest())
+
+
 def json_ask(schema: dict[str, JsonValue]) -> Ask:
     return Ask([], text_form=JsonForm(schema, PARAM))
 
@@ -50,13 +56,13 @@ def test_a_grammar_is_that_of_the_ask(writers: GrammarWriters) -> None:
         Ask([], tool_use=ToolUse([Tool("stop", None, None, "tools[0]")], must_call=True, is_parallel=False)),
         Ask([], tool_use=ToolUse([replace(tools[0], name=f"look_{number}") for number in range(30)], must_call=False, is_parallel=True)),
     ):
-        assert writers.grammar(ask) == answer_grammar(ask)
-    assert writers.grammar(Ask([])) is None
+        assert grammar(writers, ask) == answer_grammar(ask)
+    assert grammar(writers, Ask([])) is None
 
 
 def test_what_answers_cannot_be_held_to_is_refused_by_name(writers: GrammarWriters) -> None:
     with pytest.raises(UnsupportedParameter, match="'not' at its top") as caught:
-        writers.grammar(json_ask({"not": {"type": "string"}}))
+        grammar(writers, json_ask({"not": {"type": "string"}}))
     assert caught.value.param == PARAM
 
 
@@ -64,9 +70,9 @@ def test_what_answers_cannot_be_held_to_is_refused_by_name(writers: GrammarWrite
 def test_a_schema_that_would_take_minutes_is_refused_and_the_next_one_read(writers: GrammarWriters, schema: dict[str, JsonValue]) -> None:
     """It kept a thread busy for that long: six of them, and no request at all was prepared any more."""
     with pytest.raises(InvalidValue, match="too complex") as caught:
-        writers.grammar(json_ask(schema))
+        grammar(writers, json_ask(schema))
     assert caught.value.param == PARAM
-    assert writers.grammar(json_ask({"type": "string"})) == answer_grammar(json_ask({"type": "string"}))
+    assert grammar(writers, json_ask({"type": "string"})) == answer_grammar(json_ask({"type": "string"}))
 
 
 def only_writer() -> psutil.Process:
@@ -78,25 +84,25 @@ def only_writer() -> psutil.Process:
 def test_a_schema_whose_writer_is_killed_is_read_by_another(is_busy: bool) -> None:
     """It was called too complex, whatever had killed its writer."""
     writers = GrammarWriters(num_writers=1)
-    assert writers.grammar(json_ask({"type": "string"}))
+    assert grammar(writers, json_ask({"type": "string"}))
     writer = only_writer()
     if is_busy:
         writer.suspend()
         threading.Timer(0.2, writer.kill).start()
     else:
         writer.kill()
-    assert writers.grammar(json_ask({"type": "integer"})) == answer_grammar(json_ask({"type": "integer"}))
+    assert grammar(writers, json_ask({"type": "integer"})) == answer_grammar(json_ask({"type": "integer"}))
     writers.close()
 
 
 def test_a_machine_too_busy_for_a_schema_is_no_fault_of_the_schema_s() -> None:
     """Its bound was the clock's: beside a busy engine, plain schemas were called too complex."""
     writers = GrammarWriters(num_writers=1, timeout_s=0.5)
-    assert writers.grammar(json_ask({"type": "string"}))
+    assert grammar(writers, json_ask({"type": "string"}))
     only_writer().suspend()
     with pytest.raises(Overloaded, match="Try again"):
-        writers.grammar(json_ask({"type": "integer"}))
-    assert writers.grammar(json_ask({"type": "integer"}))
+        grammar(writers, json_ask({"type": "integer"}))
+    assert grammar(writers, json_ask({"type": "integer"}))
     writers.close()
 
 
@@ -117,27 +123,27 @@ def test_where_no_worker_can_be_started_the_client_may_ask_again(caplog: pytest.
     picture = encoded_picture(8, 8, "PNG")
     with no_new_files():
         with pytest.raises(Overloaded, match="Try again"):
-            writers.grammar(json_ask({"type": "string"}))
+            grammar(writers, json_ask({"type": "string"}))
         with pytest.raises(Overloaded, match="Try again"):
-            readers.read(picture, "image", draws=False)
+            readers.read(picture, "image", Interest(), draws=False)
     assert caplog.text.count("cannot be started") == 2
-    assert writers.grammar(json_ask({"type": "string"}))
+    assert grammar(writers, json_ask({"type": "string"}))
     writers.close()
 
 
 def test_what_a_writer_has_done_it_does_not_do_again() -> None:
     """Every turn of a conversation has the same tools, and one that was too complex cost its seconds again and again."""
-    writers = GrammarWriters(num_writers=1, timeout_s=3.0)
+    writers = GrammarWriters(num_writers=1)
     complex_ask, refused, ask = json_ask(MINUTES[1]), json_ask({"not": {}}), json_ask({"type": "string"})
     for _ in range(2):
         with pytest.raises(InvalidValue, match="too complex"):
-            writers.grammar(complex_ask)
+            grammar(writers, complex_ask)
         with pytest.raises(UnsupportedParameter, match="'not'"):
-            writers.grammar(refused)
-        assert writers.grammar(ask) == answer_grammar(ask)
+            grammar(writers, refused)
+        assert grammar(writers, ask) == answer_grammar(ask)
         only_writer().suspend()
-    with pytest.raises(Overloaded):
-        writers.grammar(ask.on_account("somebody else", 1.0))
+    with pytest.raises(NobodyWaits):
+        writers.grammar(ask.on_account("somebody else", 1.0), Interest(is_over=True))
     writers.close()
 
 
@@ -145,5 +151,43 @@ def test_where_tools_and_a_form_are_too_complex_together_both_are_named(writers:
     tools = [Tool("look", None, {"type": "object", "properties": {"at": MINUTES[1]}}, "tools[0].function.parameters")]
     ask = Ask([], text_form=JsonForm({"type": "string"}, PARAM), tool_use=ToolUse(tools, must_call=False, is_parallel=False))
     with pytest.raises(InvalidValue, match=f"{PARAM} and tools: too complex") as caught:
-        writers.grammar(ask)
+        grammar(writers, ask)
     assert caught.value.param == PARAM
+
+
+def test_equal_schemas_at_the_same_time_are_read_once() -> None:
+    """Each took a writer: of many equal requests at once, as programs send them, all but the first few were refused."""
+    writers = GrammarWriters(num_writers=1, wait_s=0.1)
+    assert grammar(writers, json_ask({"type": "string"}))
+    only_writer().suspend()
+    threading.Timer(0.5, only_writer().resume).start()
+    with ThreadPoolExecutor(8) as pool:
+        read = [pool.submit(grammar, writers, json_ask({"type": "integer"})) for _ in range(8)]
+        assert {one.result() for one in read} == {answer_grammar(json_ask({"type": "integer"}))}
+    writers.close()
+
+
+def test_a_schema_that_nobody_waits_for_any_more_leaves_its_writer() -> None:
+    """It kept it to its end, and whoever came and went often enough kept all of them."""
+    writers, client = GrammarWriters(num_writers=1), Interest()
+    assert grammar(writers, json_ask({"type": "string"}))
+    only_writer().suspend()
+    with ThreadPoolExecutor(1) as pool:
+        given_up = pool.submit(writers.grammar, json_ask({"type": "integer"}), client)
+        client.is_over = True
+        assert grammar(writers, json_ask({"type": "boolean"}))
+        with pytest.raises(NobodyWaits):
+            given_up.result()
+    writers.close()
+
+
+def test_a_schema_is_read_on_for_whoever_asked_for_the_same_meanwhile() -> None:
+    writers, client = GrammarWriters(num_writers=1), Interest()
+    assert grammar(writers, json_ask({"type": "string"}))
+    only_writer().suspend()
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(writers.grammar, json_ask({"type": "integer"}), one) for one in (client, Interest())]
+        client.is_over = True
+        threading.Timer(0.5, only_writer().resume).start()
+        assert asked[1].result() == answer_grammar(json_ask({"type": "integer"}))
+    writers.close()

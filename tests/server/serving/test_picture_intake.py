@@ -7,6 +7,7 @@ import io
 import textwrap
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from model.transforms import vae_and_vit
 from server.errors import ImageTooLarge, InvalidImage, PlaitError, UnsupportedParameter
 from server.messages import ImageSegment, Picture
 from server.serving.asks import PicturePart
+from server.serving.interest import Interest, NobodyWaits
 from server.serving.picture_files import PictureLimits
 from server.serving.picture_intake import PictureIntake
 from server.serving.picture_readers import PictureReaders
@@ -35,8 +37,8 @@ def intake() -> Iterator[PictureIntake]:
     intake.close()
 
 
-def read(intake: PictureIntake, url: str, *, draws: bool = True) -> ImageSegment:
-    return intake.segment(PicturePart(url, "messages[0].content[1]"), draws=draws)
+def read(intake: PictureIntake, url: str, interest: Interest | None = None, *, draws: bool = True) -> ImageSegment:
+    return intake.segment(PicturePart(url, "messages[0].content[1]"), interest or Interest(), draws=draws)
 
 
 def pixels_of(picture: Picture | None) -> npt.NDArray[np.uint8]:
@@ -142,6 +144,15 @@ def test_the_vae_gets_a_picture_only_when_one_will_be_drawn(intake: PictureIntak
     assert read(intake, picture_uri(100, 80), draws=False).vae is None
 
 
+def test_a_picture_comes_with_its_digests(intake: PictureIntake) -> None:
+    """The engine worked them out between two steps, for each answer anew: four answers about sixteen pictures stopped everybody's words for
+    a second."""
+    for draws in (True, False):
+        segment = read(intake, picture_uri(100, 80), draws=draws)
+        assert segment.vit_digest == segment.vit.digest()
+        assert segment.vae_digest == (segment.vae.digest() if segment.vae is not None else b"")
+
+
 def test_a_reader_resizes_as_the_model_does(intake: PictureIntake) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8))
     buffer = io.BytesIO()
@@ -178,6 +189,22 @@ def test_a_picture_that_takes_too_long_is_refused_and_its_reader_ended() -> None
     with pytest.raises(InvalidImage, match="cannot be read"):
         read(intake, picture_uri())
     assert not psutil.pid_exists(reader.pid)
+    intake.close()
+
+
+def test_a_picture_that_nobody_waits_for_any_more_leaves_its_reader() -> None:
+    """It kept it for as long as a picture may take, and the pictures of others were refused."""
+    intake, client = PictureIntake(PictureReaders(golden_model().config, LIMITS, num_readers=1)), Interest()
+    before = {child.pid for child in readers_of_this_process()}
+    read(intake, picture_uri())
+    (reader,) = [child for child in readers_of_this_process() if child.pid not in before]
+    reader.suspend()
+    with ThreadPoolExecutor(1) as pool:
+        given_up = pool.submit(read, intake, picture_uri(), client)
+        client.is_over = True
+        assert read(intake, picture_uri()).vit.width > 0
+        with pytest.raises(NobodyWaits):
+            given_up.result()
     intake.close()
 
 

@@ -12,8 +12,9 @@ from model.profile import THINK_IMAGE_PROMPT, THINK_TEXT_PROMPT
 from server.errors import ContextLengthExceeded, InvalidValue, PlaitError, UnsupportedParameter
 from server.messages import EngineReady, ImageSegment, OutputMode, Request, TextSegment
 from server.serving.asks import Ask, Message, Modality, PictureChoices, PicturePart, TextChoices, TextPart
-from server.serving.context_budget import WORDS_FIRST
+from server.serving.context_budget import NUM_MARKERS, WORDS_FIRST
 from server.serving.grammar_writers import GrammarWriters
+from server.serving.interest import Interest
 from server.serving.picture_files import PictureLimits
 from server.serving.picture_intake import PictureIntake
 from server.serving.picture_readers import PictureReaders
@@ -41,7 +42,7 @@ def readers() -> Iterator[None]:
 
 
 def prepare(ask: Ask, family: str = "bagel", ready: EngineReady = READY) -> Plan:
-    return Preparer(golden_model(family), PromptLimits(max_pictures=2), PictureIntake(READERS), WRITERS).prepare(ask, ready)
+    return Preparer(golden_model(family), PromptLimits(max_pictures=2), PictureIntake(READERS), WRITERS).prepare(ask, ready, Interest())
 
 
 def only_request(ask: Ask, family: str = "bagel", ready: EngineReady = READY) -> Request:
@@ -123,6 +124,19 @@ def test_the_answers_of_one_ask_differ_in_id_and_seed_alone() -> None:
     assert all(
         replace(request, request_id="", sampling=first.sampling, image=first.image) == replace(first, request_id="") for request in requests
     )
+
+
+def test_the_pictures_of_a_prompt_count_among_its_tokens() -> None:
+    """As in its usage, where each of the towers that read one has its rows."""
+    words, looked_at, drawn_from = Ask([HELLO]), Ask([Message([PICTURE], "m")]), Ask([Message([PICTURE], "m")], modalities=IMAGE)
+    config, request = golden_model().config, only_request(drawn_from)
+    (picture,) = [segment for segment in request.segments if isinstance(segment, ImageSegment)]
+    assert picture.vae is not None
+    vit_rows = (picture.vit.width // config.vit.patch_size) * (picture.vit.height // config.vit.patch_size) + NUM_MARKERS
+    vae_rows = (picture.vae.width // config.latent_stride) * (picture.vae.height // config.latent_stride) + NUM_MARKERS
+    assert prepare(words).num_prompt_tokens == len(golden_model().tokenizer.encode("hello")) + NUM_MARKERS
+    assert prepare(looked_at).num_prompt_tokens == vit_rows
+    assert prepare(replace(drawn_from, n=3)).num_prompt_tokens == vit_rows + vae_rows
 
 
 def test_without_a_seed_two_asks_get_different_ones() -> None:

@@ -412,6 +412,18 @@ async def test_a_redis_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_a_store_that_is_closed_has_no_connection_left(redis_url: str) -> None:
+    """All stayed open: a pool that a client of Redis is given is nobody's to close, unless the client takes it over."""
+    store = RedisStore(redis_url, "closed:", RedisBounds())
+    async with Redis.from_url(redis_url) as redis:
+        before = await redis.client_list()
+        await store.heartbeat("owner", 1.0)
+        await store.wait({"s": 0}, 0.01)
+        assert len(await redis.client_list()) == len(before) + 2
+        await store.close()
+        assert len(await redis.client_list()) == len(before)
+
+
 async def test_a_call_that_is_cancelled_ends_cancelled_whatever_it_is_doing(redis_url: str) -> None:
     """The heartbeat of a server told to stop lost its cancellation while a command was sent, and beat on for ever."""
     store = RedisStore(redis_url, "cancelled:", RedisBounds())
