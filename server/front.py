@@ -166,10 +166,10 @@ class Front:
     tracing: Tracing
 
     async def close(self) -> None:
-        """Let go of the store, the worker processes and the collector of traces."""
-        await self.durability.store.close()
+        """Let go of the worker processes, the collector of traces and the store."""
         self.preparer.close()
         self.tracing.close()
+        await self.durability.store.close()
 
     async def run(self) -> None:
         """Keep the engine and the streams going until one of them ends.

@@ -84,7 +84,7 @@ def groups(options: Options) -> dict[str, Callable[[], Iterable[Line]]]:
     return {
         "golden": lambda: golden_lines(options),
         **{shape.name: partial(attention_lines, shape, options) for shape in shapes},
-        "replay": lambda: [replay_line(options), dropped_line(options)],
+        "replay": lambda: (line(options) for line in (replay_line, dropped_line)),
         "ahead": lambda: ahead_lines(GOLDEN, options),
         "sampling": lambda: sampling_lines(options),
         "euler": lambda: euler_lines(options),

@@ -4,7 +4,8 @@
 
 A part that meets a kernel for the first time compiles it, one after the other: a minute of the checks, a tenth of the engine's time, and
 more than the last part has. Here every work of `works` is done in the host's memory, without a GPU: of each launch only the compilation
-takes place, of the very variant that the same launch on a GPU asks for, which Triton then finds in its cache.
+takes place, of the very variant that the same launch on a GPU asks for, which Triton then finds in its cache. Launchers, which Triton 3.6
+compiles in C for each kind of call, are left to the first launch.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class SumGrammars:
         self._are_compiled = are_compiled
         self.started: list[SumGrammar] = []
 
-    def start(self, source: str, scope: str) -> SumGrammar:
+    def start(self, source: str) -> SumGrammar:
         """Begin a grammar at the start of an answer."""
         self.started.append(SumGrammar(self._vocab, int(source), is_compiled=self._are_compiled))
         return self.started[-1]

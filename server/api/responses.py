@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from server.api.arrivals import Doorway, json_body, stream_headers, wants_ids
 from server.api.bad_requests import fitted, parsed, read_body
-from server.api.disconnects import CLIENT_GONE
+from server.api.disconnects import CLIENT_GONE, unless_gone
 from server.api.event_stream import EventStream
 from server.api.gate import tenant_of
 from server.api.openapi import Operation, operation
@@ -104,7 +104,9 @@ class ResponseRoutes:
         read = await self._read(request, CountRequest)
         self.surface.check_model(read.request.named_model or self.surface.model_name)
         ask = await asyncio.to_thread(_ask_of, read)
-        num_tokens = await self.doorway.acceptance.num_prompt_tokens(ask, tenant_of(request))
+        num_tokens = await unless_gone(self.doorway.acceptance.num_prompt_tokens(ask, tenant_of(request)), request.receive)
+        if num_tokens is None:
+            return Response(status_code=CLIENT_GONE)
         return Response(CountOut(input_tokens=num_tokens).model_dump_json(), media_type="application/json")
 
     async def _read(self, request: Request, schema: type[RequestT]) -> Read[RequestT]:

@@ -138,7 +138,7 @@ def is_overdue(sequence: Sequence, step: int) -> bool:
 
 
 def remaining_tokens(sequence: Sequence) -> int:
-    """Estimate the query tokens a sequence still needs before its text begins or its picture is done, those of every guidance branch."""
+    """Estimate the query tokens a sequence still needs before its text begins or its picture is done, Euler steps in every branch."""
     missing = sum(total_rows(fill.segments) + len(fill.open_ids) - fill.context.kv_len for fill in sequence.fills)
     if sequence.phase is Phase.WAITING:
         missing = total_rows(sequence.history)

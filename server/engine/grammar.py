@@ -31,22 +31,22 @@ class Grammar(Protocol):
         ...
 
     def close(self) -> None:
-        """Let it go, once: nothing more is asked of it, and what is still to be worked out for it alone need not be."""
+        """Let it go, once: nothing more is asked of it, and what is still to be worked out for it, and has not begun, need not be."""
         ...
 
 
 class Grammars(Protocol):
     """Makes grammars for one tokenizer."""
 
-    def start(self, source: str, scope: str) -> Grammar:
-        """Begin the grammar ``source`` at the start of an answer, to be closed; returns at once. Answers share work within a ``scope``."""
+    def start(self, source: str) -> Grammar:
+        """Begin the grammar ``source`` at the start of an answer, to be closed; returns at once."""
         ...
 
 
 class NoGrammars:
     """Where the grammar library is not installed: a request that needs it fails by itself."""
 
-    def start(self, source: str, scope: str) -> Grammar:
+    def start(self, source: str) -> Grammar:
         """Return a grammar that nothing satisfies."""
         return _Missing()
 

@@ -1,20 +1,20 @@
 """Grammars by llguidance: a few threads compile them, and a few others work out which tokens may follow while the model runs.
 
 The library lets go of Python's lock meanwhile, so the engine waits only where a mask takes longer than a forward pass; an answer whose
-grammar is still being compiled waits by itself (`Grammar.is_compiled`). Answers of the same grammar share what is compiled
-(`compilations`). Imports neither torch nor, outside this file, the library: the engine runs without both this file and the library.
+grammar is still being compiled waits by itself (`Grammar.is_compiled`). Each answer's is compiled for it alone: copies of a matcher have
+one lexer, so that one answer that is too much for the bounds would end the others, and they would wait for each other's masks. Imports
+neither torch nor, outside this file, the library: the engine runs without both this file and the library.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from functools import partial
 
 import llguidance
 
 from model.tokenizer import Tokenizer
-from server.engine.compilations import Compilations
 from server.engine.grammar import Grammar, GrammarStopped
 
 NUM_THREADS = 2
@@ -26,40 +26,18 @@ LIMITS = llguidance.LLParserLimits(verbose_errors=False)
 TOO_MUCH = "the form of the answer takes more work than the bounds allow; simplify its patterns, counts or alternatives"
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    """Where an answer is, and which tokens may follow there. At the beginning it ``is_shared``, and goes on as a copy."""
-
-    matcher: llguidance.LLMatcher
-    mask: bytes
-    is_shared: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Pools:
-    """Who works for the answers."""
-
-    compilers: ThreadPoolExecutor
-    masks: ThreadPoolExecutor
-    compilations: Compilations[_State]
-
-
 class LlguidanceGrammars:
     """Grammars over the tokens of one model. ``vocab_size`` is the width of its logits, which may exceed the tokenizer's."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self._tokenizer = llguidance_tokenizer(tokenizer, vocab_size)
-        compilers = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="grammar-compiler")
-        masks = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="grammar")
-        self._pools = _Pools(compilers, masks, Compilations(compilers, self._begin))
+        self._compilers = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="grammar-compiler")
+        self._masks = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="grammar")
 
-    def start(self, source: str, scope: str) -> Grammar:
-        """Begin compiling ``source``, unless that is under way or done for ``scope``."""
-        return _GuidedAnswer(self._pools, source, scope)
-
-    def _begin(self, source: str) -> _State:
-        matcher = llguidance.LLMatcher(self._tokenizer, source, log_level=0, limits=LIMITS)
-        return _State(matcher, _mask(matcher), is_shared=True)
+    def start(self, source: str) -> Grammar:
+        """Begin compiling ``source``."""
+        compile_grammar = partial(llguidance.LLMatcher, self._tokenizer, source, log_level=0, limits=LIMITS)
+        return _GuidedAnswer(self._compilers, self._masks, compile_grammar)
 
 
 class _GuidedAnswer:
@@ -69,51 +47,55 @@ class _GuidedAnswer:
     waits behind it.
     """
 
-    def __init__(self, pools: _Pools, source: str, scope: str) -> None:
-        self._pools = pools
-        self._compilation = pools.compilations.join(source, scope)
-        self._state = self._compilation.compiled
+    def __init__(self, compilers: ThreadPoolExecutor, masks: ThreadPoolExecutor, compile_grammar: partial[llguidance.LLMatcher]) -> None:
+        self._compilers = compilers
+        self._masks = masks
+        self._step = compilers.submit(_begin, compile_grammar)
         self._written: list[int] = []
         self._is_compiled = False
 
     @property
     def is_compiled(self) -> bool:
-        if not self._is_compiled and self._state.done():
+        if not self._is_compiled and self._step.done():
             self._is_compiled = not self._written
             if self._written:
-                self._state = self._pools.compilers.submit(_advance, self._state, self._written)
+                self._step = self._compilers.submit(_advance, self._step, self._written)
                 self._written = []
         return self._is_compiled
 
     def accept(self, token_id: int) -> None:
         if self._is_compiled:
-            self._state = self._pools.masks.submit(_advance, self._state, [token_id])
+            self._step = self._masks.submit(_advance, self._step, [token_id])
         else:
             self._written.append(token_id)
 
     def allowed(self) -> bytes:
         while not self.is_compiled:
-            wait([self._state])
-        return self._state.result().mask
+            wait([self._step])
+        return self._step.result()[1]
 
     def close(self) -> None:
-        if self._state is not self._compilation.compiled:
-            self._state.cancel()
-        self._pools.compilations.leave(self._compilation)
+        self._step.cancel()
 
 
-def _advance(before: Future[_State], token_ids: list[int]) -> _State:
-    state = before.result()
-    matcher = state.matcher.deep_copy() if state.is_shared else state.matcher
+_Step = tuple[llguidance.LLMatcher, bytes]
+
+
+def _begin(compile_grammar: partial[llguidance.LLMatcher]) -> _Step:
+    return _masked(compile_grammar())
+
+
+def _advance(before: Future[_Step], token_ids: list[int]) -> _Step:
+    matcher, _ = before.result()
     matcher.consume_tokens(token_ids)
-    return _State(matcher, _mask(matcher))
+    return _masked(matcher)
 
 
-def _mask(matcher: llguidance.LLMatcher) -> bytes:
+def _masked(matcher: llguidance.LLMatcher) -> _Step:
     mask = matcher.compute_bitmask()
     if matcher.is_error():
         raise GrammarStopped(TOO_MUCH)
-    return mask
+    return matcher, mask
 
 
 class _ByteTokens:

@@ -64,7 +64,7 @@ class Fill:
 
 @dataclass(slots=True)
 class ImageTask:
-    """The image being drawn.
+    """The image being drawn, or about to be.
 
     ``step`` counts finished Euler steps, ``num_under_way`` those after them that passes under way will finish, ``rows_done`` the rows of
     the next one that passes have been given, ``num_previews`` the previews that have been shown; latents and velocities live in the

@@ -70,7 +70,7 @@ class Turns:
         text_rows = sum(s.num_rows for s in sequence.history if isinstance(s, TextTokens))
         image_rows = sum(s.num_rows for s in sequence.history if isinstance(s, PictureSegment))
         if request.sampling.grammar is not None:
-            sequence.grammar = self._grammars.start(request.sampling.grammar, request.cache_scope)
+            sequence.grammar = self._grammars.start(request.sampling.grammar)
         sequence.usage = Usage(prompt_text_tokens=text_rows, prompt_image_tokens=image_rows)
         return sequence
 

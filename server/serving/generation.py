@@ -53,7 +53,7 @@ class GenerationService:
 
         Raises:
             InvalidRequest: it cannot be done.
-            EngineUnavailable: not now.
+            EngineUnavailable, Overloaded: not now.
         """
         status = self._engine.status
         if status.limits is None:
@@ -66,6 +66,7 @@ class GenerationService:
 
         Raises:
             InvalidRequest: it has none that could be read.
+            Overloaded: not now.
         """
         return await while_awaited(partial(self._preparer.num_prompt_tokens, ask), self._preparer.threads_for(ask))
 

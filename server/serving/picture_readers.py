@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from model.config import BagelConfig
 from server.errors import ImageTooLarge, InvalidImage, Overloaded, PlaitError
 from server.messages import ImageSegment
@@ -26,7 +28,8 @@ class PictureReaders:
     def read(self, encoded: bytes, param: str, interest: Interest, *, draws: bool) -> ImageSegment:
         """Return a picture file as the towers see it (spec 5.2: the VAE's only when pictures will be drawn), with its digests.
 
-        They are worked out here, once for all answers that it is for: in the engine everybody would wait for that.
+        They are worked out here, once for all answers that it is for: in the engine everybody would wait for that. What a reader says of
+        them is not believed: a file may have got hold of it.
 
         Raises:
             InvalidImage, ImageTooLarge: not a picture that is read here.
@@ -38,7 +41,7 @@ class PictureReaders:
         job = PictureJob(encoded, param, self.limits, self._config.vae_transform, self._config.vit_transform, draws)
         result = self._run(job, interest)
         if result.segment is not None:
-            return result.segment.with_digests()
+            return replace(result.segment, vit_digest=b"", vae_digest=b"").with_digests()
         if result.refusal is None:
             raise InvalidImage(f"{param}: the picture cannot be read.", param)
         raise ERROR_BY_CODE.get(result.refusal.code, InvalidImage)(result.refusal.message, param)

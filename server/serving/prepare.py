@@ -49,7 +49,7 @@ LOOK_CHARS = 1 << 14
 """How much of such a text is read at once."""
 
 NUM_WAITING_THREADS = 32
-"""In which asks wait, for pictures and for worker processes; more of them wait for a thread."""
+"""In which asks wait for pictures, and as many in which others wait for forms to be read; more of them wait for a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +77,19 @@ class Preparer:
         self._limits = limits
         self._pictures = pictures
         self._grammars = grammars
-        self._waiting_threads = ThreadPoolExecutor(NUM_WAITING_THREADS, thread_name_prefix="preparing")
+        self._picture_threads = ThreadPoolExecutor(NUM_WAITING_THREADS, thread_name_prefix="pictures")
+        self._form_threads = ThreadPoolExecutor(NUM_WAITING_THREADS, thread_name_prefix="forms")
 
     def threads_for(self, ask: Ask) -> Executor | None:
-        """Return the threads for an ask that waits for others' work, so that it holds up nobody; None, any, for one that computes."""
-        has_picture = any(isinstance(part, PicturePart) for message in ask.messages for part in message.parts)
-        return self._waiting_threads if has_picture or ask.text_form is not None or ask.tool_use is not None else None
+        """Return the threads for an ask that waits for others' work, so that it holds up none but its like; None for one that computes."""
+        if any(isinstance(part, PicturePart) for message in ask.messages for part in message.parts):
+            return self._picture_threads
+        return self._form_threads if ask.text_form is not None or ask.tool_use is not None else None
 
     def close(self) -> None:
         """End the processes that read pictures and schemas."""
-        self._waiting_threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._picture_threads, self._form_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
         self._pictures.close()
         self._grammars.close()
 

@@ -62,6 +62,7 @@ class Workers(Generic[JobT, ResultT]):
         self._timeout_s = timeout_s
         self._wait_s = wait_s
         self._free: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        self._is_closed = False
         for _ in range(num_workers):
             self._free.put(None)
 
@@ -84,12 +85,18 @@ class Workers(Generic[JobT, ResultT]):
         except _Died as error:
             raise JobFailed from error
         finally:
+            if worker is not None and self._is_closed:
+                worker.close()
             self._free.put(worker if worker is not None and worker.is_alive else None)
 
     def close(self) -> None:
         """End the workers that are free; one that is busy ends after its job."""
-        while not self._free.empty():
-            worker = self._free.get()
+        self._is_closed = True
+        while True:
+            try:
+                worker = self._free.get_nowait()
+            except queue.Empty:
+                return
             if worker is not None:
                 worker.close()
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from dataclasses import replace
 from pathlib import Path
 
+import llguidance
 import pytest
 import torch
 from pydantic import JsonValue
@@ -15,7 +17,7 @@ from kernels.sampling import SamplingRow, sample_tokens
 from model.tokenizer import Tokenizer
 from server.engine.grammar import Grammars, GrammarStopped, NoGrammars
 from server.engine.link import LocalLink
-from server.engine.llguidance_grammars import LlguidanceGrammars
+from server.engine.llguidance_grammars import NUM_THREADS, LlguidanceGrammars
 from server.engine.loop import Engine
 from server.engine.options import EngineOptions
 from server.engine.process import LoadedEngine, load_engine
@@ -47,6 +49,8 @@ def json_grammar(schema: dict[str, JsonValue]) -> str:
 
 
 GRAMMAR = json_grammar(SCHEMA)
+TOO_MANY_STATES, MANY_LETTERS = r"((a{1,100}){1,100}){1,100}b", 1000
+"""A pattern, and after so many letters of it there are."""
 
 
 def request(name: str, grammar: str | None, *, seed: int, max_tokens: int = 400) -> Request:
@@ -149,7 +153,7 @@ CALL = '<tool_call>\n{"name": "scene", "arguments": {"n": 2}}\n</tool_call>'
     ],
 )
 def test_what_an_ask_allows_can_be_said(ask: Ask, text: str, may_end: bool) -> None:
-    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(answer_grammar(ask) or "", "")
+    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(answer_grammar(ask) or "")
     for token_id in MODEL.tokenizer.encode(text):
         assert token_id in allowed_ids(grammar.allowed()), MODEL.tokenizer.token_bytes(token_id)
         grammar.accept(token_id)
@@ -175,7 +179,7 @@ def test_what_an_ask_allows_can_be_said(ask: Ask, text: str, may_end: bool) -> N
     ],
 )
 def test_what_an_ask_does_not_allow_cannot_be_said(ask: Ask, text: str) -> None:
-    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(answer_grammar(ask) or "", "")
+    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(answer_grammar(ask) or "")
     for token_id in MODEL.tokenizer.encode(text):
         if token_id not in allowed_ids(grammar.allowed()):
             return
@@ -190,12 +194,12 @@ def test_a_pattern_that_backtracks_elsewhere_is_followed_a_letter_at_a_time(patt
 
 def test_a_pattern_with_more_states_than_the_bounds_is_given_up() -> None:
     with pytest.raises(GrammarStopped):
-        follow(r"((a{1,100}){1,100}){1,100}b", num_letters=1000)
+        follow(TOO_MANY_STATES, MANY_LETTERS)
 
 
 def follow(pattern: str, num_letters: int) -> None:
     """Write nothing but the letter a."""
-    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(answer_grammar(matching(pattern)) or "", "")
+    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(answer_grammar(matching(pattern)) or "")
     (letter,) = MODEL.tokenizer.encode("a")
     for _ in range(num_letters):
         assert letter in allowed_ids(grammar.allowed())
@@ -226,40 +230,60 @@ def test_a_grammar_that_does_not_compile_fails_its_own_request_alone(monkeypatch
 @pytest.mark.parametrize("grammars", [NoGrammars(), LlguidanceGrammars(MODEL.tokenizer, VOCAB)], ids=["missing", "broken"])
 def test_a_grammar_that_cannot_be_had_is_said_when_a_token_is_drawn(grammars: Grammars) -> None:
     with pytest.raises(RuntimeError):
-        grammars.start("start: nowhere", "").allowed()
+        grammars.start("start: nowhere").allowed()
 
 
 def test_the_state_is_a_function_of_the_tokens_accepted() -> None:
     """Another replica that replays an answer's tokens allows what the first would have."""
     grammars = LlguidanceGrammars(MODEL.tokenizer, VOCAB)
-    first, rng, said = grammars.start(GRAMMAR, ""), random.Random(3), list[int]()
+    first, rng, said = grammars.start(GRAMMAR), random.Random(3), list[int]()
     for _ in range(12):
         said.append(rng.choice(allowed_ids(first.allowed())))
         first.accept(said[-1])
-    second = grammars.start(GRAMMAR, "")
+    second = grammars.start(GRAMMAR)
     for token_id in said:
         second.accept(token_id)
     assert second.allowed() == first.allowed()
 
 
-def test_answers_that_share_a_compilation_go_their_own_ways() -> None:
-    """And one that is given up, or has ended before they begin, leaves them where they are."""
-    grammars, texts = LlguidanceGrammars(MODEL.tokenizer, VOCAB), ("yes", 'yes, "ü"\n🙂', "a\\b")
-    for _ in range(2):
-        answers = [grammars.start(answer_grammar(Ask([], text_form=CHOICE)) or "", "") for _ in range(4)]
-        answers.pop().close()
-        for place in range(max(map(len, texts))):
-            for answer, text in zip(answers, texts, strict=True):
-                for token_id in MODEL.tokenizer.encode(text[place : place + 1]):
-                    assert token_id in allowed_ids(answer.allowed())
-                    answer.accept(token_id)
-        for answer in answers:
-            assert MODEL.tokenizer.eos_id in allowed_ids(answer.allowed())
-            answer.close()
+def test_an_answer_that_is_too_much_for_the_bounds_ends_no_other_of_its_grammar() -> None:
+    """Copies of what is compiled once share their lexer: the first to stop there stopped all, and all that came later."""
+    grammars, (letter,) = LlguidanceGrammars(MODEL.tokenizer, VOCAB), MODEL.tokenizer.encode("a")
+    source = answer_grammar(matching(TOO_MANY_STATES)) or ""
+    stopped, other = (grammars.start(source) for _ in range(2))
+    with pytest.raises(GrammarStopped):
+        for _ in range(MANY_LETTERS):
+            stopped.allowed()
+            stopped.accept(letter)
+    for grammar in (other, grammars.start(source)):
+        assert letter in allowed_ids(grammar.allowed())
+        grammar.accept(letter)
+        assert letter in allowed_ids(grammar.allowed())
+
+
+def test_what_is_given_up_before_it_is_compiled_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It kept a compiler busy to its end: clients that came and went held up the answers of others."""
+    may_go_on, begun = threading.Event(), list[str]()
+
+    def compiled(tokenizer: object, source: str, **options: object) -> None:
+        begun.append(source)
+        assert may_go_on.wait(60)
+        raise ValueError(source)
+
+    monkeypatch.setattr(llguidance, "LLMatcher", compiled)
+    grammars = LlguidanceGrammars(MODEL.tokenizer, VOCAB)
+    busy = [grammars.start("busy") for _ in range(NUM_THREADS)]
+    grammars.start("given up").close()
+    last = grammars.start("asked for")
+    may_go_on.set()
+    for grammar in (*busy, last):
+        with pytest.raises(ValueError, match=r"busy|asked for"):
+            grammar.allowed()
+    assert begun == ["busy"] * NUM_THREADS + ["asked for"]
 
 
 def test_no_special_token_is_ever_allowed_but_the_end() -> None:
-    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(json_grammar({"type": "string"}), "")
+    grammar = LlguidanceGrammars(MODEL.tokenizer, VOCAB).start(json_grammar({"type": "string"}))
     grammar.accept(MODEL.tokenizer.encode('"')[0])
     specials = {token_id for token_id in range(VOCAB) if not MODEL.tokenizer.token_bytes(token_id)}
     assert not specials & set(allowed_ids(grammar.allowed()))
@@ -284,7 +308,7 @@ def test_only_allowed_tokens_are_drawn(vocab: int) -> None:
 def test_every_tokenizer_of_this_layout_is_understood() -> None:
     """The library sees each token's bytes as our own tokenizer has them."""
     tokenizer: Tokenizer = MODEL.tokenizer
-    grammar = LlguidanceGrammars(tokenizer, VOCAB).start('start: "zażółć 🙂"', "")
+    grammar = LlguidanceGrammars(tokenizer, VOCAB).start('start: "zażółć 🙂"')
     for token_id in tokenizer.encode("zażółć 🙂"):
         assert token_id in allowed_ids(grammar.allowed())
         grammar.accept(token_id)

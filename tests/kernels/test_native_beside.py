@@ -19,7 +19,7 @@ from kernels.native_threads import set_native_threads
 EVERY_THREAD = 256
 NUM_PRODUCTS = 12
 NUM_STEPS = 24
-WAIT_S = 300.0
+WAIT_S = 120.0
 Operands = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -54,7 +54,7 @@ class Work:
                 self.are_same.append(torch.equal(self.kernels.linear(*self.operands, None), self.expected))
 
     def begin(self) -> threading.Thread:
-        thread = threading.Thread(target=self.run)
+        thread = threading.Thread(target=self.run, daemon=True)
         thread.start()
         return thread
 
@@ -98,10 +98,9 @@ def test_with_no_thread_left_it_stands_still_in_the_middle_and_goes_on_later(
     thread = work.begin()
     wait_for(work, 3)
     kernels.beside.share_processors(EVERY_THREAD, 0)
-    time.sleep(0.05)  # it ends the task it is at
     num_before = len(work.are_same)
-    time.sleep(0.2)
-    assert len(work.are_same) == num_before
+    time.sleep(0.3)
+    assert len(work.are_same) <= num_before + 1, "it ends the task it is at"
     kernels.beside.share_processors(1, num_threads)
     wait_for(work, num_before + 3)
     work.is_done.value = 1

@@ -167,7 +167,7 @@ def test_what_a_measurement_has_brought_is_saved_before_it_goes_on(tmp_path: Pat
 
 @pytest.mark.slow
 def test_kernels_are_compiled_beforehand_as_they_are_launched(tmp_path: Path) -> None:
-    """Of each launch the compilation takes place, and what it leaves is what another process finds that makes the same launch."""
+    """Of each launch the compilation takes place, and what it leaves is found by who compiles the same."""
     command = [sys.executable, "-m", "loadtests.gpu.compiling", "golden Euler steps, torch.float32", "rms_norm"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     left = []

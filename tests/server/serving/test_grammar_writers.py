@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -174,6 +175,8 @@ def test_a_schema_that_nobody_waits_for_any_more_leaves_its_writer() -> None:
     only_writer().suspend()
     with ThreadPoolExecutor(1) as pool:
         given_up = pool.submit(writers.grammar, json_ask({"type": "integer"}), client)
+        while not writers._workers._free.empty():
+            time.sleep(1e-3)
         client.is_over = True
         assert grammar(writers, json_ask({"type": "boolean"}))
         with pytest.raises(NobodyWaits):

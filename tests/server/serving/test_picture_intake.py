@@ -6,6 +6,7 @@ import base64
 import io
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -201,6 +202,8 @@ def test_a_picture_that_nobody_waits_for_any_more_leaves_its_reader() -> None:
     reader.suspend()
     with ThreadPoolExecutor(1) as pool:
         given_up = pool.submit(read, intake, picture_uri(), client)
+        while not intake.readers._workers._free.empty():
+            time.sleep(1e-3)
         client.is_over = True
         assert read(intake, picture_uri()).vit.width > 0
         with pytest.raises(NobodyWaits):
