@@ -177,6 +177,28 @@ def test_kernels_are_compiled_beforehand_as_they_are_launched(tmp_path: Path) ->
     assert left == [["guide_kernel.cubin", "renorm_kernel.cubin", "rms_norm_kernel.cubin"]] * 2, done.stdout
 
 
+EVERY_WORK = """
+import triton
+from loadtests.gpu.compiling import NoDriver, works
+
+triton.runtime.driver.set_active(NoDriver())
+launched = []
+triton.knobs.runtime.jit_cache_hook = lambda fn, **_: launched.append(fn.name) or True
+for name, work in works().items():
+    num_before = len(launched)
+    work()
+    assert len(launched) > num_before, name
+"""
+
+
+@pytest.mark.slow
+def test_every_work_that_is_compiled_beforehand_launches_kernels() -> None:
+    """One that its wrapper refuses is named in a log that nobody reads, and compiled when a part has no time for it."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "0"}
+    done = subprocess.run([sys.executable, "-c", EVERY_WORK], env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
 LOSES_ITS_DEVICE = """
 import os, sys
 from loadtests.gpu.mixed import mixed_lines
