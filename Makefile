@@ -20,7 +20,7 @@ TESTS ?= tests
 COMPUTING := tests/engine tests/helm tests/kernels tests/model
 PYTEST := $(PYTHON_BIN) -m pytest
 OTHERS = $(PYTEST) $(addprefix --ignore=,$(COMPUTING)) $(TESTS)
-COMPUTE = nice -n 10 $(PYTEST) --timeout 900 --numprocesses 2 --dist loadfile $(COMPUTING)
+COMPUTE = nice -n 15 $(PYTEST) --timeout 900 --numprocesses 2 --dist loadfile $(COMPUTING)
 COMPUTED := build/tests-that-compute.log
 
 PINS := pyproject.toml constraints.txt deploy/install.sh

@@ -16,6 +16,7 @@ from tests.server.attacks.refusals import assert_gives_nothing_away
 from tests.server.picture_files import uri
 from tests.server.running_front import RunningFront, running_front
 from tests.server.scripted_engine import ScriptedEngine
+from tests.server.worker_processes import workers_running
 
 PICTURES = hostile_pictures()
 LARGEST_READER_BYTES = 700 << 20
@@ -64,7 +65,7 @@ def test_the_corpus_costs_neither_memory_nor_a_neighbour(front: RunningFront) ->
             before = psutil.Process().memory_info().rss
             for encoded in PICTURES.values():
                 ask_about(other, uri(encoded))
-        readers = [child for child in psutil.Process().children() if any("picture_reader" in word for word in child.cmdline())]
+        readers = workers_running("picture_reader")
         assert readers and all(reader.memory_info().rss < LARGEST_READER_BYTES for reader in readers)
         assert psutil.Process().memory_info().rss - before < 128 << 20
         front.engine.release()

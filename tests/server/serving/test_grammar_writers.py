@@ -23,6 +23,7 @@ from server.serving.picture_files import PictureLimits
 from server.serving.picture_readers import PictureReaders
 from tests.server.picture_files import encoded_picture
 from tests.server.running_front import golden_model
+from tests.server.worker_processes import workers_running
 
 PARAM = "response_format.json_schema.schema"
 MINUTES: list[dict[str, JsonValue]] = [
@@ -78,7 +79,7 @@ def test_a_schema_that_would_take_minutes_is_refused_and_the_next_one_read(write
 
 def only_writer() -> psutil.Process:
     """Return the latest writer of this process."""
-    return [child for child in psutil.Process().children() if any("grammar_writer" in word for word in child.cmdline())][-1]
+    return workers_running("grammar_writer")[-1]
 
 
 @pytest.mark.parametrize("is_busy", [False, True], ids=["between two schemas", "in the middle of one"])

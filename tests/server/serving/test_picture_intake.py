@@ -27,6 +27,7 @@ from server.serving.picture_intake import PictureIntake
 from server.serving.picture_readers import PictureReaders
 from tests.server.picture_files import encoded_picture, picture_uri, png_header, uri
 from tests.server.running_front import golden_model
+from tests.server.worker_processes import workers_running
 
 LIMITS = PictureLimits(max_bytes=200_000, max_pixels=250_000, max_side=2_000, max_proportion=8)
 
@@ -164,7 +165,7 @@ def test_a_reader_resizes_as_the_model_does(intake: PictureIntake) -> None:
 
 
 def readers_of_this_process() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if any("picture_reader" in word for word in child.cmdline())]
+    return workers_running("picture_reader")
 
 
 def test_a_picture_whose_reader_is_killed_is_read_by_another() -> None:
