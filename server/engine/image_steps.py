@@ -42,7 +42,8 @@ def plan_steps(params: ImageParams, times: list[float], dts: list[float], plan: 
     steps: list[EulerStep] = []
     for number, (timestep, dt) in enumerate(zip(times, dts, strict=True)):
         context_of = {branch: plan.context_of[branch] for branch in active_branches(params, timestep)}
-        context_of = steps[-1].context_of if steps and steps[-1].context_of == context_of else context_of  # whoever waits is small
+        if steps and steps[-1].context_of == context_of:
+            context_of = steps[-1].context_of  # held once: pictures that wait are many, and each is planned
         needed = list(dict.fromkeys(context_of.values()))
         leaves_out = None if number == len(times) - 1 else params.step_cache
         computed = tuple(context for context in needed if leaves_out is None or leaves_out.is_computed(num_evaluated[context]))

@@ -95,6 +95,7 @@ ContextSegment = TextTokens | PictureSegment | DroppedImage
 
 def scoped_digest(scope: str, digest: bytes) -> bytes:
     """Return what stands for a picture of ``digest`` in keys; of no use outside its cache scope."""
+    assert digest, "a picture without one would be taken for others"
     salt = hashlib.sha256(scope.encode()).digest()
     return hashlib.sha256(salt + digest).digest()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from model.config import BagelConfig
 from server.errors import ImageTooLarge, InvalidImage, Overloaded, PlaitError
 from server.messages import ImageSegment
@@ -41,7 +39,7 @@ class PictureReaders:
         job = PictureJob(encoded, param, self.limits, self._config.vae_transform, self._config.vit_transform, draws)
         result = self._run(job, interest)
         if result.segment is not None:
-            return replace(result.segment, vit_digest=b"", vae_digest=b"").with_digests()
+            return ImageSegment(result.segment.vit, result.segment.vae).with_digests()
         if result.refusal is None:
             raise InvalidImage(f"{param}: the picture cannot be read.", param)
         raise ERROR_BY_CODE.get(result.refusal.code, InvalidImage)(result.refusal.message, param)

@@ -85,9 +85,9 @@ class Workers(Generic[JobT, ResultT]):
         except _Died as error:
             raise JobFailed from error
         finally:
-            if worker is not None and self._is_closed:
-                worker.close()
             self._free.put(worker if worker is not None and worker.is_alive else None)
+            if self._is_closed:
+                self.close()
 
     def close(self) -> None:
         """End the workers that are free; one that is busy ends after its job."""

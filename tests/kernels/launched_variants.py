@@ -11,17 +11,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TypedDict
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JitFunctionInfo
 
 from kernels.attention_launch import Tiles, attend_with_tiles, attend_with_triton
 from kernels.pages_triton import write_pages_with_triton
 from kernels.plan import AttentionPlan
 from kernels.tiles import BULK_DECODE, BULK_LONG, DECODE, Generation, Kind, tile_shape
+from loadtests.gpu.compiling import Compilation, NoDriver
 from loadtests.kernels.compiled import KernelSpec, attributes_of, constants_of, signature_of
 from loadtests.kernels.shipped import LARGE_PAGES, attention_spec, bulk_specs, merge_spec, token_specs
 from tests.kernels.ragged import RaggedCase, Row, Segment, SegmentKind, Shape, build_case, decode
@@ -31,35 +30,12 @@ ALIGNMENT = 16
 PROMPT = Row(20, (Segment(SegmentKind.TEXT, 9),))
 
 
-class StandIn:
-    """A driver of a Hopper that is not there."""
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", Generation.HOPPER.value, 32)
-
-
 @dataclass(frozen=True, slots=True)
 class Variant:
     """What makes Triton compile a kernel once more: types, constants, what is a multiple of 16, warps and stages, as text."""
 
     kernel: str
     found: str
-
-
-class Compilation(TypedDict):
-    """Of what Triton is about to compile, what is looked at here."""
-
-    signature: dict[str, str]
-    constants: dict[tuple[int], object]
-    configs: list[dict[tuple[int], list[list[str | int]]]]
-    num_warps: int
-    num_stages: int
 
 
 class Recorder:
@@ -121,7 +97,7 @@ def plans(plan: AttentionPlan) -> Iterator[AttentionPlan]:
 
 def launched_variants() -> set[Variant]:
     recorder = Recorder()
-    triton.runtime.driver.set_active(StandIn())
+    triton.runtime.driver.set_active(NoDriver())
     triton.knobs.runtime.jit_cache_hook = recorder
     for page_size in (BAGEL.page_size, LARGE_PAGES.size):
         case = build_case([decode(2000), PROMPT], replace(BAGEL, page_size=page_size), seed=0).to(torch.bfloat16)

@@ -185,6 +185,21 @@ def test_a_schema_that_nobody_waits_for_any_more_leaves_its_writer() -> None:
     writers.close()
 
 
+def test_a_writer_at_work_when_all_are_closed_ends_after_its_schema() -> None:
+    writers = GrammarWriters(num_writers=1)
+    assert grammar(writers, json_ask({"type": "string"}))
+    writer = only_writer()
+    writer.suspend()
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(grammar, writers, json_ask({"type": "integer"}))
+        while not writers._workers._free.empty():
+            time.sleep(1e-3)
+        writers.close()
+        writer.resume()
+        assert under_way.result() == answer_grammar(json_ask({"type": "integer"}))
+    assert not psutil.pid_exists(writer.pid)
+
+
 def test_a_schema_is_read_on_for_whoever_asked_for_the_same_meanwhile() -> None:
     writers, client = GrammarWriters(num_writers=1), Interest()
     assert grammar(writers, json_ask({"type": "string"}))
